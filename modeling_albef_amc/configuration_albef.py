@@ -1,0 +1,203 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Architecture of ALBEF as configuration classes: image encoder, text and fusion encoder, and what joins them."""
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+
+
+def _check_heads(name: str, hidden_size: int, num_attention_heads: int) -> None:
+    if num_attention_heads < 1 or hidden_size % num_attention_heads:
+        raise ValueError(
+            f"`{name}.hidden_size` ({hidden_size}) must be a multiple of `{name}.num_attention_heads` "
+            f"({num_attention_heads}). Change one of the two."
+        )
+
+
+@strict
+class AlbefVisionConfig(PreTrainedConfig):
+    r"""Image encoder: a vision transformer (ViT-B/16 of DeiT in the published models).
+
+    Args:
+        hidden_size (`int`, defaults to 768): width of the transformer.
+        intermediate_size (`int`, defaults to 3072): width of the MLP.
+        num_hidden_layers (`int`, defaults to 12): number of blocks.
+        num_attention_heads (`int`, defaults to 12): attention heads of a block.
+        image_size (`int` or pair of `int`, defaults to 256): image side, or (height, width), in pixels. 256 in
+            pre-training and for Flickr30k Entities, 384 for RefCOCO+ and RefCLEF.
+        patch_size (`int` or pair of `int`, defaults to 16): patch side, or (height, width), in pixels.
+        num_channels (`int`, defaults to 3): channels of the image.
+        layer_norm_eps (`float`, defaults to 1e-6): epsilon of the layer normalisations.
+        hidden_dropout_prob (`float`, defaults to 0): dropout after projections and embeddings.
+        attention_probs_dropout_prob (`float`, defaults to 0): dropout on the attention probabilities.
+        initializer_range (`float`, defaults to 0.02): standard deviation of the initial weights.
+    """
+
+    model_type = "albef_vision"
+    base_config_key = "vision_config"
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    image_size: int | list[int] | tuple[int, ...] = 256
+    patch_size: int | list[int] | tuple[int, ...] = 16
+    num_channels: int = 3
+    layer_norm_eps: float = 1e-6
+    hidden_dropout_prob: float | int = 0.0
+    attention_probs_dropout_prob: float | int = 0.0
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        _check_heads("vision_config", self.hidden_size, self.num_attention_heads)
+        for name, image_side, patch_side in zip(
+            ("height", "width"), _as_pair(self.image_size), _as_pair(self.patch_size), strict=True
+        ):
+            if patch_side < 1 or image_side < patch_side or image_side % patch_side:
+                raise ValueError(
+                    f"`vision_config.image_size` gives {name} {image_side}, which is not a positive multiple of the "
+                    f"patch {name} {patch_side}. Choose an image size that whole patches fill."
+                )
+
+    @property
+    def image_height_width(self) -> tuple[int, int]:
+        """Height and width of the image in pixels."""
+        return _as_pair(self.image_size)
+
+    @property
+    def patch_height_width(self) -> tuple[int, int]:
+        """Height and width of a patch in pixels."""
+        return _as_pair(self.patch_size)
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Patches per column and per row: `(grid_height, grid_width)`."""
+        (height, width), (patch_height, patch_width) = self.image_height_width, self.patch_height_width
+        return height // patch_height, width // patch_width
+
+
+def _as_pair(value: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    if len(value) != 2:
+        raise ValueError(f"a size must be one integer or (height, width), got {value!r}.")
+    return int(value[0]), int(value[1])
+
+
+@strict
+class AlbefTextConfig(PreTrainedConfig):
+    r"""Text and fusion encoder: BERT whose upper layers also attend to the image.
+
+    Layers below `fusion_layer` see the text alone; those from `fusion_layer` upwards carry cross-attention.
+
+    Args:
+        vocab_size (`int`, defaults to 30522): word pieces.
+        hidden_size (`int`, defaults to 768): width of the transformer.
+        intermediate_size (`int`, defaults to 3072): width of the MLP.
+        num_hidden_layers (`int`, defaults to 12): layers, text and fusion together.
+        num_attention_heads (`int`, defaults to 12): attention heads of a layer.
+        fusion_layer (`int`, defaults to 6): index of the first layer with cross-attention.
+        encoder_width (`int`, *optional*): width of the image states that the cross-attention reads; set from
+            `vision_config.hidden_size` by [`AlbefConfig`].
+        max_position_embeddings (`int`, defaults to 512): longest text in pieces.
+        type_vocab_size (`int`, defaults to 2): token types (always 0 here; the table is kept for BERT's weights).
+        layer_norm_eps (`float`, defaults to 1e-12): epsilon of the layer normalisations.
+        hidden_dropout_prob (`float`, defaults to 0.1): dropout after projections and embeddings.
+        attention_probs_dropout_prob (`float`, defaults to 0.1): dropout on the attention probabilities.
+        initializer_range (`float`, defaults to 0.02): standard deviation of the initial weights.
+        pad_token_id, cls_token_id, sep_token_id, mask_token_id (`int`): special pieces (BERT's 0, 101, 102, 103).
+    """
+
+    model_type = "albef_text"
+    base_config_key = "text_config"
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    fusion_layer: int = 6
+    encoder_width: int | None = None
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    initializer_range: float = 0.02
+    pad_token_id: int | None = 0
+    cls_token_id: int | None = 101
+    sep_token_id: int | None = 102
+    mask_token_id: int | None = 103
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        _check_heads("text_config", self.hidden_size, self.num_attention_heads)
+        if not 0 < self.fusion_layer < self.num_hidden_layers:
+            raise ValueError(
+                f"`text_config.fusion_layer` must lie between 1 and {self.num_hidden_layers - 1} (one text layer and "
+                f"one fusion layer at least), got {self.fusion_layer}."
+            )
+
+
+@strict
+class AlbefConfig(PreTrainedConfig):
+    r"""ALBEF (Li et al., "Align before Fuse", NeurIPS 2021) with the explanation of AMC (Yang et al., CVPR 2023).
+
+    Args:
+        vision_config ([`AlbefVisionConfig`] or `dict`, *optional*): the image encoder.
+        text_config ([`AlbefTextConfig`] or `dict`, *optional*): the text and fusion encoder.
+        projection_dim (`int`, defaults to 256): width of the contrastive features.
+        explanation_layer (`int`, defaults to 8): text layer whose cross-attention the `itm` heatmap reads.
+        explanation_block (`int`, defaults to 8): vision block whose attention the `itc` heatmap reads.
+        queue_size (`int`, defaults to 65536): momentum features kept as contrastive candidates.
+        momentum (`float`, defaults to 0.995): share of the old momentum weights kept in an update.
+        temperature_init (`float`, defaults to 0.07): initial contrastive temperature.
+        temperature_min, temperature_max (`float`, default to 0.001 and 0.5): range the temperature is clamped to.
+        initializer_range (`float`, defaults to 0.02): standard deviation of the initial weights.
+        tie_word_embeddings (`bool`, defaults to `True`): the masked-language head reads out with the word embeddings.
+
+    Example:
+
+    ```python
+    >>> from albef_amc import AlbefConfig
+    >>> AlbefConfig().vision_config.grid_size
+    (16, 16)
+
+    ```
+    """
+
+    model_type = "albef"
+    sub_configs_defaults = {"vision_config": AlbefVisionConfig, "text_config": AlbefTextConfig}
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    projection_dim: int = 256
+    explanation_layer: int = 8
+    explanation_block: int = 8
+    queue_size: int = 65536
+    momentum: float = 0.995
+    temperature_init: float = 0.07
+    temperature_min: float = 0.001
+    temperature_max: float = 0.5
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        text, vision = self.text_config, self.vision_config
+        text.encoder_width = vision.hidden_size
+        if not text.fusion_layer <= self.explanation_layer < text.num_hidden_layers:
+            raise ValueError(
+                f"`explanation_layer` must be a fusion layer, {text.fusion_layer} to {text.num_hidden_layers - 1}, "
+                f"got {self.explanation_layer}."
+            )
+        if not 0 <= self.explanation_block < vision.num_hidden_layers:
+            raise ValueError(
+                f"`explanation_block` must be a vision block, 0 to {vision.num_hidden_layers - 1}, "
+                f"got {self.explanation_block}."
+            )
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"`momentum` must lie in [0, 1], got {self.momentum}.")
+
+
+__all__ = ["AlbefConfig", "AlbefTextConfig", "AlbefVisionConfig"]
