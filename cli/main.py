@@ -1,0 +1,140 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""The command `albef-amc`: finds the verb, runs it, and turns what went wrong into one line and an exit status.
+
+Exit status 0: done. 2: bad input (an unknown option, a missing file, a value that cannot be used), said in one line.
+1: it failed for another reason; an error that nobody foresaw shows its traceback. 130: interrupted.
+
+`python -m albef_amc.cli.main` is the same command, and so is `torchrun -m albef_amc.cli.main` in each process.
+"""
+
+import errno
+import importlib
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from albef_amc.cli.reporting import logging_to_stderr
+
+# Verb: (module that holds the function of the same name, what `albef-amc --help` says about it).
+VERBS = {
+    "demo": (
+        "albef_amc.cli.demo",
+        "Train a small ALBEF with and without AMC on made-up scenes, and compare.",
+    ),
+    "train": ("albef_amc.cli.train", "Fine-tune from a recipe; also under torchrun and accelerate launch."),
+    "evaluate": (
+        "albef_amc.cli.evaluate",
+        "Score a checkpoint on a data set, per split and phrase type.",
+    ),
+    "ground": ("albef_amc.cli.ground", "Show where phrases are in a photograph: JSON and overlays."),
+    "convert": ("albef_amc.cli.convert", "Turn an original .pth of ALBEF or AMC into a checkpoint folder."),
+    "env": ("albef_amc.cli.env", "Versions, devices and attention back-ends, for bug reports."),
+}
+
+# Operating-system errors that say something about the machine, not about what the user asked for.
+MACHINE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit status; nothing a verb raises gets past this function.
+
+    Args:
+        argv (list of `str`, *optional*): words behind `albef-amc`; those of the command line by default.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    verb = next((word for word in argv if not word.startswith("-")), None)
+    try:
+        with logging_to_stderr():
+            build_command(verb)(args=argv, prog_name="albef-amc")
+    except SystemExit as leaving:
+        status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except KeyboardInterrupt:
+        status = 130
+    except Exception as error:
+        status = _explain(error, show_traceback=argv[:1] == ["--debug"])
+    else:
+        status = 0
+    _leave_process_group(wait_for_others=status == 0)
+    return status
+
+
+def build_command(verb: str | None):
+    """The command with all its verbs, of which only `verb` is imported: `--help` does not wait for torch.
+
+    Args:
+        verb (`str`, *optional*): the verb about to run. The others appear with their help line alone.
+    """
+    app = typer.Typer(
+        help="ALBEF and AMC: shows where a phrase is in an image, and learns to show it better.",
+        add_completion=False,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+    app.callback()(_common_options)
+    for name, (module, description) in VERBS.items():
+        function = _not_imported
+        if name == verb:
+            function = getattr(importlib.import_module(module), name.replace("-", "_"))
+        app.command(name, short_help=description)(function)
+    return typer.main.get_command(app)
+
+
+def _not_imported() -> None:
+    """Stands for a verb that this process does not run."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"albef-amc {version('albef-amc')}")
+        raise typer.Exit()
+
+
+def _common_options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of any error; first word.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options in front of the verb. `--debug` is read by [`main`], which also explains errors of the import."""
+
+
+def _explain(error: Exception, show_traceback: bool) -> int:
+    """Says on standard error what went wrong, and returns the exit status that goes with it."""
+    bad_input = _is_bad_input(error)
+    if show_traceback or not (bad_input or isinstance(error, (OSError, ImportError))):
+        traceback.print_exception(error, file=sys.stderr)
+    words = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ModuleNotFoundError):
+        words += ". Install what this command needs with `pip install 'albef-amc[train]'`."
+    elif not bad_input:
+        words = f"{type(error).__name__}: {words}"
+    print(f"albef-amc: error: {words}", file=sys.stderr, flush=True)
+    return 2 if bad_input else 1
+
+
+def _is_bad_input(error: Exception) -> bool:
+    """Whether the error is about what the user gave: the fault of the input, not of the machine or of the code."""
+    from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
+
+    if isinstance(error, OSError):
+        return error.errno not in MACHINE_ERRNOS
+    invalid_configuration = (StrictDataclassClassValidationError, StrictDataclassFieldValidationError)
+    return isinstance(error, (ValueError, TypeError, *invalid_configuration))
+
+
+def _leave_process_group(wait_for_others: bool) -> None:
+    """Closes the process group that a launcher opened: without this, processes sometimes abort when they end."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return
+    if wait_for_others:
+        distributed.barrier()
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
