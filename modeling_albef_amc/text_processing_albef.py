@@ -1,0 +1,203 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Text of ALBEF: the cleaning of captions and questions, and BERT's word pieces with [CLS] and without [SEP]."""
+
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+# In this order: (pattern, replacement, characters of a match before those that the replacement stands for).
+DELETIONS = (r"[,.'!?\"()*#:;~]", "", 0)
+BREAKS = (r"[-/]", " ", 0)
+PERSON_TAG = (r"<person>", "person", 1)
+WHITE_SPACE_RUNS = (r"\s{2,}", " ", 0)
+SPECIAL_PIECES = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+
+
+def clean_caption(text: str, max_words: int | None = None) -> str:
+    """Clean a caption or a phrase as the published models saw it in training.
+
+    Args:
+        text (`str`): raw text.
+        max_words (`int`, *optional*): words kept, counted between single spaces; all by default.
+
+    Returns:
+        `str`: lower case, without punctuation, hyphens and slashes as spaces, runs of white space as one space.
+
+    Example:
+
+    ```python
+    >>> from albef_amc.text_processing_albef import clean_caption
+    >>> clean_caption("A half-open door, (left).")
+    'a half open door left'
+
+    ```
+    """
+    return clean_with_offsets(text, max_words)[0]
+
+
+def clean_question(text: str, max_words: int | None = None) -> str:
+    """Clean a question: like a caption, but `<person>`, leading spaces and runs of white space stay.
+
+    Args:
+        text (`str`): raw question.
+        max_words (`int`, *optional*): words kept, empty ones between two spaces included; all by default.
+    """
+    cleaned, _ = _substitute(text, (DELETIONS, BREAKS))
+    return _keep_words(cleaned.rstrip(" "), max_words)
+
+
+def clean_with_offsets(text: str, max_words: int | None = None) -> tuple[str, list[int]]:
+    """Clean a caption and say where each kept character comes from.
+
+    Character offsets (a phrase's span) are given in the raw caption, word pieces in the cleaned one: this joins them.
+
+    Args:
+        text (`str`): raw caption.
+        max_words (`int`, *optional*): words kept; all by default.
+
+    Returns:
+        `tuple[str, list[int]]`: the cleaned caption and, per character of it, the index in `text` that it stands for.
+
+    Example:
+
+    ```python
+    >>> from albef_amc.text_processing_albef import clean_with_offsets
+    >>> clean_with_offsets("A, b")
+    ('a b', [0, 2, 3])
+
+    ```
+    """
+    cleaned, sources = _substitute(text, (DELETIONS, BREAKS, PERSON_TAG, WHITE_SPACE_RUNS))
+    cleaned = cleaned.rstrip("\n").rstrip(" ")
+    start = len(cleaned) - len(cleaned.lstrip(" "))
+    cleaned = _keep_words(cleaned[start:], max_words)
+    return cleaned, sources[start : start + len(cleaned)]
+
+
+def _keep_words(text: str, max_words: int | None) -> str:
+    if max_words is not None and max_words < 1:
+        raise ValueError(f"`max_words` must be at least 1, or None for no limit, got {max_words}.")
+    return " ".join(text.split(" ")[:max_words])
+
+
+def _substitute(text: str, rules: Sequence[tuple[str, str, int]]) -> tuple[str, list[int]]:
+    """Lower-case `text` and apply the rules in turn, with the source index of every character."""
+    sources = [index for index, character in enumerate(text) for _ in character.lower()]
+    text = text.lower()
+    for pattern, replacement, skipped in rules:
+        parts, kept, end = [], [], 0
+        for match in re.finditer(pattern, text):
+            first = match.start() + skipped
+            parts += [text[end : match.start()], replacement]
+            kept += sources[end : match.start()] + sources[first : first + len(replacement)]
+            end = match.end()
+        text, sources = "".join(parts) + text[end:], kept + sources[end:]
+    return text, sources
+
+
+def build_tokenizer(vocab: str | Path | Sequence[str], model_max_length: int = 512) -> PreTrainedTokenizerFast:
+    """Build BERT's lower-casing word-piece tokenizer that puts [CLS] in front of a text and NO [SEP] behind it.
+
+    It is a `PreTrainedTokenizerFast` because `BertTokenizer` rebuilds its template when it is loaded, and [SEP] would
+    come back.
+
+    Args:
+        vocab (`str`, `Path` or sequence of `str`): a `vocab.txt` with one piece per line, or the pieces; the position
+            is the id.
+        model_max_length (`int`, defaults to 512): positions of the text encoder, [CLS] included.
+
+    Returns:
+        `PreTrainedTokenizerFast`: gives `input_ids` and `attention_mask`, pads on the right.
+
+    Example:
+
+    ```python
+    >>> from albef_amc.text_processing_albef import build_tokenizer
+    >>> build_tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "dog", "##s"])("Dogs")["input_ids"]
+    [2, 5, 6]
+
+    ```
+    """
+    pieces = _read_vocabulary(vocab) if isinstance(vocab, str | Path) else list(vocab)
+    missing = [piece for piece in SPECIAL_PIECES.values() if piece not in pieces]
+    if missing:
+        raise ValueError(
+            f"the vocabulary lacks {', '.join(missing)}. Use BERT's `vocab.txt`, or add the special pieces "
+            f"{', '.join(SPECIAL_PIECES.values())}."
+        )
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    if len(ids) != len(pieces):
+        repeated = next(piece for index, piece in enumerate(pieces) if ids[piece] != index)
+        raise ValueError(
+            f"the vocabulary lists {repeated!r} more than once: a piece needs one id. Remove one of them."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "tokenizer.json"
+        file.write_text(json.dumps(_describe_tokenizer(ids)), encoding="utf-8")
+        return PreTrainedTokenizerFast(
+            tokenizer_file=str(file),
+            model_max_length=model_max_length,
+            model_input_names=["input_ids", "attention_mask"],
+            padding_side="right",
+            truncation_side="right",
+            **SPECIAL_PIECES,
+        )
+
+
+def _describe_tokenizer(ids: dict[str, int]) -> dict:
+    """The content of `tokenizer.json`: BERT's normaliser and splitter, word pieces, [CLS] in front."""
+    cls_piece = SPECIAL_PIECES["cls_token"]
+    cls_part = {"SpecialToken": {"id": cls_piece, "type_id": 0}}
+    first_part, second_part = {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": ids[piece], "content": piece, "special": True, "normalized": False}
+            | {"single_word": False, "lstrip": False, "rstrip": False}
+            for piece in SPECIAL_PIECES.values()
+        ],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": None,
+            "lowercase": True,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [cls_part, first_part],
+            "pair": [cls_part, first_part, second_part],
+            "special_tokens": {cls_piece: {"id": cls_piece, "ids": [ids[cls_piece]], "tokens": [cls_piece]}},
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": SPECIAL_PIECES["unk_token"],
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": ids,
+        },
+    }
+
+
+def _read_vocabulary(path: str | Path) -> list[str]:
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No vocabulary at {path}. Give the path of a `vocab.txt` with one piece per line.")
+    return path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+
+
+__all__ = ["build_tokenizer", "clean_caption", "clean_question", "clean_with_offsets"]
