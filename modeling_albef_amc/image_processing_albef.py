@@ -1,0 +1,230 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Images of ALBEF: anything that is a picture becomes upright RGB, is resized without cropping, and normalised."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_base import BatchFeature
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
+from transformers.processing_utils import ImagesKwargs
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+MAX_IMAGE_PIXELS = 100_000_000
+BYTE_MAX, SHORT_MAX = 255, 65535
+SHORT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+ImageLike = Image.Image | str | Path | bytes | np.ndarray | torch.Tensor
+
+
+def load_image(image: ImageLike, max_image_pixels: int = MAX_IMAGE_PIXELS, name: str | None = None) -> Image.Image:
+    """Turn any picture into an upright 8-bit RGB image: EXIF rotation applied, transparency laid on white.
+
+    Of a file with several frames the first is taken. 16-bit values (including Pillow's mode `I`) are scaled to 8 bit,
+    not clipped.
+
+    Args:
+        image: `PIL.Image.Image`, path, encoded bytes, `np.ndarray` of shape `(height, width[, channels])` or
+            `torch.Tensor` of shape `([channels, ]height, width)` with 1, 3 or 4 channels. Integers are 0 to 255
+            (`uint16`: 0 to 65535), floating-point values 0 to 1.
+        max_image_pixels (`int`, defaults to 100,000,000): larger images are refused before they are decoded.
+        name (`str`, *optional*): what error messages call the image; by default its path or type.
+
+    Returns:
+        `PIL.Image.Image` of mode `RGB`.
+    """
+    if isinstance(image, str | Path):
+        name = str(image)
+        if not Path(image).is_file():
+            raise FileNotFoundError(f"No image file at {name}. Check the path; web addresses are not downloaded.")
+        with _open(image, name) as opened:
+            return _read(opened, max_image_pixels, name)
+    name = name or type(image).__name__
+    if isinstance(image, bytes):
+        with _open(io.BytesIO(image), name) as opened:
+            return _read(opened, max_image_pixels, name)
+    if isinstance(image, np.ndarray | torch.Tensor):
+        image = _array_to_pil(image, name)
+    return _read(image, max_image_pixels, name)
+
+
+def _read(image: Image.Image, max_image_pixels: int, name: str) -> Image.Image:
+    """Check the size that the header tells, then decode, turn and convert."""
+    if image.width * image.height > max_image_pixels:
+        raise ValueError(
+            f"{name} has {image.width} x {image.height} pixels, more than `max_image_pixels` ({max_image_pixels}). "
+            "Make it smaller, or raise `max_image_pixels` if you trust it and have the memory."
+        )
+    try:
+        image = ImageOps.exif_transpose(image)
+    except Exception as error:  # damaged data can make a decoder raise anything
+        raise ValueError(
+            f"{name} cannot be decoded: {error}. The file is truncated or damaged: fetch it again or leave it out."
+        ) from error
+    return _to_rgb(image, name)
+
+
+def _open(source: str | Path | io.BytesIO, name: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():  # Pillow's own size warning; `max_image_pixels` decides
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(source)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name} is too large to be safe: {error} Make it smaller.") from error
+    except Exception as error:  # a damaged header can make a decoder raise anything
+        raise ValueError(
+            f"{name} is not an image that Pillow {Image.__version__} can read (empty, damaged, or another kind of "
+            f"file): {error}. Replace it or leave it out."
+        ) from error
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if image.mode in SHORT_MODES or image.mode == "F":
+        return _to_rgb(_array_to_pil(np.asarray(image), name, is_short=image.mode in SHORT_MODES), name)
+    try:
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        image = image.convert("RGBA")
+    except ValueError as error:
+        raise ValueError(f"{name} has colour mode {image.mode}: {error}. Save it as RGB.") from error
+    if image.getextrema()[-1][0] < BYTE_MAX:
+        logger.warning_once("An image has transparent pixels: they are shown on white.")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _array_to_pil(array: np.ndarray | torch.Tensor, name: str, is_short: bool = False) -> Image.Image:
+    """Check the layout and the range of an array and make it an 8-bit image (`L`, `RGB` or `RGBA`)."""
+    if isinstance(array, torch.Tensor):
+        layout = "([channels, ]height, width)"
+        pixels = (array.float() if array.is_floating_point() else array).detach().cpu().numpy()
+        pixels = np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels
+    else:
+        layout, pixels = "(height, width[, channels])", array
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (1, 3, 4)) or 0 in pixels.shape:
+        raise ValueError(
+            f"{name} is an array of shape {tuple(array.shape)}, expected {layout} with 1, 3 or 4 channels and at "
+            "least one pixel. Move its channels there."
+        )
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    return Image.fromarray(_to_bytes(pixels, name, is_short or pixels.dtype == np.uint16))
+
+
+def _to_bytes(pixels: np.ndarray, name: str, is_short: bool) -> np.ndarray:
+    if pixels.dtype == np.uint8:
+        return np.ascontiguousarray(pixels)
+    if not (np.issubdtype(pixels.dtype, np.number) or pixels.dtype == bool):
+        raise TypeError(f"{name} is an array of {pixels.dtype}, expected numbers.")
+    is_unit = pixels.dtype == bool or np.issubdtype(pixels.dtype, np.floating)
+    largest = 1 if is_unit else SHORT_MAX if is_short else BYTE_MAX
+    if not ((pixels >= 0) & (pixels <= largest)).all():  # also catches NaN
+        raise ValueError(
+            f"{name} has values outside 0 to {largest}, the range of {pixels.dtype} pixels. Rescale it to that range "
+            "or convert it to uint8."
+        )
+    return np.rint(pixels.astype(np.float64) * (BYTE_MAX / largest)).astype(np.uint8)
+
+
+class AlbefImageProcessorKwargs(ImagesKwargs, total=False):
+    """Options of [`AlbefImageProcessor`] beside the usual ones.
+
+    max_image_pixels (`int`): larger images are refused before they are decoded.
+    """
+
+    max_image_pixels: int
+
+
+class AlbefImageProcessor(PilBackend):
+    r"""Resize to exactly `size` (bicubic, no crop), rescale to [0, 1], normalise with CLIP's mean and deviation.
+
+    Args:
+        size (`dict` or `int`, defaults to 256 x 256): `height` and `width` of the model's image in pixels.
+        resample (`PILImageResampling`, defaults to bicubic): filter of the resize.
+        image_mean, image_std (`list[float]`, default to CLIP's): per channel, in [0, 1].
+        max_image_pixels (`int`, defaults to 100,000,000): larger images are refused before they are decoded.
+
+    Returns of a call (`BatchFeature`):
+        pixel_values (`torch.Tensor` of shape `(num_images, 3, height, width)`)
+        original_sizes (`torch.Tensor` of shape `(num_images, 2)`, int64): height and width of each stored image after
+            EXIF rotation.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from albef_amc import AlbefImageProcessor
+    >>> features = AlbefImageProcessor(size=64)(np.zeros((30, 40, 3), dtype=np.uint8), return_tensors="pt")
+    >>> features["pixel_values"].shape, features["original_sizes"].tolist()
+    (torch.Size([1, 3, 64, 64]), [[30, 40]])
+
+    ```
+    """
+
+    valid_kwargs = AlbefImageProcessorKwargs
+    model_input_names = ["pixel_values", "original_sizes"]
+
+    resample = PILImageResampling.BICUBIC
+    image_mean = OPENAI_CLIP_MEAN
+    image_std = OPENAI_CLIP_STD
+    size = {"height": 256, "width": 256}
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    max_image_pixels = MAX_IMAGE_PIXELS
+
+    def _validate_preprocess_kwargs(self, size=None, do_center_crop=None, do_pad=None, **kwargs):
+        """Refuse geometries that the masks and boxes of the package do not follow."""
+        if do_center_crop or do_pad or not (size and size.height and size.width):
+            raise ValueError(
+                "regions and heatmaps follow one geometry: the whole image is resized to `size` with `height` and "
+                f"`width`. Got size={dict(size or {})}, do_center_crop={do_center_crop}, do_pad={do_pad}."
+            )
+        super()._validate_preprocess_kwargs(size=size, **kwargs)
+
+    def _preprocess_image_like_inputs(
+        self,
+        images: ImageLike | list[ImageLike],
+        max_image_pixels: int,
+        return_tensors: str | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        """Load, measure and preprocess image after image, so that one full-size picture is in memory at a time."""
+        pixel_values, original_sizes = [], []
+        for index, image in enumerate(_as_list(images)):
+            image = load_image(image, max_image_pixels, name=f"images[{index}]")
+            original_sizes.append((image.height, image.width))
+            pixels = np.moveaxis(np.asarray(image), -1, 0)  # (3, height, width)
+            pixel_values += self._preprocess([pixels], return_tensors=None, **kwargs)["pixel_values"]
+        if len({pixels.shape for pixels in pixel_values}) > 1:
+            raise ValueError("images of different sizes form no batch. Leave `do_resize` on or pass them one by one.")
+        data = {"pixel_values": np.stack(pixel_values), "original_sizes": np.array(original_sizes, dtype=np.int64)}
+        return BatchFeature(data, tensor_type=return_tensors)
+
+
+def _as_list(images: ImageLike | list[ImageLike]) -> list[ImageLike]:
+    if isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4:
+        return list(images)
+    if not isinstance(images, list | tuple):
+        images = [images]
+    if not images:
+        raise ValueError("`images` is empty: give at least one image.")
+    for index, image in enumerate(images):
+        if not isinstance(image, ImageLike):
+            raise TypeError(
+                f"images[{index}] is a {type(image).__name__}, expected a PIL image, a path, encoded bytes, an array "
+                "(height, width, channels) or a tensor (channels, height, width)."
+            )
+    return list(images)
+
+
+__all__ = ["AlbefImageProcessor", "load_image"]
