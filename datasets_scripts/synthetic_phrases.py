@@ -1,0 +1,213 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Phrases about a scene of shapes, and the reading of a phrase: which objects it means."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import permutations
+from random import Random
+from typing import NamedTuple
+
+from .synthetic_scenes import COLORS, SHAPES, SIZES, SceneObject
+
+
+PHRASE_TYPES = ("category", "size", "relation", "plural", "spatial")
+RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+POSITIONS = {"on the left": (-1, 0), "on the right": (1, 0), "at the top": (0, -1), "at the bottom": (0, 1)}
+CAPTION_START = "a picture of "
+
+# Centres must differ by this share of the image side before a phrase says where an object is.
+POSITION_MARGIN = 0.08
+# A relation is said where one axis is this many times the other; the reader asks for more than once.
+RELATION_CLARITY = 1.3
+
+
+class Description(NamedTuple):
+    """Words an object must have; None where the phrase does not say."""
+
+    size: str | None
+    color: str | None
+    shape: str | None
+
+    def matches(self, item: SceneObject) -> bool:
+        """Whether the object has every word."""
+        return self.size in (None, item.size) and self.color in (None, item.color) and self.shape in (None, item.shape)
+
+    def to_text(self, is_plural: bool = False) -> str:
+        """Words in reading order; objects of any shape are called "shape"."""
+        noun = self.shape or "shape"
+        noun = _make_plural(noun) if is_plural else noun
+        return " ".join([word for word in (self.size, self.color) if word] + [noun])
+
+
+class ScenePhrase(NamedTuple):
+    """A phrase, its type and the indices of the objects it means."""
+
+    text: str
+    kind: str
+    referents: tuple[int, ...]
+    mentioned: tuple[int, ...]
+
+
+def _make_plural(noun: str) -> str:
+    return noun + ("es" if noun.endswith("s") else "s")
+
+
+def vocabulary() -> list[str]:
+    """Every word that a phrase or a caption can contain, sorted; enough to build a word-level tokenizer.
+
+    Example:
+        >>> {"small", "red", "circles", "left", "picture"} <= set(vocabulary())
+        True
+    """
+    nouns = (*SHAPES, "shape")
+    pieces = [*nouns, *map(_make_plural, nouns), *COLORS, *SIZES, *RELATIONS, *POSITIONS, CAPTION_START, "the and"]
+    return sorted({word for piece in pieces for word in piece.split()})
+
+
+def list_phrases(objects: Sequence[SceneObject], image_side: int) -> list[ScenePhrase]:
+    """All phrases that mean exactly their referents and that no single word decides.
+
+    Args:
+        objects (`Sequence[SceneObject]`): the scene.
+        image_side (`int`): pixels.
+
+    Returns:
+        `list[ScenePhrase]`: distinct texts, grouped by type.
+    """
+    described = _group_by_description(objects)
+    margin = POSITION_MARGIN * image_side
+    return [
+        *_list_category_and_size(described),
+        *_list_plural(described, len(objects)),
+        *_list_spatial(described, objects, margin),
+        *_list_relation(described, objects, margin),
+    ]
+
+
+def _group_by_description(objects: Sequence[SceneObject]) -> dict[Description, tuple[int, ...]]:
+    """Every description that fits something, with the indices of what it fits."""
+    groups: dict[Description, list[int]] = {}
+    for index, item in enumerate(objects):
+        for size in (None, item.size):
+            for color in (None, item.color):
+                for shape in (None, item.shape):
+                    groups.setdefault(Description(size, color, shape), []).append(index)
+    return {description: tuple(indices) for description, indices in groups.items()}
+
+
+def _is_needed(description: Description, described: dict[Description, tuple[int, ...]]) -> bool:
+    """Whether no single word of the description fits the same objects as all of its words together."""
+    size, color, shape = description
+    singles = (Description(size, None, None), Description(None, color, None), Description(None, None, shape))
+    return all(described[single] != described[description] for single in singles)
+
+
+def _list_category_and_size(described: dict[Description, tuple[int, ...]]) -> Iterable[ScenePhrase]:
+    for description, found in described.items():
+        if len(found) != 1 or not _is_needed(description, described):
+            continue
+        if description.size is None:
+            yield ScenePhrase(f"the {description.to_text()}", "category", found, found)
+        elif len(described[description._replace(size=None)]) > 1:
+            yield ScenePhrase(f"the {description.to_text()}", "size", found, found)
+
+
+def _list_plural(described: dict[Description, tuple[int, ...]], num_objects: int) -> Iterable[ScenePhrase]:
+    for description, found in described.items():
+        is_one_word = sum(word is not None for word in description) == 1
+        if 1 < len(found) < num_objects and (is_one_word or _is_needed(description, described)):
+            yield ScenePhrase(f"the {description.to_text(is_plural=True)}", "plural", found, found)
+
+
+def _list_spatial(
+    described: dict[Description, tuple[int, ...]], objects: Sequence[SceneObject], margin: float
+) -> Iterable[ScenePhrase]:
+    centers = [item.center for item in objects]
+    for place, (x_sign, y_sign) in POSITIONS.items():
+        rank = [x_sign * x + y_sign * y for x, y in centers]
+        for description, found in described.items():
+            if not 1 < len(found) < len(objects):
+                continue
+            best, second = sorted(found, key=rank.__getitem__, reverse=True)[:2]
+            # the position alone must not decide: something else lies further that way
+            if rank[best] >= rank[second] + margin and max(rank) > rank[best]:
+                yield ScenePhrase(f"the {description.to_text()} {place}", "spatial", (best,), (best,))
+
+
+def _list_relation(
+    described: dict[Description, tuple[int, ...]], objects: Sequence[SceneObject], margin: float
+) -> Iterable[ScenePhrase]:
+    anchors = [(d, found[0]) for d, found in described.items() if d.color and d.shape and len(found) == 1]
+    anchors = [(d, anchor) for d, anchor in anchors if d.size is None or len(described[d._replace(size=None)]) > 1]
+    targets = [(d, found) for d, found in described.items() if d.shape and len(found) > 1]
+    for anchor_description, anchor in anchors:
+        for relation, direction in RELATIONS.items():
+            for description, found in targets:
+                if anchor in found:
+                    continue
+                clear = [i for i in found if _is_clearly(objects[i], objects[anchor], direction, margin)]
+                possible = [i for i in found if _is_possibly(objects[i], objects[anchor], direction)]
+                if len(clear) == 1 and clear == possible:
+                    text = f"the {description.to_text()} {relation} the {anchor_description.to_text()}"
+                    yield ScenePhrase(text, "relation", (clear[0],), (clear[0], anchor))
+
+
+def _offsets(item: SceneObject, anchor: SceneObject, direction: tuple[int, int]) -> tuple[float, float]:
+    """How far the object lies from the anchor along the direction, and how far across it."""
+    (x, y), (anchor_x, anchor_y), (x_sign, y_sign) = item.center, anchor.center, direction
+    x_offset, y_offset = x - anchor_x, y - anchor_y
+    return x_sign * x_offset + y_sign * y_offset, abs(y_sign * x_offset) + abs(x_sign * y_offset)
+
+
+def _is_clearly(item: SceneObject, anchor: SceneObject, direction: tuple[int, int], margin: float) -> bool:
+    along, across = _offsets(item, anchor, direction)
+    return along >= margin and along >= RELATION_CLARITY * across
+
+
+def _is_possibly(item: SceneObject, anchor: SceneObject, direction: tuple[int, int]) -> bool:
+    along, across = _offsets(item, anchor, direction)
+    return along > 0 and RELATION_CLARITY * along > across
+
+
+def choose_phrases(rng: Random, candidates: Sequence[ScenePhrase], count: int) -> list[ScenePhrase]:
+    """Picks phrases that mean different objects, and among those of different types.
+
+    Args:
+        rng (`random.Random`): source of every choice.
+        candidates (`Sequence[ScenePhrase]`): from `list_phrases`.
+        count (`int`): how many at most.
+
+    Returns:
+        `list[ScenePhrase]`: up to `count` of the candidates, in random order.
+    """
+    type_order = dict(zip(rng.sample(PHRASE_TYPES, len(PHRASE_TYPES)), range(len(PHRASE_TYPES)), strict=True))
+    remaining, chosen = rng.sample(candidates, len(candidates)), []
+    meant, types = Counter(), Counter()
+    while remaining and len(chosen) < count:
+        best = min(
+            remaining, key=lambda phrase: (meant[phrase.referents], types[phrase.kind], type_order[phrase.kind])
+        )
+        remaining.remove(best)
+        chosen.append(best)
+        meant[best.referents] += 1
+        types[best.kind] += 1
+    rng.shuffle(chosen)
+    return chosen
+
+
+def build_caption(phrases: Sequence[ScenePhrase]) -> tuple[str, list[tuple[int, int]]]:
+    """A sentence that names the scene by its phrases, and where each of them stands in it.
+
+    Args:
+        phrases (`Sequence[ScenePhrase]`): at least one.
+
+    Returns:
+        `tuple[str, list[tuple[int, int]]]`: the caption and per phrase its `[start, end)` character offsets.
+    """
+    caption, spans = CAPTION_START, []
+    for index, phrase in enumerate(phrases):
+        if index:
+            caption += " and " if index == len(phrases) - 1 else ", "
+        spans.append((len(caption), len(caption) + len(phrase.text)))
+        caption += phrase.text
+    return caption, spans

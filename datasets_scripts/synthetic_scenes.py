@@ -1,0 +1,209 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Small pictures of coloured shapes: what is in a scene, where it lies, and how it is drawn."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+
+COLORS = {
+    "red": (214, 36, 40),
+    "orange": (244, 134, 22),
+    "yellow": (242, 216, 48),
+    "green": (40, 158, 66),
+    "blue": (40, 84, 214),
+    "purple": (150, 54, 186),
+}
+SHAPES = ("circle", "cross", "square", "triangle")
+SIZES = ("small", "big")
+
+# Shown and named in the test split only. Every colour and every shape also occurs in other, seen compositions.
+HELD_OUT_COMPOSITIONS = frozenset({("red", "triangle"), ("green", "circle"), ("blue", "cross"), ("yellow", "square")})
+
+# How often each arrangement is drawn; chosen so that the phrase types come out about evenly.
+ARRANGEMENTS = {"grid": 0.45, "sizes": 0.35, "twins": 0.2}
+
+SUPERSAMPLING = 8
+OBJECT_GAP = 2
+BORDER_GAP = 1
+COLOR_JITTER = 18
+NOISE_LEVEL = 5.0
+BACKGROUND_RANGE = (50, 205)
+BACKGROUND_TINT = 14
+PLACEMENT_ATTEMPTS = 60
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One drawn object.
+
+    Args:
+        size, color, shape (`str`): its three words.
+        left, top, side (`int`): the square in pixels into which it is drawn.
+    """
+
+    size: str
+    color: str
+    shape: str
+    left: int
+    top: int
+    side: int
+
+    @property
+    def composition(self) -> tuple[str, str]:
+        """Colour and shape, the pair that may be held out."""
+        return self.color, self.shape
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """`x_min, y_min, x_max, y_max` in pixels, tight to the object's mask."""
+        x_min, y_min, x_max, y_max = _tight_box(self.shape, self.side)
+        return self.left + x_min, self.top + y_min, self.left + x_max, self.top + y_max
+
+    @property
+    def center(self) -> tuple[float, float]:
+        """Middle of the box, `x, y` in pixels."""
+        x_min, y_min, x_max, y_max = self.box
+        return (x_min + x_max) / 2, (y_min + y_max) / 2
+
+    def draw_mask(self, image_side: int) -> np.ndarray:
+        """Boolean mask `(image_side, image_side)` of the pixels covered at least by half."""
+        mask = np.zeros((image_side, image_side), dtype=bool)
+        mask[self.top : self.top + self.side, self.left : self.left + self.side] = (
+            _draw_alpha(self.shape, self.side) >= 0.5
+        )
+        return mask
+
+
+@lru_cache(maxsize=1024)
+def _draw_alpha(shape: str, side: int) -> np.ndarray:
+    """Antialiased coverage `(side, side)` in [0, 1] of a shape that fills its square."""
+    large = side * SUPERSAMPLING
+    canvas = Image.new("L", (large, large), 0)
+    draw, last, third = ImageDraw.Draw(canvas), large - 1, large / 3
+    if shape == "circle":
+        draw.ellipse((0, 0, last, last), fill=255)
+    elif shape == "square":
+        draw.rectangle((0, 0, last, last), fill=255)
+    elif shape == "triangle":
+        draw.polygon([(last / 2, 0), (last, last), (0, last)], fill=255)
+    else:
+        draw.rectangle((third, 0, last - third, last), fill=255)
+        draw.rectangle((0, third, last, last - third), fill=255)
+    alpha = np.asarray(canvas.reduce(SUPERSAMPLING), dtype=np.float32) / 255
+    alpha.setflags(write=False)
+    return alpha
+
+
+@lru_cache(maxsize=1024)
+def _tight_box(shape: str, side: int) -> tuple[float, float, float, float]:
+    rows, columns = np.nonzero(_draw_alpha(shape, side) >= 0.5)
+    return float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)
+
+
+def sample_objects(
+    rng: Random,
+    num_objects: int,
+    image_side: int,
+    sides: dict[str, tuple[int, int]],
+    held_out: frozenset[tuple[str, str]],
+) -> list[SceneObject]:
+    """Draws the objects of one scene.
+
+    The first three or four objects form an arrangement in which words are needed together:
+    `grid` crosses two colours with two shapes; `sizes` shows one composition small and big; `twins` shows it twice
+    in one size. In the last two, the others share its colour or its shape. Further objects are free.
+
+    Args:
+        rng (`random.Random`): source of every choice.
+        num_objects (`int`): at least 3.
+        image_side (`int`): pixels.
+        sides (`dict`): for "small" and "big", the smallest and largest side in pixels.
+        held_out (`frozenset`): compositions that must not occur.
+
+    Returns:
+        `list[SceneObject]`: objects that do not touch, in drawing order.
+    """
+    words = _sample_words(rng, num_objects, held_out)
+    rng.shuffle(words)
+    while True:
+        lengths = [rng.randint(*sides[size]) for size, _, _ in words]
+        corners = _place(rng, lengths, image_side)
+        if corners is not None:
+            break
+    return [
+        SceneObject(*three, left, top, side) for three, side, (left, top) in zip(words, lengths, corners, strict=True)
+    ]
+
+
+def _sample_words(rng: Random, num_objects: int, held_out: frozenset) -> list[tuple[str, str, str]]:
+    (arrangement,) = rng.choices(tuple(ARRANGEMENTS), tuple(ARRANGEMENTS.values()))
+    while True:
+        (color, other_color), (shape, other_shape) = rng.sample(tuple(COLORS), 2), rng.sample(SHAPES, 2)
+        sharing = [(color, other_shape), (other_color, shape)]
+        rng.shuffle(sharing)
+        second = [(other_color, other_shape)] if arrangement == "grid" else [(color, shape)]
+        pairs = [(color, shape), *sharing, *second] if arrangement == "grid" else [(color, shape), *second, *sharing]
+        pairs += [(rng.choice(tuple(COLORS)), rng.choice(SHAPES)) for _ in range(num_objects - 4)]
+        pairs = pairs[:num_objects]
+        if held_out.isdisjoint(pairs):
+            break
+    sizes = [rng.choice(SIZES) for _ in pairs]
+    if arrangement != "grid":
+        opposite = {"small": "big", "big": "small"}
+        sizes[1] = opposite[sizes[0]] if arrangement == "sizes" else sizes[0]
+        if arrangement == "sizes" and num_objects > 3:
+            sizes[3] = opposite[sizes[2]]
+    return [(size, *pair) for size, pair in zip(sizes, pairs, strict=True)]
+
+
+def _place(rng: Random, lengths: list[int], image_side: int) -> list[tuple[int, int]] | None:
+    """Corners `left, top` of squares that keep `OBJECT_GAP` apart, or None where the last ones found no room."""
+    placed: list[tuple[int, int, int]] = []
+    for side in lengths:
+        for _ in range(PLACEMENT_ATTEMPTS):
+            left = rng.randint(BORDER_GAP, image_side - BORDER_GAP - side)
+            top = rng.randint(BORDER_GAP, image_side - BORDER_GAP - side)
+            if all(
+                left + side + OBJECT_GAP <= x
+                or x + other + OBJECT_GAP <= left
+                or top + side + OBJECT_GAP <= y
+                or y + other + OBJECT_GAP <= top
+                for x, y, other in placed
+            ):
+                placed.append((left, top, side))
+                break
+        else:
+            return None
+    return [(left, top) for left, top, _ in placed]
+
+
+def draw_scene(rng: Random, objects: list[SceneObject], image_side: int) -> Image.Image:
+    """Draws objects over a tinted gradient with noise.
+
+    Args:
+        rng (`random.Random`): source of background, colour jitter and noise.
+        objects (`list[SceneObject]`): in drawing order.
+        image_side (`int`): pixels.
+
+    Returns:
+        `PIL.Image.Image`: RGB, `image_side` x `image_side`.
+    """
+    start, end = (
+        np.float32(rng.uniform(*BACKGROUND_RANGE))
+        + np.array([rng.uniform(-BACKGROUND_TINT, BACKGROUND_TINT) for _ in range(3)], dtype=np.float32)
+        for _ in range(2)
+    )
+    ramp = np.linspace(0, 1, image_side, dtype=np.float32)[:, None]
+    lines = start + ramp * (end - start)  # (image_side, 3)
+    lines = lines[:, None] if rng.random() < 0.5 else lines[None]  # vertical or horizontal gradient
+    canvas = np.broadcast_to(lines, (image_side, image_side, 3)).copy()
+    for item in objects:
+        color = np.array([c + rng.uniform(-COLOR_JITTER, COLOR_JITTER) for c in COLORS[item.color]], dtype=np.float32)
+        patch = canvas[item.top : item.top + item.side, item.left : item.left + item.side]
+        patch += _draw_alpha(item.shape, item.side)[..., None] * (color - patch)
+    noise = np.random.Generator(np.random.PCG64(rng.getrandbits(64))).standard_normal(canvas.shape, dtype=np.float32)
+    return Image.fromarray(np.clip(canvas + NOISE_LEVEL * noise, 0, 255).astype(np.uint8))
