@@ -5,7 +5,6 @@ from .features import GROUNDING_FEATURES, build_phrase, build_row, compute_stati
 from .synthetic_grounding import SyntheticGrounding, SyntheticGroundingConfig, build_scene, generate_scenes
 from .synthetic_phrases import vocabulary
 
-
 __all__ = [
     "GROUNDING_FEATURES",
     "SyntheticGrounding",

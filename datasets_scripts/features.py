@@ -7,7 +7,6 @@ from typing import Any
 
 from datasets import Features, Image, List, Value
 
-
 PROPOSAL_FEATURES = {
     # x_min, y_min, x_max, y_max in pixels of the stored image after EXIF rotation
     "box": List(Value("float32"), length=4),

@@ -7,12 +7,12 @@ from random import Random
 from typing import Any
 
 import datasets
+
 from albef_amc.regions_albef import encode_rle
 
 from .features import GROUNDING_FEATURES, build_phrase, build_row
 from .synthetic_phrases import ScenePhrase, build_caption, choose_phrases, list_phrases
 from .synthetic_scenes import HELD_OUT_COMPOSITIONS, OBJECT_GAP, SceneObject, draw_scene, sample_objects
-
 
 SPLITS = ("train", "validation", "test")
 UNSEEN_COMPOSITION = "unseen_composition"
@@ -51,8 +51,8 @@ class SyntheticGroundingConfig(datasets.BuilderConfig):
         super().__post_init__()
         if not 3 <= self.min_objects <= self.max_objects:
             raise ValueError(
-                f"`min_objects` ({self.min_objects}) and `max_objects` ({self.max_objects}) must be 3 or more, in order: "
-                "with fewer objects one word decides."
+                f"`min_objects` ({self.min_objects}) and `max_objects` ({self.max_objects}) must be in order and 3 "
+                "or more: with fewer objects one word decides."
             )
         sides = (3, self.small_min_side, self.small_max_side, self.big_min_side - 1, self.big_max_side - 1)
         if list(sides) != sorted(sides):

@@ -1,16 +1,16 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Phrases about a scene of shapes, and the reading of a phrase: which objects it means."""
+"""Phrases about a scene of shapes: all that are true of exactly one set of objects, and a choice of them."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import permutations
 from random import Random
 from typing import NamedTuple
 
 from .synthetic_scenes import COLORS, SHAPES, SIZES, SceneObject
 
-
-PHRASE_TYPES = ("category", "size", "relation", "plural", "spatial")
+# Types, and how strongly each is preferred where a scene offers several; chosen so that they come out about evenly.
+TYPE_WEIGHTS = {"category": 3.0, "size": 2.0, "relation": 1.2, "plural": 1.2, "spatial": 0.5}
+PHRASE_TYPES = tuple(TYPE_WEIGHTS)
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 POSITIONS = {"on the left": (-1, 0), "on the right": (1, 0), "at the top": (0, -1), "at the bottom": (0, 1)}
 CAPTION_START = "a picture of "
@@ -170,7 +170,9 @@ def _is_possibly(item: SceneObject, anchor: SceneObject, direction: tuple[int, i
 
 
 def choose_phrases(rng: Random, candidates: Sequence[ScenePhrase], count: int) -> list[ScenePhrase]:
-    """Picks phrases that mean different objects, and among those of different types.
+    """Picks phrases that share as few objects as possible, and among those of different types.
+
+    So a phrase exchanged for another one of its scene has another answer, as far as the scene allows.
 
     Args:
         rng (`random.Random`): source of every choice.
@@ -180,16 +182,21 @@ def choose_phrases(rng: Random, candidates: Sequence[ScenePhrase], count: int) -
     Returns:
         `list[ScenePhrase]`: up to `count` of the candidates, in random order.
     """
-    type_order = dict(zip(rng.sample(PHRASE_TYPES, len(PHRASE_TYPES)), range(len(PHRASE_TYPES)), strict=True))
+    preference = {kind: rng.random() / weight for kind, weight in TYPE_WEIGHTS.items()}
     remaining, chosen = rng.sample(candidates, len(candidates)), []
     meant, types = Counter(), Counter()
     while remaining and len(chosen) < count:
         best = min(
-            remaining, key=lambda phrase: (meant[phrase.referents], types[phrase.kind], type_order[phrase.kind])
+            remaining,
+            key=lambda phrase: (
+                max(meant[index] for index in phrase.referents),
+                types[phrase.kind],
+                preference[phrase.kind],
+            ),
         )
         remaining.remove(best)
         chosen.append(best)
-        meant[best.referents] += 1
+        meant.update(best.referents)
         types[best.kind] += 1
     rng.shuffle(chosen)
     return chosen

@@ -8,7 +8,6 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw
 
-
 COLORS = {
     "red": (214, 36, 40),
     "orange": (244, 134, 22),
@@ -24,7 +23,7 @@ SIZES = ("small", "big")
 HELD_OUT_COMPOSITIONS = frozenset({("red", "triangle"), ("green", "circle"), ("blue", "cross"), ("yellow", "square")})
 
 # How often each arrangement is drawn; chosen so that the phrase types come out about evenly.
-ARRANGEMENTS = {"grid": 0.45, "sizes": 0.35, "twins": 0.2}
+ARRANGEMENTS = {"grid": 0.6, "sizes": 0.25, "twins": 0.15}
 
 SUPERSAMPLING = 8
 OBJECT_GAP = 2
