@@ -33,13 +33,22 @@ def find_tone(picture: Image.Image, tone: tuple[int, int, int]) -> np.ndarray:
     return np.stack([columns, rows], axis=1)
 
 
-@pytest.mark.parametrize("background", BACKGROUNDS)
-def test_the_colour_moves_away_from_any_background_as_the_value_rises(background):
+def measure_colour_distance(background: str) -> np.ndarray:
+    """How far the colour at 400 rising heat values lies from the colour at value 0, on a plain photograph."""
     ramp = np.linspace(0, 1, 400, dtype=np.float32)[None].repeat(320, axis=0)
     pixels = np.asarray(overlay_heatmap(make_image(background), ramp), dtype=np.float64)[160]
-    distance = np.linalg.norm(pixels - pixels[0], axis=-1)
-    assert distance[-1] > 50
+    return np.linalg.norm(pixels - pixels[0], axis=-1)
+
+
+@pytest.mark.parametrize("background", ["black", "white", "grey", "red", "navy"])
+def test_the_colour_moves_away_from_the_background_as_the_value_rises(background):
+    distance = measure_colour_distance(background)
+    assert distance[399] > 60
     assert distance[300] > distance[150] > distance[50] > 2
+
+
+def test_heat_stands_out_from_a_background_of_its_own_colour():
+    assert measure_colour_distance("orange")[50:].min() > 15
 
 
 @pytest.mark.parametrize("background", BACKGROUNDS)
