@@ -151,6 +151,8 @@ class AlbefConfig(PreTrainedConfig):
         explanation_block (`int`, defaults to 8): vision block whose attention the `itc` heatmap reads.
         queue_size (`int`, defaults to 65536): momentum features kept as contrastive candidates.
         momentum (`float`, defaults to 0.995): share of the old momentum weights kept in an update.
+        distillation_alpha (`float`, defaults to 0.4): weight of the momentum model's targets in pre-training.
+        mlm_probability (`float`, defaults to 0.15): share of word pieces to predict in pre-training.
         temperature_init (`float`, defaults to 0.07): initial contrastive temperature.
         temperature_min, temperature_max (`float`, default to 0.001 and 0.5): range the temperature is clamped to.
         initializer_range (`float`, defaults to 0.02): standard deviation of the initial weights.
@@ -175,7 +177,9 @@ class AlbefConfig(PreTrainedConfig):
     explanation_layer: int = 8
     explanation_block: int = 8
     queue_size: int = 65536
-    momentum: float = 0.995
+    momentum: float | int = 0.995
+    distillation_alpha: float | int = 0.4
+    mlm_probability: float = 0.15
     temperature_init: float = 0.07
     temperature_min: float = 0.001
     temperature_max: float = 0.5

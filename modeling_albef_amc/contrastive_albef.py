@@ -1,0 +1,156 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Pure functions of ALBEF's pre-training: contrastive targets, hard negatives, masked words, distillation.
+
+Source: Li et al., "Align before Fuse", NeurIPS 2021, sections 3.2 and 3.3.
+"""
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+UNKNOWN_IMAGE_ID = -1
+IGNORED_LABEL = -100
+REPLACE_WITH_MASK, REPLACE_AT_ALL = 0.8, 0.9  # of the chosen pieces: 80 % [MASK], 10 % a random piece, 10 % kept
+
+DistillationAxis = Literal["vocabulary", "sequence"]
+
+
+def resolve_image_ids(image_ids: torch.Tensor | None, num_images: int, device: torch.device) -> torch.Tensor:
+    """Identity of every image, `(N,)` int64; without `image_ids` every image is its own (distinct, below -1)."""
+    if image_ids is not None:
+        return image_ids
+    return UNKNOWN_IMAGE_ID - 1 - torch.arange(num_images, device=device)
+
+
+def compute_contrastive_targets(
+    row_ids: torch.Tensor, candidate_ids: torch.Tensor, momentum_logits: torch.Tensor, alpha: float | torch.Tensor
+) -> torch.Tensor:
+    r"""Targets of a contrastive loss: shares over all candidates of the same image, mixed with the momentum model's.
+
+    Args:
+        row_ids (`torch.Tensor` of shape `(R,)`): image identity of each row.
+        candidate_ids (`torch.Tensor` of shape `(C,)`): image identity of each candidate, batch then queue.
+        momentum_logits (`torch.Tensor` of shape `(R, C)`): similarities of the momentum model over temperature.
+        alpha (`float`): weight of the momentum model's softmax, in [0, 1].
+
+    Returns:
+        `torch.Tensor` of shape `(R, C)`, rows sum to 1.
+    """
+    same_image = (row_ids[:, None] == candidate_ids[None, :]).to(momentum_logits.dtype)
+    shares = same_image / same_image.sum(dim=1, keepdim=True)
+    return alpha * momentum_logits.softmax(dim=1) + (1 - alpha) * shares
+
+
+def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of `logits` against distributions, both of shape `(R, C)`. Reduction: mean over rows."""
+    return -(logits.log_softmax(dim=1) * targets).sum(dim=1).mean()
+
+
+def compute_negative_probabilities(
+    logits: torch.Tensor, row_ids: torch.Tensor, candidate_ids: torch.Tensor
+) -> torch.Tensor:
+    r"""Probability of every candidate to be drawn as a hard negative; never one of the row's own image.
+
+    The candidates of the same image are removed before a float32 softmax, so that no row sums to zero by underflow.
+
+    Args:
+        logits (`torch.Tensor` of shape `(R, C)`): contrastive similarities over temperature.
+        row_ids (`torch.Tensor` of shape `(R,)`), candidate_ids (`torch.Tensor` of shape `(C,)`): image identities.
+
+    Returns:
+        `torch.Tensor` of shape `(R, C)`, float32; a row without any candidate is all zero.
+    """
+    forbidden = row_ids[:, None] == candidate_ids[None, :]
+    probabilities = logits.detach().float().masked_fill(forbidden, -torch.inf).softmax(dim=1)
+    return probabilities.nan_to_num(0.0)  # a row of -inf alone has no candidate
+
+
+def draw_negatives(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    r"""Draws a candidate a row by inverting the cumulative distribution at a given uniform number.
+
+    Args:
+        probabilities (`torch.Tensor` of shape `(R, C)`): rows that sum to 1, or to 0 where there is no candidate.
+        uniforms (`torch.Tensor` of shape `(R,)`): numbers in [0, 1).
+
+    Returns:
+        `torch.Tensor` of shape `(R,)`, int64; -1 for rows without a candidate.
+    """
+    cumulative = probabilities.double().cumsum(dim=1)
+    total = cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, uniforms.double()[:, None] * total, right=True)
+    last_candidate = (probabilities > 0).long().cumsum(dim=1).argmax(dim=1, keepdim=True)
+    return torch.where(total > 0, torch.minimum(index, last_candidate), -1)[:, 0]
+
+
+def mask_pieces(
+    input_ids: torch.Tensor,
+    maskable: torch.Tensor,
+    mask_token_id: int,
+    vocab_size: int,
+    probability: float,
+    generator: torch.Generator | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""Masks word pieces for masked language modelling: of the chosen ones 80 % [MASK], 10 % random, 10 % kept (BERT).
+
+    Args:
+        input_ids (`torch.Tensor` of shape `(P, T)` or `(T,)`): pieces.
+        maskable (`torch.Tensor` of the same shape): True where a piece may be chosen (not [CLS], not padding).
+        mask_token_id (`int`): id of [MASK].
+        vocab_size (`int`): random pieces are drawn from the whole vocabulary.
+        probability (`float`): share of pieces to choose, in [0, 1].
+        generator (`torch.Generator`, *optional*): source of the random numbers, on the CPU.
+
+    Returns:
+        `tuple` of `mlm_input_ids` and `mlm_labels` (-100 where nothing is predicted), shaped like `input_ids`.
+    """
+    shape, device = input_ids.shape, input_ids.device
+    chosen = (torch.rand(shape, generator=generator).to(device) < probability) & maskable.bool()
+    treatment = torch.rand(shape, generator=generator).to(device)
+    random_pieces = torch.randint(vocab_size, shape, generator=generator).to(device)
+    masked = torch.where(chosen & (treatment < REPLACE_WITH_MASK), mask_token_id, input_ids)
+    replaced = chosen & (treatment >= REPLACE_WITH_MASK) & (treatment < REPLACE_AT_ALL)
+    return torch.where(replaced, random_pieces, masked), input_ids.masked_fill(~chosen, IGNORED_LABEL)
+
+
+def compute_distillation_loss(
+    logits: torch.Tensor, momentum_logits: torch.Tensor, labels: torch.Tensor, axis: DistillationAxis
+) -> torch.Tensor:
+    r"""Cross-entropy of the masked-word scores against the momentum model's distribution over the vocabulary.
+
+    Args:
+        logits, momentum_logits (`torch.Tensor` of shape `(P, T, vocab_size)`, or `(num_masked, vocab_size)` with the
+            vocabulary axis): scores.
+        labels (`torch.Tensor` of shape `logits.shape[:-1]`): -100 where nothing is predicted.
+        axis (`str`): `"vocabulary"` normalises the online scores over the vocabulary; `"sequence"` over the positions
+            of a phrase, padding included, which is what AMC's released code computes (for parity only).
+
+    Reduction: mean over masked positions; 0 without any.
+    """
+    log_probabilities = logits.log_softmax(dim=-1 if axis == "vocabulary" else 1)
+    per_position = -(log_probabilities * momentum_logits.softmax(dim=-1)).sum(dim=-1)
+    is_masked = labels != IGNORED_LABEL
+    return (per_position * is_masked).sum() / is_masked.sum().clamp(min=1)
+
+
+def compute_masked_word_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of masked words. Reduction: mean over positions whose label is not -100; 0 without any."""
+    total = nn.functional.cross_entropy(
+        logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
+    )
+    return total / (labels != IGNORED_LABEL).sum().clamp(min=1)
+
+
+__all__ = [
+    "IGNORED_LABEL",
+    "UNKNOWN_IMAGE_ID",
+    "DistillationAxis",
+    "compute_contrastive_targets",
+    "compute_distillation_loss",
+    "compute_masked_word_loss",
+    "compute_negative_probabilities",
+    "draw_negatives",
+    "mask_pieces",
+    "resolve_image_ids",
+    "soft_cross_entropy",
+]

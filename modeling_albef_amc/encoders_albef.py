@@ -1,0 +1,517 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""The two encoders of ALBEF, layer by layer: a vision transformer, and BERT whose upper layers attend to the image.
+
+Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section 3.1.
+"""
+
+import copy
+import os
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+
+from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
+
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    explain: bool = False,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention that returns its probabilities BEFORE dropout and can be differentiated twice.
+
+    Args and returns have the layout of `transformers`' attention functions: `query`, `key`, `value` are
+    `(batch, num_heads, length, head_dim)`, the context is `(batch, length, num_heads, head_dim)`. With `explain`
+    the probabilities require a gradient: where nothing below them does, they become a leaf of the graph.
+    """
+    probabilities = _attention_probabilities(query, key, scaling, attention_mask)
+    if explain:
+        probabilities = _as_graph_node(probabilities)
+    dropped = nn.functional.dropout(probabilities, p=dropout, training=module.training)
+    return torch.matmul(dropped, value).transpose(1, 2), probabilities
+
+
+def _attention_probabilities(
+    query: torch.Tensor, key: torch.Tensor, scaling: float, attention_mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    scores = torch.matmul(query * scaling, key.transpose(-1, -2))
+    if attention_mask is not None:
+        if attention_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+        else:
+            scores = scores + attention_mask
+    return scores.softmax(dim=-1)
+
+
+def _as_graph_node(probabilities: torch.Tensor) -> torch.Tensor:
+    return probabilities if probabilities.requires_grad else probabilities.detach().requires_grad_(True)
+
+
+def _gather_rows(tensor: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
+    return tensor if index is None else tensor.index_select(0, index)
+
+
+class AlbefVisionAttention(nn.Module):
+    """Self-attention of the image encoder with fused query, key and value projections."""
+
+    def __init__(self, config: AlbefVisionConfig):
+        super().__init__()
+        self.config = config
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self, hidden_states: torch.Tensor, use_eager: bool, explain: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        batch, length, _ = hidden_states.shape
+        qkv = self.qkv(hidden_states).view(batch, length, 3, self.num_heads, self.head_dim)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (batch, num_heads, length, head_dim)
+        attention: Callable = eager_attention_forward
+        if not use_eager:
+            attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+                self.config._attn_implementation, eager_attention_forward
+            )
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        context, probabilities = attention(
+            self, query, key, value, None, scaling=self.scaling, dropout=dropout, explain=explain
+        )
+        return self.out_proj(context.reshape(batch, length, -1)), probabilities
+
+
+class AlbefVisionLayer(GradientCheckpointingLayer):
+    """Pre-norm transformer block of the image encoder."""
+
+    def __init__(self, config: AlbefVisionConfig):
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = AlbefVisionAttention(config)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self, hidden_states: torch.Tensor, use_eager: bool = False, explain: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        attended, probabilities = self.attention(self.layer_norm1(hidden_states), use_eager, explain)
+        hidden_states = hidden_states + self.dropout(attended)
+        expanded = self.dropout(nn.functional.gelu(self.fc1(self.layer_norm2(hidden_states))))
+        return hidden_states + self.dropout(self.fc2(expanded)), probabilities
+
+
+class AlbefTextSelfAttention(nn.Module):
+    """Self-attention among the pieces of a phrase."""
+
+    def __init__(self, config: AlbefTextConfig, use_eager: bool):
+        super().__init__()
+        self.config = config
+        self.use_eager = use_eager
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        batch, length, _ = hidden_states.shape
+        shape = (batch, length, self.num_heads, self.head_dim)
+        query, key, value = (
+            projection(hidden_states).view(shape).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        attention: Callable = eager_attention_forward
+        if not self.use_eager:
+            attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+                self.config._attn_implementation, eager_attention_forward
+            )
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        context, _ = attention(self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout)
+        return self.out_proj(context.reshape(batch, length, -1))
+
+
+class AlbefTextCrossAttention(nn.Module):
+    """Attention from the pieces of a phrase to the tokens of its image.
+
+    Keys and values depend on the image alone: `project_image` computes them once an image, `forward` reads them.
+    """
+
+    def __init__(self, config: AlbefTextConfig, use_eager: bool):
+        super().__init__()
+        self.config = config
+        self.use_eager = use_eager
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.encoder_width, config.hidden_size)
+        self.v_proj = nn.Linear(config.encoder_width, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def project_image(self, image_embeds: torch.Tensor) -> KeysValues:
+        """Keys and values, each `(N, num_heads, 1 + num_patches, head_dim)`."""
+        batch, length, _ = image_embeds.shape
+        shape = (batch, length, self.num_heads, self.head_dim)
+        return (
+            self.k_proj(image_embeds).view(shape).transpose(1, 2),
+            self.v_proj(image_embeds).view(shape).transpose(1, 2),
+        )
+
+    def forward(
+        self, hidden_states: torch.Tensor, key: torch.Tensor, value: torch.Tensor, explain: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Keys and values have one row a phrase, or a single row that all phrases share.
+
+        With `explain`, the probabilities `(P, num_heads, T, 1 + num_patches)` are returned as a node of the graph.
+        """
+        phrases, length, width = hidden_states.shape
+        shared = key.shape[0] == 1 and phrases > 1
+        rows = hidden_states.view(1, phrases * length, width) if shared else hidden_states
+        query = self.q_proj(rows).view(*rows.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        probabilities = None
+        if explain:
+            probabilities = _attention_probabilities(query, key, self.scaling)
+            if shared:  # (1, num_heads, P x T, S) -> (P, num_heads, T, S), so that every phrase has its own row
+                probabilities = probabilities.view(self.num_heads, phrases, length, -1).transpose(0, 1)
+            probabilities = _as_graph_node(probabilities)
+            weights = probabilities.transpose(0, 1).reshape(1, *query.shape[1:3], -1) if shared else probabilities
+            weights = nn.functional.dropout(weights, p=dropout, training=self.training)
+            context = torch.matmul(weights, value).transpose(1, 2)
+        else:
+            attention: Callable = eager_attention_forward
+            if not self.use_eager:
+                attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+                    self.config._attn_implementation, eager_attention_forward
+                )
+            context, _ = attention(self, query, key, value, None, scaling=self.scaling, dropout=dropout)
+        return self.out_proj(context.reshape(phrases, length, width)), probabilities
+
+
+class AlbefTextLayer(GradientCheckpointingLayer):
+    """Post-norm BERT layer; from `fusion_layer` upwards with cross-attention to the image."""
+
+    def __init__(self, config: AlbefTextConfig, layer_index: int, explanation_layer: int):
+        super().__init__()
+        self.attention = AlbefTextSelfAttention(config, use_eager=layer_index > explanation_layer)
+        self.attention_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.cross_attention = None
+        if layer_index >= config.fusion_layer:
+            self.cross_attention = AlbefTextCrossAttention(config, use_eager=layer_index >= explanation_layer)
+            self.cross_attention_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.output_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        key: torch.Tensor | None = None,
+        value: torch.Tensor | None = None,
+        explain: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        attended = self.dropout(self.attention(hidden_states, attention_mask))
+        hidden_states = self.attention_layer_norm(hidden_states + attended)
+        probabilities = None
+        if self.cross_attention is not None:
+            attended, probabilities = self.cross_attention(hidden_states, key, value, explain)
+            hidden_states = self.cross_attention_layer_norm(hidden_states + self.dropout(attended))
+        expanded = self.dropout(self.fc2(nn.functional.gelu(self.fc1(hidden_states))))
+        return self.output_layer_norm(hidden_states + expanded), probabilities
+
+
+class AlbefPreTrainedModel(PreTrainedModel):
+    """Weight initialisation, loading and the settings that all ALBEF models share."""
+
+    config: AlbefConfig
+    base_model_prefix = "albef"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["AlbefVisionLayer", "AlbefTextLayer"]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args,
+        image_size: int | tuple[int, int] | None = None,
+        **kwargs,
+    ) -> "AlbefPreTrainedModel":
+        r"""Loads a checkpoint; with `image_size` its position embeddings are resized (see [`resize_image`]).
+
+        Args:
+            pretrained_model_name_or_path (`str` or path): folder or Hub repository.
+            image_size (`int` or (height, width), *optional*): image size in pixels to use the model at. A `config`
+                whose `vision_config.image_size` differs from the checkpoint's has the same effect.
+            kwargs: as for [`~transformers.PreTrainedModel.from_pretrained`].
+        """
+        config = kwargs.get("config")
+        if pretrained_model_name_or_path is not None and isinstance(config, AlbefConfig):
+            stored = cls.config_class.from_pretrained(pretrained_model_name_or_path, **_hub_arguments(kwargs))
+            wanted = config.vision_config.image_size
+            if stored.vision_config.grid_size != config.vision_config.grid_size:
+                image_size = wanted if image_size is None else image_size
+                kwargs["config"] = config = copy.deepcopy(config)
+                config.vision_config.image_size = stored.vision_config.image_size
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        if image_size is not None:
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            model.resize_image(image_size)
+        return loaded
+
+    def resize_image(self, image_size: int | tuple[int, int]) -> None:
+        r"""Makes the model read images of another size: position embeddings are resized bicubically, in float32.
+
+        The class position stays as it is (`align_corners=False`). The configuration is updated; give the processor
+        the same size (`AlbefProcessor.from_pretrained(path, size={"height": 384, "width": 384})`).
+
+        Args:
+            image_size (`int` or (height, width)): the new size in pixels, a multiple of the patch size.
+        """
+        for module in self.modules():
+            if isinstance(module, AlbefVisionModel):
+                module.resize_position_embeddings(image_size)
+        owner = getattr(self.config, "vision_config", self.config)
+        owner.image_size = image_size
+
+
+def _hub_arguments(kwargs: dict) -> dict:
+    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+    return {name: kwargs[name] for name in names if name in kwargs}
+
+
+def resize_position_embeddings(
+    position_embeddings: torch.Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]
+) -> torch.Tensor:
+    r"""Resizes a table of position embeddings to another patch grid.
+
+    Args:
+        position_embeddings (`torch.Tensor` of shape `(1, 1 + old_height * old_width, hidden_size)`): class position
+            first, patches row by row.
+        old_grid, new_grid (`tuple` of `int`): (height, width) in patches.
+
+    Returns:
+        `torch.Tensor` of shape `(1, 1 + new_height * new_width, hidden_size)`; bicubic, `align_corners=False`,
+        computed in float32, class position unchanged.
+    """
+    class_position, patches = position_embeddings[:, :1], position_embeddings[:, 1:]
+    patches = patches.reshape(1, *old_grid, -1).permute(0, 3, 1, 2).float()
+    patches = nn.functional.interpolate(patches, size=new_grid, mode="bicubic", align_corners=False)
+    patches = patches.permute(0, 2, 3, 1).flatten(1, 2).to(position_embeddings.dtype)
+    return torch.cat([class_position, patches], dim=1)
+
+
+class AlbefVisionModel(AlbefPreTrainedModel):
+    """Image encoder: a vision transformer over patches with a class token in front."""
+
+    config: AlbefVisionConfig
+    input_modalities = ("image",)
+
+    def __init__(self, config: AlbefVisionConfig):
+        super().__init__(config)
+        grid_height, grid_width = config.grid_size
+        self.patch_embedding = nn.Conv2d(
+            config.num_channels,
+            config.hidden_size,
+            kernel_size=config.patch_height_width,
+            stride=config.patch_height_width,
+        )
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + grid_height * grid_width, config.hidden_size))
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.layers = nn.ModuleList([AlbefVisionLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            init.trunc_normal_(self.cls_token, std=self.config.initializer_range)
+            init.trunc_normal_(self.position_embeddings, std=self.config.initializer_range)
+
+    @torch.no_grad()
+    def resize_position_embeddings(self, image_size: int | tuple[int, int]) -> None:
+        """Resizes this encoder's position embeddings and configuration to `image_size` (pixels)."""
+        old_grid = self.config.grid_size
+        resized_config = AlbefVisionConfig(**{**self.config.to_dict(), "image_size": image_size})  # checks the size
+        resized = resize_position_embeddings(self.position_embeddings, old_grid, resized_config.grid_size)
+        requires_grad = self.position_embeddings.requires_grad
+        self.position_embeddings = nn.Parameter(resized, requires_grad=requires_grad)
+        self.config.image_size = image_size
+
+    def embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Patches with positions, class token first: `(N, 1 + num_patches, hidden_size)`."""
+        height, width = self.config.image_height_width
+        expected = (self.config.num_channels, height, width)
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
+            raise ValueError(
+                f"`pixel_values` must have shape (N, {', '.join(map(str, expected))}), got "
+                f"{tuple(pixel_values.shape)}. Give the processor the model's image size, or load the model with "
+                f"`from_pretrained(..., image_size=...)`."
+            )
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+        return self.dropout(tokens + self.position_embeddings)
+
+    def run_layers(
+        self, hidden_states: torch.Tensor, first: int = 0, last: int | None = None, use_eager: bool = False
+    ) -> torch.Tensor:
+        """Runs blocks `first` to `last - 1`, without the final normalisation."""
+        for layer in self.layers[first:last]:
+            hidden_states, _ = layer(hidden_states, use_eager=use_eager)
+        return hidden_states
+
+    def run_explained_layer(self, index: int, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Runs one block; returns the states and its probabilities as a node of the graph (a leaf if none exists)."""
+        return self.layers[index](hidden_states, use_eager=True, explain=True)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """`(N, 3, image_height, image_width)` to image_embeds `(N, 1 + num_patches, hidden_size)`."""
+        return self.layer_norm(self.run_layers(self.embed(pixel_values)))
+
+
+class AlbefTextModel(AlbefPreTrainedModel):
+    """Text encoder (layers below `fusion_layer`) and fusion encoder (the layers above) in one stack."""
+
+    config: AlbefTextConfig
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+
+    def __init__(self, config: AlbefTextConfig, explanation_layer: int | None = None):
+        super().__init__(config)
+        if explanation_layer is None:
+            explanation_layer = config.num_hidden_layers
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.embedding_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.layers = nn.ModuleList(
+            [AlbefTextLayer(config, index, explanation_layer) for index in range(config.num_hidden_layers)]
+        )
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.word_embeddings = value
+
+    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Pieces with positions: `(P, T)` to `(P, T, hidden_size)`."""
+        length, limit = input_ids.shape[1], self.config.max_position_embeddings
+        if length > limit:
+            raise ValueError(
+                f"`input_ids` has {length} pieces a phrase but the position table ends at {limit}. Shorten the "
+                f"phrase, or pass `max_length={limit}` to the processor to cut it."
+            )
+        embeds = self.word_embeddings(input_ids) + self.position_embeddings.weight[:length]
+        return self.dropout(self.embedding_layer_norm(embeds + self.token_type_embeddings.weight[0]))
+
+    def project_image(self, image_embeds: torch.Tensor) -> list[KeysValues]:
+        """Keys and values of every fusion layer, once an image (see [`AlbefTextCrossAttention`])."""
+        return [layer.cross_attention.project_image(image_embeds) for layer in self.layers[self.config.fusion_layer :]]
+
+    def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Text encoder alone: `(P, T)` to text_embeds `(P, T, hidden_size)`."""
+        return self.run_layers(self.embed(input_ids), attention_mask, last=self.config.fusion_layer)
+
+    def run_layers(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor,
+        keys_values: list[KeysValues] | None = None,
+        image_index: torch.Tensor | None = None,
+        first: int = 0,
+        last: int | None = None,
+    ) -> torch.Tensor:
+        """Runs layers `first` to `last - 1`; see [`run_layer`]."""
+        last = len(self.layers) if last is None else last
+        for index in range(first, last):
+            hidden_states, _ = self.run_layer(index, hidden_states, attention_mask, keys_values, image_index)
+        return hidden_states
+
+    def run_layer(
+        self,
+        index: int,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor,
+        keys_values: list[KeysValues] | None = None,
+        image_index: torch.Tensor | None = None,
+        explain: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Runs one layer on `(P, T, hidden_size)`; a fusion layer reads row `image_index[p]` of its keys and values.
+
+        Returns the new states and, with `explain`, the cross-attention probabilities as a node of the graph.
+        """
+        layer = self.layers[index]
+        key = value = None
+        if layer.cross_attention is not None:
+            key, value = keys_values[index - self.config.fusion_layer]
+            if not (key.shape[0] == 1 and image_index is not None):  # a single image is shared without a copy
+                key, value = _gather_rows(key, image_index), _gather_rows(value, image_index)
+        mask = self._make_mask(hidden_states, attention_mask, layer.attention.use_eager)
+        return layer(hidden_states, mask, key, value, explain=explain)
+
+    def _make_mask(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, use_eager: bool
+    ) -> torch.Tensor | None:
+        if use_eager:
+            return attention_mask[:, None, None, :].bool()
+        return create_bidirectional_mask(
+            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
+        )
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_embeds: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """`(P, T)` to states `(P, T, hidden_size)`: of all layers with `image_embeds`, else of the text layers."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        text_embeds = self.encode(input_ids, attention_mask)
+        if image_embeds is None:
+            return text_embeds
+        keys_values = self.project_image(image_embeds)
+        return self.run_layers(text_embeds, attention_mask, keys_values, image_index, self.config.fusion_layer)
+
+
+__all__ = [
+    "AlbefPreTrainedModel",
+    "AlbefTextModel",
+    "AlbefVisionModel",
+    "KeysValues",
+    "eager_attention_forward",
+    "resize_position_embeddings",
+]

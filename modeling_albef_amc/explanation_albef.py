@@ -1,0 +1,102 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Grad-CAM of an image-text score: from an attention map and its gradient to a heatmap over patches.
+
+Method: Yang et al., CVPR 2023 (arXiv 2206.15462), section 3, which follows Li et al., NeurIPS 2021 (ALBEF).
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+ExplanationKind = Literal["itm", "itc"]
+HeatmapDenominator = Literal["kept", "padded"]
+
+NORMALIZATION_EPSILON = 1e-7
+
+
+def check_choice(name: str, value: str, choices: object) -> None:
+    """Raises `ValueError` naming the argument when `value` is not one of the `choices` (a `Literal`)."""
+    if value not in get_args(choices):
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, get_args(choices)))}, got {value!r}.")
+
+
+def compute_weighted_attention(score: torch.Tensor, attention: torch.Tensor, keep_graph: bool) -> torch.Tensor:
+    r"""Attention weighted by the positive part of the gradient that the score sends to it, averaged over heads.
+
+    Formula: `mean over heads of A * max(dS/dA, 0)` with `S` the sum of `score`. Rows of a batch do not depend on
+    each other, so the gradient of the sum holds every row's own gradient. The product is float32 in any precision.
+
+    Args:
+        score (`torch.Tensor` of shape `(P,)`): the score to explain, one a phrase, in the graph.
+        attention (`torch.Tensor` of shape `(P, num_heads, T, S)`): probabilities before dropout, in the same graph.
+        keep_graph (`bool`): keep the graph and make the result differentiable (training: AMC differentiates twice).
+
+    Returns:
+        `torch.Tensor` of shape `(P, T, S)`, float32, >= 0.
+    """
+    (gradient,) = torch.autograd.grad(score.sum(), attention, create_graph=keep_graph, retain_graph=keep_graph)
+    if not keep_graph:
+        attention = attention.detach()
+    return (attention.float() * gradient.float().clamp(min=0)).mean(dim=1)
+
+
+def average_over_pieces(
+    token_heatmap: torch.Tensor, piece_mask: torch.Tensor, denominator: HeatmapDenominator = "kept"
+) -> torch.Tensor:
+    r"""Mean of the maps of the pieces that count.
+
+    Args:
+        token_heatmap (`torch.Tensor` of shape `(P, T, G_h, G_w)`): map of every piece.
+        piece_mask (`torch.Tensor` of shape `(P, T)`): 1 for pieces that count, 0 for padding and pieces left out.
+        denominator (`str`, defaults to `"kept"`): `"kept"` divides by the number of pieces that count, so that a
+            heatmap does not depend on the padding of its batch; `"padded"` divides by T as the released code does.
+
+    Returns:
+        `torch.Tensor` of shape `(P, G_h, G_w)`.
+    """
+    weights = piece_mask.to(token_heatmap.dtype)
+    total = torch.einsum("pt,ptyx->pyx", weights, token_heatmap)
+    if denominator == "padded":
+        return total / token_heatmap.shape[1]
+    return total / weights.sum(dim=1)[:, None, None]
+
+
+def normalize_heatmap(heatmap: torch.Tensor) -> torch.Tensor:
+    r"""Heatmap of each phrase minus its minimum, divided by its maximum after that plus 1e-7.
+
+    Args:
+        heatmap (`torch.Tensor` of shape `(P, G_h, G_w)`): raw Grad-CAM, >= 0.
+
+    Returns:
+        `torch.Tensor` of shape `(P, G_h, G_w)` in [0, 1].
+    """
+    shifted = heatmap - heatmap.amin(dim=(-2, -1), keepdim=True)
+    return shifted / (shifted.amax(dim=(-2, -1), keepdim=True) + NORMALIZATION_EPSILON)
+
+
+class evaluation_mode:
+    """Context in which a model is in evaluation mode; afterwards every module has the mode it had before."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.training_modules = [module for module in self.model.modules() if module.training]
+        if self.training_modules:
+            self.model.eval()
+
+    def __exit__(self, *exception) -> None:
+        for module in self.training_modules:
+            module.training = True
+
+
+__all__ = [
+    "ExplanationKind",
+    "HeatmapDenominator",
+    "average_over_pieces",
+    "check_choice",
+    "compute_weighted_attention",
+    "evaluation_mode",
+    "normalize_heatmap",
+]

@@ -1,0 +1,874 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""ALBEF as `transformers` models: image encoder, text encoder, fusion encoder, and the heads that read them.
+
+Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651). The heatmap that the heads return with
+`output_heatmap=True` is the Grad-CAM of Yang et al., CVPR 2023 (arXiv 2206.15462), computed inside `forward`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_albef import AlbefConfig, AlbefTextConfig
+from .contrastive_albef import (
+    IGNORED_LABEL,
+    UNKNOWN_IMAGE_ID,
+    DistillationAxis,
+    compute_contrastive_targets,
+    compute_distillation_loss,
+    compute_masked_word_loss,
+    compute_negative_probabilities,
+    draw_negatives,
+    mask_pieces,
+    resolve_image_ids,
+    soft_cross_entropy,
+)
+from .encoders_albef import AlbefPreTrainedModel, AlbefTextModel, AlbefVisionModel, KeysValues
+from .explanation_albef import (
+    ExplanationKind,
+    HeatmapDenominator,
+    average_over_pieces,
+    check_choice,
+    compute_weighted_attention,
+    evaluation_mode,
+    normalize_heatmap,
+)
+
+ITM_MATCH_INDEX = 1
+ITM_MISMATCH_INDEX = 0
+OBJECTIVES = ("itc", "itm", "mlm")
+
+
+@dataclass
+class AlbefModelOutput(ModelOutput):
+    """Outputs of [`AlbefModel`] for N images and P phrases of T pieces.
+
+    Args:
+        last_hidden_state (`torch.Tensor` of shape `(P, T, hidden_size)`): states of the fusion encoder.
+        image_embeds (`torch.Tensor` of shape `(N, 1 + num_patches, hidden_size)`): image encoder, [CLS] first.
+        text_embeds (`torch.Tensor` of shape `(P, T, hidden_size)`): text encoder, [CLS] first.
+        image_features (`torch.Tensor` of shape `(N, projection_dim)`): projected image [CLS], unit length.
+        text_features (`torch.Tensor` of shape `(P, projection_dim)`): projected text [CLS], unit length.
+        logits_per_image (`torch.Tensor` of shape `(N, P)`): contrastive similarities over temperature.
+        logits_per_text (`torch.Tensor` of shape `(P, N)`): their transpose.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    image_features: torch.Tensor | None = None
+    text_features: torch.Tensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+
+
+@dataclass
+class AlbefGroundingOutput(ModelOutput):
+    """Outputs of [`AlbefForImageTextMatching`] for P phrases of T pieces on a grid of G_h x G_w patches.
+
+    Args:
+        loss (`torch.Tensor`, scalar, with `itm_labels`): cross-entropy of the matching scores, mean over phrases.
+        itm_logits (`torch.Tensor` of shape `(P, 2)`): matching scores; index `ITM_MATCH_INDEX` = 1 is "match".
+        heatmap (`torch.Tensor` of shape `(P, G_h, G_w)`, with `output_heatmap`): raw Grad-CAM, >= 0, float32; in the
+            graph when gradients were enabled on entry.
+        normalized_heatmap (`torch.Tensor` of shape `(P, G_h, G_w)`): minus minimum, over maximum; in [0, 1].
+        token_heatmap (`torch.Tensor` of shape `(P, T, G_h, G_w)`, with `output_token_heatmap`): the map of every
+            piece before their mean; 0 for padding.
+        image_index (`torch.Tensor` of shape `(P,)`): image row of every phrase.
+        original_sizes (`torch.Tensor` of shape `(N, 2)`): height and width of the stored images, passed through.
+    """
+
+    loss: torch.Tensor | None = None
+    itm_logits: torch.Tensor | None = None
+    heatmap: torch.Tensor | None = None
+    normalized_heatmap: torch.Tensor | None = None
+    token_heatmap: torch.Tensor | None = None
+    image_index: torch.Tensor | None = None
+    original_sizes: torch.Tensor | None = None
+
+
+@dataclass
+class AlbefPreTrainingOutput(ModelOutput):
+    """Outputs of [`AlbefForPreTraining`] for N images and P phrases of T pieces.
+
+    Args:
+        loss (`torch.Tensor`, scalar): sum of the objectives that were asked for.
+        itc_loss, itm_loss, mlm_loss (`torch.Tensor`, scalars): contrastive, matching and masked-word losses.
+        itm_logits (`torch.Tensor` of shape `(P, 2)`): matching scores of the given pairs.
+        itm_pair_logits (`torch.Tensor` of shape `(up to 3P, 2)`): given pairs; each phrase with a negative image;
+            a negative phrase with each phrase's image. Phrases without a candidate add no pair.
+        mlm_logits (`torch.Tensor` of shape `(num_masked, vocab_size)`, or `(P, T, vocab_size)` with the sequence
+            axis): scores of masked words.
+        heatmap, normalized_heatmap, token_heatmap: as in [`AlbefGroundingOutput`].
+        image_features, text_features (`torch.Tensor` of shape `(N | P, projection_dim)`): online, unit length.
+        momentum_image_features, momentum_text_features (same shapes): of the momentum model, for `enqueue`.
+        logits_per_image (`torch.Tensor` of shape `(N, P + queue_size)`), logits_per_text (`(P, N + queue_size)`):
+            similarities to the momentum features of the batch and then of the queue, over temperature.
+        image_index (`torch.Tensor` of shape `(P,)`): image row of every phrase.
+    """
+
+    loss: torch.Tensor | None = None
+    itc_loss: torch.Tensor | None = None
+    itm_loss: torch.Tensor | None = None
+    mlm_loss: torch.Tensor | None = None
+    itm_logits: torch.Tensor | None = None
+    itm_pair_logits: torch.Tensor | None = None
+    mlm_logits: torch.Tensor | None = None
+    heatmap: torch.Tensor | None = None
+    normalized_heatmap: torch.Tensor | None = None
+    token_heatmap: torch.Tensor | None = None
+    image_features: torch.Tensor | None = None
+    text_features: torch.Tensor | None = None
+    momentum_image_features: torch.Tensor | None = None
+    momentum_text_features: torch.Tensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    image_index: torch.Tensor | None = None
+
+
+class AlbefModel(AlbefPreTrainedModel):
+    r"""ALBEF without a task head: image encoder, text and fusion encoder, contrastive projections.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from albef_amc import AlbefConfig, AlbefModel
+    >>> config = AlbefConfig(
+    ...     vision_config=dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+    ...                        image_size=32, patch_size=16),
+    ...     text_config=dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+    ...                      fusion_layer=1, vocab_size=50),
+    ...     projection_dim=8, explanation_layer=1, explanation_block=1, queue_size=8)
+    >>> outputs = AlbefModel(config)(torch.zeros(1, 3, 32, 32), torch.tensor([[2, 7, 9], [2, 8, 9]]),
+    ...                              image_index=torch.tensor([0, 0]))
+    >>> outputs.last_hidden_state.shape, outputs.logits_per_image.shape
+    (torch.Size([2, 3, 32]), torch.Size([1, 2]))
+
+    ```
+    """
+
+    def __init__(self, config: AlbefConfig):
+        super().__init__(config)
+        self.vision_model = AlbefVisionModel(config.vision_config)
+        self.text_model = AlbefTextModel(config.text_config, config.explanation_layer)
+        self.vision_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim)
+        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim)
+        self.temperature = nn.Parameter(torch.tensor(float(config.temperature_init)))
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            init.constant_(self.temperature, self.config.temperature_init)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.word_embeddings = value
+
+    def project_images(self, image_embeds: torch.Tensor) -> torch.Tensor:
+        """Contrastive image features `(N, projection_dim)`, unit length, from the class token."""
+        return nn.functional.normalize(self.vision_projection(image_embeds[:, 0]), dim=-1)
+
+    def project_texts(self, text_embeds: torch.Tensor) -> torch.Tensor:
+        """Contrastive text features `(P, projection_dim)`, unit length, from the first token."""
+        return nn.functional.normalize(self.text_projection(text_embeds[:, 0]), dim=-1)
+
+    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Contrastive features of images, `(N, projection_dim)`, unit length."""
+        return self.project_images(self.vision_model(pixel_values))
+
+    def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Contrastive features of phrases, `(P, projection_dim)`, unit length."""
+        return self.project_texts(self.text_model(input_ids, attention_mask))
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+    ) -> AlbefModelOutput:
+        r"""Encodes N images once and P phrases, and fuses every phrase with its image.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(N, 3, image_height, image_width)`): normalised images.
+            input_ids, attention_mask (`torch.Tensor` of shape `(P, T)`): pieces, and 1 for real ones.
+            image_index (`torch.Tensor` of shape `(P,)`, *optional*): image row of each phrase; not needed if P = N.
+        """
+        attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
+        image_embeds = self.vision_model(pixel_values)
+        text_embeds = self.text_model.encode(input_ids, attention_mask)
+        keys_values = self.text_model.project_image(image_embeds)
+        fused = self.text_model.run_layers(
+            text_embeds, attention_mask, keys_values, image_index, first=self.config.text_config.fusion_layer
+        )
+        image_features, text_features = self.project_images(image_embeds), self.project_texts(text_embeds)
+        logits_per_image = image_features @ text_features.T / self.temperature
+        return AlbefModelOutput(
+            last_hidden_state=fused,
+            image_embeds=image_embeds,
+            text_embeds=text_embeds,
+            image_features=image_features,
+            text_features=text_features,
+            logits_per_image=logits_per_image,
+            logits_per_text=logits_per_image.T,
+        )
+
+
+def check_phrase_inputs(
+    pixel_values: torch.Tensor,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    image_index: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fills in what is optional and checks that every phrase has an image.
+
+    Returns:
+        `attention_mask` of shape `(P, T)` and `image_index` of shape `(P,)`.
+    """
+    num_images, num_phrases = len(pixel_values), len(input_ids)
+    if input_ids.ndim != 2 or num_phrases == 0 or input_ids.shape[1] == 0:
+        raise ValueError(f"`input_ids` must have shape (P, T) with at least one phrase, got {tuple(input_ids.shape)}.")
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    elif attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"`attention_mask` has shape {tuple(attention_mask.shape)} but `input_ids` {tuple(input_ids.shape)}: "
+            "pass both as the processor returned them."
+        )
+    if image_index is None:
+        if num_images != num_phrases:
+            raise ValueError(
+                f"`image_index` is needed for {num_phrases} phrases on {num_images} images: pass the image row of "
+                "every phrase (the processor returns it)."
+            )
+        image_index = torch.arange(num_images, device=input_ids.device)
+    elif image_index.shape != (num_phrases,) or image_index.min() < 0 or image_index.max() >= num_images:
+        raise ValueError(
+            f"`image_index` must hold {num_phrases} image rows between 0 and {num_images - 1}, got "
+            f"{image_index.tolist()}."
+        )
+    return attention_mask, image_index
+
+
+def resolve_token_mask(token_mask: torch.Tensor | None, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Pieces that a heatmap averages, `(P, T)`: `token_mask` among the real pieces, every real piece without it."""
+    if token_mask is None:
+        return attention_mask
+    if token_mask.shape != attention_mask.shape:
+        raise ValueError(
+            f"`token_mask` has shape {tuple(token_mask.shape)} but `input_ids` {tuple(attention_mask.shape)}: one "
+            "value a piece is needed."
+        )
+    piece_mask = token_mask.to(attention_mask.dtype) * attention_mask
+    if not piece_mask.any(dim=1).all():
+        empty = (~piece_mask.any(dim=1)).nonzero().flatten().tolist()
+        raise ValueError(f"`token_mask` keeps no piece of phrase(s) {empty}: mark at least one real piece of each.")
+    return piece_mask
+
+
+class AlbefMatchingModel(AlbefPreTrainedModel):
+    """Matching head, heatmaps and `ground`, shared by the classes that score pairs of image and phrase.
+
+    A subclass adds its own modules after `super().__init__` and ends with `self.post_init()`.
+    """
+
+    def __init__(self, config: AlbefConfig):
+        super().__init__(config)
+        self.albef = AlbefModel(config)
+        self.itm_head = nn.Linear(config.text_config.hidden_size, 2)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.albef.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.albef.set_input_embeddings(value)
+
+    def match(
+        self,
+        text_embeds: torch.Tensor,
+        attention_mask: torch.Tensor,
+        keys_values: list[KeysValues],
+        image_index: torch.Tensor | None,
+        explain: bool = False,
+        keep_graph: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        r"""Fuses phrases with images and scores the pairs.
+
+        Args:
+            text_embeds (`torch.Tensor` of shape `(P, T, hidden_size)`): output of the text encoder.
+            attention_mask (`torch.Tensor` of shape `(P, T)`): 1 for real pieces.
+            keys_values (`list`): keys and values of the images, one pair a fusion layer.
+            image_index (`torch.Tensor` of shape `(P,)`): image row of each phrase.
+            explain, keep_graph (`bool`): compute the maps of the matching score; keep them in the graph.
+
+        Returns:
+            `tuple`: states `(P, T, hidden_size)`; `itm_logits` `(P, 2)`; with `explain` the map of every piece
+            `(P, T, G_h, G_w)`, else None.
+        """
+        text_model, config = self.albef.text_model, self.config
+        explained = config.explanation_layer
+        fusion = (attention_mask, keys_values, image_index)
+        if not explain:
+            fused = text_model.run_layers(text_embeds, *fusion, first=config.text_config.fusion_layer)
+            return fused, self.itm_head(fused[:, 0]), None
+        states = text_model.run_layers(text_embeds, *fusion, first=config.text_config.fusion_layer, last=explained)
+        with torch.enable_grad():  # without a graph to keep, it begins at the attention map and ends at the score
+            states, attention = text_model.run_layer(explained, states, *fusion, explain=True)
+            fused = text_model.run_layers(states, *fusion, first=explained + 1)
+            itm_logits = self.itm_head(fused[:, 0])
+            maps = compute_weighted_attention(itm_logits[:, ITM_MATCH_INDEX], attention, keep_graph)
+        maps = maps[..., 1:].unflatten(-1, config.vision_config.grid_size)  # drop the class token
+        if not keep_graph:
+            fused, itm_logits = fused.detach(), itm_logits.detach()
+        return fused, itm_logits, maps
+
+    def explain_similarity(
+        self, pixel_values: torch.Tensor, text_embeds: torch.Tensor, image_index: torch.Tensor, keep_graph: bool
+    ) -> torch.Tensor:
+        r"""Grad-CAM of the contrastive similarity: class-token attention of vision block `explanation_block`.
+
+        The rows that enter the block are expanded by `image_index`, so that each phrase has a gradient of its own.
+
+        Returns:
+            `torch.Tensor` of shape `(P, G_h, G_w)`, >= 0, float32.
+        """
+        vision_model, block = self.albef.vision_model, self.config.explanation_block
+        text_features = self.albef.project_texts(text_embeds)
+        states = vision_model.run_layers(vision_model.embed(pixel_values), last=block).index_select(0, image_index)
+        with torch.enable_grad():
+            states, attention = vision_model.run_explained_layer(block, states)
+            states = vision_model.run_layers(states, first=block + 1, use_eager=True)
+            image_features = self.albef.project_images(vision_model.layer_norm(states))
+            similarity = (image_features * text_features).sum(dim=-1) / self.albef.temperature
+            maps = compute_weighted_attention(similarity, attention, keep_graph)
+        return maps[:, 0, 1:].unflatten(-1, self.config.vision_config.grid_size)  # row of the class token
+
+    def ground(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        token_mask: torch.Tensor | None = None,
+        original_sizes: torch.Tensor | None = None,
+        explanation_kind: ExplanationKind = "itm",
+        output_token_heatmap: bool = False,
+        phrases_per_chunk: int = 32,
+        **unused_inputs,
+    ) -> AlbefGroundingOutput:
+        r"""Heatmap and matching score of every phrase, without dropout and without a trace.
+
+        No parameter, `.grad`, mode or hook is changed, under `torch.no_grad()` and `torch.inference_mode()` as well.
+        It costs a forward pass, with every image encoded once, and a backward pass from the score to the
+        explanation layer.
+
+        Args:
+            pixel_values, input_ids, attention_mask, image_index, token_mask, original_sizes, explanation_kind,
+            output_token_heatmap: as for [`forward`].
+            phrases_per_chunk (`int`, defaults to 32): phrases explained at once; bounds the memory.
+            unused_inputs: other outputs of the processor or the collator (regions, identities) are not read.
+
+        Returns:
+            [`AlbefGroundingOutput`] for [`AlbefProcessor.post_process_grounding`].
+
+        Raises:
+            ValueError: shapes that do not fit, or scores that are not finite (NaN in the checkpoint or the image).
+        """
+        with torch.inference_mode(False), torch.no_grad(), evaluation_mode(self):
+            tensors = (pixel_values, input_ids, attention_mask, image_index, token_mask)
+            pixel_values, input_ids, attention_mask, image_index, token_mask = (
+                tensor.clone() if tensor is not None and tensor.is_inference() else tensor for tensor in tensors
+            )
+            attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
+            chunks = self._ground_chunks(
+                pixel_values, input_ids, attention_mask, image_index, token_mask, explanation_kind, phrases_per_chunk
+            )
+            itm_logits, heatmaps, token_maps = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+        if not torch.isfinite(itm_logits).all() or not torch.isfinite(heatmaps).all():
+            raise ValueError(
+                "the matching scores or heatmaps are not finite: `pixel_values` or the model's weights hold NaN or "
+                "infinity. Check the image and the checkpoint (`albef-amc convert` refuses such weights)."
+            )
+        return AlbefGroundingOutput(
+            itm_logits=itm_logits,
+            heatmap=heatmaps,
+            normalized_heatmap=normalize_heatmap(heatmaps),
+            token_heatmap=token_maps if output_token_heatmap else None,
+            image_index=image_index,
+            original_sizes=original_sizes,
+        )
+
+    def _ground_chunks(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        image_index: torch.Tensor,
+        token_mask: torch.Tensor | None,
+        explanation_kind: ExplanationKind,
+        phrases_per_chunk: int,
+    ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Scores, heatmaps and piece maps `(P, T, G_h, G_w)` (`(P, 0, G_h, G_w)` for `itc`), chunk by chunk."""
+        check_choice("explanation_kind", explanation_kind, ExplanationKind)
+        explain_match = explanation_kind == "itm"
+        piece_mask = resolve_token_mask(token_mask, attention_mask)
+        text_model = self.albef.text_model
+        keys_values = text_model.project_image(self.albef.vision_model(pixel_values))
+        chunks = []
+        for rows in torch.arange(len(input_ids), device=input_ids.device).split(phrases_per_chunk):
+            mask, images = attention_mask[rows], image_index[rows]
+            text_embeds = text_model.encode(input_ids[rows], mask)
+            _, itm_logits, maps = self.match(text_embeds, mask, keys_values, images, explain=explain_match)
+            if explain_match:
+                maps = maps * mask[..., None, None]
+                heatmap = average_over_pieces(maps, piece_mask[rows])
+            else:
+                heatmap = self.explain_similarity(pixel_values, text_embeds, images, keep_graph=False)
+                maps = heatmap[:, None][:, :0]
+            chunks.append((itm_logits, heatmap, maps))
+        return chunks
+
+
+class AlbefForImageTextMatching(AlbefMatchingModel):
+    r"""ALBEF that scores whether a phrase matches an image, and shows where: the class for grounding.
+
+    `forward` with `output_heatmap=True` adds the Grad-CAM heatmap of the score, differentiable when gradients are
+    enabled. [`ground`] is the call for using a trained model.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^momentum_", r"_queue", r"^mlm_head\."]
+
+    def __init__(self, config: AlbefConfig):
+        super().__init__(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        token_mask: torch.Tensor | None = None,
+        original_sizes: torch.Tensor | None = None,
+        itm_labels: torch.Tensor | None = None,
+        output_heatmap: bool = False,
+        output_token_heatmap: bool = False,
+        explanation_kind: ExplanationKind = "itm",
+        heatmap_denominator: HeatmapDenominator = "kept",
+    ) -> AlbefGroundingOutput:
+        r"""Scores P phrases against their images; every image is encoded once.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(N, 3, image_height, image_width)`): normalised images.
+            input_ids, attention_mask (`torch.Tensor` of shape `(P, T)`): pieces, and 1 for real ones.
+            image_index (`torch.Tensor` of shape `(P,)`, *optional*): image row of each phrase; not needed if P = N.
+            token_mask (`torch.Tensor` of shape `(P, T)`, *optional*): 1 for the pieces whose maps are averaged, to
+                explain a phrase inside its caption; every real piece by default.
+            original_sizes (`torch.Tensor` of shape `(N, 2)`, *optional*): passed through to the output.
+            itm_labels (`torch.Tensor` of shape `(P,)`, *optional*): 1 where phrase and image match, else 0.
+            output_heatmap, output_token_heatmap (`bool`): compute the explanation, per phrase and per piece.
+            explanation_kind (`str`, defaults to `"itm"`): `"itm"` explains the matching score at the cross-attention
+                of `explanation_layer`, `"itc"` the contrastive similarity at vision block `explanation_block`.
+            heatmap_denominator (`str`, defaults to `"kept"`): see
+                [`~explanation_albef.average_over_pieces`].
+        """
+        check_choice("explanation_kind", explanation_kind, ExplanationKind)
+        check_choice("heatmap_denominator", heatmap_denominator, HeatmapDenominator)
+        attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
+        piece_mask = resolve_token_mask(token_mask, attention_mask)
+        wants_heatmap = output_heatmap or output_token_heatmap
+        keep_graph = torch.is_grad_enabled()
+        wants_itm_map = wants_heatmap and explanation_kind == "itm"
+
+        image_embeds = self.albef.vision_model(pixel_values)
+        text_embeds = self.albef.text_model.encode(input_ids, attention_mask)
+        itm_logits, token_maps = self.match(
+            text_embeds,
+            attention_mask,
+            self.albef.text_model.project_image(image_embeds),
+            image_index,
+            explain=wants_itm_map,
+            keep_graph=keep_graph,
+        )[1:]
+        output = AlbefGroundingOutput(itm_logits=itm_logits, image_index=image_index, original_sizes=original_sizes)
+        if wants_itm_map:
+            token_maps = token_maps * attention_mask[..., None, None]
+            output.heatmap = average_over_pieces(token_maps, piece_mask, heatmap_denominator)
+            output.token_heatmap = token_maps if output_token_heatmap else None
+        elif wants_heatmap:
+            if output_token_heatmap:
+                raise ValueError('`output_token_heatmap` needs `explanation_kind="itm"`: an `itc` map has no pieces.')
+            output.heatmap = self.explain_similarity(pixel_values, text_embeds, image_index, keep_graph)
+        if output.heatmap is not None:
+            output.normalized_heatmap = normalize_heatmap(output.heatmap)
+        if itm_labels is not None:
+            output.loss = nn.functional.cross_entropy(itm_logits, itm_labels)
+        return output
+
+
+class AlbefMaskedWordHead(nn.Module):
+    """BERT's masked-word head; its decoder is tied to the word embeddings."""
+
+    def __init__(self, config: AlbefTextConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """`(..., hidden_size)` to `(..., vocab_size)`."""
+        return self.decoder(self.layer_norm(nn.functional.gelu(self.dense(states))))
+
+
+class AlbefForPreTraining(AlbefMatchingModel):
+    r"""ALBEF with its three pre-training objectives: contrastive (ITC), matching (ITM), masked words (MLM).
+
+    `forward` changes no state. A training step calls, in this order: [`clamp_temperature`] and [`update_momentum`]
+    before the first micro-batch, `forward` and backward, then [`enqueue`] with the momentum features of the output.
+    """
+
+    _keys_to_ignore_on_load_missing = [r"^momentum_", r"_queue"]  # made from the online weights, or empty
+    _tied_weights_keys = {
+        "mlm_head.decoder.weight": "albef.text_model.word_embeddings.weight",
+        "momentum_mlm_head.decoder.weight": "momentum_text_model.word_embeddings.weight",
+    }
+
+    def __init__(self, config: AlbefConfig):
+        super().__init__(config)
+        text_config, vision_config = config.text_config, config.vision_config
+        self.mlm_head = AlbefMaskedWordHead(text_config)
+        self.momentum_vision_model = AlbefVisionModel(vision_config)
+        self.momentum_text_model = AlbefTextModel(text_config, config.explanation_layer)
+        self.momentum_vision_projection = nn.Linear(vision_config.hidden_size, config.projection_dim)
+        self.momentum_text_projection = nn.Linear(text_config.hidden_size, config.projection_dim)
+        self.momentum_mlm_head = AlbefMaskedWordHead(text_config)
+        for name, parameter in self.named_parameters():
+            if name.startswith("momentum_"):
+                parameter.requires_grad_(False)
+        for modality in ("image", "text"):
+            self.register_buffer(f"{modality}_queue", torch.zeros(config.projection_dim, config.queue_size))
+            ids = torch.full((config.queue_size,), UNKNOWN_IMAGE_ID, dtype=torch.int64)
+            self.register_buffer(f"{modality}_queue_ids", ids)
+            self.register_buffer(f"{modality}_queue_pointer", torch.zeros(1, dtype=torch.int64))
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is not self:
+            return
+        for momentum_parameter, parameter in self.iterate_momentum_pairs():
+            init.copy_(momentum_parameter, parameter)
+        for modality in ("image", "text"):
+            queue = getattr(self, f"{modality}_queue")
+            init.copy_(queue, nn.functional.normalize(torch.randn_like(queue), dim=0))
+            init.constant_(getattr(self, f"{modality}_queue_ids"), UNKNOWN_IMAGE_ID)
+            init.zeros_(getattr(self, f"{modality}_queue_pointer"))
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.mlm_head.decoder
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.mlm_head.decoder = value
+
+    def iterate_momentum_pairs(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+        """Every momentum parameter, once, with the online parameter that it follows."""
+        pairs = (
+            (self.momentum_vision_model, self.albef.vision_model),
+            (self.momentum_text_model, self.albef.text_model),
+            (self.momentum_vision_projection, self.albef.vision_projection),
+            (self.momentum_text_projection, self.albef.text_projection),
+            (self.momentum_mlm_head, self.mlm_head),
+        )
+        seen = set()
+        for momentum_module, module in pairs:
+            for followers in zip(momentum_module.parameters(), module.parameters(), strict=True):
+                if id(followers[0]) not in seen:
+                    seen.add(id(followers[0]))
+                    yield followers
+
+    @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        """Clamps the contrastive temperature to `[temperature_min, temperature_max]` of the configuration."""
+        self.albef.temperature.clamp_(self.config.temperature_min, self.config.temperature_max)
+
+    @torch.no_grad()
+    def update_momentum(self) -> None:
+        """Moves every momentum weight: `momentum * old + (1 - momentum) * online`."""
+        momentum_parameters, parameters = zip(*self.iterate_momentum_pairs(), strict=True)
+        torch._foreach_mul_(momentum_parameters, self.config.momentum)
+        torch._foreach_add_(momentum_parameters, parameters, alpha=1 - self.config.momentum)
+
+    @torch.no_grad()
+    def enqueue(
+        self,
+        image_features: torch.Tensor,
+        text_features: torch.Tensor,
+        image_ids: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+    ) -> None:
+        r"""Writes momentum features into the queues, oldest entries first: a column an image, a column a phrase.
+
+        Args:
+            image_features (`torch.Tensor` of shape `(N, projection_dim)`), text_features
+                (`torch.Tensor` of shape `(P, projection_dim)`): momentum features, unit length.
+            image_ids (`torch.Tensor` of shape `(N,)`, *optional*): identities; unknown (-1) without.
+            image_index (`torch.Tensor` of shape `(P,)`, *optional*): image row of each phrase; needed if P != N.
+        """
+        if image_ids is None:
+            image_ids = torch.full((len(image_features),), UNKNOWN_IMAGE_ID, device=image_features.device)
+        self._write_queue("image", image_features, image_ids)
+        self._write_queue("text", text_features, image_ids if image_index is None else image_ids[image_index])
+
+    def _write_queue(self, modality: str, features: torch.Tensor, ids: torch.Tensor) -> None:
+        queue, pointer = getattr(self, f"{modality}_queue"), getattr(self, f"{modality}_queue_pointer")
+        size = queue.shape[1]
+        columns = (pointer + torch.arange(len(features), device=queue.device)) % size
+        kept = slice(max(0, len(features) - size), None)  # of a batch larger than the queue the last ones stay
+        queue[:, columns[kept]] = features[kept].T.to(queue.dtype)
+        getattr(self, f"{modality}_queue_ids")[columns[kept]] = ids[kept]
+        pointer.copy_((pointer + len(features)) % size)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        image_ids: torch.Tensor | None = None,
+        token_mask: torch.Tensor | None = None,
+        mlm_input_ids: torch.Tensor | None = None,
+        mlm_labels: torch.Tensor | None = None,
+        negative_image_index: torch.Tensor | None = None,
+        negative_text_index: torch.Tensor | None = None,
+        negative_uniforms: torch.Tensor | None = None,
+        distillation_alpha: float | None = None,
+        distillation_axis: DistillationAxis = "vocabulary",
+        objectives: tuple[str, ...] = OBJECTIVES,
+        output_heatmap: bool = False,
+        output_token_heatmap: bool = False,
+        heatmap_denominator: HeatmapDenominator = "kept",
+    ) -> AlbefPreTrainingOutput:
+        r"""The pre-training losses of N images and P phrases, with the heatmap of the given pairs on request.
+
+        Args:
+            pixel_values, input_ids, attention_mask, image_index, token_mask, output_heatmap, output_token_heatmap,
+            heatmap_denominator: as for [`AlbefForImageTextMatching`] (the `itm` explanation).
+            image_ids (`torch.Tensor` of shape `(N,)`, *optional*): identity of each image, >= 0: entries of the same
+                image are positives of the contrastive loss and never hard negatives. Every image is its own without.
+            mlm_input_ids, mlm_labels (`torch.Tensor` of shape `(P, T)`, *optional*): masked pieces, and the true ones
+                (-100 where nothing is predicted). Drawn when absent.
+            negative_image_index, negative_text_index (`torch.Tensor` of shape `(P,)`, *optional*): image row that
+                phrase p does not match; phrase that the image of phrase p does not match; -1 for none. Drawn from the
+                similarities when absent.
+            negative_uniforms (`torch.Tensor` of shape `(P, 2)`, *optional*): numbers in [0, 1) that decide those
+                draws (image, text); from the global generator when absent.
+            distillation_alpha (`float`, *optional*): weight of the momentum model's targets; the configuration's
+                `distillation_alpha` by default.
+            distillation_axis (`str`, defaults to `"vocabulary"`): see
+                [`~contrastive_albef.compute_distillation_loss`].
+            objectives (`tuple` of `str`): which of `"itc"`, `"itm"`, `"mlm"` to compute.
+        """
+        check_choice("distillation_axis", distillation_axis, DistillationAxis)
+        check_choice("heatmap_denominator", heatmap_denominator, HeatmapDenominator)
+        attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
+        alpha = self.config.distillation_alpha if distillation_alpha is None else distillation_alpha
+        ids = resolve_image_ids(image_ids, len(pixel_values), pixel_values.device)
+        output = AlbefPreTrainingOutput(image_index=image_index)
+
+        image_embeds = self.albef.vision_model(pixel_values)
+        text_embeds = self.albef.text_model.encode(input_ids, attention_mask)
+        keys_values = self.albef.text_model.project_image(image_embeds)
+        momentum_image_embeds = self._contrast(
+            output, pixel_values, input_ids, attention_mask, image_embeds, text_embeds, ids, alpha
+        )
+        _, output.itm_logits, maps = self.match(
+            text_embeds,
+            attention_mask,
+            keys_values,
+            image_index,
+            explain=output_heatmap or output_token_heatmap,
+            keep_graph=torch.is_grad_enabled(),
+        )
+        if maps is not None:
+            maps = maps * attention_mask[..., None, None]
+            piece_mask = resolve_token_mask(token_mask, attention_mask)
+            output.heatmap = average_over_pieces(maps, piece_mask, heatmap_denominator)
+            output.normalized_heatmap = normalize_heatmap(output.heatmap)
+            output.token_heatmap = maps if output_token_heatmap else None
+        if "itm" in objectives:
+            if negative_image_index is None or negative_text_index is None:
+                negative_image_index, negative_text_index = self._draw_negatives(output, ids, negative_uniforms)
+            self._match_negatives(
+                output, text_embeds, attention_mask, keys_values, negative_image_index, negative_text_index
+            )
+        if "mlm" in objectives:
+            if mlm_input_ids is None or mlm_labels is None:
+                mlm_input_ids, mlm_labels = self._mask_pieces(input_ids, attention_mask)
+            masked = (mlm_input_ids, mlm_labels, attention_mask, keys_values, momentum_image_embeds, image_index)
+            self._predict_masked_words(output, *masked, alpha, distillation_axis)
+        terms = {"itc": output.itc_loss, "itm": output.itm_loss, "mlm": output.mlm_loss}
+        output.loss = sum(terms[name] for name in objectives)
+        return output
+
+    def _contrast(
+        self,
+        output: AlbefPreTrainingOutput,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        image_embeds: torch.Tensor,
+        text_embeds: torch.Tensor,
+        ids: torch.Tensor,
+        alpha: float,
+    ) -> torch.Tensor:
+        """Contrastive part of the output; returns the momentum image states `(N, 1 + num_patches, hidden_size)`."""
+        temperature = self.albef.temperature
+        output.image_features = self.albef.project_images(image_embeds)
+        output.text_features = self.albef.project_texts(text_embeds)
+        with torch.no_grad():
+            momentum_image_embeds = self.momentum_vision_model(pixel_values)
+            momentum_text_embeds = self.momentum_text_model.encode(input_ids, attention_mask)
+            image_features = nn.functional.normalize(
+                self.momentum_vision_projection(momentum_image_embeds[:, 0]).float(), dim=-1
+            )
+            text_features = nn.functional.normalize(
+                self.momentum_text_projection(momentum_text_embeds[:, 0]).float(), dim=-1
+            )
+            image_candidates = torch.cat([image_features.T, self.image_queue], dim=1)
+            text_candidates = torch.cat([text_features.T, self.text_queue], dim=1)
+            phrase_ids = ids[output.image_index]
+            image_targets = compute_contrastive_targets(
+                ids,
+                torch.cat([phrase_ids, self.text_queue_ids]),
+                image_features @ text_candidates / temperature,
+                alpha,
+            )
+            text_targets = compute_contrastive_targets(
+                phrase_ids,
+                torch.cat([ids, self.image_queue_ids]),
+                text_features @ image_candidates / temperature,
+                alpha,
+            )
+        output.momentum_image_features, output.momentum_text_features = image_features, text_features
+        output.logits_per_image = output.image_features.float() @ text_candidates / temperature
+        output.logits_per_text = output.text_features.float() @ image_candidates / temperature
+        output.itc_loss = (
+            soft_cross_entropy(output.logits_per_image, image_targets)
+            + soft_cross_entropy(output.logits_per_text, text_targets)
+        ) / 2
+        return momentum_image_embeds
+
+    @torch.no_grad()
+    def _draw_negatives(
+        self, output: AlbefPreTrainingOutput, ids: torch.Tensor, uniforms: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hard negatives `(P,)`: an image for every phrase, and a phrase for every phrase's image; -1 for none."""
+        num_images, num_phrases = len(ids), len(output.image_index)
+        phrase_ids = ids[output.image_index]
+        if uniforms is None:
+            uniforms = torch.rand(num_phrases, 2, device=ids.device)
+        over_images = compute_negative_probabilities(output.logits_per_text[:, :num_images], phrase_ids, ids)
+        over_texts = compute_negative_probabilities(output.logits_per_image[:, :num_phrases], ids, phrase_ids)
+        return (
+            draw_negatives(over_images, uniforms[:, 0]),
+            draw_negatives(over_texts[output.image_index], uniforms[:, 1]),
+        )
+
+    def _match_negatives(
+        self,
+        output: AlbefPreTrainingOutput,
+        text_embeds: torch.Tensor,
+        attention_mask: torch.Tensor,
+        keys_values: list[KeysValues],
+        negative_image_index: torch.Tensor,
+        negative_text_index: torch.Tensor,
+    ) -> None:
+        """Matching loss over the given pairs and the negative ones, in one more fusion pass."""
+        has_image, has_text = negative_image_index >= 0, negative_text_index >= 0
+        own_text = torch.arange(len(text_embeds), device=text_embeds.device)[has_image]
+        texts = torch.cat([own_text, negative_text_index[has_text]])
+        images = torch.cat([negative_image_index[has_image], output.image_index[has_text]])
+        logits, labels = output.itm_logits, torch.full_like(output.image_index, ITM_MATCH_INDEX)
+        if len(texts) > 0:
+            _, negative_logits, _ = self.match(text_embeds[texts], attention_mask[texts], keys_values, images)
+            logits = torch.cat([logits, negative_logits])
+            labels = torch.cat([labels, torch.full_like(texts, ITM_MISMATCH_INDEX)])
+        output.itm_pair_logits = logits
+        output.itm_loss = nn.functional.cross_entropy(logits.float(), labels)
+
+    def _mask_pieces(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        text_config = self.config.text_config
+        maskable = attention_mask.bool() & (input_ids != text_config.cls_token_id)
+        return mask_pieces(
+            input_ids, maskable, text_config.mask_token_id, text_config.vocab_size, self.config.mlm_probability
+        )
+
+    def _predict_masked_words(
+        self,
+        output: AlbefPreTrainingOutput,
+        mlm_input_ids: torch.Tensor,
+        mlm_labels: torch.Tensor,
+        attention_mask: torch.Tensor,
+        keys_values: list[KeysValues],
+        momentum_image_embeds: torch.Tensor,
+        image_index: torch.Tensor,
+        alpha: float,
+        axis: DistillationAxis,
+    ) -> None:
+        """Masked-word loss; scores are computed at masked positions alone unless `axis` needs the whole sequence."""
+        fusion_layer = self.config.text_config.fusion_layer
+        is_masked = mlm_labels != IGNORED_LABEL
+        selected = is_masked if axis == "vocabulary" else torch.ones_like(is_masked)
+        labels = mlm_labels[selected] if axis == "vocabulary" else mlm_labels
+
+        def compute_logits(text_model: AlbefTextModel, head: nn.Module, keys_values: list[KeysValues]) -> torch.Tensor:
+            states = text_model.encode(mlm_input_ids, attention_mask)
+            states = text_model.run_layers(states, attention_mask, keys_values, image_index, first=fusion_layer)
+            return head(states[selected] if axis == "vocabulary" else states).float()
+
+        output.mlm_logits = compute_logits(self.albef.text_model, self.mlm_head, keys_values)
+        output.mlm_loss = (1 - alpha) * compute_masked_word_loss(output.mlm_logits, labels)
+        if alpha > 0:
+            with torch.no_grad():
+                momentum_keys_values = self.momentum_text_model.project_image(momentum_image_embeds)
+                momentum_logits = compute_logits(
+                    self.momentum_text_model, self.momentum_mlm_head, momentum_keys_values
+                )
+            distillation = compute_distillation_loss(output.mlm_logits, momentum_logits, labels, axis)
+            output.mlm_loss = output.mlm_loss + alpha * distillation
+
+    def export_matching_model(self) -> AlbefForImageTextMatching:
+        """The same weights as [`AlbefForImageTextMatching`], without momentum copies, queues and masked-word head."""
+        model = AlbefForImageTextMatching(self.config)
+        weights = self.state_dict()
+        model.load_state_dict({name: weights[name] for name in model.state_dict()})
+        return model.to(device=self.device, dtype=self.dtype).train(self.training)
+
+
+AlbefModel.register_for_auto_class("AutoModel")
+AlbefForImageTextMatching.register_for_auto_class("AutoModelForZeroShotObjectDetection")
+AlbefForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+AlbefConfig.register_for_auto_class()
+
+__all__ = [
+    "ITM_MATCH_INDEX",
+    "AlbefForImageTextMatching",
+    "AlbefForPreTraining",
+    "AlbefGroundingOutput",
+    "AlbefModel",
+    "AlbefModelOutput",
+    "AlbefPreTrainingOutput",
+]
