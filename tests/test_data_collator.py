@@ -1,0 +1,230 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""The collator: what a batch holds, and that nothing drawn depends on anything but seed, draw and ids."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from albef_amc.image_processing_albef import AlbefImageProcessor
+from albef_amc.processing_albef import AlbefProcessor
+from albef_amc.regions_albef import encode_rle
+from albef_amc.text_processing_albef import build_tokenizer
+from albef_amc.trainer.augmentation import GroundingAugmentation
+from albef_amc.trainer.data_collator import DataCollatorForGrounding, hash_image_id
+
+WORDS = "a the red blue dog cat cup left right on of small large round square".split()
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+CLS, MASK = VOCABULARY.index("[CLS]"), VOCABULARY.index("[MASK]")
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return AlbefProcessor(AlbefImageProcessor(size=16), build_tokenizer(VOCABULARY))
+
+
+def make_phrase(phrase_id: str, phrase: str, **values) -> dict:
+    fields = ("boxes", "points", "masks", "polygons", "types", "caption", "spans", "paraphrases")
+    return {"phrase_id": phrase_id, "phrase": phrase, **dict.fromkeys(fields), **values}
+
+
+def make_row(image_id: str = "photo", phrases: list[dict] | None = None, size=(16, 8), **values) -> dict:
+    if phrases is None:
+        phrases = [
+            make_phrase(f"{image_id}_0", "a red dog", boxes=[[0.0, 0.0, 8.0, 8.0]]),
+            make_phrase(f"{image_id}_1", "the small blue cup on the left", boxes=[[8.0, 0, 16, 4], [0, 4, 8, 8]]),
+            make_phrase(f"{image_id}_2", "a round cat"),
+        ]
+    image = Image.fromarray(np.random.default_rng(0).integers(256, size=(size[1], size[0], 3), dtype=np.uint8))
+    row = {"image": image, "image_id": image_id, "width": size[0], "height": size[1]}
+    return {**row, "proposals": None, "phrases": phrases, **values}
+
+
+def assert_equal(first: dict, second: dict) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name], name
+
+
+def test_what_a_batch_holds(processor):
+    batch = DataCollatorForGrounding(processor, mask_size=4)([make_row("one"), make_row("two", size=(8, 16))])
+    length = batch["input_ids"].shape[1]
+    expected = {
+        "pixel_values": ((2, 3, 16, 16), torch.float32),
+        "original_sizes": ((2, 2), torch.int64),
+        "image_ids": ((2,), torch.int64),
+        "input_ids": ((6, length), torch.int64),
+        "attention_mask": ((6, length), torch.int64),
+        "image_index": ((6,), torch.int64),
+        "region_mask": ((6, 4, 4), torch.float32),
+        "has_region": ((6,), torch.bool),
+    }
+    assert {name: (tuple(value.shape), value.dtype) for name, value in batch.items()} == expected
+    assert type(batch) is dict
+    assert batch["original_sizes"].tolist() == [[8, 16], [16, 8]]
+    assert batch["image_index"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert batch["has_region"].tolist() == [True, True, False, True, True, False]
+    assert batch["input_ids"][0, :4].tolist() == [CLS, *(VOCABULARY.index(word) for word in ("a", "red", "dog"))]
+
+
+def test_regions_from_each_source(processor):
+    mask = np.zeros((8, 16), bool)
+    mask[:, :8] = True
+    region = {
+        "boxes": [[0.0, 0.0, 8.0, 8.0]],
+        "polygons": [[0.0, 0.0, 8.0, 0.0, 8.0, 8.0, 0.0, 8.0]],
+        "masks": [encode_rle(mask)],
+    }
+    for source in region:
+        collator = DataCollatorForGrounding(processor, mask_size=4, region_source=source)
+        row = make_row(phrases=[make_phrase("0", "a dog", **region), make_phrase("1", "a cat")])
+        batch = collator([row])
+        assert batch["has_region"].tolist() == [True, False]
+        assert batch["region_mask"][0].tolist() == [[1.0, 1.0, 0.0, 0.0]] * 4
+        assert batch["region_mask"][1].sum() == 0
+
+
+def test_another_source_is_no_region(processor):
+    assert not DataCollatorForGrounding(processor, region_source="masks")([make_row()])["has_region"].any()
+
+
+def test_all_boxes_or_a_random_one(processor):
+    row = make_row(phrases=[make_phrase("0", "a cat", boxes=[[0.0, 0, 8, 8], [8, 0, 16, 8]])])
+    assert DataCollatorForGrounding(processor, mask_size=2)([row])["region_mask"].sum() == 4
+    collator = DataCollatorForGrounding(processor, mask_size=2, box_choice="random")
+    drawn = [collator([{**row, "draw": draw}])["region_mask"][0] for draw in range(20)]
+    assert {tuple(mask[0].tolist()) for mask in drawn} == {(1.0, 0.0), (0.0, 1.0)}
+
+
+def test_masks_without_area_are_no_region_counted_and_logged_once(processor, caplog):
+    collator = DataCollatorForGrounding(processor)
+    row = make_row(
+        phrases=[
+            make_phrase("0", "a cat", boxes=[[3.0, 3.0, 3.0, 3.0]]),
+            make_phrase("1", "a dog", boxes=[[0.0, 0.0, 4.0, 4.0]]),
+        ]
+    )
+    for _ in range(3):
+        assert collator([row])["has_region"].tolist() == [False, True]
+    assert collator.num_empty_regions == 3
+    said = [record for record in caplog.records if record.name.endswith("data_collator")]
+    assert len(said) == 1 and "`boxes` without area" in said[0].getMessage()
+
+
+def test_phrases_are_drawn_without_replacement(processor):
+    collator = DataCollatorForGrounding(processor, phrases_per_image=2, return_phrase_ids=True)
+    drawn = {tuple(collator([make_row(draw=draw)])["phrase_ids"]) for draw in range(40)}
+    assert drawn == {("photo_0", "photo_1"), ("photo_0", "photo_2"), ("photo_1", "photo_2")}
+    few = make_row(phrases=[make_phrase("only", "a dog")])
+    assert collator([few])["phrase_ids"] == ["only"]
+
+
+def test_max_length_cuts_phrases(processor):
+    long = make_row(phrases=[make_phrase("0", " ".join(["a dog"] * 30))])
+    assert DataCollatorForGrounding(processor)([long])["input_ids"].shape == (1, 25)
+    assert DataCollatorForGrounding(processor, max_length=7)([long])["input_ids"].shape == (1, 7)
+    assert DataCollatorForGrounding(processor, max_length=None)([long])["input_ids"].shape == (1, 61)
+
+
+def make_random_collator(processor, **values) -> DataCollatorForGrounding:
+    options = {"phrases_per_image": 2, "mlm_probability": 0.5, "box_choice": "random", "return_phrase_ids": True}
+    return DataCollatorForGrounding(processor, augmentation=GroundingAugmentation(), **{**options, **values})
+
+
+def test_same_seed_and_draw_give_the_same_batch(processor):
+    rows = [make_row("one", draw=3), make_row("two", draw=3)]
+    first = make_random_collator(processor)(rows)
+    torch.manual_seed(9)
+    np.random.seed(9)
+    state = torch.get_rng_state()
+    assert_equal(first, make_random_collator(processor)(rows))
+    assert torch.equal(torch.get_rng_state(), state)
+    later = make_random_collator(processor)([{**row, "draw": 4} for row in rows])
+    assert not torch.equal(later["negative_uniforms"], first["negative_uniforms"])
+    seeded = make_random_collator(processor, seed=1)(rows)
+    assert not torch.equal(seeded["negative_uniforms"], first["negative_uniforms"])
+
+
+def test_a_row_is_drawn_alike_alone_and_in_a_batch(processor):
+    collator = make_random_collator(processor, phrases_per_image=1)
+    longer = make_row("two", phrases=[make_phrase("long", "the small red cup on the left of the large blue dog")])
+    alone, together = collator([make_row("one")]), collator([longer, make_row("one")])
+    length = alone["input_ids"].shape[1]
+    assert torch.equal(together["pixel_values"][1:], alone["pixel_values"])
+    for name in ("input_ids", "mlm_input_ids", "mlm_labels"):
+        assert torch.equal(together[name][1:, :length], alone[name]), name
+    assert torch.equal(together["negative_uniforms"][1:], alone["negative_uniforms"])
+
+
+def test_masking_follows_the_published_rule(processor):
+    phrases = [make_phrase(str(index), "the small red cup on the left of a dog") for index in range(400)]
+    phrases.append(make_phrase("long", "a cat on the left of the round blue cup on the square"))
+    batch = DataCollatorForGrounding(processor, mlm_probability=0.15)([make_row(phrases=phrases)])
+    pieces, masked, labels = batch["input_ids"], batch["mlm_input_ids"], batch["mlm_labels"]
+    chosen = labels != -100
+    assert torch.equal(labels[chosen], pieces[chosen]) and torch.equal(masked[~chosen], pieces[~chosen])
+    assert not chosen[:, 0].any() and not chosen[batch["attention_mask"] == 0].any()
+    share = chosen.sum() / (batch["attention_mask"].sum() - len(pieces))
+    assert 0.13 < share < 0.17
+    assert 0.74 < (masked[chosen] == MASK).float().mean() < 0.86
+    assert 0.08 < (masked[chosen] == pieces[chosen]).float().mean() < 0.17
+    assert (masked[chosen] < 5).any()  # the random piece is any of the vocabulary
+    uniforms = batch["negative_uniforms"]
+    assert uniforms.shape == (401, 2) and uniforms.dtype == torch.float32
+    assert 0 <= uniforms.min() and uniforms.max() < 1 and 0.45 < uniforms.mean() < 0.55
+
+
+def test_augmentation_moves_region_and_words(processor):
+    only_flip = GroundingAugmentation(flip_probability=1, gray_probability=0, jitter_probability=0)
+    row = make_row(phrases=[make_phrase("0", "the left dog", boxes=[[0.0, 0.0, 8.0, 8.0]])])
+    plain = DataCollatorForGrounding(processor, mask_size=2)([row])
+    flipped = DataCollatorForGrounding(processor, mask_size=2, augmentation=only_flip)([row])
+    assert torch.equal(flipped["region_mask"], plain["region_mask"].flip(-1))
+    torch.testing.assert_close(flipped["pixel_values"], plain["pixel_values"].flip(-1), atol=0.02, rtol=0)
+    assert flipped["input_ids"][0, 2] == VOCABULARY.index("right")
+
+
+def test_image_ids_are_stable_numbers(processor):
+    batch = DataCollatorForGrounding(processor)([make_row("one"), make_row("two"), make_row("one")])
+    first, second, third = batch["image_ids"].tolist()
+    assert first == third == hash_image_id("one") != second and 0 <= second < 1 << 63
+    assert hash_image_id("photo_7") == 4639086895887897544
+
+
+def test_workers_and_pinned_order_change_nothing(processor):
+    rows = [make_row(f"photo {index}") for index in range(6)]
+    collator = make_random_collator(processor)
+    loaders = [
+        torch.utils.data.DataLoader(rows, batch_size=2, collate_fn=collator, num_workers=workers) for workers in (0, 1)
+    ]
+    for first, second in zip(*loaders, strict=True):
+        assert_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"phrases": []}, "image 'photo' is without a phrase"),
+        ({"phrases": None}, "image 'photo' is without a phrase"),
+        ({"phrases": [make_phrase("p7", "  ")]}, "'p7'.*is empty"),
+        ({"image_id": None}, "`image_id`"),
+        ({"width": 8, "height": 16}, "states 8 x 16 pixels"),
+    ],
+)
+def test_bad_rows_are_named(processor, change, words):
+    with pytest.raises(ValueError, match=words):
+        DataCollatorForGrounding(processor)([make_row() | change])
+
+
+def test_no_rows(processor):
+    with pytest.raises(ValueError, match="at least one row"):
+        DataCollatorForGrounding(processor)([])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("phrases_per_image", 0), ("region_source", "points"), ("box_choice", "first"), ("mlm_probability", 1.5)],
+)
+def test_wrong_options_are_named(processor, name, value):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        DataCollatorForGrounding(processor, **{name: value})

@@ -1,0 +1,231 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""From dataset rows (one per image) to the tensors of a training or evaluation step (one row per phrase)."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.utils import logging
+
+from albef_amc.contrastive_albef import IGNORED_LABEL, mask_pieces
+from albef_amc.image_processing_albef import load_image
+from albef_amc.trainer.augmentation import GroundingAugmentation, example_generator
+
+logger = logging.get_logger(__name__)
+
+# Annotation that becomes the region: name of the option -> field of a phrase.
+REGION_SOURCES = ("boxes", "polygons", "masks")
+BOX_CHOICES = ("all", "random")
+
+
+class DataCollatorForGrounding:
+    r"""Turns dataset rows into one batch: N images, and P phrases that point at them.
+
+    Every random choice (phrases, box, augmentation, masked pieces, negatives) comes from a generator seeded by
+    (`seed`, the row's `draw`, the ids of image and phrase), never from a global one: what other rows, workers or
+    prefetched batches do changes nothing. `draw` is an integer that the training data set writes into a row (its
+    running number or epoch); rows without it count as draw 0, so that evaluation is the same every time.
+
+    Args:
+        processor ([`AlbefProcessor`]): makes the tensors.
+        phrases_per_image (`int`, *optional*): phrases drawn of each image, without replacement, fewer where it has
+            fewer; all phrases by default.
+        max_length (`int`, *optional*, defaults to 25): pieces of a phrase at most, [CLS] included. `None`: not cut.
+        mask_size (`int`, *optional*): side of `region_mask` in pixels; the processor's default otherwise.
+        region_source (`str`, defaults to `"boxes"`): annotation that becomes the region: `"boxes"`, `"polygons"` or
+            `"masks"`. A phrase without it has no region.
+        box_choice (`str`, defaults to `"all"`): `"all"`: the region is the union of a phrase's boxes; `"random"`: one
+            box drawn, as in the released code.
+        augmentation ([`GroundingAugmentation`], *optional*): applied to each row after its phrases are drawn.
+        mlm_probability (`float`, *optional*): share of pieces to mask (0.15 as published). Of those 80 % become
+            [MASK], 10 % a random piece and 10 % stay; [CLS] and padding are never chosen. With it the batch also
+            holds `negative_uniforms`.
+        seed (`int`, defaults to 0): seed of the run.
+        return_phrase_ids (`bool`, defaults to `False`): also return `phrase_ids`, a list of P `str`.
+
+    Returns of a call (`dict`), N images, P phrases of T pieces:
+
+    | key | shape | meaning |
+    | --- | --- | --- |
+    | `pixel_values` | (N, 3, image_height, image_width) | normalised images |
+    | `original_sizes` | (N, 2) int64 | height and width after EXIF rotation |
+    | `image_ids` | (N,) int64 | hash of the row's `image_id`, the same everywhere |
+    | `input_ids`, `attention_mask` | (P, T) int64 | pieces, and 1 for real ones |
+    | `image_index` | (P,) int64 | image row of each phrase |
+    | `region_mask` | (P, M_h, M_w) float32 | annotated region in [0, 1] |
+    | `has_region` | (P,) bool | False without annotation, or where the mask has no area |
+    | `mlm_input_ids`, `mlm_labels` | (P, T) int64 | masked pieces, and what they were (-100 elsewhere) |
+    | `negative_uniforms` | (P, 2) float32 | numbers in [0, 1) that choose the negatives of each phrase |
+
+    Example:
+
+    ```python
+    >>> collator = DataCollatorForGrounding(processor, mask_size=4)  # doctest: +SKIP
+    >>> collator([{"image": photo, "image_id": "7", "phrases": [{"phrase": "a dog", "boxes": [[0, 0, 9, 9]]}]}])
+    {'pixel_values': tensor([[[[...]]]]), 'original_sizes': tensor([[9, 18]]), 'image_index': tensor([0]),
+     'input_ids': tensor([[101, 1037, 3899]]), 'attention_mask': tensor([[1, 1, 1]]), 'has_region': tensor([True]),
+     'region_mask': tensor([[[1., 1., 0., 0.], ...]]), 'image_ids': tensor([1234567890123456789])}
+
+    ```
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        phrases_per_image: int | None = None,
+        max_length: int | None = 25,
+        mask_size: int | None = None,
+        region_source: str = "boxes",
+        box_choice: str = "all",
+        augmentation: GroundingAugmentation | None = None,
+        mlm_probability: float | None = None,
+        seed: int = 0,
+        return_phrase_ids: bool = False,
+    ):
+        if phrases_per_image is not None and phrases_per_image < 1:
+            raise ValueError(f"`phrases_per_image` must be at least 1 or None (all), got {phrases_per_image}.")
+        if region_source not in REGION_SOURCES:
+            raise ValueError(f"`region_source` must be one of {REGION_SOURCES}, got {region_source!r}.")
+        if box_choice not in BOX_CHOICES:
+            raise ValueError(f"`box_choice` must be one of {BOX_CHOICES}, got {box_choice!r}.")
+        if mlm_probability is not None and not 0 <= mlm_probability <= 1:
+            raise ValueError(f"`mlm_probability` must lie in [0, 1], got {mlm_probability}.")
+        self.processor = processor
+        self.phrases_per_image = phrases_per_image
+        self.max_length = max_length
+        self.mask_size = mask_size
+        self.region_source = region_source
+        self.box_choice = box_choice
+        self.augmentation = augmentation
+        self.mlm_probability = mlm_probability
+        self.seed = seed
+        self.return_phrase_ids = return_phrase_ids
+        self.num_empty_regions = 0
+
+    def __call__(self, rows: Sequence[dict]) -> dict[str, Any]:
+        """Collate rows; see the class for what comes back."""
+        if not rows:
+            raise ValueError("a batch needs at least one row, got none.")
+        rows = [self._prepare_row(row) for row in rows]
+        phrases = [phrase for row in rows for phrase in row["phrases"]]
+        batch = dict(
+            self.processor(
+                images=[row["image"] for row in rows],
+                text=[[phrase["phrase"] for phrase in row["phrases"]] for row in rows],
+                max_length=self.max_length,
+                mask_size=self.mask_size,
+                return_tensors="pt",
+                **{self.region_source: [[self._region(row, phrase) for phrase in row["phrases"]] for row in rows]},
+            )
+        )
+        self._count_empty_regions(phrases, batch["has_region"])
+        batch["image_ids"] = torch.tensor([hash_image_id(row["image_id"]) for row in rows])
+        if self.mlm_probability is not None:
+            generators = [
+                self._generator(row, f"phrase {phrase['phrase_id']}") for row in rows for phrase in row["phrases"]
+            ]
+            batch["mlm_input_ids"], batch["mlm_labels"] = self._mask(batch, generators)
+            batch["negative_uniforms"] = torch.stack([torch.rand(2, generator=generator) for generator in generators])
+        if self.return_phrase_ids:
+            batch["phrase_ids"] = [phrase["phrase_id"] for phrase in phrases]
+        return batch
+
+    def _prepare_row(self, row: dict) -> dict:
+        """Check a row, draw its phrases, load its image and change both."""
+        if not isinstance(row.get("image_id"), str):
+            raise ValueError(f"a row needs an `image_id` of type `str`, got {row.get('image_id')!r}.")
+        phrases = [_complete_phrase(row, index, phrase) for index, phrase in enumerate(row.get("phrases") or ())]
+        if not phrases:
+            raise ValueError(
+                f"the dataset row of image {row['image_id']!r} is without a phrase. Filter such rows out of the "
+                "data set."
+            )
+        if self.phrases_per_image is not None and len(phrases) > self.phrases_per_image:
+            chosen = self._numpy_generator(row, "phrases").choice(len(phrases), self.phrases_per_image, replace=False)
+            phrases = [phrases[index] for index in sorted(chosen)]
+        row = {**row, "phrases": phrases, "image": load_image(row["image"], name=f"image {row['image_id']!r}")}
+        _check_size(row, row["image"])
+        if self.augmentation is None:
+            return row
+        return self.augmentation(row, self._numpy_generator(row, "augmentation"))
+
+    def _region(self, row: dict, phrase: dict) -> list | None:
+        annotation = phrase.get(self.region_source) or None
+        if annotation and self.region_source == "boxes" and self.box_choice == "random":
+            generator = self._numpy_generator(row, f"box {phrase['phrase_id']}")
+            return [annotation[generator.integers(len(annotation))]]
+        return annotation
+
+    def _mask(self, batch: dict, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mask pieces phrase by phrase, without its padding: the draws do not depend on the other phrases."""
+        tokenizer = self.processor.tokenizer
+        mlm_input_ids = batch["input_ids"].clone()
+        mlm_labels = torch.full_like(mlm_input_ids, IGNORED_LABEL)
+        for index, generator in enumerate(generators):
+            length = int(batch["attention_mask"][index].sum())
+            pieces = batch["input_ids"][index, :length]
+            mlm_input_ids[index, :length], mlm_labels[index, :length] = mask_pieces(
+                pieces,
+                maskable=pieces != tokenizer.cls_token_id,
+                mask_token_id=tokenizer.mask_token_id,
+                vocab_size=len(tokenizer),
+                probability=self.mlm_probability,
+                generator=generator,
+            )
+        return mlm_input_ids, mlm_labels
+
+    def _count_empty_regions(self, phrases: list[dict], has_region: torch.Tensor) -> None:
+        annotated = [bool(phrase.get(self.region_source)) for phrase in phrases]
+        num_empty = sum(was and not has for was, has in zip(annotated, has_region.tolist(), strict=True))
+        if num_empty and not self.num_empty_regions:
+            logger.warning(
+                f"{num_empty} phrases of a batch have `{self.region_source}` without area and count as having no "
+                "region. This is said once; `num_empty_regions` keeps counting."
+            )
+        self.num_empty_regions += num_empty
+
+    def _numpy_generator(self, row: dict, purpose: str) -> np.random.Generator:
+        return example_generator(self.seed, row.get("draw") or 0, row["image_id"], purpose)
+
+    def _generator(self, row: dict, purpose: str) -> torch.Generator:
+        return torch.Generator().manual_seed(int(self._numpy_generator(row, purpose).integers(1 << 63)))
+
+
+def hash_image_id(image_id: str) -> int:
+    """63-bit number of an image id, the same in every process and run.
+
+    Example:
+
+    ```python
+    >>> from albef_amc.trainer.data_collator import hash_image_id
+    >>> hash_image_id("photo_7") == hash_image_id("photo_7") >= 0
+    True
+
+    ```
+    """
+    return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _complete_phrase(row: dict, index: int, phrase: dict) -> dict:
+    if not (phrase.get("phrase") or "").strip():
+        raise ValueError(
+            f"phrase {index} of image {row['image_id']!r} (`phrase_id` {phrase.get('phrase_id')!r}) is empty. "
+            "Filter such phrases out of the data set."
+        )
+    return {**phrase, "phrase_id": phrase.get("phrase_id") or f"{row['image_id']}#{index}"}
+
+
+def _check_size(row: dict, image: Image.Image) -> None:
+    stated = tuple(row.get(name) or size for name, size in (("width", image.width), ("height", image.height)))
+    if stated != image.size:
+        raise ValueError(
+            f"the row of image {row['image_id']!r} states {stated[0]} x {stated[1]} pixels but its image, upright, "
+            f"has {image.width} x {image.height}: its regions would be misplaced. Correct `width`, `height` and the "
+            "regions, or store the image that they belong to."
+        )
+
+
+__all__ = ["DataCollatorForGrounding", "hash_image_id"]
