@@ -1,0 +1,344 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Region masks, run-length coding, points and boxes of heatmaps."""
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file
+
+from albef_amc.regions_albef import (
+    boxes_from_heatmap,
+    build_region_mask,
+    clamp_boxes,
+    decode_rle,
+    encode_rle,
+    find_point,
+    resize_heatmap,
+)
+
+GOLDEN = Path(__file__).parent / "parity" / "golden" / "metrics"
+
+
+@pytest.fixture
+def warnings_logged(caplog):
+    logging.Logger.warning_once.cache_clear()
+    caplog.set_level(logging.WARNING)
+    return caplog
+
+
+def build_disk(height=20, width=30):
+    rows, columns = np.mgrid[:height, :width]
+    return (rows - 9.5) ** 2 + (columns - 14.5) ** 2 < 49
+
+
+# Run-length coding; the strings were written by pycocotools.
+
+
+def build_corners():
+    mask = np.zeros((300, 4), dtype=bool)
+    mask[0, 0] = mask[250:, 1] = mask[:7, 3] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("mask", "counts"),
+    [
+        (build_disk(), "W56=2N2N2N2O0000000001N2N2N2Nj4"),
+        (build_corners(), "01Ua0a1WHeNI"),
+        (np.zeros((3, 2), dtype=bool), "6"),
+        (np.ones((3, 2), dtype=bool), "06"),
+    ],
+)
+def test_run_length_strings_equal_those_of_coco(mask, counts):
+    assert encode_rle(mask) == {"size": list(mask.shape), "counts": counts}
+    for form in (counts, counts.encode()):
+        assert np.array_equal(decode_rle({"size": mask.shape, "counts": form}), mask)
+
+
+def test_run_length_round_trip():
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        height, width = generator.integers(1, 70, 2)
+        mask = generator.random((height, width)) < generator.random()
+        assert np.array_equal(decode_rle(encode_rle(mask)), mask)
+
+
+def test_uncompressed_runs():
+    assert decode_rle({"size": [2, 2], "counts": [1, 3]}).tolist() == [[False, True], [True, True]]
+
+
+@pytest.mark.parametrize(
+    ("rle", "message"),
+    [
+        ({"size": [20, 31], "counts": "W56=2N2N2N2O0000000001N2N2N2Nj4"}, r"cover 600 pixels .* \[20, 31\] has 620"),
+        ({"size": [20, 30], "counts": "W56=2N2N2N2O0000000001N2N2N2Nj"}, "ends inside a number"),
+        ({"size": [2, 2], "counts": "1 3"}, "holds ' '"),
+        ({"size": [2, 2], "counts": [5, -1]}, "cover 4 pixels"),
+        ({"counts": "13"}, "dict with `size`"),
+        ("13", "dict with `size`"),
+    ],
+)
+def test_damaged_run_lengths(rle, message):
+    with pytest.raises(ValueError, match=message):
+        decode_rle(rle)
+
+
+# Region masks.
+
+
+def test_box_on_mask_pixels_is_exact():
+    expected = torch.zeros(4, 8)
+    expected[1:3, 2:6] = 1
+    assert torch.equal(build_region_mask(40, 80, (4, 8), boxes=[[20, 10, 60, 30]]), expected)
+
+
+def test_box_covers_shares_of_mask_pixels():
+    region = build_region_mask(4, 4, (2, 2), boxes=[[1, 1, 3, 2]])
+    assert torch.equal(region, torch.tensor([[0.25, 0.25], [0.0, 0.0]]))
+
+
+def test_box_area_is_kept():
+    region = build_region_mask(333, 517, (24, 16), boxes=[[13.3, 27.9, 411.2, 222.2]])
+    assert region.mean().item() == pytest.approx((411.2 - 13.3) * (222.2 - 27.9) / (333 * 517), rel=1e-6)
+
+
+def test_boxes_are_united_by_the_maximum():
+    region = build_region_mask(2, 2, (1, 1), boxes=[[0, 0, 1, 2], [0, 0, 2, 1]])
+    assert region.item() == 0.5
+
+
+def test_box_mask_equals_the_image_geometry():
+    """A white box on black, resized like an image by averaging, is the region mask."""
+    picture = np.zeros((60, 90), np.float32)
+    picture[12:33, 17:71] = 1
+    resized = np.asarray(Image.fromarray(picture).resize((9, 6), Image.Resampling.BOX))
+    region = build_region_mask(60, 90, (6, 9), boxes=[[17, 12, 71, 33]])
+    np.testing.assert_allclose(region, resized, atol=1e-6)
+
+
+def test_polygon_of_a_box_equals_the_box():
+    box, polygon = [8.0, 5.0, 52.0, 30.0], [8, 5, 52, 5, 52, 30, 8, 30]
+    as_box = build_region_mask(40, 64, (40, 64), boxes=[box])
+    assert torch.equal(build_region_mask(40, 64, (40, 64), polygons=[polygon]), as_box)
+    clockwise = [8, 5, 8, 30, 52, 30, 52, 5]
+    assert torch.equal(build_region_mask(40, 64, (40, 64), polygons=[clockwise]), as_box)
+
+
+def test_polygon_area_and_place():
+    triangle = [10.0, 10.0, 90.0, 20.0, 30.0, 70.0]
+    region = build_region_mask(100, 100, (25, 25), polygons=[triangle])
+    area = abs((90 - 10) * (70 - 10) - (30 - 10) * (20 - 10)) / 2
+    assert region.mean().item() == pytest.approx(area / 100**2, rel=2e-3)
+    picture = Image.new("L", (1600, 1600))
+    ImageDraw.Draw(picture).polygon([value * 16 for value in triangle], fill=1)
+    expected = np.asarray(picture, dtype=np.float64).reshape(25, 64, 25, 64).mean(axis=(1, 3))
+    np.testing.assert_allclose(region, expected, atol=0.04)
+
+
+def test_polygon_with_a_hole_by_the_even_odd_rule():
+    ring = [0, 0, 4, 0, 4, 4, 0, 4, 0, 0, 1, 1, 3, 1, 3, 3, 1, 3, 1, 1]
+    assert build_region_mask(4, 4, (4, 4), polygons=[ring]).sum() == 12
+
+
+def test_polygons_outside_and_degenerate():
+    assert build_region_mask(4, 4, (4, 4), polygons=[[-5, -5, 2, -5, 2, 9, -5, 9]]).sum() == 8
+    assert build_region_mask(4, 4, (4, 4), polygons=[[9, 9, 12, 9, 12, 12], [1, 1, 2, 2], []]).sum() == 0
+
+
+@pytest.mark.parametrize("polygon", [[1, 2, 3], [[1, 2], [3, 4], [5, 6]], [1, 2, 3, float("nan"), 5, 6]])
+def test_malformed_polygons(polygon):
+    with pytest.raises(ValueError, match="a polygon must be a flat list of finite numbers"):
+        build_region_mask(4, 4, (4, 4), polygons=[polygon])
+
+
+@pytest.mark.parametrize("mask_size", [(20, 30), (5, 6), (7, 11), (64, 50)])
+def test_run_length_masks_are_area_averaged(mask_size):
+    disk = build_disk()
+    region = build_region_mask(20, 30, mask_size, masks=[encode_rle(disk)])
+    fine = np.kron(disk, np.ones((mask_size[0], mask_size[1])))
+    expected = fine.reshape(mask_size[0], 20, mask_size[1], 30).mean(axis=(1, 3))
+    np.testing.assert_allclose(region, expected, atol=1e-6)
+
+
+def test_mask_of_another_image_is_refused():
+    with pytest.raises(ValueError, match=r"a mask has size \[20, 30\] but its image is \[30, 20\]"):
+        build_region_mask(30, 20, (4, 4), masks=[encode_rle(build_disk())])
+
+
+def test_shapes_of_all_kinds_are_united():
+    mask = np.zeros((4, 4), dtype=bool)
+    mask[3, 3] = True
+    region = build_region_mask(
+        4, 4, (4, 4), boxes=[[0, 0, 1, 1]], polygons=[[3, 0, 4, 0, 4, 1, 3, 1]], masks=[encode_rle(mask)]
+    )
+    assert region.nonzero().tolist() == [[0, 0], [0, 3], [3, 3]]
+    assert region.dtype == torch.float32
+
+
+def test_no_annotation_is_an_empty_region():
+    assert build_region_mask(4, 4, (2, 2)).sum() == 0
+
+
+def test_boxes_partly_outside_are_clamped_and_logged_once(warnings_logged):
+    for _ in range(2):
+        boxes, num_dropped = clamp_boxes([[-5, 2, 3, 99], [1, 1, 2, 2]], height=10, width=8)
+        assert boxes.tolist() == [[0, 2, 3, 10], [1, 1, 2, 2]]
+        assert num_dropped == 0
+    assert [record.message for record in warnings_logged.records] == [
+        "Some boxes leave their image: they are cut off at its border."
+    ]
+
+
+def test_boxes_without_area_are_dropped_counted_and_logged_once(warnings_logged):
+    for _ in range(2):
+        boxes, num_dropped = clamp_boxes([[1, 1, 1, 5], [20, 20, 30, 30], [0, 0, 2, 2]], height=10, width=8)
+        assert boxes.tolist() == [[0, 0, 2, 2]]
+        assert num_dropped == 2
+    assert [record.message for record in warnings_logged.records].count(
+        "Some boxes have no area inside their image: they are dropped."
+    ) == 1
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ([5, 0, 2, 3], "x_max, y_max must not lie before"),
+        ([0, 5, 2, 3], r"not \[x, y, width, height\]"),
+        ([0, 0, float("nan"), 3], "must be finite"),
+        ([0, 0, float("inf"), 3], "must be finite"),
+    ],
+)
+def test_reversed_and_not_finite_boxes(box, message):
+    with pytest.raises(ValueError, match=f"box 1 is .*{message}"):
+        clamp_boxes([[0, 0, 1, 1], box], height=10, width=8)
+
+
+# Heatmaps.
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("refcoco", "point_mode"), ("flickr", "flickr")])
+def test_points_equal_the_reference_outputs(kind, mode):
+    heatmaps = load_file(GOLDEN / "heatmaps.safetensors")[kind]
+    items = json.loads((GOLDEN / "inputs.json").read_text())[kind]["items"]
+    points = json.loads((GOLDEN / "outputs.json").read_text())[mode]["point_xy"]
+    for heatmap, item, point in zip(heatmaps, items, points, strict=True):
+        assert find_point(resize_heatmap(heatmap, item["height"], item["width"])).tolist() == point
+
+
+def test_resize_is_bicubic_and_overshoots():
+    heatmap = torch.zeros(2, 3, 4, 4)
+    heatmap[..., 1, 2] = 1
+    resized = resize_heatmap(heatmap, 30, 20)
+    assert resized.shape == (2, 3, 30, 20)
+    assert resized.min() < 0
+    assert resize_heatmap(heatmap.bfloat16(), 30, 20).dtype == torch.float32
+    assert resize_heatmap(heatmap.double(), 30, 20).dtype == torch.float64
+
+
+def test_first_maximum_in_row_major_order():
+    heatmap = torch.tensor([[0, 1, 5], [5, 5, 0]])
+    assert find_point(heatmap).tolist() == [2, 0]
+    assert find_point(torch.stack([heatmap, heatmap.flip(0)])).tolist() == [[2, 0], [0, 0]]
+    assert find_point(torch.zeros(3, 3)).tolist() == [0, 0]
+
+
+def test_boxes_are_tight_and_half_open():
+    heatmap = torch.zeros(6, 8)
+    heatmap[1:3, 2:5] = 0.6
+    heatmap[4, 6] = 1.0
+    heatmap[5, 0] = 0.4
+    boxes, scores = boxes_from_heatmap(heatmap, 0.5)
+    assert boxes.tolist() == [[6, 4, 7, 5], [2, 1, 5, 3]]
+    assert scores.tolist() == pytest.approx([1.0, 0.6])
+
+
+def test_corners_connect():
+    boxes, _ = boxes_from_heatmap(torch.eye(4), 0.5)
+    assert boxes.tolist() == [[0, 0, 4, 4]]
+    boxes, _ = boxes_from_heatmap(torch.eye(4).flip(0), 0.5)
+    assert boxes.tolist() == [[0, 0, 4, 4]]
+
+
+def test_runs_at_the_borders_do_not_wrap_around():
+    heatmap = torch.zeros(3, 4)
+    heatmap[0, 3] = heatmap[1, 0] = 1
+    boxes, _ = boxes_from_heatmap(heatmap, 0.5)
+    assert boxes.tolist() == [[3, 0, 4, 1], [0, 1, 1, 2]]
+
+
+def test_the_box_of_the_point_comes_first_among_equals():
+    heatmap = torch.zeros(5, 9)
+    heatmap[0, 0] = 0.9
+    heatmap[1:4, 0] = 0.9
+    heatmap[3, 0] = 1
+    heatmap[2, 6] = 1
+    boxes, scores = boxes_from_heatmap(heatmap, 0.5)
+    assert boxes.tolist() == [[6, 2, 7, 3], [0, 0, 1, 4]]
+    assert scores.tolist() == [1, 1]
+
+
+def test_all_above_the_threshold_and_nothing_positive():
+    assert boxes_from_heatmap(torch.ones(5, 7), 1.0)[0].tolist() == [[0, 0, 7, 5]]
+    for heatmap in (torch.zeros(4, 4), -torch.ones(4, 4)):
+        boxes, scores = boxes_from_heatmap(heatmap, 0.5)
+        assert boxes.shape == (0, 4) and scores.shape == (0,)
+
+
+def flood_fill(kept):
+    """Bounding boxes of 8-connected parts, pixel by pixel."""
+    seen, boxes = np.zeros_like(kept), set()
+    for row, column in zip(*np.nonzero(kept), strict=True):
+        if seen[row, column]:
+            continue
+        stack, part = [(row, column)], []
+        seen[row, column] = True
+        while stack:
+            y, x = stack.pop()
+            part.append((y, x))
+            for v in range(max(y - 1, 0), min(y + 2, kept.shape[0])):
+                for u in range(max(x - 1, 0), min(x + 2, kept.shape[1])):
+                    if kept[v, u] and not seen[v, u]:
+                        seen[v, u] = True
+                        stack.append((v, u))
+        ys, xs = zip(*part, strict=True)
+        boxes.add((min(xs), min(ys), max(xs) + 1, max(ys) + 1))
+    return boxes
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_parts_equal_a_flood_fill(seed):
+    generator = np.random.default_rng(seed)
+    height, width = generator.integers(1, 40, 2)
+    heatmap = torch.from_numpy(generator.random((height, width)))
+    boxes, _ = boxes_from_heatmap(heatmap, 0.2 + 0.75 * seed / 30)
+    kept = (heatmap >= (0.2 + 0.75 * seed / 30) * heatmap.max()).numpy()
+    assert {tuple(box) for box in boxes.int().tolist()} == flood_fill(kept)
+
+
+def test_spiral_is_one_part():
+    heatmap = torch.zeros(41, 41)
+    row = column = 20
+    step_row, step_column = 0, 1
+    for length in range(2, 40, 2):
+        for _ in range(2):
+            for _ in range(length):
+                if 0 <= row < 41 and 0 <= column < 41:
+                    heatmap[row, column] = 1
+                row, column = row + step_row, column + step_column
+            step_row, step_column = step_column, -step_row
+    assert len(boxes_from_heatmap(heatmap, 0.5)[0]) == len(flood_fill(heatmap.numpy() > 0))
+
+
+@pytest.mark.parametrize(("height", "width", "seconds"), [(480, 640, 0.2), (3000, 4000, 5.0)])
+def test_boxes_of_large_maps_are_fast(height, width, seconds):
+    heatmap = resize_heatmap(torch.rand(16, 16, generator=torch.Generator().manual_seed(0)), height, width)
+    start = time.perf_counter()
+    boxes, _ = boxes_from_heatmap(heatmap, 0.5)
+    assert time.perf_counter() - start < seconds
+    assert len(boxes) > 1
