@@ -1,7 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Phrases about a scene of shapes: all that are true of exactly one set of objects, and a choice of them."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from random import Random
 from typing import NamedTuple
@@ -80,7 +80,7 @@ def list_phrases(objects: Sequence[SceneObject], image_side: int) -> list[SceneP
         *_list_category_and_size(described),
         *_list_plural(described, len(objects)),
         *_list_spatial(described, objects, margin),
-        *_list_relation(described, objects, margin),
+        *_keep_contrasts(list(_list_relation(described, objects, margin))),
     ]
 
 
@@ -150,6 +150,15 @@ def _list_relation(
                 if len(clear) == 1 and clear == possible:
                     text = f"the {description.to_text()} {relation} the {anchor_description.to_text()}"
                     yield ScenePhrase(text, "relation", (clear[0],), (clear[0], anchor))
+
+
+def _keep_contrasts(phrases: list[ScenePhrase]) -> list[ScenePhrase]:
+    """Where an exchanged anchor changes the answer, only such relations; otherwise all."""
+    meant = defaultdict(set)
+    for phrase in phrases:
+        meant[phrase.text.rpartition(" the ")[0]].add(phrase.referents)
+    contrasts = [phrase for phrase in phrases if len(meant[phrase.text.rpartition(" the ")[0]]) > 1]
+    return contrasts or phrases
 
 
 def _offsets(item: SceneObject, anchor: SceneObject, direction: tuple[int, int]) -> tuple[float, float]:

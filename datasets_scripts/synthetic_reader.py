@@ -7,7 +7,6 @@ Independent of how phrases are made: it knows the words of a phrase and the labe
 from collections.abc import Sequence
 from typing import Any
 
-
 AXES = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1), "top": (1, -1), "bottom": (1, 1)}
 FUNCTION_WORDS = {"the", "of", "on", "at"}
 ANY_SHAPE = "shape"

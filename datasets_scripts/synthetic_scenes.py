@@ -23,7 +23,10 @@ SIZES = ("small", "big")
 HELD_OUT_COMPOSITIONS = frozenset({("red", "triangle"), ("green", "circle"), ("blue", "cross"), ("yellow", "square")})
 
 # How often each arrangement is drawn; chosen so that the phrase types come out about evenly.
-ARRANGEMENTS = {"grid": 0.6, "sizes": 0.25, "twins": 0.15}
+ARRANGEMENTS = {"grid": 0.58, "sizes": 0.2, "twins": 0.02, "rows": 0.2}
+# Where the centres lie in `rows`, as shares of the image side: across the rows, and along them.
+ROWS = ((0.0, 0.28), (0.72, 1.0))
+ROW_PLACES = ((0.15, 0.45), (0.55, 0.85))
 
 SUPERSAMPLING = 8
 OBJECT_GAP = 2
@@ -33,6 +36,8 @@ NOISE_LEVEL = 5.0
 BACKGROUND_RANGE = (50, 205)
 BACKGROUND_TINT = 14
 PLACEMENT_ATTEMPTS = 60
+
+Zone = tuple[tuple[float, float], tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -112,9 +117,10 @@ def sample_objects(
 ) -> list[SceneObject]:
     """Draws the objects of one scene.
 
-    The first three or four objects form an arrangement in which words are needed together:
-    `grid` crosses two colours with two shapes; `sizes` shows one composition small and big; `twins` shows it twice
-    in one size. In the last two, the others share its colour or its shape. Further objects are free.
+    The first three or four objects form an arrangement in which words are needed together: `grid` crosses two colours
+    with two shapes; `sizes` shows one composition small and big; `twins` and `rows` show it twice in one size, and the
+    others share its colour or its shape. In `rows` each twin has a neighbour on the same side, so that
+    only the neighbour's name tells the twins apart. Further objects are free.
 
     Args:
         rng (`random.Random`): source of every choice.
@@ -126,58 +132,80 @@ def sample_objects(
     Returns:
         `list[SceneObject]`: objects that do not touch, in drawing order.
     """
-    words = _sample_words(rng, num_objects, held_out)
-    rng.shuffle(words)
+    (arrangement,) = rng.choices(tuple(ARRANGEMENTS), tuple(ARRANGEMENTS.values()))
+    words = _sample_words(rng, num_objects, arrangement, held_out)
     while True:
         lengths = [rng.randint(*sides[size]) for size, _, _ in words]
-        corners = _place(rng, lengths, image_side)
+        corners = _place(rng, lengths, image_side, _choose_zones(rng, arrangement, num_objects))
         if corners is not None:
             break
-    return [
-        SceneObject(*three, left, top, side) for three, side, (left, top) in zip(words, lengths, corners, strict=True)
-    ]
+    objects = [SceneObject(*three, *corner, side) for three, corner, side in zip(words, corners, lengths, strict=True)]
+    rng.shuffle(objects)
+    return objects
 
 
-def _sample_words(rng: Random, num_objects: int, held_out: frozenset) -> list[tuple[str, str, str]]:
-    (arrangement,) = rng.choices(tuple(ARRANGEMENTS), tuple(ARRANGEMENTS.values()))
+def _sample_words(rng: Random, num_objects: int, arrangement: str, held_out: frozenset) -> list[tuple[str, str, str]]:
+    """Size, colour and shape of each object; where there are twins, they are the first two."""
+    colors = tuple(COLORS)
     while True:
-        (color, other_color), (shape, other_shape) = rng.sample(tuple(COLORS), 2), rng.sample(SHAPES, 2)
+        (color, other_color), (shape, other_shape) = rng.sample(colors, 2), rng.sample(SHAPES, 2)
         sharing = [(color, other_shape), (other_color, shape)]
         rng.shuffle(sharing)
-        second = [(other_color, other_shape)] if arrangement == "grid" else [(color, shape)]
-        pairs = [(color, shape), *sharing, *second] if arrangement == "grid" else [(color, shape), *second, *sharing]
-        pairs += [(rng.choice(tuple(COLORS)), rng.choice(SHAPES)) for _ in range(num_objects - 4)]
+        if arrangement == "grid":
+            pairs = [(color, shape), *sharing, (other_color, other_shape)]
+        else:
+            pairs = [(color, shape), (color, shape), *sharing]
+        pairs += [(rng.choice(colors), rng.choice(SHAPES)) for _ in range(num_objects - 4)]
         pairs = pairs[:num_objects]
         if held_out.isdisjoint(pairs):
             break
     sizes = [rng.choice(SIZES) for _ in pairs]
-    if arrangement != "grid":
-        opposite = {"small": "big", "big": "small"}
-        sizes[1] = opposite[sizes[0]] if arrangement == "sizes" else sizes[0]
-        if arrangement == "sizes" and num_objects > 3:
-            sizes[3] = opposite[sizes[2]]
+    if arrangement == "sizes":
+        sizes = [SIZES[(SIZES.index(sizes[index // 2]) + index) % 2] for index in range(num_objects)]  # in turns
+    elif arrangement != "grid":
+        sizes[1] = sizes[0]
     return [(size, *pair) for size, pair in zip(sizes, pairs, strict=True)]
 
 
-def _place(rng: Random, lengths: list[int], image_side: int) -> list[tuple[int, int]] | None:
-    """Corners `left, top` of squares that keep `OBJECT_GAP` apart, or None where the last ones found no room."""
+def _choose_zones(rng: Random, arrangement: str, num_objects: int) -> list[Zone]:
+    """Ranges of x and y for the centre of each object; `rows` (or columns) hold twin, twin, neighbour, neighbour."""
+    if arrangement != "rows":
+        return [((0.0, 1.0), (0.0, 1.0))] * num_objects
+    first_row, second_row = rng.sample(ROWS, 2)
+    twin, neighbor = rng.sample(ROW_PLACES, 2)
+    zones = [(twin, first_row), (twin, second_row), (neighbor, first_row), (neighbor, second_row)]
+    if rng.random() < 0.5:
+        zones = [(y_range, x_range) for x_range, y_range in zones]
+    return (zones + [((0.0, 1.0), (0.0, 1.0))] * (num_objects - 4))[:num_objects]
+
+
+def _place(rng: Random, lengths: list[int], image_side: int, zones: list[Zone]) -> list[tuple[int, int]] | None:
+    """Corners `left, top` of squares `OBJECT_GAP` apart, centres in their zones; None where one found no room."""
     placed: list[tuple[int, int, int]] = []
-    for side in lengths:
+    for side, zone in zip(lengths, zones, strict=True):
+        limit = image_side - BORDER_GAP - side
+        (left_min, left_max), (top_min, top_max) = (
+            (max(BORDER_GAP, round(start * image_side - side / 2)), min(limit, round(end * image_side - side / 2)))
+            for start, end in zone
+        )
         for _ in range(PLACEMENT_ATTEMPTS):
-            left = rng.randint(BORDER_GAP, image_side - BORDER_GAP - side)
-            top = rng.randint(BORDER_GAP, image_side - BORDER_GAP - side)
-            if all(
-                left + side + OBJECT_GAP <= x
-                or x + other + OBJECT_GAP <= left
-                or top + side + OBJECT_GAP <= y
-                or y + other + OBJECT_GAP <= top
-                for x, y, other in placed
-            ):
-                placed.append((left, top, side))
+            square = (rng.randint(left_min, left_max), rng.randint(top_min, top_max), side)
+            if all(_are_apart(square, other) for other in placed):
+                placed.append(square)
                 break
         else:
             return None
     return [(left, top) for left, top, _ in placed]
+
+
+def _are_apart(first: tuple[int, int, int], second: tuple[int, int, int]) -> bool:
+    (left, top, side), (other_left, other_top, other_side) = first, second
+    return (
+        left + side + OBJECT_GAP <= other_left
+        or other_left + other_side + OBJECT_GAP <= left
+        or top + side + OBJECT_GAP <= other_top
+        or other_top + other_side + OBJECT_GAP <= top
+    )
 
 
 def draw_scene(rng: Random, objects: list[SceneObject], image_side: int) -> Image.Image:
