@@ -1,0 +1,367 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Images, phrases and annotated regions to the tensors of ALBEF, and heatmaps back to points, boxes and pictures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoImageProcessor
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+from transformers.utils import ModelOutput, logging
+
+from .configuration_albef import AlbefConfig
+from .image_processing_albef import AlbefImageProcessor, ImageLike
+from .modeling_albef import ITM_MATCH_INDEX
+from .regions_albef import boxes_from_heatmap, build_region_mask, find_point, resize_heatmap
+from .text_processing_albef import clean_with_offsets
+
+logger = logging.get_logger(__name__)
+
+SHAPE_FORMS = {"boxes": "[x_min, y_min, x_max, y_max]", "polygons": "flat x, y lists", "masks": "run-length dicts"}
+
+
+class AlbefProcessor(ProcessorMixin):
+    r"""Image processor and tokenizer of ALBEF in one, with annotated regions under exactly the image's geometry.
+
+    Args:
+        image_processor ([`AlbefImageProcessor`]): makes `pixel_values` and `original_sizes`.
+        tokenizer (`PreTrainedTokenizerFast`): of [`~text_processing_albef.build_tokenizer`]; its `model_max_length` is
+            the number of text positions of the model.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from albef_amc import AlbefImageProcessor, AlbefProcessor
+    >>> from albef_amc.text_processing_albef import build_tokenizer
+    >>> tokenizer = build_tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "cup"])
+    >>> processor = AlbefProcessor(AlbefImageProcessor(size=64), tokenizer)
+    >>> photo = np.zeros((30, 40, 3), dtype=np.uint8)
+    >>> inputs = processor(images=[photo, photo], text=[["A dog.", "dog"], ["a cup"]])
+    >>> inputs["input_ids"].tolist(), inputs["image_index"].tolist()
+    ([[2, 5, 6], [2, 6, 0], [2, 5, 7]], [0, 0, 1])
+
+    ```
+    """
+
+    def __init__(self, image_processor, tokenizer, **kwargs):
+        super().__init__(image_processor, tokenizer, **kwargs)
+
+    def __call__(
+        self,
+        images: ImageLike | Sequence[ImageLike] | None = None,
+        text: str | Sequence[str] | Sequence[Sequence[str]] | None = None,
+        spans: Sequence | None = None,
+        boxes: Sequence | None = None,
+        polygons: Sequence | None = None,
+        masks: Sequence | None = None,
+        max_length: int | None = None,
+        max_words: int | None = None,
+        mask_size: tuple[int, int] | None = None,
+        padding: bool | str = True,
+        return_tensors: str = "pt",
+    ) -> BatchFeature:
+        r"""Prepare N images and P phrases.
+
+        `spans`, `boxes`, `polygons` and `masks` are nested like `text`: where `text` has a phrase, they have that
+        phrase's annotation, or `None`.
+
+        Args:
+            images: picture or list of pictures, anything [`~image_processing_albef.load_image`] takes.
+            text: a phrase; a list with one phrase per image, or several phrases of the only image; or a list of
+                phrases per image (empty for an image without phrases).
+            spans: `text` is then the caption and a phrase is a list of `(start, end)` character offsets in the raw
+                caption; `None` for the whole caption.
+            boxes: per phrase a list of `[x_min, y_min, x_max, y_max]` in pixels of the stored image after EXIF
+                rotation.
+            polygons: per phrase a list of flat x, y lists in the same pixels.
+            masks: per phrase a list of COCO run-length masks of the image's size.
+            max_length (`int`, *optional*): longest phrase in pieces, [CLS] included; longer ones are truncated. By
+                default nothing is truncated, as in the published evaluation.
+            max_words (`int`, *optional*): words of a phrase that are kept when it is cleaned.
+            mask_size (`tuple[int, int]`, *optional*): height and width of `region_mask`; that of the model's image by
+                default.
+            padding (`bool` or `str`, defaults to `True`): to the longest phrase; `"max_length"` to `max_length`.
+            return_tensors (`str`, defaults to `"pt"`): PyTorch tensors are the only kind.
+
+        Returns:
+            `BatchFeature` with, depending on what was given:
+            - **pixel_values** `(N, 3, height, width)` and **original_sizes** `(N, 2)` int64
+            - **input_ids**, **attention_mask** `(P, T)` int64
+            - **image_index** `(P,)` int64, the image row of each phrase
+            - **token_mask** `(P, T)` bool, the pieces of the spans
+            - **region_mask** `(P, mask_height, mask_width)` in [0, 1] and **has_region** `(P,)` bool
+        """
+        if images is None and text is None:
+            raise ValueError("give `images`, `text` or both.")
+        if return_tensors != "pt":
+            raise ValueError(f'`return_tensors` must be "pt" (PyTorch), got {return_tensors!r}.')
+        data = dict(self.image_processor(images, return_tensors="pt")) if images is not None else {}
+        sizes = data["original_sizes"].tolist() if images is not None else None
+        if text is None:
+            self._refuse(dict(spans=spans, boxes=boxes, polygons=polygons, masks=masks), "`text`")
+            return BatchFeature(data)
+        phrases, image_index, nest = _flatten_text(text, None if sizes is None else len(sizes))
+        flat_spans = None if spans is None else nest("spans", spans)
+        data |= self._encode_text(phrases, flat_spans, max_length, max_words, padding)
+        annotations = dict(boxes=boxes, polygons=polygons, masks=masks)
+        if sizes is None:
+            self._refuse(annotations, "`images`")
+            return BatchFeature(data)
+        data["image_index"] = torch.tensor(image_index)
+        annotations = {name: nest(name, value) for name, value in annotations.items() if value is not None}
+        if annotations:
+            data |= self._build_regions(annotations, [sizes[index] for index in image_index], mask_size)
+        return BatchFeature(data)
+
+    @staticmethod
+    def _refuse(arguments: dict[str, Any], missing: str) -> None:
+        given = [f"`{name}`" for name, value in arguments.items() if value is not None]
+        if given:
+            raise ValueError(f"{', '.join(given)} without {missing}: an annotation belongs to a phrase of an image.")
+
+    def _encode_text(
+        self,
+        phrases: list[str],
+        spans: list | None,
+        max_length: int | None,
+        max_words: int | None,
+        padding: bool | str,
+    ) -> dict[str, torch.Tensor]:
+        limit = self.tokenizer.model_max_length
+        if max_length is not None and not 2 <= max_length <= limit:
+            raise ValueError(
+                f"`max_length` must lie between 2 ([CLS] and one piece) and {limit} (text positions), "
+                f"got {max_length}."
+            )
+        cleaned = [clean_with_offsets(phrase, max_words) for phrase in phrases]
+        encoded = self.tokenizer(
+            [phrase for phrase, _ in cleaned],
+            padding=padding,
+            truncation=max_length is not None,
+            max_length=max_length,
+            return_offsets_mapping=True,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        _check_lengths(phrases, [sum(kept) for kept in encoded["attention_mask"]], limit)
+        data = {name: _to_tensor(encoded[name], padding) for name in ("input_ids", "attention_mask")}
+        if spans is not None:
+            rows = [
+                _mark_pieces(index, phrases[index], spans[index], sources, offsets, kept)
+                for index, ((_, sources), offsets, kept) in enumerate(
+                    zip(cleaned, encoded["offset_mapping"], encoded["attention_mask"], strict=True)
+                )
+            ]
+            data["token_mask"] = _to_tensor(rows, padding)
+        return data
+
+    def _build_regions(
+        self, annotations: dict[str, list], sizes: list[list[int]], mask_size: tuple[int, int] | None
+    ) -> dict[str, torch.Tensor]:
+        if mask_size is None:
+            mask_size = (self.image_processor.size.height, self.image_processor.size.width)
+        regions, is_annotated = [], []
+        for index, (height, width) in enumerate(sizes):
+            shapes = {name: _check_shapes(name, index, values[index]) for name, values in annotations.items()}
+            try:
+                regions.append(build_region_mask(height, width, mask_size, **shapes))
+            except ValueError as error:
+                raise ValueError(f"annotation of phrase {index}: {error}") from error
+            is_annotated.append(any(len(values) for values in shapes.values()))
+        region_mask = torch.stack(regions)
+        has_region = region_mask.flatten(1).amax(dim=1) > 0
+        if (torch.tensor(is_annotated) & ~has_region).any():
+            logger.warning_once("Some annotated regions have no area in their image: `has_region` is False for them.")
+        return {"region_mask": region_mask, "has_region": has_region}
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names that a call can give."""
+        names = ["pixel_values", "original_sizes", "input_ids", "attention_mask", "image_index", "token_mask"]
+        return [*names, "region_mask", "has_region"]
+
+    def post_process_grounding(
+        self,
+        outputs: ModelOutput,
+        original_sizes: torch.Tensor | Sequence[tuple[int, int]] | None = None,
+        box_threshold: float = 0.5,
+        return_heatmaps: bool = True,
+    ) -> list[list[dict[str, Any]]]:
+        r"""Turn the maps of `ground()` into points, boxes and pictures in pixels of the stored images.
+
+        Args:
+            outputs ([`AlbefGroundingOutput`]): `heatmap`, `itm_logits`, `image_index`, `original_sizes`.
+            original_sizes (`(N, 2)`, *optional*): height and width per image; those of `outputs` by default.
+            box_threshold (`float`, defaults to 0.5): share of a map's maximum, in (0, 1], that a box's pixels reach.
+            return_heatmaps (`bool`, defaults to `True`): `False` saves the memory of the full-size maps.
+
+        Returns:
+            Per image a list with, per phrase in the order given, a `dict`:
+            - **score** (`float`): probability that phrase and image match
+            - **point** (`(2,)` int64): x, y of the first maximum of the bicubically resized map, overshoot included;
+              (0, 0) for a map without any evidence
+            - **box** (`(4,)` float32 or `None`): tightest box of the thresholded component that holds the point
+            - **boxes** (`(K, 4)` float32), **box_scores** (`(K,)`): every component, the point's first; the score is
+              the maximum inside as a share of the map's maximum
+            - **heatmap** (`(height, width)` float32 in [0, 1], or `None`): the resized map over its maximum, negative
+              overshoot clipped
+        """
+        if not 0 < box_threshold <= 1:
+            raise ValueError(f"`box_threshold` must lie in (0, 1], got {box_threshold}.")
+        sizes = outputs.original_sizes if original_sizes is None else original_sizes
+        if sizes is None:
+            raise ValueError("`outputs` has no `original_sizes`: give (height, width) per image as `original_sizes`.")
+        sizes = [(int(height), int(width)) for height, width in sizes]
+        heatmaps = outputs.heatmap.detach().cpu()
+        scores = outputs.itm_logits.detach().float().softmax(dim=-1)[:, ITM_MATCH_INDEX].tolist()
+        image_index = range(len(heatmaps)) if outputs.image_index is None else outputs.image_index.tolist()
+        if max(image_index, default=-1) >= len(sizes):
+            raise ValueError(f"`image_index` names image {max(image_index)} but there are {len(sizes)} sizes.")
+        results: list[list[dict[str, Any]]] = [[] for _ in sizes]
+        for index, (heatmap, score, image) in enumerate(zip(heatmaps, scores, image_index, strict=True)):
+            if not torch.isfinite(heatmap).all():
+                raise ValueError(
+                    f"the heatmap of phrase {index} is not finite. The weights or the pixels hold NaN or infinity: "
+                    "check the checkpoint, or run in float32."
+                )
+            result = _locate(resize_heatmap(heatmap, *sizes[image]), box_threshold, return_heatmaps)
+            results[image].append({"score": score, **result})
+        return results
+
+
+def _locate(heatmap: torch.Tensor, box_threshold: float, return_heatmap: bool) -> dict[str, Any]:
+    boxes, box_scores = boxes_from_heatmap(heatmap, box_threshold)
+    if not len(boxes):
+        logger.warning_once("A heatmap is zero everywhere: its point is (0, 0) and it has no box.")
+    return {
+        "point": find_point(heatmap),
+        "box": boxes[0] if len(boxes) else None,
+        "boxes": boxes,
+        "box_scores": box_scores,
+        "heatmap": heatmap.clamp(min=0).float() / (heatmap.max().float() if len(boxes) else 1)
+        if return_heatmap
+        else None,
+    }
+
+
+def _flatten_text(text, num_images: int | None):
+    """Flatten the phrases; also their image rows and a function that flattens annotations of the same nesting."""
+    if isinstance(text, str):
+        counts, phrases, depth = [1], [text], 0
+    elif isinstance(text, Sequence) and all(isinstance(phrase, str) for phrase in text) and len(text):
+        counts = [len(text)] if num_images in (None, 1) else [1] * len(text)
+        phrases, depth = list(text), 1
+    elif isinstance(text, Sequence) and all(
+        isinstance(row, Sequence) and not isinstance(row, str) and all(isinstance(phrase, str) for phrase in row)
+        for row in text
+    ):
+        counts, phrases, depth = [len(row) for row in text], [phrase for row in text for phrase in row], 2
+    else:
+        raise TypeError("`text` must be a phrase, a list of phrases, or a list of lists of phrases (one per image).")
+    if not phrases:
+        raise ValueError("`text` has no phrases: give at least one.")
+    if num_images is not None and len(counts) != num_images:
+        raise ValueError(
+            f"`text` has phrases for {len(counts)} images but there are {num_images} images. Give one phrase, or one "
+            "list of phrases, per image."
+        )
+    image_index = [image for image, count in enumerate(counts) for _ in range(count)]
+
+    def nest(name: str, values) -> list:
+        if depth == 0:
+            return [values]
+        expected = len(phrases) if depth == 1 else len(counts)
+        if not _is_list(values) or len(values) != expected:
+            raise ValueError(
+                f"`{name}` must be nested like `text`: a list with {expected} entries. Use None for gaps."
+            )
+        if depth == 1:
+            return list(values)
+        rows = [[None] * count if row is None else row for row, count in zip(values, counts, strict=True)]
+        for image, (row, count) in enumerate(zip(rows, counts, strict=True)):
+            if not _is_list(row) or len(row) != count:
+                raise ValueError(f"`{name}[{image}]` must have {count} entries, one per phrase. Use None for gaps.")
+        return [value for row in rows for value in row]
+
+    return phrases, image_index, nest
+
+
+def _check_lengths(phrases: list[str], lengths: list[int], limit: int) -> None:
+    for index, (phrase, length) in enumerate(zip(phrases, lengths, strict=True)):
+        if length < 2:
+            raise ValueError(
+                f"phrase {index} is {phrase!r}, which has no words once it is cleaned (punctuation is removed). Give a "
+                "phrase with at least one word."
+            )
+        if length > limit:
+            raise ValueError(
+                f"phrase {index} has {length} pieces but the model has {limit} text positions. Shorten it or truncate "
+                f"with `max_length={limit}`."
+            )
+
+
+def _check_shapes(name: str, index: int, shapes) -> Sequence:
+    """A phrase's annotation is a list of boxes, polygons or masks, not a bare one of them."""
+    if shapes is None:
+        return []
+    if name == "masks":
+        is_list = _is_list(shapes) and all(isinstance(mask, dict) for mask in shapes)
+    else:
+        is_list = _is_list(shapes) and all(_is_list(shape) for shape in shapes)
+    if name == "boxes":
+        is_list = is_list and all(len(box) == 4 for box in shapes)
+    if not is_list:
+        raise ValueError(
+            f"`{name}` of phrase {index} must be a list of {SHAPE_FORMS[name]}, got {str(shapes)[:80]}. Nest `{name}` "
+            "like `text`, one level deeper."
+        )
+    return shapes
+
+
+def _is_list(value) -> bool:
+    """Lists, tuples, arrays and tensors, but no strings and dicts."""
+    return hasattr(value, "__len__") and not isinstance(value, str | dict)
+
+
+def _mark_pieces(index, caption, spans, sources, offsets, kept) -> list[bool]:
+    """Which pieces of a cleaned caption stand for the character spans of the raw one; without spans, all kept."""
+    if spans is None or not len(spans):
+        return [bool(value) for value in kept]
+    if not all(_is_list(span) and len(span) == 2 for span in spans):
+        raise ValueError(f"`spans` of phrase {index} must be a list of (start, end), got {str(spans)[:80]}.")
+    chosen = set()
+    for start, end in spans:
+        if not 0 <= start < end <= len(caption):
+            raise ValueError(
+                f"span ({start}, {end}) of phrase {index} does not lie in its caption of {len(caption)} characters. "
+                "Spans are (start, end) offsets in the raw caption, end exclusive."
+            )
+        marked = {
+            piece
+            for piece, (first, last) in enumerate(offsets)
+            if any(start <= source < end for source in sources[first:last])
+        }
+        if not marked:
+            raise ValueError(
+                f"span ({start}, {end}) of phrase {index}, {caption[start:end]!r}, covers no piece: it is "
+                "punctuation, or was truncated. Move the span or raise `max_length` / `max_words`."
+            )
+        chosen |= marked
+    return [piece in chosen for piece in range(len(offsets))]
+
+
+def _to_tensor(rows: list[list], padding: bool | str) -> torch.Tensor:
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError(
+            f"phrases of different lengths form no tensor with `padding={padding!r}`. Use `padding=True`."
+        )
+    return torch.tensor(rows)
+
+
+AlbefImageProcessor.register_for_auto_class("AutoImageProcessor")
+AlbefProcessor.register_for_auto_class("AutoProcessor")
+AutoImageProcessor.register(AlbefConfig, image_processor_classes={"pil": AlbefImageProcessor}, exist_ok=True)
+
+__all__ = ["AlbefProcessor"]
