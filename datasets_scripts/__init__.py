@@ -1,18 +1,32 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Grounding data sets: one builder class per data set, one row schema for all of them."""
 
-from .features import GROUNDING_FEATURES, build_phrase, build_row, compute_statistics
+from .coco_phrases import CocoPhrases, CocoPhrasesConfig, choose_split
+from .coco_records import ReadingReport
+from .features import GROUNDING_FEATURES, PHRASE_FEATURES, build_phrase, build_row, compute_statistics
+from .loading import BUILDERS, load_grounding_dataset
 from .synthetic_grounding import SyntheticGrounding, SyntheticGroundingConfig, build_scene, generate_scenes
 from .synthetic_phrases import vocabulary
+from .synthetic_reader import find_referents
+from .synthetic_scenes import HELD_OUT_COMPOSITIONS
 
 __all__ = [
+    "BUILDERS",
     "GROUNDING_FEATURES",
+    "HELD_OUT_COMPOSITIONS",
+    "PHRASE_FEATURES",
+    "CocoPhrases",
+    "CocoPhrasesConfig",
+    "ReadingReport",
     "SyntheticGrounding",
     "SyntheticGroundingConfig",
     "build_phrase",
     "build_row",
     "build_scene",
+    "choose_split",
     "compute_statistics",
+    "find_referents",
     "generate_scenes",
+    "load_grounding_dataset",
     "vocabulary",
 ]

@@ -1,0 +1,50 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Grounding data sets by name: a builder of this package, a folder of Parquet files, or a repository on the Hub."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from .coco_phrases import CocoPhrases
+from .features import GROUNDING_FEATURES
+from .synthetic_grounding import SyntheticGrounding
+
+BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
+    "synthetic": SyntheticGrounding,
+    "coco_phrases": CocoPhrases,
+}
+
+
+def load_grounding_dataset(name_or_path: str | Path, split: str, **kwargs: Any) -> datasets.Dataset:
+    """Rows of the one schema, wherever they come from.
+
+    Args:
+        name_or_path (`str` or `Path`): a key of `BUILDERS`; else a folder or a Hub repository that
+            `datasets.load_dataset` reads.
+        split (`str`): such as "train", "test[:100]" or "all".
+        **kwargs: configuration of the builder (and `cache_dir`), or further arguments of `load_dataset`.
+
+    Returns:
+        `datasets.Dataset`: with the columns of `GROUNDING_FEATURES`.
+
+    Example:
+
+        rows = load_grounding_dataset("coco_phrases", "all", data_root="coco_cc_mini")
+    """
+    name = str(name_or_path)
+    if name in BUILDERS:
+        builder = BUILDERS[name](**kwargs)
+        builder.download_and_prepare()
+        if split.partition("[")[0] not in ("all", *builder.info.splits) and "+" not in split:
+            raise ValueError(f"`{name}` has no split {split!r} here; it has {', '.join(builder.info.splits)}, all.")
+        return builder.as_dataset(split=split)
+    if not Path(name).exists() and (name.count("/") != 1 or name.startswith((".", "/"))):
+        raise FileNotFoundError(
+            f"No data set {name!r}: neither a builder ({', '.join(BUILDERS)}), nor a folder, nor a `user/name` of the Hub."
+        )
+    dataset = datasets.load_dataset(name, split=split, **kwargs)
+    missing = sorted(set(GROUNDING_FEATURES) - set(dataset.column_names))
+    if missing:
+        raise ValueError(f"{name} has no column {', '.join(missing)}. Build it with `albef-amc build-dataset`.")
+    return dataset
