@@ -292,8 +292,8 @@ def _check_lengths(phrases: list[str], lengths: list[int], limit: int) -> None:
     for index, (phrase, length) in enumerate(zip(phrases, lengths, strict=True)):
         if length < 2:
             raise ValueError(
-                f"phrase {index} is {phrase!r}, which has no words once it is cleaned (punctuation is removed). Give a "
-                "phrase with at least one word."
+                f"phrase {index} is {phrase!r}, which has no words once it is cleaned (punctuation is removed). Give "
+                "a phrase with at least one word."
             )
         if length > limit:
             raise ValueError(
