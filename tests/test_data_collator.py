@@ -209,11 +209,13 @@ def test_workers_and_pinned_order_change_nothing(processor):
         ({"phrases": [make_phrase("p7", "  ")]}, "'p7'.*is empty"),
         ({"image_id": None}, "`image_id`"),
         ({"width": 8, "height": 16}, "states 8 x 16 pixels"),
+        ({"phrases": [make_phrase("p7", "?!")]}, r"no words.*\(image 'photo'\)"),
+        ({"phrases": [make_phrase("p7", "a dog", boxes=[[8, 0, 2, 4]])]}, r"x_max.*\(image 'photo'\)"),
     ],
 )
 def test_bad_rows_are_named(processor, change, words):
     with pytest.raises(ValueError, match=words):
-        DataCollatorForGrounding(processor)([make_row() | change])
+        DataCollatorForGrounding(processor)([make_row("fine"), make_row() | change])
 
 
 def test_no_rows(processor):

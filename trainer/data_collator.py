@@ -34,7 +34,8 @@ class DataCollatorForGrounding:
         phrases_per_image (`int`, *optional*): phrases drawn of each image, without replacement, fewer where it has
             fewer; all phrases by default.
         max_length (`int`, *optional*, defaults to 25): pieces of a phrase at most, [CLS] included. `None`: not cut.
-        mask_size (`int`, *optional*): side of `region_mask` in pixels; the processor's default otherwise.
+        mask_size (`int` or (height, width), *optional*): size of `region_mask` in pixels; the image's size in the
+            model by default.
         region_source (`str`, defaults to `"boxes"`): annotation that becomes the region: `"boxes"`, `"polygons"` or
             `"masks"`. A phrase without it has no region.
         box_choice (`str`, defaults to `"all"`): `"all"`: the region is the union of a phrase's boxes; `"random"`: one
@@ -63,11 +64,19 @@ class DataCollatorForGrounding:
     Example:
 
     ```python
-    >>> collator = DataCollatorForGrounding(processor, mask_size=4)  # doctest: +SKIP
-    >>> collator([{"image": photo, "image_id": "7", "phrases": [{"phrase": "a dog", "boxes": [[0, 0, 9, 9]]}]}])
-    {'pixel_values': tensor([[[[...]]]]), 'original_sizes': tensor([[9, 18]]), 'image_index': tensor([0]),
-     'input_ids': tensor([[101, 1037, 3899]]), 'attention_mask': tensor([[1, 1, 1]]), 'has_region': tensor([True]),
-     'region_mask': tensor([[[1., 1., 0., 0.], ...]]), 'image_ids': tensor([1234567890123456789])}
+    >>> from PIL import Image
+    >>> from albef_amc import AlbefImageProcessor, AlbefProcessor
+    >>> from albef_amc.text_processing_albef import build_tokenizer
+    >>> from albef_amc.trainer.data_collator import DataCollatorForGrounding
+    >>> tokenizer = build_tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog"])
+    >>> collator = DataCollatorForGrounding(AlbefProcessor(AlbefImageProcessor(size=32), tokenizer), mask_size=2)
+    >>> phrases = [{"phrase": "a dog", "boxes": [[0, 0, 9, 9]]}, {"phrase": "dog"}]
+    >>> batch = collator([{"image": Image.new("RGB", (18, 9)), "image_id": "7", "phrases": phrases}])
+    >>> batch["input_ids"].tolist(), batch["image_index"].tolist(), batch["has_region"].tolist()
+    ([[2, 5, 6], [2, 6, 0]], [0, 0], [True, False])
+    >>> batch["region_mask"][0]
+    tensor([[1., 0.],
+            [1., 0.]])
 
     ```
     """
@@ -77,7 +86,7 @@ class DataCollatorForGrounding:
         processor: Any,
         phrases_per_image: int | None = None,
         max_length: int | None = 25,
-        mask_size: int | None = None,
+        mask_size: int | tuple[int, int] | None = None,
         region_source: str = "boxes",
         box_choice: str = "all",
         augmentation: GroundingAugmentation | None = None,
@@ -96,7 +105,7 @@ class DataCollatorForGrounding:
         self.processor = processor
         self.phrases_per_image = phrases_per_image
         self.max_length = max_length
-        self.mask_size = mask_size
+        self.mask_size = (mask_size, mask_size) if isinstance(mask_size, int) else mask_size
         self.region_source = region_source
         self.box_choice = box_choice
         self.augmentation = augmentation
@@ -111,16 +120,10 @@ class DataCollatorForGrounding:
             raise ValueError("a batch needs at least one row, got none.")
         rows = [self._prepare_row(row) for row in rows]
         phrases = [phrase for row in rows for phrase in row["phrases"]]
-        batch = dict(
-            self.processor(
-                images=[row["image"] for row in rows],
-                text=[[phrase["phrase"] for phrase in row["phrases"]] for row in rows],
-                max_length=self.max_length,
-                mask_size=self.mask_size,
-                return_tensors="pt",
-                **{self.region_source: [[self._region(row, phrase) for phrase in row["phrases"]] for row in rows]},
-            )
-        )
+        try:
+            batch = self._process(rows)
+        except ValueError as error:
+            raise ValueError(f"{error} (image {self._find_bad_row(rows)!r})") from error
         self._count_empty_regions(phrases, batch["has_region"])
         batch["image_ids"] = torch.tensor([hash_image_id(row["image_id"]) for row in rows])
         if self.mlm_probability is not None:
@@ -151,6 +154,28 @@ class DataCollatorForGrounding:
         if self.augmentation is None:
             return row
         return self.augmentation(row, self._numpy_generator(row, "augmentation"))
+
+    def _process(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        regions = [[self._region(row, phrase) for phrase in row["phrases"]] for row in rows]
+        return dict(
+            self.processor(
+                images=[row["image"] for row in rows],
+                text=[[phrase["phrase"] for phrase in row["phrases"]] for row in rows],
+                max_length=self.max_length,
+                mask_size=self.mask_size,
+                return_tensors="pt",
+                **{self.region_source: regions},
+            )
+        )
+
+    def _find_bad_row(self, rows: list[dict]) -> str | None:
+        """Image id of the first row that fails on its own: the processor knows rows by number only."""
+        for row in rows:
+            try:
+                self._process([row])
+            except ValueError:
+                return row["image_id"]
+        return None
 
     def _region(self, row: dict, phrase: dict) -> list | None:
         annotation = phrase.get(self.region_source) or None
