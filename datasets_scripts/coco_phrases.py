@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""COCO-style files with phrases: `annotations.json` as COCO has it, `phrases.json` with a phrase and boxes a record."""
+"""COCO-style files with phrases: `annotations.json` as COCO has it, phrases with their boxes in `phrases.json`."""
 
 import hashlib
 import json

@@ -147,7 +147,7 @@ def read_region(
     """
     polygons: list[list[float]] = []
     masks: list[dict[str, Any]] = []
-    for annotation_id in annotation_ids or []:
+    for annotation_id in annotation_ids if isinstance(annotation_ids, list) else []:
         annotation = annotations.get(str(annotation_id))
         if annotation is None:
             report.add("annotation not among those of the image: outlines left out", where)
@@ -158,12 +158,18 @@ def read_region(
             masks.extend([mask] if mask else [])
             is_usable = mask is not None
         else:
-            is_usable = bool(outline) and all(_is_polygon(polygon) for polygon in outline)
+            is_usable = (
+                isinstance(outline, list) and bool(outline) and all(_is_polygon(polygon) for polygon in outline)
+            )
             polygons.extend(outline if is_usable else [])
         if not is_usable:
             report.add("annotation without a usable outline: outlines left out", where)
             return None, None
     return polygons or None, masks or None
+
+
+def _are_polygons(outline: Any) -> bool:
+    return isinstance(outline, list) and len(outline) > 0 and all(_is_polygon(polygon) for polygon in outline)
 
 
 def _is_polygon(polygon: Any) -> bool:

@@ -41,7 +41,7 @@ def load_grounding_dataset(name_or_path: str | Path, split: str, **kwargs: Any) 
         return builder.as_dataset(split=split)
     if not Path(name).exists() and (name.count("/") != 1 or name.startswith((".", "/"))):
         raise FileNotFoundError(
-            f"No data set {name!r}: neither a builder ({', '.join(BUILDERS)}), nor a folder, nor a `user/name` of the Hub."
+            f"No data set {name!r}: it is no builder ({', '.join(BUILDERS)}), no folder and no `user/name` of the Hub."
         )
     dataset = datasets.load_dataset(name, split=split, **kwargs)
     missing = sorted(set(GROUNDING_FEATURES) - set(dataset.column_names))
