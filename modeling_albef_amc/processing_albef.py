@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, AutoProcessor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import ModelOutput, logging
@@ -363,5 +363,6 @@ def _to_tensor(rows: list[list], padding: bool | str) -> torch.Tensor:
 AlbefImageProcessor.register_for_auto_class("AutoImageProcessor")
 AlbefProcessor.register_for_auto_class("AutoProcessor")
 AutoImageProcessor.register(AlbefConfig, image_processor_classes={"pil": AlbefImageProcessor}, exist_ok=True)
+AutoProcessor.register(AlbefConfig, AlbefProcessor, exist_ok=True)
 
 __all__ = ["AlbefProcessor"]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoProcessor
 
 from albef_amc.image_processing_albef import AlbefImageProcessor
 from albef_amc.processing_albef import AlbefProcessor
@@ -372,12 +373,15 @@ def test_saved_and_loaded_with_the_package(processor, tmp_path, photos):
     settings = json.loads((tmp_path / "processor_config.json").read_text())
     assert settings["auto_map"]["AutoProcessor"] == "processing_albef.AlbefProcessor"
     assert settings["image_processor"]["max_image_pixels"] == 5000
-    reloaded = AlbefProcessor.from_pretrained(tmp_path)
-    assert isinstance(reloaded.image_processor, AlbefImageProcessor)
-    assert reloaded.image_processor.max_image_pixels == 5000
-    assert reloaded.tokenizer.model_max_length == 8
-    before, after = (each(images=photos, text=["a dog", "cups", "red"]) for each in (processor, reloaded))
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    before = processor(images=photos, text=["a dog", "cups", "red"])
+    for loader in (AlbefProcessor, AutoProcessor):
+        reloaded = loader.from_pretrained(tmp_path)
+        assert isinstance(reloaded, AlbefProcessor)
+        assert isinstance(reloaded.image_processor, AlbefImageProcessor)
+        assert reloaded.image_processor.max_image_pixels == 5000
+        assert reloaded.tokenizer.model_max_length == 8
+        after = reloaded(images=photos, text=["a dog", "cups", "red"])
+        assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.slow
