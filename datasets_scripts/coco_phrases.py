@@ -12,7 +12,7 @@ from typing import Any
 
 import datasets
 from datasets.utils import logging
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from .coco_records import ReadingReport, read_boxes, read_proposals, read_region, read_spans
 from .features import GROUNDING_FEATURES, build_phrase, build_row
@@ -70,7 +70,7 @@ def choose_split(image_id: str | int) -> str:
 
     Example:
         >>> choose_split(790)
-        'train'
+        'test'
     """
     percentage = int(hashlib.sha256(str(image_id).encode()).hexdigest(), 16) % 100
     return next(split for split, bound in SPLIT_BOUNDS.items() if percentage < bound)
@@ -207,8 +207,8 @@ def _read_row(
     if stored is None:
         return None
     data, width, height = stored
-    phrases = [_read_phrase(record, annotations, width, height, report) for record in records]
-    phrases = [phrase for phrase in phrases if phrase is not None]
+    entries = (_read_phrase(record, annotations, width, height, report) for record in records)
+    phrases = [entry for entry in entries if entry is not None]
     if not phrases:
         report.add("image without a usable phrase: left out", image["file_name"])
         return None
@@ -232,6 +232,7 @@ def _read_image(path: Path, image: dict[str, Any], report: ReadingReport) -> tup
         with Image.open(BytesIO(data)) as picture:
             picture.load()
             width, height = ImageOps.exif_transpose(picture).size
+            is_rotated = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         report.add("image file damaged or not an image: image left out", f"{path} ({error})")
         return None
@@ -239,6 +240,8 @@ def _read_image(path: Path, image: dict[str, Any], report: ReadingReport) -> tup
         sizes = f"{width} x {height}, not {image.get('width')} x {image.get('height')}"
         report.add("image size differs from the annotation: image left out", f"{path} ({sizes})")
         return None
+    if is_rotated:
+        report.add("image is turned by its EXIF data: boxes are taken as those of the upright picture", str(path))
     return data, width, height
 
 

@@ -76,23 +76,27 @@ def clean_box(
     x_min, y_min, x_max, y_max = (float(value) for value in box)
     if is_xywh:
         x_max, y_max = x_min + x_max, y_min + y_max
-    clamped = [
-        min(max(value, 0.0), float(limit))
-        for value, limit in zip((x_min, y_min, x_max, y_max), (width, height, width, height), strict=True)
-    ]
-    problem = None
-    if x_max < x_min or y_max < y_min:
-        problem = "reversed box: box left out"
-    elif x_max == x_min or y_max == y_min:
-        problem = "empty box: box left out"
-    elif clamped[2] <= clamped[0] or clamped[3] <= clamped[1]:
-        problem = "box outside the image: box left out"
+    corners = (x_min, y_min, x_max, y_max)
+    limits = (width, height, width, height)
+    clamped = [min(max(value, 0.0), float(limit)) for value, limit in zip(corners, limits, strict=True)]
+    problem = _find_box_problem(corners, clamped)
     if problem:
         report.add(problem, where)
         return None
-    if max(abs(a - b) for a, b in zip(clamped, (x_min, y_min, x_max, y_max), strict=True)) > BORDER_TOLERANCE:
+    if max(abs(a - b) for a, b in zip(clamped, corners, strict=True)) > BORDER_TOLERANCE:
         report.add("box reaches over the border: cut there", where)
     return clamped
+
+
+def _find_box_problem(corners: tuple[float, ...], clamped: list[float]) -> str | None:
+    x_min, y_min, x_max, y_max = corners
+    if x_max < x_min or y_max < y_min:
+        return "reversed box: box left out"
+    if x_max == x_min or y_max == y_min:
+        return "empty box: box left out"
+    if clamped[2] <= clamped[0] or clamped[3] <= clamped[1]:
+        return "box outside the image: box left out"
+    return None
 
 
 def read_boxes(boxes: Any, width: int, height: int, where: str, report: ReadingReport) -> list[list[float]] | None:
@@ -153,23 +157,15 @@ def read_region(
             report.add("annotation not among those of the image: outlines left out", where)
             return None, None
         outline = annotation.get("segmentation")
-        if isinstance(outline, dict):
-            mask = _read_mask(outline, width, height)
-            masks.extend([mask] if mask else [])
-            is_usable = mask is not None
+        mask = _read_mask(outline, width, height) if isinstance(outline, dict) else None
+        if mask is not None:
+            masks.append(mask)
+        elif isinstance(outline, list) and outline and all(_is_polygon(polygon) for polygon in outline):
+            polygons.extend(outline)
         else:
-            is_usable = (
-                isinstance(outline, list) and bool(outline) and all(_is_polygon(polygon) for polygon in outline)
-            )
-            polygons.extend(outline if is_usable else [])
-        if not is_usable:
             report.add("annotation without a usable outline: outlines left out", where)
             return None, None
     return polygons or None, masks or None
-
-
-def _are_polygons(outline: Any) -> bool:
-    return isinstance(outline, list) and len(outline) > 0 and all(_is_polygon(polygon) for polygon in outline)
 
 
 def _is_polygon(polygon: Any) -> bool:

@@ -129,7 +129,9 @@ def compute_statistics(rows: Any) -> dict[str, Any]:
     """
     if hasattr(rows, "select_columns"):
         rows = rows.select_columns(["phrases"])
-    totals, types, words = Counter(), Counter(), set()
+    totals: Counter[str] = Counter()
+    types: Counter[str] = Counter()
+    words: set[str] = set()
     for row in rows:
         totals["num_images"] += 1
         for phrase in row["phrases"]:

@@ -192,8 +192,10 @@ def choose_phrases(rng: Random, candidates: Sequence[ScenePhrase], count: int) -
         `list[ScenePhrase]`: up to `count` of the candidates, in random order.
     """
     preference = {kind: rng.random() / weight for kind, weight in TYPE_WEIGHTS.items()}
-    remaining, chosen = rng.sample(candidates, len(candidates)), []
-    meant, types = Counter(), Counter()
+    remaining = rng.sample(candidates, len(candidates))
+    chosen: list[ScenePhrase] = []
+    meant: Counter[int] = Counter()
+    types: Counter[str] = Counter()
     while remaining and len(chosen) < count:
         best = min(
             remaining,

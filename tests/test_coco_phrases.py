@@ -169,6 +169,7 @@ def test_rotated_photograph_has_upright_size(source):
     Image.new("RGB", (HEIGHT, WIDTH), "gray").save(source.root / "images" / "b.jpg", exif=exif)
     rows, report = source.read()
     assert (rows[1]["width"], rows[1]["height"], rows[1]["image"].size) == (WIDTH, HEIGHT, (WIDTH, HEIGHT))
+    assert any("turned by its EXIF data" in reason for reason in report.counts)
 
 
 @pytest.mark.parametrize("phrase", [None, "", "   ", 5, ["dog"]])
