@@ -1,6 +1,16 @@
 """albef-amc: ALBEF for the Hugging Face Hub, its Grad-CAM heatmaps, and their training with AMC."""
 
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForZeroShotObjectDetection,
+    AutoProcessor,
+)
+
 from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
+from .image_processing_albef import AlbefImageProcessor
 from .modeling_albef import (
     ITM_MATCH_INDEX,
     AlbefForImageTextMatching,
@@ -10,8 +20,17 @@ from .modeling_albef import (
     AlbefModelOutput,
     AlbefPreTrainingOutput,
 )
+from .pipeline_albef import VisualGroundingPipeline
+from .processing_albef import AlbefProcessor
 
 __version__ = "0.1.0"
+
+AutoConfig.register("albef", AlbefConfig)
+AutoModel.register(AlbefConfig, AlbefModel)
+AutoModelForPreTraining.register(AlbefConfig, AlbefForPreTraining)
+AutoModelForZeroShotObjectDetection.register(AlbefConfig, AlbefForImageTextMatching)
+AutoImageProcessor.register(AlbefConfig, image_processor_classes={"pil": AlbefImageProcessor})
+AutoProcessor.register(AlbefConfig, AlbefProcessor)
 
 __all__ = [
     "ITM_MATCH_INDEX",
@@ -19,9 +38,12 @@ __all__ = [
     "AlbefForImageTextMatching",
     "AlbefForPreTraining",
     "AlbefGroundingOutput",
+    "AlbefImageProcessor",
     "AlbefModel",
     "AlbefModelOutput",
     "AlbefPreTrainingOutput",
+    "AlbefProcessor",
     "AlbefTextConfig",
     "AlbefVisionConfig",
+    "VisualGroundingPipeline",
 ]

@@ -1,0 +1,18 @@
+"""Training and evaluation of grounding: objectives, collator, Trainer, pointing game, pictures."""
+
+from .amc_config import AmcConfig
+from .amc_trainer import AmcTrainer
+from .augmentation import GroundingAugmentation
+from .data_collator import DataCollatorForGrounding
+from .evaluation import GroundingEvaluation, evaluate_grounding
+from .objectives import AttentionMaskConsistencyLoss
+
+__all__ = [
+    "AmcConfig",
+    "AmcTrainer",
+    "AttentionMaskConsistencyLoss",
+    "DataCollatorForGrounding",
+    "GroundingAugmentation",
+    "GroundingEvaluation",
+    "evaluate_grounding",
+]

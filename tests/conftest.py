@@ -1,0 +1,50 @@
+"""Fixtures that several test files share."""
+
+import copy
+import importlib.util
+
+import pytest
+
+if importlib.util.find_spec("albef_amc") is None:
+    raise pytest.UsageError("albef_amc is not installed: run `make install`, or `pip install -e '.[dev]'`.")
+
+import torch
+from testing_utils import DATA_FOLDER, build_tiny_config, build_tiny_processor
+
+from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
+
+
+@pytest.fixture(scope="session")
+def _tiny_models() -> dict:
+    torch.manual_seed(0)
+    config = build_tiny_config()
+    return {
+        "matching": AlbefForImageTextMatching(config).eval(),
+        "pretraining": AlbefForPreTraining(copy.deepcopy(config)).eval(),
+    }
+
+
+@pytest.fixture
+def tiny_model(_tiny_models) -> AlbefForImageTextMatching:
+    """Small matching model with random weights, a fresh copy for each test."""
+    return copy.deepcopy(_tiny_models["matching"])
+
+
+@pytest.fixture
+def tiny_pretraining_model(_tiny_models) -> AlbefForPreTraining:
+    """Small pre-training model with random weights, a fresh copy for each test."""
+    return copy.deepcopy(_tiny_models["pretraining"])
+
+
+@pytest.fixture(scope="session")
+def tiny_processor():
+    """Processor with a small vocabulary and images of 32 x 32 pixels."""
+    return build_tiny_processor()
+
+
+@pytest.fixture(scope="session")
+def data_folder():
+    """Folder of the development data; the test is skipped without it."""
+    if not DATA_FOLDER.is_dir():
+        pytest.skip(f"no development data in {DATA_FOLDER}: set ALBEF_AMC_DATA to run this test")
+    return DATA_FOLDER

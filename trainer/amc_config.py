@@ -1,0 +1,106 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Settings of a training run: those of `transformers`' Trainer, and the objectives' margins, weights and choices."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from albef_amc.contrastive_albef import DistillationAxis
+from albef_amc.explanation_albef import HeatmapDenominator, check_choice
+from albef_amc.trainer.data_collator import BOX_CHOICES, REGION_SOURCES
+from albef_amc.trainer.objectives import MEAN_REDUCTIONS, AttentionMaskConsistencyLoss
+
+
+@dataclass
+class AmcConfig(TrainingArguments):
+    r"""Arguments of [`AmcTrainer`]. Defaults are the published values (Yang et al., CVPR 2023, and its released code).
+
+    Three options choose between the correct mathematics (default) and what the released code computes:
+    `amc_mean_reduction="batch"`, `distillation_axis="sequence"`, `heatmap_denominator="padded"`.
+
+    Args:
+        amc_weight, itc_weight, itm_weight, mlm_weight (`float`, default to 1): weights of the four objectives in the
+            loss; an objective of weight 0 is not computed. `amc_weight=0` is the baseline without AMC.
+        mean_margin (`float`, defaults to 0.1), max_margin (`float`, defaults to 0.5), mean_weight (`float`, defaults
+            to 0.2), max_weight (`float`, defaults to 0.8), amc_mean_reduction (`str`, defaults to `"sample"`): see
+            [`~trainer.objectives.AttentionMaskConsistencyLoss`].
+        heatmap_denominator (`str`, defaults to `"kept"`): pieces that divide the heatmap's sum over pieces.
+        distillation_axis (`str`, defaults to `"vocabulary"`): axis of the masked-word distillation.
+        distillation_alpha (`float`, *optional*): weight of the momentum model's targets; the model's by default.
+        distillation_ramp_epochs (`float`, defaults to 1): epochs over which that weight rises linearly from 0.
+        mlm_probability (`float`, *optional*): share of word pieces to predict; the model's by default.
+        phrases_per_image (`int`, *optional*): phrases drawn of each image in a step; all by default.
+        max_length (`int`, defaults to 25): pieces of a phrase at most in training, [CLS] included.
+        mask_size (`int`, *optional*): side of the region masks in pixels; the image size by default.
+        region_source (`str`, defaults to `"boxes"`): `"boxes"`, `"polygons"` or `"masks"`.
+        box_choice (`str`, defaults to `"all"`): `"all"`, or `"random"` for one random box of a phrase as published.
+        use_augmentation (`bool`, defaults to `True`): flips, gray and colour jitter that region and words follow.
+
+    Raises:
+        ValueError: a value outside its range, or half precision (`fp16`), which AMC does not support: use `bf16`.
+    """
+
+    amc_weight: float = 1.0
+    itc_weight: float = 1.0
+    itm_weight: float = 1.0
+    mlm_weight: float = 1.0
+    mean_margin: float = 0.1
+    max_margin: float = 0.5
+    mean_weight: float = 0.2
+    max_weight: float = 0.8
+    amc_mean_reduction: str = "sample"
+    heatmap_denominator: str = "kept"
+    distillation_axis: str = "vocabulary"
+    distillation_alpha: float | None = None
+    distillation_ramp_epochs: float = 1.0
+    mlm_probability: float | None = None
+    phrases_per_image: int | None = None
+    max_length: int = 25
+    mask_size: int | None = None
+    region_source: str = "boxes"
+    box_choice: str = "all"
+    use_augmentation: bool = True
+    learning_rate: float = 1e-5
+    weight_decay: float = 0.02
+    max_grad_norm: float = field(default=0.0, metadata={"help": "0: no clipping, as published."})
+    remove_unused_columns: bool = False
+    ddp_broadcast_buffers: bool | None = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("amc_weight", "itc_weight", "itm_weight", "mlm_weight", "distillation_ramp_epochs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
+        if self.amc_weight + self.itc_weight + self.itm_weight + self.mlm_weight == 0:
+            raise ValueError("`amc_weight`, `itc_weight`, `itm_weight` and `mlm_weight` are all 0: nothing to learn.")
+        check_choice("heatmap_denominator", self.heatmap_denominator, HeatmapDenominator)
+        check_choice("distillation_axis", self.distillation_axis, DistillationAxis)
+        for name, choices in (
+            ("amc_mean_reduction", MEAN_REDUCTIONS),
+            ("region_source", REGION_SOURCES),
+            ("box_choice", BOX_CHOICES),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"`{name}` must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}."
+                )
+        if self.fp16:
+            raise ValueError("`fp16=True` is refused: gradients of AMC underflow in half precision. Use `bf16=True`.")
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Pre-training objectives with a weight, as the model's `forward` takes them."""
+        return tuple(name for name in ("itc", "itm", "mlm") if getattr(self, f"{name}_weight") > 0)
+
+    def build_amc_loss(self) -> AttentionMaskConsistencyLoss:
+        """The AMC objective with this run's margins and weights."""
+        return AttentionMaskConsistencyLoss(
+            mean_margin=self.mean_margin,
+            max_margin=self.max_margin,
+            mean_weight=self.mean_weight,
+            max_weight=self.max_weight,
+            mean_reduction=self.amc_mean_reduction,
+        )
+
+
+__all__ = ["AmcConfig"]

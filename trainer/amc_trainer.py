@@ -1,0 +1,301 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""`transformers`' Trainer with ALBEF's pre-training objectives and AMC (Yang et al., CVPR 2023, section 3)."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+from torch.utils.data import IterableDataset
+from transformers import Trainer
+from transformers.utils import logging
+
+from albef_amc import AlbefForPreTraining, AlbefPreTrainingOutput
+from albef_amc.model_cards import ModelCard, write_model_card
+from albef_amc.trainer.amc_config import AmcConfig
+from albef_amc.trainer.augmentation import GroundingAugmentation
+from albef_amc.trainer.data_collator import DataCollatorForGrounding
+from albef_amc.trainer.epoch_dataset import EpochDataset
+from albef_amc.trainer.evaluation import GroundingEvaluation, predict_points, score_points
+
+logger = logging.get_logger(__name__)
+
+MODEL_INPUTS = (
+    "pixel_values",
+    "input_ids",
+    "attention_mask",
+    "image_index",
+    "image_ids",
+    "token_mask",
+    "mlm_input_ids",
+    "mlm_labels",
+    "negative_image_index",
+    "negative_text_index",
+    "negative_uniforms",
+)
+CARD_ARGUMENTS = (
+    "amc_weight",
+    "itc_weight",
+    "itm_weight",
+    "mlm_weight",
+    "mean_margin",
+    "max_margin",
+    "mean_weight",
+    "max_weight",
+    "amc_mean_reduction",
+    "heatmap_denominator",
+    "distillation_axis",
+    "learning_rate",
+    "weight_decay",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "phrases_per_image",
+    "seed",
+)
+
+
+class AmcTrainer(Trainer):
+    r"""Trains [`AlbefForPreTraining`] on phrases with regions: ITC + ITM + MLM + AMC.
+
+    The heatmap is part of the model's `forward`, so that wrappers see one ordinary forward pass. Every term is logged
+    (`itc_loss`, `itm_loss`, `mlm_loss`, `amc_loss`, `amc_mean_loss`, `amc_max_loss`). Order of events in a step:
+    before the first micro-batch the temperature is clamped and the momentum weights are updated; after each
+    micro-batch's backward pass its momentum features enter the queues.
+
+    Args:
+        model ([`AlbefForPreTraining`]): the model to train.
+        args ([`AmcConfig`]): the run's settings.
+        processing_class ([`AlbefProcessor`]): makes tensors of rows; saved with every checkpoint.
+        train_dataset, eval_dataset: map-style data sets of rows (`datasets_scripts/features.py`). `eval_dataset` may
+            be a `dict` of several. Evaluation plays the pointing game and logs `eval_pointing_game_accuracy`.
+        data_collator (*optional*): replaces the [`DataCollatorForGrounding`] made from `args`.
+        card_details (mapping, *optional*): fields of [`~model_cards.ModelCard`] that the run cannot know itself
+            (`model_name`, `description`, `datasets`, `evaluation_dataset`, `base_model`, `source`). Every saved
+            checkpoint gets a card, and `metrics.json` where it was evaluated at the step it was saved.
+        kwargs: as for `Trainer`.
+
+    Raises:
+        TypeError: a model that is not [`AlbefForPreTraining`].
+        ValueError: several GPUs without a launcher, which would split phrase rows: use `accelerate launch`.
+    """
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: AlbefForPreTraining,
+        args: AmcConfig,
+        processing_class: Any,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        data_collator: Any = None,
+        card_details: Mapping[str, Any] | None = None,
+        **kwargs,
+    ):
+        if not hasattr(model, "update_momentum"):
+            raise TypeError(f"`model` must be an `AlbefForPreTraining`, got {type(model).__name__}.")
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"{args.n_gpu} GPUs are visible to one process, which would split the phrases of an image. Start the "
+                "run with `accelerate launch`, or choose one GPU with CUDA_VISIBLE_DEVICES."
+            )
+        if data_collator is None:
+            data_collator = build_training_collator(processing_class, args, model.config.mlm_probability)
+        if train_dataset is not None and not isinstance(train_dataset, (EpochDataset, IterableDataset)):
+            train_dataset = EpochDataset(train_dataset)
+        super().__init__(
+            model=model,
+            args=args,
+            processing_class=processing_class,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=data_collator,
+            **kwargs,
+        )
+        self.amc_objective = args.build_amc_loss()
+        self.card_details = dict(card_details or {})
+        self._evaluations: dict[str, dict[str, Any]] = {}
+        self._evaluation_step: int | None = None
+        self._momentum_step: int | None = None
+        self._pending_features: dict[str, torch.Tensor] | None = None
+        self._term_sums: dict[str, float] = defaultdict(float)
+        self._term_count = 0
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """One micro-batch; see the class for the order of events."""
+        unwrapped = self.accelerator.unwrap_model(model)
+        if self._momentum_step != self.state.global_step:
+            self._momentum_step = self.state.global_step
+            unwrapped.clamp_temperature()
+            unwrapped.update_momentum()
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._pending_features is not None:
+            unwrapped.enqueue(**self._pending_features)
+            self._pending_features = None
+        return loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, AlbefPreTrainingOutput]:
+        """Weighted sum of the objectives on one micro-batch."""
+        args = self.args
+        outputs = model(
+            **{name: inputs[name] for name in MODEL_INPUTS if name in inputs},
+            objectives=args.objectives,
+            distillation_alpha=self.get_distillation_alpha(),
+            distillation_axis=args.distillation_axis,
+            output_heatmap=args.amc_weight > 0,
+            heatmap_denominator=args.heatmap_denominator,
+        )
+        terms = {f"{name}_loss": getattr(outputs, f"{name}_loss") for name in ("itc", "itm", "mlm")}
+        if args.amc_weight > 0:
+            amc_terms = self.amc_objective(outputs.normalized_heatmap, inputs["region_mask"], inputs["has_region"])
+            terms.update({name: amc_terms[name] for name in ("amc_loss", "amc_mean_loss", "amc_max_loss")})
+        loss = sum(
+            getattr(args, f"{name}_weight") * terms[f"{name}_loss"]
+            for name in ("itc", "itm", "mlm", "amc")
+            if getattr(args, f"{name}_weight") > 0
+        )
+        if model.training:
+            self._collect_terms(terms)
+            self._pending_features = {
+                "image_features": outputs.momentum_image_features,
+                "text_features": outputs.momentum_text_features,
+                "image_ids": inputs.get("image_ids"),
+                "image_index": outputs.image_index,
+            }
+        return (loss, outputs) if return_outputs else loss
+
+    def get_distillation_alpha(self) -> float:
+        """Weight of the momentum model's targets at this point of the run: a linear ramp, then constant."""
+        alpha = self.args.distillation_alpha
+        if alpha is None:
+            alpha = self.accelerator.unwrap_model(self.model).config.distillation_alpha
+        ramp = self.args.distillation_ramp_epochs
+        return alpha * min(1.0, (self.state.epoch or 0.0) / ramp) if ramp > 0 else alpha
+
+    def _collect_terms(self, terms: Mapping[str, torch.Tensor | None]) -> None:
+        for name, value in terms.items():
+            if value is not None:
+                self._term_sums[name] = self._term_sums[name] + value.detach()
+        self._term_count += 1
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean of every loss term since the last training log."""
+        if "loss" in logs and self._term_count:
+            logs = {**logs, **{name: float(total) / self._term_count for name, total in self._term_sums.items()}}
+            self._term_sums.clear()
+            self._term_count = 0
+        super().log(logs, start_time)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Pointing game of the present weights; returns and logs `{prefix}_pointing_game_accuracy` and more."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if dataset is None:
+            raise ValueError("`eval_dataset` is None: give one to `AmcTrainer` or to `evaluate`.")
+        if isinstance(dataset, dict):
+            metrics = {}
+            for name, part in dataset.items():
+                metrics.update(self.evaluate(part, ignore_keys, f"{metric_key_prefix}_{name}"))
+            return metrics
+        scores = self.evaluate_phrases(dataset).metrics
+        if self._evaluation_step != self.state.global_step:
+            self._evaluations, self._evaluation_step = {}, self.state.global_step
+        self._evaluations[metric_key_prefix.removeprefix("eval_")] = scores
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
+        metrics = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def evaluate_phrases(self, dataset: Any) -> GroundingEvaluation:
+        """Every phrase's point and hit, once each, on any number of processes (each takes every n-th image)."""
+        rank, world_size = self.args.process_index, self.args.world_size
+        own_rows = _EveryNth(dataset, rank, world_size)
+        results, num_skipped = predict_points(
+            self.accelerator.unwrap_model(self.model),
+            self.processing_class,
+            own_rows,
+            batch_size=self.args.per_device_eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+        )
+        if world_size > 1:
+            results = gather_object(results)
+            num_skipped = sum(gather_object([num_skipped]))
+        return GroundingEvaluation(score_points(results), results, num_skipped)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        self._write_card(Path(output_dir or self.args.output_dir))
+
+    def create_model_card(self, **kwargs) -> None:
+        """Writes the card of the run's last weights."""
+        if self.is_world_process_zero():
+            self._write_card(Path(self.args.output_dir))
+
+    def _write_card(self, folder: Path) -> None:
+        """Card of the present weights; its numbers are those of an evaluation at this very step, or none."""
+        details: dict[str, Any] = {"model_name": Path(self.args.output_dir).resolve().name, **self.card_details}
+        details.setdefault("description", "An ALBEF model for phrase grounding, fine-tuned with albef-amc.")
+        if self._evaluation_step == self.state.global_step and self._evaluations:
+            metrics_file = folder / "metrics.json"
+            unfinished = metrics_file.with_suffix(".partial")
+            unfinished.write_text(json.dumps(self._evaluations, indent=2))
+            unfinished.replace(metrics_file)
+            details.setdefault("evaluation_dataset", "the run's evaluation data")
+            details["metrics_file"] = metrics_file
+        arguments = self.args.to_dict()
+        chosen = {name: arguments[name] for name in CARD_ARGUMENTS}
+        write_model_card(folder, ModelCard(training_arguments={"steps": self.state.global_step, **chosen}, **details))
+
+
+class _EveryNth:
+    """Rows `offset`, `offset + step`, ... of a data set."""
+
+    def __init__(self, rows: Any, offset: int, step: int):
+        self.rows = rows
+        self.indices = range(offset, len(rows), step)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.rows[self.indices[index]]
+
+
+def build_training_collator(processor: Any, args: AmcConfig, mlm_probability: float) -> DataCollatorForGrounding:
+    """The collator that the settings of a run describe.
+
+    Args:
+        processor ([`AlbefProcessor`]): makes the tensors.
+        args ([`AmcConfig`]): the run's settings.
+        mlm_probability (`float`): the model's share of masked pieces, used when `args` gives none.
+    """
+    if args.mlm_probability is not None:
+        mlm_probability = args.mlm_probability
+    return DataCollatorForGrounding(
+        processor,
+        phrases_per_image=args.phrases_per_image,
+        max_length=args.max_length,
+        mask_size=args.mask_size,
+        region_source=args.region_source,
+        box_choice=args.box_choice,
+        augmentation=GroundingAugmentation() if args.use_augmentation else None,
+        mlm_probability=mlm_probability,
+        seed=args.seed,
+    )
+
+
+__all__ = ["AmcTrainer", "build_training_collator"]

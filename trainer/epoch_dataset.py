@@ -1,0 +1,34 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Training rows that know in which epoch they are read, so that random choices differ between epochs alone."""
+
+from collections.abc import Sequence
+
+from torch.utils.data import Dataset
+
+
+class EpochDataset(Dataset):
+    """Wraps a map-style data set; every row gets `draw`, the epoch, which seeds the collator's random choices.
+
+    The Trainer calls `set_epoch` at the beginning of an epoch, also after a resume: a row's augmentation, masks and
+    negatives depend on (seed, epoch, row) and on nothing that ran before.
+
+    Args:
+        rows (sequence of `dict`): data set rows.
+    """
+
+    def __init__(self, rows: Sequence[dict]):
+        self.rows = rows
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch that rows are read in, counted from 0."""
+        self.epoch = int(epoch)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        return {**self.rows[index], "draw": self.epoch}
+
+
+__all__ = ["EpochDataset"]

@@ -1,0 +1,249 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Pointing game of a model on a data set: heatmaps, their maxima, hits per phrase, accuracy per phrase type."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+import albef_amc.metrics
+from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
+from albef_amc.regions_albef import find_point, resize_heatmap
+from albef_amc.trainer.augmentation import example_generator
+
+POINTING_GAME = Path(albef_amc.metrics.__file__).parent / "pointing_game"
+
+PointRule = Callable[[dict, dict], tuple[float, float]]
+
+
+@dataclass
+class PhraseResult:
+    """What a model answered for one phrase.
+
+    Args:
+        phrase_id, image_id, phrase (`str`): the phrase.
+        types (`list` of `str`): its types.
+        boxes (`list`): annotated boxes, x_min, y_min, x_max, y_max in pixels of the stored image.
+        point (`tuple`): x, y of the heatmap's maximum, same pixels.
+        score (`float`, *optional*): matching probability in [0, 1].
+        is_hit (`bool`, *optional*): the point lies strictly inside a box.
+    """
+
+    phrase_id: str
+    image_id: str
+    phrase: str
+    types: list[str]
+    boxes: list[list[float]]
+    point: tuple[float, float]
+    score: float | None = None
+    is_hit: bool | None = None
+
+
+@dataclass
+class GroundingEvaluation:
+    """Metrics of an evaluation and the phrases behind them.
+
+    Args:
+        metrics (`dict`): `pointing_game_accuracy` in [0, 1], `num_phrases`, and per phrase type accuracy and count.
+        results (`list` of [`PhraseResult`]): one entry a phrase with a box, in the order of the data set.
+        num_skipped (`int`): phrases without a box, which cannot be scored.
+    """
+
+    metrics: dict[str, Any]
+    results: list[PhraseResult] = field(default_factory=list)
+    num_skipped: int = 0
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """The results as plain dictionaries."""
+        return [asdict(result) for result in self.results]
+
+
+def evaluate_grounding(
+    model: AlbefForImageTextMatching | AlbefForPreTraining,
+    processor: Any,
+    rows: Sequence[dict],
+    batch_size: int = 16,
+    phrases_per_chunk: int = 64,
+    num_workers: int = 0,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> GroundingEvaluation:
+    r"""Plays the pointing game (AMC, section 4): the heatmap's maximum must lie strictly inside a box of the phrase.
+
+    The heatmap is resized bicubically to the stored image; of equal maxima the first in row-major order counts.
+
+    Args:
+        model, processor: the checkpoint.
+        rows (sequence of `dict`): data set rows (`datasets_scripts/features.py`), read by index.
+        batch_size (`int`, defaults to 16): images encoded together.
+        phrases_per_chunk (`int`, defaults to 64): phrases explained together.
+        num_workers (`int`, defaults to 0): processes that decode and resize images.
+        progress (callable, *optional*): wraps the iteration over batches, to show progress.
+
+    Raises:
+        ValueError: no phrase has a box.
+    """
+    results, num_skipped = predict_points(model, processor, rows, batch_size, phrases_per_chunk, num_workers, progress)
+    return GroundingEvaluation(score_points(results), results, num_skipped)
+
+
+def predict_points(
+    model: AlbefForImageTextMatching | AlbefForPreTraining,
+    processor: Any,
+    rows: Sequence[dict],
+    batch_size: int = 16,
+    phrases_per_chunk: int = 64,
+    num_workers: int = 0,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> tuple[list[PhraseResult], int]:
+    """Points of all phrases that have a box, and the number of phrases without; see [`evaluate_grounding`]."""
+    collate = _GroundingInputs(processor)
+    loader = DataLoader(rows, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
+    results, num_skipped = [], 0
+    for phrases, inputs, skipped in progress(loader):
+        num_skipped += skipped
+        if not phrases:
+            continue
+        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+        outputs = model.ground(**inputs, phrases_per_chunk=phrases_per_chunk)
+        points = locate_points(outputs.heatmap, inputs["original_sizes"][inputs["image_index"]])
+        scores = outputs.itm_logits.float().softmax(dim=-1)[:, 1].tolist()
+        for phrase, point, score in zip(phrases, points, scores, strict=True):
+            phrase.point, phrase.score = point, score
+            results.append(phrase)
+    return results, num_skipped
+
+
+class _GroundingInputs:
+    """Collate function: rows to the phrases that can be scored and the processor's tensors."""
+
+    def __init__(self, processor: Any):
+        self.processor = processor
+
+    def __call__(self, rows: list[dict]) -> tuple[list[PhraseResult], dict[str, torch.Tensor], int]:
+        phrases, images, texts, skipped = [], [], [], 0
+        for row in rows:
+            scored, num_phrases = list(iterate_phrases(row)), len(row["phrases"] or ())
+            skipped += num_phrases - len(scored)
+            if scored:
+                images.append(row["image"])
+                texts.append([phrase.phrase for phrase in scored])
+                phrases.extend(scored)
+        inputs = dict(self.processor(images=images, text=texts, return_tensors="pt")) if phrases else {}
+        return phrases, inputs, skipped
+
+
+def iterate_phrases(row: dict) -> Iterable[PhraseResult]:
+    """The phrases of a row that have a box, with an undefined point."""
+    for index, phrase in enumerate(row["phrases"] or ()):
+        if phrase.get("boxes"):
+            yield PhraseResult(
+                phrase_id=phrase.get("phrase_id") or f"{row['image_id']}#{index}",
+                image_id=row["image_id"],
+                phrase=phrase["phrase"],
+                types=list(phrase.get("types") or ()),
+                boxes=[[float(value) for value in box] for box in phrase["boxes"]],
+                point=(math.nan, math.nan),
+            )
+
+
+def locate_points(heatmap: torch.Tensor, sizes: torch.Tensor) -> list[tuple[float, float]]:
+    """Maxima of heatmaps `(P, G_h, G_w)` at the stored sizes `(P, 2)` (height, width), as (x, y)."""
+    points: list[tuple[float, float] | None] = [None] * len(heatmap)
+    for size in sizes.unique(dim=0):
+        rows = (sizes == size).all(dim=1).nonzero().flatten()
+        height, width = size.tolist()
+        found = find_point(resize_heatmap(heatmap[rows], height, width)).tolist()
+        for row, point in zip(rows.tolist(), found, strict=True):
+            points[row] = (float(point[0]), float(point[1]))
+    return points
+
+
+def score_points(results: Sequence[PhraseResult]) -> dict[str, Any]:
+    """Marks hits in `results` and returns the metrics of `metrics/pointing_game`.
+
+    Raises:
+        ValueError: `results` is empty.
+    """
+    if not results:
+        raise ValueError("no phrase of the data set has a box: there is nothing to score.")
+    metric = evaluate.load(str(POINTING_GAME))
+    metrics = metric.compute(
+        predictions=[list(result.point) for result in results],
+        references=[result.boxes for result in results],
+        phrase_types=[result.types for result in results],
+        return_hits=True,
+    )
+    for result, is_hit in zip(results, metrics.pop("hits"), strict=True):
+        result.is_hit = bool(is_hit)
+    return metrics
+
+
+def shuffle_phrases(row: dict) -> dict:
+    """The row with every phrase's words replaced by those of the next phrase of the image; regions stay.
+
+    A model that finds regions without reading the words scores the same on such rows.
+    """
+    phrases = list(row["phrases"] or ())
+    words = [phrase["phrase"] for phrase in phrases]
+    shuffled = [{**phrase, "phrase": word} for phrase, word in zip(phrases, words[1:] + words[:1], strict=True)]
+    return {**row, "phrases": shuffled}
+
+
+def point_at_center(row: dict, phrase: dict) -> tuple[float, float]:
+    """The middle of the image."""
+    return row["width"] / 2, row["height"] / 2
+
+
+def point_at_random(row: dict, phrase: dict) -> tuple[float, float]:
+    """A pixel drawn uniformly, the same one every time for a phrase."""
+    generator = example_generator(0, 0, f"{row['image_id']}/{phrase['phrase_id']}")
+    x, y = generator.random(2) * np.array([row["width"], row["height"]])
+    return float(x), float(y)
+
+
+def point_at_largest_object(row: dict, phrase: dict) -> tuple[float, float]:
+    """The middle of the largest proposal of the image (of the image itself without proposals)."""
+    boxes = [proposal["box"] for proposal in row["proposals"] or ()]
+    if not boxes:
+        return point_at_center(row, phrase)
+    left, top, right, bottom = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
+    return (left + right) / 2, (top + bottom) / 2
+
+
+BASELINES: dict[str, PointRule] = {
+    "center_point": point_at_center,
+    "random_point": point_at_random,
+    "largest_object": point_at_largest_object,
+}
+
+
+def evaluate_baselines(rows: Iterable[dict]) -> dict[str, float]:
+    """Pointing-game accuracy, in [0, 1], of rules that read no words: centre, random point, largest object."""
+    points: dict[str, list[PhraseResult]] = {name: [] for name in BASELINES}
+    for row in rows:
+        by_id = {phrase["phrase_id"]: phrase for phrase in row["phrases"] or ()}
+        for name, rule in BASELINES.items():
+            for result in iterate_phrases(row):
+                result.point = rule(row, by_id[result.phrase_id])
+                points[name].append(result)
+    return {name: score_points(results)["pointing_game_accuracy"] for name, results in points.items()}
+
+
+__all__ = [
+    "BASELINES",
+    "GroundingEvaluation",
+    "PhraseResult",
+    "evaluate_baselines",
+    "evaluate_grounding",
+    "iterate_phrases",
+    "locate_points",
+    "predict_points",
+    "score_points",
+    "shuffle_phrases",
+]
