@@ -87,6 +87,8 @@ def _open(source: str | Path | io.BytesIO, name: str) -> Image.Image:
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
+    if image.mode == "I":
+        logger.warning_once("An image of 32-bit integers (Pillow mode I) is read as 16-bit: 65535 is white.")
     if image.mode in SHORT_MODES or image.mode == "F":
         return _to_rgb(_array_to_pil(np.asarray(image), name, is_short=image.mode in SHORT_MODES), name)
     try:

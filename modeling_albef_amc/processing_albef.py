@@ -2,6 +2,7 @@
 """Images, phrases and annotated regions to the tensors of ALBEF, and heatmaps back to points, boxes and pictures."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from .text_processing_albef import clean_with_offsets
 
 logger = logging.get_logger(__name__)
 
+TEXT_FORMS = "`text` must be a phrase, a list of phrases, or a list of lists of phrases (one per image)."
 SHAPE_FORMS = {"boxes": "[x_min, y_min, x_max, y_max]", "polygons": "flat x, y lists", "masks": "run-length dicts"}
 
 
@@ -102,17 +104,17 @@ class AlbefProcessor(ProcessorMixin):
         if text is None:
             self._refuse(dict(spans=spans, boxes=boxes, polygons=polygons, masks=masks), "`text`")
             return BatchFeature(data)
-        phrases, image_index, nest = _flatten_text(text, None if sizes is None else len(sizes))
-        flat_spans = None if spans is None else nest("spans", spans)
-        data |= self._encode_text(phrases, flat_spans, max_length, max_words, padding)
+        layout = PhraseLayout.read(text, None if sizes is None else len(sizes))
+        flat_spans = None if spans is None else layout.flatten("spans", spans)
+        data |= self._encode_text(layout.phrases, flat_spans, max_length, max_words, padding)
         annotations = dict(boxes=boxes, polygons=polygons, masks=masks)
         if sizes is None:
             self._refuse(annotations, "`images`")
             return BatchFeature(data)
-        data["image_index"] = torch.tensor(image_index)
-        annotations = {name: nest(name, value) for name, value in annotations.items() if value is not None}
-        if annotations:
-            data |= self._build_regions(annotations, [sizes[index] for index in image_index], mask_size)
+        data["image_index"] = torch.tensor(layout.image_index)
+        flat = {name: layout.flatten(name, values) for name, values in annotations.items() if values is not None}
+        if flat:
+            data |= self._build_regions(flat, [sizes[index] for index in layout.image_index], mask_size)
         return BatchFeature(data)
 
     @staticmethod
@@ -235,57 +237,71 @@ def _locate(heatmap: torch.Tensor, box_threshold: float, return_heatmap: bool) -
     boxes, box_scores = boxes_from_heatmap(heatmap, box_threshold)
     if not len(boxes):
         logger.warning_once("A heatmap is zero everywhere: its point is (0, 0) and it has no box.")
+    picture = None
+    if return_heatmap:
+        picture = (heatmap.clamp(min=0) / (heatmap.max() if len(boxes) else 1)).float()
     return {
         "point": find_point(heatmap),
         "box": boxes[0] if len(boxes) else None,
         "boxes": boxes,
         "box_scores": box_scores,
-        "heatmap": heatmap.clamp(min=0).float() / (heatmap.max().float() if len(boxes) else 1)
-        if return_heatmap
-        else None,
+        "heatmap": picture,
     }
 
 
-def _flatten_text(text, num_images: int | None):
-    """Flatten the phrases; also their image rows and a function that flattens annotations of the same nesting."""
-    if isinstance(text, str):
-        counts, phrases, depth = [1], [text], 0
-    elif isinstance(text, Sequence) and all(isinstance(phrase, str) for phrase in text) and len(text):
-        counts = [len(text)] if num_images in (None, 1) else [1] * len(text)
-        phrases, depth = list(text), 1
-    elif isinstance(text, Sequence) and all(
-        isinstance(row, Sequence) and not isinstance(row, str) and all(isinstance(phrase, str) for phrase in row)
-        for row in text
-    ):
-        counts, phrases, depth = [len(row) for row in text], [phrase for row in text for phrase in row], 2
-    else:
-        raise TypeError("`text` must be a phrase, a list of phrases, or a list of lists of phrases (one per image).")
-    if not phrases:
-        raise ValueError("`text` has no phrases: give at least one.")
-    if num_images is not None and len(counts) != num_images:
-        raise ValueError(
-            f"`text` has phrases for {len(counts)} images but there are {num_images} images. Give one phrase, or one "
-            "list of phrases, per image."
-        )
-    image_index = [image for image, count in enumerate(counts) for _ in range(count)]
+@dataclass(frozen=True)
+class PhraseLayout:
+    """Phrases in one row, and how the caller nested them: `text` was a phrase, a list (1) or lists per image (2)."""
 
-    def nest(name: str, values) -> list:
-        if depth == 0:
+    phrases: list[str]
+    counts: list[int]  # phrases of each image
+    depth: int
+
+    @classmethod
+    def read(cls, text, num_images: int | None) -> "PhraseLayout":
+        """Tell the three forms of `text` apart and check them against the images."""
+        if isinstance(text, str):
+            layout = cls([text], [1], depth=0)
+        elif not isinstance(text, Sequence):
+            raise TypeError(TEXT_FORMS)
+        elif text and all(isinstance(phrase, str) for phrase in text):
+            layout = cls(list(text), [len(text)] if num_images in (None, 1) else [1] * len(text), depth=1)
+        elif all(isinstance(row, Sequence) and not isinstance(row, str) for row in text):
+            layout = cls([phrase for row in text for phrase in row], [len(row) for row in text], depth=2)
+        else:
+            raise TypeError(TEXT_FORMS)
+        if not all(isinstance(phrase, str) for phrase in layout.phrases):
+            raise TypeError(TEXT_FORMS)
+        if not layout.phrases:
+            raise ValueError("`text` has no phrases: give at least one.")
+        if num_images is not None and len(layout.counts) != num_images:
+            raise ValueError(
+                f"`text` has phrases for {len(layout.counts)} images but there are {num_images} images. Give one "
+                "phrase, or one list of phrases, per image."
+            )
+        return layout
+
+    @property
+    def image_index(self) -> list[int]:
+        """Image row of each phrase."""
+        return [image for image, count in enumerate(self.counts) for _ in range(count)]
+
+    def flatten(self, name: str, values) -> list:
+        """Bring annotations that are nested like `text` into one row, one entry per phrase."""
+        if self.depth == 0:
             return [values]
-        expected = len(phrases) if depth == 1 else len(counts)
+        expected = len(self.phrases) if self.depth == 1 else len(self.counts)
         if not _is_list(values) or len(values) != expected:
             raise ValueError(
                 f"`{name}` must be nested like `text`: a list with {expected} entries. Use None for gaps."
             )
-        if depth == 1:
+        if self.depth == 1:
             return list(values)
-        rows = [[None] * count if row is None else row for row, count in zip(values, counts, strict=True)]
-        for image, (row, count) in enumerate(zip(rows, counts, strict=True)):
+        rows = [[None] * count if row is None else row for row, count in zip(values, self.counts, strict=True)]
+        for image, (row, count) in enumerate(zip(rows, self.counts, strict=True)):
             if not _is_list(row) or len(row) != count:
                 raise ValueError(f"`{name}[{image}]` must have {count} entries, one per phrase. Use None for gaps.")
         return [value for row in rows for value in row]
-
-    return phrases, image_index, nest
 
 
 def _check_lengths(phrases: list[str], lengths: list[int], limit: int) -> None:

@@ -199,9 +199,10 @@ def test_sixteen_bit_rgb_is_scaled_not_clipped(tmp_path):
     assert np.asarray(load_image(file)).tolist() == [[[0, 1, 128], [255, 2, 3]]]
 
 
-def test_thirty_two_bit_modes():
+def test_thirty_two_bit_modes(warnings_logged):
     assert load_image(Image.fromarray(np.array([[0, 65535]], np.int32))).getpixel((1, 0)) == (255, 255, 255)
     assert load_image(Image.fromarray(np.array([[0, 1]], np.float32))).getpixel((1, 0)) == (255, 255, 255)
+    assert ["mode I" in record.message for record in warnings_logged.records] == [True]
     with pytest.raises(ValueError, match="values outside 0 to 65535"):
         load_image(Image.fromarray(np.array([[0, 65536]], np.int32)))
 
