@@ -53,7 +53,7 @@ class ModelCard:
         metrics_file (`str` or `Path`, *optional*): JSON that the evaluation wrote: one result of the pointing game, or
             a mapping of split -> result; entries that are no result are passed over. Without it the card says that
             the checkpoint has not been evaluated.
-        evaluation_dataset (`str`, *optional*): what the metrics were computed on; needed with `metrics_file`.
+        evaluation_dataset (`str`, defaults to `""`): what the metrics were computed on; needed with `metrics_file`.
         datasets (list of `str`): names of the training data sets.
         training_arguments (mapping): what to print of the training's arguments, in this order.
         base_model (`str`, *optional*): checkpoint that training started from.
@@ -72,7 +72,7 @@ class ModelCard:
     model_name: str
     description: str
     metrics_file: str | Path | None = None
-    evaluation_dataset: str | None = None
+    evaluation_dataset: str = ""
     datasets: list[str] = field(default_factory=list)
     training_arguments: Mapping[str, Any] = field(default_factory=dict)
     base_model: str | None = None

@@ -141,7 +141,7 @@ def test_a_missing_metrics_file_is_refused(tmp_path):
 
 def test_a_number_needs_its_data_set(metrics_file):
     with pytest.raises(ValueError, match="needs `evaluation_dataset`"):
-        make_card(metrics_file, evaluation_dataset=None)
+        make_card(metrics_file, evaluation_dataset="")
 
 
 def test_an_unknown_source_is_refused():

@@ -154,14 +154,15 @@ def draw_curves(
     num_rows = math.ceil(len(terms) / num_columns)
     figure = Figure(figsize=(4.4 * num_columns, 3.2 * num_rows + 0.6), dpi=110, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    panels = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
+    panels = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
     for panel, term in zip(panels, terms, strict=False):
         _draw_panel(panel, term, series, x_label)
     for panel in panels[len(terms) :]:
         panel.set_axis_off()
     if title:
         figure.suptitle(title)
-    figure.legend(*_collect_legend(panels), loc="outside lower center", ncols=min(4, len(series)), frameon=False)
+    handles, labels = _collect_legend(panels)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(series)), frameon=False)
     canvas.draw()
     return save_picture(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), path)
 
@@ -208,8 +209,11 @@ def _fit_for_viewing(image: Image.Image) -> Image.Image:
     resample = Image.Resampling.LANCZOS
     if factor >= PIXEL_ART_FACTOR:
         factor, resample = math.ceil(factor), Image.Resampling.NEAREST
-    size = tuple(max(1, round(side * factor)) for side in image.size)
-    return image.resize(size, resample)
+    return _rescale(image, factor, resample)
+
+
+def _rescale(image: Image.Image, factor: float, resample: Image.Resampling) -> Image.Image:
+    return image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))), resample)
 
 
 def _as_array(values: Any) -> np.ndarray:
@@ -358,7 +362,7 @@ def _draw_cell(cell: Image.Image | str | None, cell_size: int) -> Image.Image:
     picture = load_image(cell)
     factor = min(cell_size / picture.width, TALLEST_CELL * cell_size / picture.height)
     resample = Image.Resampling.NEAREST if factor >= PIXEL_ART_FACTOR else Image.Resampling.LANCZOS
-    return picture.resize(tuple(max(1, round(side * factor)) for side in picture.size), resample)
+    return _rescale(picture, factor, resample)
 
 
 def _draw_panel(panel: Any, term: str, series: Mapping[str, Mapping[str, Any]], x_label: str) -> None:
@@ -378,7 +382,7 @@ def _draw_panel(panel: Any, term: str, series: Mapping[str, Mapping[str, Any]], 
 
 def _collect_legend(panels: Sequence[Any]) -> tuple[list[Any], list[str]]:
     """One entry per run, taken from the first panel that shows it."""
-    handles = {}
+    handles: dict[str, Any] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
