@@ -1,0 +1,91 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""`albef-amc convert`: an original `.pth` of ALBEF or AMC to a checkpoint folder, and what became of every entry."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from albef_amc.cli.reporting import print_result, report
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="Original pre-training checkpoint (.pth) of ALBEF or AMC.")],
+    output: Annotated[Path, typer.Argument(help="Checkpoint folder to write.")],
+    vocab: Annotated[Path, typer.Option(help="vocab.txt of bert-base-uncased, one piece per line.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Configuration value that the tensors do not tell, such as vision_config.num_attention_heads=4. "
+            "Repeat for several.",
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Resize the position embeddings for images of this side in pixels.")
+    ] = None,
+    keep_momentum: Annotated[
+        bool,
+        typer.Option("--keep-momentum", help="Keep momentum copies, queues and masked-word head, to train on."),
+    ] = False,
+    dtype: Annotated[str, typer.Option(help=f"Data type of the weights: {', '.join(DTYPES)}.")] = DTYPES[0],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it is a checkpoint.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as one JSON document.")] = False,
+) -> None:
+    """Turn an original .pth of ALBEF or AMC into a checkpoint folder.
+
+    Says which entries are missing, unexpected or resized. Where one that matters is missing nothing is written.
+    """
+    import torch
+
+    from albef_amc.convert_albef_original_to_hf import IncompleteCheckpointError, convert_checkpoint
+
+    if dtype not in DTYPES:
+        raise ValueError(f"`--dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+    try:
+        conversion = convert_checkpoint(
+            checkpoint,
+            output,
+            vocab=vocab,
+            overrides=parse_overrides(overrides or []),
+            image_size=image_size,
+            keep_momentum=keep_momentum,
+            dtype=getattr(torch, dtype),
+            overwrite=overwrite,
+        )
+    except IncompleteCheckpointError as error:
+        for line in error.report.describe():
+            report(line)
+        raise
+    for line in conversion.describe():
+        report(line)
+    summary = {"output_dir": conversion.output_dir, "kind": conversion.kind, **conversion.dimensions}
+    print_result(conversion.to_dict() if as_json else summary, as_json=as_json)
+
+
+def parse_overrides(settings: list[str]) -> dict[str, Any]:
+    """Read `NAME=VALUE` settings; values are read as JSON, and as text where they are none.
+
+    Example:
+
+    ```python
+    >>> from albef_amc.cli.convert import parse_overrides
+    >>> parse_overrides(["vision_config.num_attention_heads=4"])
+    {'vision_config.num_attention_heads': 4}
+
+    ```
+    """
+    overrides = {}
+    for setting in settings:
+        name, separator, value = setting.partition("=")
+        if not separator or not name.strip():
+            raise ValueError(f"`--set {setting}` is not of the form NAME=VALUE.")
+        try:
+            overrides[name.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            overrides[name.strip()] = value
+    return overrides
