@@ -4,6 +4,8 @@
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
+ITM_MATCH_INDEX = 1  # column of the matching logits that means "phrase and image match"
+
 
 def _check_heads(name: str, hidden_size: int, num_attention_heads: int) -> None:
     if num_attention_heads < 1 or hidden_size % num_attention_heads:
@@ -204,4 +206,4 @@ class AlbefConfig(PreTrainedConfig):
             raise ValueError(f"`momentum` must lie in [0, 1], got {self.momentum}.")
 
 
-__all__ = ["AlbefConfig", "AlbefTextConfig", "AlbefVisionConfig"]
+__all__ = ["ITM_MATCH_INDEX", "AlbefConfig", "AlbefTextConfig", "AlbefVisionConfig"]

@@ -295,11 +295,12 @@ class AlbefPreTrainedModel(PreTrainedModel):
         Args:
             image_size (`int` or (height, width)): the new size in pixels, a multiple of the patch size.
         """
+        config = getattr(self.config, "vision_config", self.config)
+        new_grid = AlbefVisionConfig(**{**config.to_dict(), "image_size": image_size}).grid_size  # checks the size
         for module in self.modules():
             if isinstance(module, AlbefVisionModel):
-                module.resize_position_embeddings(image_size)
-        owner = getattr(self.config, "vision_config", self.config)
-        owner.image_size = image_size
+                module.resize_position_embeddings(config.grid_size, new_grid)
+        config.image_size = image_size
 
 
 def _hub_arguments(kwargs: dict) -> dict:
@@ -358,14 +359,10 @@ class AlbefVisionModel(AlbefPreTrainedModel):
             init.trunc_normal_(self.position_embeddings, std=self.config.initializer_range)
 
     @torch.no_grad()
-    def resize_position_embeddings(self, image_size: int | tuple[int, int]) -> None:
-        """Resizes this encoder's position embeddings and configuration to `image_size` (pixels)."""
-        old_grid = self.config.grid_size
-        resized_config = AlbefVisionConfig(**{**self.config.to_dict(), "image_size": image_size})  # checks the size
-        resized = resize_position_embeddings(self.position_embeddings, old_grid, resized_config.grid_size)
-        requires_grad = self.position_embeddings.requires_grad
-        self.position_embeddings = nn.Parameter(resized, requires_grad=requires_grad)
-        self.config.image_size = image_size
+    def resize_position_embeddings(self, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> None:
+        """Resizes the table of positions; [`AlbefPreTrainedModel.resize_image`] also changes the configuration."""
+        resized = resize_position_embeddings(self.position_embeddings, old_grid, new_grid)
+        self.position_embeddings = nn.Parameter(resized, requires_grad=self.position_embeddings.requires_grad)
 
     def embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Patches with positions, class token first: `(N, 1 + num_patches, hidden_size)`."""

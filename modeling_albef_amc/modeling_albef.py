@@ -13,7 +13,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_albef import AlbefConfig, AlbefTextConfig
+from .configuration_albef import ITM_MATCH_INDEX, AlbefConfig, AlbefTextConfig
 from .contrastive_albef import (
     IGNORED_LABEL,
     UNKNOWN_IMAGE_ID,
@@ -38,7 +38,6 @@ from .explanation_albef import (
     normalize_heatmap,
 )
 
-ITM_MATCH_INDEX = 1
 ITM_MISMATCH_INDEX = 0
 OBJECTIVES = ("itc", "itm", "mlm")
 

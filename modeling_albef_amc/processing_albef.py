@@ -11,9 +11,8 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import ModelOutput, logging
 
-from .configuration_albef import AlbefConfig
+from .configuration_albef import ITM_MATCH_INDEX, AlbefConfig
 from .image_processing_albef import AlbefImageProcessor, ImageLike
-from .modeling_albef import ITM_MATCH_INDEX
 from .regions_albef import boxes_from_heatmap, build_region_mask, find_point, resize_heatmap
 from .text_processing_albef import clean_with_offsets
 

@@ -4,7 +4,6 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import evaluate
@@ -12,12 +11,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-import albef_amc.metrics
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
+from albef_amc.metrics import get_metric_folder
 from albef_amc.regions_albef import find_point, resize_heatmap
 from albef_amc.trainer.augmentation import example_generator
-
-POINTING_GAME = Path(albef_amc.metrics.__file__).parent / "pointing_game"
 
 PointRule = Callable[[dict, dict], tuple[float, float]]
 
@@ -172,7 +169,7 @@ def score_points(results: Sequence[PhraseResult]) -> dict[str, Any]:
     """
     if not results:
         raise ValueError("no phrase of the data set has a box: there is nothing to score.")
-    metric = evaluate.load(str(POINTING_GAME))
+    metric = evaluate.load(str(get_metric_folder("pointing_game")))
     metrics = metric.compute(
         predictions=[list(result.point) for result in results],
         references=[result.boxes for result in results],

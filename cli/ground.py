@@ -1,0 +1,70 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""`albef-amc ground`: where phrases are in photographs of one's own."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from albef_amc.cli.evaluate import write_json
+from albef_amc.cli.loading import load_checkpoint
+from albef_amc.cli.reporting import print_result, report
+from albef_amc.image_processing_albef import load_image
+from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap, save_picture
+
+
+def ground(
+    photographs: Annotated[list[Path], typer.Argument(help="Image files.")],
+    phrase: Annotated[list[str], typer.Option("--phrase", "-p", help="What to look for. Repeatable.")],
+    checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help="Folder or Hub repository of the model.")],
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for JSON and overlays.")] = Path(
+        "runs/ground"
+    ),
+    box_threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the maximum inside a box.")] = 0.5,
+    image_size: Annotated[int | None, typer.Option(help="Image side in pixels, if not the checkpoint's.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... (the fastest one by default).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Shows where phrases are in photographs: points and boxes as JSON, heatmaps as overlays."""
+    images = [load_image(path) for path in photographs]
+    model, processor = load_checkpoint(checkpoint, image_size, device)
+    entries = []
+    for path, image in zip(photographs, images, strict=True):
+        inputs = processor(images=[image], text=[phrase], return_tensors="pt").to(model.device)
+        results = processor.post_process_grounding(model.ground(**inputs), box_threshold=box_threshold)[0]
+        unknown = processor.tokenizer.unk_token_id
+        for words, ids in zip(phrase, inputs["input_ids"].tolist(), strict=True):
+            if unknown in ids:
+                report(f'"{words}": this model does not know all of these words; its heatmap says little')
+        entries.append(_write_photograph(path, image, phrase, results, output_dir))
+    write_json(output_dir / "grounding.json", entries)
+    print_result({"photographs": entries, "json": output_dir / "grounding.json"}, as_json)
+
+
+def _write_photograph(
+    path: Path, image: Any, phrases: list[str], results: list[dict], output_dir: Path
+) -> dict[str, Any]:
+    """Draws the overlays of one photograph; returns its entry in the JSON file."""
+    entry: dict[str, Any] = {"photograph": str(path), "width": image.width, "height": image.height, "phrases": []}
+    overlays = []
+    for index, (words, result) in enumerate(zip(phrases, results, strict=True)):
+        boxes = [] if result["box"] is None else [result["box"].tolist()]
+        overlay = overlay_heatmap(
+            image, result["heatmap"], words, boxes=boxes or None, point=result["point"].tolist(), score=result["score"]
+        )
+        overlay_path = save_picture(overlay, output_dir / f"{path.stem}_{index + 1}.png")
+        overlays.append(overlay)
+        entry["phrases"].append(
+            {
+                "phrase": words,
+                "score": float(result["score"]),
+                "point": result["point"].tolist(),
+                "box": boxes[0] if boxes else None,
+                "boxes": result["boxes"].tolist(),
+                "box_scores": result["box_scores"].tolist(),
+                "overlay": str(overlay_path),
+            }
+        )
+    sheet = draw_sheet([[image, *overlays]], ["photograph", *phrases], output_dir / f"{path.stem}_sheet.png", 320)
+    entry["sheet"] = str(sheet)
+    return entry

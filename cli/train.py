@@ -1,0 +1,52 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""`albef-amc train`: a training run from a recipe."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from albef_amc.cli.reporting import print_result, report
+from albef_amc.datasets_scripts import load_grounding_dataset
+from albef_amc.trainer.amc_trainer import AmcTrainer
+from albef_amc.trainer.recipes import Recipe, build_arguments, build_model_and_processor, load_recipe
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="YAML file, or the name of a recipe that ships.")],
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder of the run: checkpoints, log, card.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", help="Change a value: learning_rate=2e-5, train_data.split=all. Repeatable."),
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in the folder of the run.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Fine-tunes from a recipe; also under torchrun and accelerate launch."""
+    result = run_training(load_recipe(recipe, settings or ()), output_dir, resume)
+    print_result(result, as_json)
+
+
+def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict[str, Any]:
+    """Trains, evaluates (with `evaluation_data`) and saves; returns the numbers of the run.
+
+    Raises:
+        ValueError: the folder of the run holds a checkpoint already and `resume` is False.
+    """
+    arguments = build_arguments(recipe, output_dir)
+    if not resume and (output_dir / "config.json").is_file():
+        raise ValueError(f"{output_dir} holds a checkpoint. Choose another `--output-dir`, or pass `--resume`.")
+    train_rows = load_grounding_dataset(**recipe.train_data)
+    evaluation_rows = load_grounding_dataset(**recipe.evaluation_data) if recipe.evaluation_data else None
+    report(f"{len(train_rows)} training images, {len(evaluation_rows or ())} evaluation images")
+    phrases = (phrase["phrase"] for row in train_rows.remove_columns("image") for phrase in row["phrases"])
+    model, processor = build_model_and_processor(recipe.model, phrases)
+    card = {"datasets": [recipe.train_data["name"]], "base_model": recipe.model.checkpoint, **recipe.card}
+    trainer = AmcTrainer(
+        model, arguments, processor, train_dataset=train_rows, eval_dataset=evaluation_rows, card_details=card
+    )
+    outcome = trainer.train(resume_from_checkpoint=resume or None)
+    metrics = trainer.evaluate() if evaluation_rows is not None else {}
+    trainer.save_model()
+    trainer.save_state()
+    return {"output_dir": output_dir, "steps": trainer.state.global_step, **outcome.metrics, **metrics}
