@@ -1,0 +1,48 @@
+# Targets do their own set-up: a virtual environment in .venv, with the versions of constraints.txt.
+# Another Python: `make install PYTHON=python3.12`. Another place for the environment: `make test VENV=/path/to/venv`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+TYPED = build/typed
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(if $(CI),--quiet)
+
+.DEFAULT_GOAL := help
+.PHONY: help install style quality test test-fast demo clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## virtual environment with the package (editable) and the tools of its developers
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; choose one with PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	@echo "Installing PyTorch, transformers and the tools into $(VENV): a few minutes, once."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+style: $(INSTALLED)  ## format the code and repair what ruff can repair
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+quality: $(INSTALLED)  ## ruff without changes; mypy on a regular install of the package
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build
+	$(PIP_INSTALL) --quiet --no-deps --no-build-isolation --target $(TYPED) .
+	MYPYPATH=$(TYPED) $(BIN)/mypy --package albef_amc
+
+test: $(INSTALLED)  ## the whole suite
+	$(BIN)/pytest
+
+test-fast: $(INSTALLED)  ## the suite without slow tests: under a minute
+	$(BIN)/pytest -m "not slow"
+
+demo: $(INSTALLED)  ## the main job on data that needs no download; writes runs/demo
+	$(BIN)/albef-amc demo
+
+clean:  ## remove the environment, build products and caches (runs/ stays)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
