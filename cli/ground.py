@@ -12,6 +12,8 @@ from albef_amc.cli.reporting import print_result, report
 from albef_amc.image_processing_albef import load_image
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap, save_picture
 
+SHEET_CELL = 320  # side of a picture on the sheet in pixels
+
 
 def ground(
     photographs: Annotated[list[Path], typer.Argument(help="Image files.")],
@@ -29,20 +31,43 @@ def ground(
     images = [load_image(path) for path in photographs]
     model, processor = load_checkpoint(checkpoint, image_size, device)
     entries = []
-    for path, image in zip(photographs, images, strict=True):
+    for path, image, stem in zip(photographs, images, choose_stems(photographs), strict=True):
         inputs = processor(images=[image], text=[phrase], return_tensors="pt").to(model.device)
         results = processor.post_process_grounding(model.ground(**inputs), box_threshold=box_threshold)[0]
         unknown = processor.tokenizer.unk_token_id
         for words, ids in zip(phrase, inputs["input_ids"].tolist(), strict=True):
             if unknown in ids:
                 report(f'"{words}": this model does not know all of these words; its heatmap says little')
-        entries.append(_write_photograph(path, image, phrase, results, output_dir))
+        entries.append(_write_photograph(path, image, phrase, results, output_dir / stem))
     write_json(output_dir / "grounding.json", entries)
     print_result({"photographs": entries, "json": output_dir / "grounding.json"}, as_json)
 
 
+def choose_stems(paths: list[Path]) -> list[str]:
+    """Names for the pictures of photographs: the files' own, numbered where several share one.
+
+    Example:
+
+    ```python
+    >>> from pathlib import Path
+    >>> from albef_amc.cli.ground import choose_stems
+    >>> choose_stems([Path("a/dog.jpg"), Path("b/dog.jpg"), Path("cup.jpg")])
+    ['dog', 'dog-2', 'cup']
+
+    ```
+    """
+    stems: list[str] = []
+    for path in paths:
+        stem, number = path.stem, 1
+        while stem in stems:
+            number += 1
+            stem = f"{path.stem}-{number}"
+        stems.append(stem)
+    return stems
+
+
 def _write_photograph(
-    path: Path, image: Any, phrases: list[str], results: list[dict], output_dir: Path
+    path: Path, image: Any, phrases: list[str], results: list[dict], output_stem: Path
 ) -> dict[str, Any]:
     """Draws the overlays of one photograph; returns its entry in the JSON file."""
     entry: dict[str, Any] = {"photograph": str(path), "width": image.width, "height": image.height, "phrases": []}
@@ -52,7 +77,7 @@ def _write_photograph(
         overlay = overlay_heatmap(
             image, result["heatmap"], words, boxes=boxes or None, point=result["point"].tolist(), score=result["score"]
         )
-        overlay_path = save_picture(overlay, output_dir / f"{path.stem}_{index + 1}.png")
+        overlay_path = save_picture(overlay, output_stem.with_name(f"{output_stem.name}_{index + 1}.png"))
         overlays.append(overlay)
         entry["phrases"].append(
             {
@@ -65,6 +90,7 @@ def _write_photograph(
                 "overlay": str(overlay_path),
             }
         )
-    sheet = draw_sheet([[image, *overlays]], ["photograph", *phrases], output_dir / f"{path.stem}_sheet.png", 320)
+    sheet_path = output_stem.with_name(f"{output_stem.name}_sheet.png")
+    sheet = draw_sheet([[image, *overlays]], ["photograph", *phrases], sheet_path, SHEET_CELL)
     entry["sheet"] = str(sheet)
     return entry

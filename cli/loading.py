@@ -1,11 +1,10 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Loading a checkpoint for a command."""
 
-from pathlib import Path
-
 import torch
 
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor
+from albef_amc.trainer.checkpoints import load_model_and_processor
 
 
 def load_checkpoint(
@@ -20,16 +19,25 @@ def load_checkpoint(
 
     Raises:
         FileNotFoundError: a path that is no checkpoint folder.
+        ValueError: a checkpoint that cannot be used, or a device that this machine does not have.
     """
-    is_path = checkpoint.count("/") != 1 or checkpoint.startswith((".", "/", "~")) or Path(checkpoint).exists()
-    if is_path and not (Path(checkpoint) / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{checkpoint} is no checkpoint folder (no `config.json` in it). `make demo` makes checkpoints under "
-            "runs/demo; `albef-amc convert` makes one of an original .pth."
-        )
-    size = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
-    model = AlbefForImageTextMatching.from_pretrained(checkpoint, image_size=image_size)
-    processor = AlbefProcessor.from_pretrained(checkpoint, **size)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval(), processor
+    chosen = choose_device(device)
+    model, processor = load_model_and_processor(AlbefForImageTextMatching, checkpoint, image_size)
+    return model.to(chosen).eval(), processor
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """A device by name, checked to work; without a name a GPU where there is one.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"`--device {name}` cannot be used here ({reason}). `albef-amc env` lists devices."
+        ) from error

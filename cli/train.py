@@ -1,6 +1,8 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """`albef-amc train`: a training run from a recipe."""
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +25,8 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Fine-tunes from a recipe; also under torchrun and accelerate launch."""
-    result = run_training(load_recipe(recipe, settings or ()), output_dir, resume)
+    with redirect_stdout(sys.stderr):  # the Trainer prints its log
+        result = run_training(load_recipe(recipe, settings or ()), output_dir, resume)
     print_result(result, as_json)
 
 

@@ -16,14 +16,15 @@ BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
 }
 
 
-def load_grounding_dataset(name_or_path: str | Path, split: str, **kwargs: Any) -> datasets.Dataset:
+def load_grounding_dataset(name: str | Path, split: str, **kwargs: Any) -> datasets.Dataset:
     """Rows of the one schema, wherever they come from.
 
     Args:
-        name_or_path (`str` or `Path`): a key of `BUILDERS`; else a folder or a Hub repository that
+        name (`str` or `Path`): a key of `BUILDERS`; else a folder or a Hub repository that
             `datasets.load_dataset` reads.
         split (`str`): such as "train", "test[:100]" or "all".
-        **kwargs: configuration of the builder (and `cache_dir`), or further arguments of `load_dataset`.
+        **kwargs: configuration of the builder (and `cache_dir`), or further arguments of `load_dataset`; the name of
+            a configuration is `config_name` for both.
 
     Returns:
         `datasets.Dataset`: with the columns of `GROUNDING_FEATURES`.
@@ -32,7 +33,7 @@ def load_grounding_dataset(name_or_path: str | Path, split: str, **kwargs: Any) 
 
         rows = load_grounding_dataset("coco_phrases", "all", data_root="coco_cc_mini")
     """
-    name = str(name_or_path)
+    name = str(name)
     if name in BUILDERS:
         builder = BUILDERS[name](**kwargs)
         builder.download_and_prepare()
@@ -43,8 +44,8 @@ def load_grounding_dataset(name_or_path: str | Path, split: str, **kwargs: Any) 
         raise FileNotFoundError(
             f"No data set {name!r}: it is no builder ({', '.join(BUILDERS)}), no folder and no `user/name` of the Hub."
         )
-    dataset = datasets.load_dataset(name, split=split, **kwargs)
+    dataset = datasets.load_dataset(name, kwargs.pop("config_name", None), split=split, **kwargs)
     missing = sorted(set(GROUNDING_FEATURES) - set(dataset.column_names))
     if missing:
-        raise ValueError(f"{name} has no column {', '.join(missing)}. Build it with `albef-amc build-dataset`.")
+        raise ValueError(f"{name} has no column {', '.join(missing)}. The schema is `GROUNDING_FEATURES`; see docs/datasets.md.")
     return dataset

@@ -14,9 +14,12 @@ import albef_amc.configuration
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
 from albef_amc.text_processing_albef import build_tokenizer, clean_caption
 from albef_amc.trainer.amc_config import AmcConfig
+from albef_amc.trainer.checkpoints import load_model_and_processor
 
 CONFIGURATION_FOLDER = Path(albef_amc.configuration.__file__).parent
 VOCABULARY_OF_DATA = "data"
+# Weights that a matching checkpoint does not have: copies of others, empty queues, and the masked-word head.
+PRE_TRAINING_PARTS = ("momentum_", "image_queue", "text_queue", "mlm_head.")
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -55,7 +58,8 @@ class Recipe:
         model ([`ModelRecipe`]): where the model comes from.
         train_data (mapping): `name`, `split` and further arguments of
             [`~datasets_scripts.load_grounding_dataset`].
-        evaluation_data (mapping, *optional*): the same for the data that is evaluated during training.
+        evaluation_data (mapping, *optional*): the same for the data that is evaluated during training; without
+            `name` it is the training data with these changes.
         training (mapping): fields of [`~trainer.AmcConfig`].
         card (mapping): fields of [`~model_cards.ModelCard`] for the checkpoints' cards.
     """
@@ -113,13 +117,19 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
     _check_keys(content, [item.name for item in dataclasses.fields(Recipe)], str(path))
     _check_keys(content.get("training") or {}, _training_fields(), "training")
     _check_keys(content.get("model") or {}, [item.name for item in dataclasses.fields(ModelRecipe)], "model")
-    for section in ("train_data", "evaluation_data"):
-        if content.get(section) and not {"name", "split"} <= content[section].keys():
-            raise ValueError(f"`{section}` needs `name` and `split`, got {', '.join(content[section]) or 'nothing'}.")
-    if not content.get("train_data"):
-        raise ValueError(f"{path} has no `train_data`.")
+    _check_data(content, path)
     sections = {name: value for name, value in content.items() if value is not None and name != "model"}
     return Recipe(model=ModelRecipe(**(content.get("model") or {})), **sections)
+
+
+def _check_data(content: dict[str, Any], path: Path) -> None:
+    if not content.get("train_data"):
+        raise ValueError(f"{path} has no `train_data`.")
+    if content.get("evaluation_data") and "name" not in content["evaluation_data"]:
+        content["evaluation_data"] = {**content["train_data"], **content["evaluation_data"]}
+    for section in ("train_data", "evaluation_data"):
+        if content.get(section) and not {"name", "split"} <= content[section].keys():
+            raise ValueError(f"`{section}` needs `name` and `split`, got {', '.join(content[section])}.")
 
 
 def _training_fields() -> list[str]:
@@ -157,8 +167,12 @@ def _check_keys(given: Mapping[str, Any], valid: Sequence[str], where: str) -> N
 
 
 def build_arguments(recipe: Recipe, output_dir: str | Path) -> AmcConfig:
-    """The Trainer's arguments of a recipe, with numbers such as 1e-5 read as numbers."""
-    values = {name: _as_number(value) if isinstance(value, str) else value for name, value in recipe.training.items()}
+    """The Trainer's arguments of a recipe; 1e-5 is read as a number, and `no` as a strategy's name, not as false."""
+    values: dict[str, Any] = {}
+    for name, value in recipe.training.items():
+        if value is False and name.endswith("_strategy"):
+            value = "no"
+        values[name] = _as_number(value) if isinstance(value, str) else value
     return AmcConfig(**{**values, "output_dir": str(output_dir)})
 
 
@@ -172,9 +186,9 @@ def build_model_and_processor(
         phrases (iterable of `str`): training phrases, read for a vocabulary of the data.
     """
     if recipe.checkpoint is not None:
-        size = {} if recipe.image_size is None else {"size": {"height": recipe.image_size, "width": recipe.image_size}}
-        model = AlbefForPreTraining.from_pretrained(recipe.checkpoint, image_size=recipe.image_size)
-        return model, AlbefProcessor.from_pretrained(recipe.checkpoint, **size)
+        return load_model_and_processor(
+            AlbefForPreTraining, recipe.checkpoint, recipe.image_size, may_lack=PRE_TRAINING_PARTS
+        )
     config = AlbefConfig.from_json_file(resolve_shipped(recipe.config, "models", ".json"))
     if recipe.image_size is not None:
         config.vision_config.image_size = recipe.image_size

@@ -1,0 +1,178 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""`albef-amc train`: recipes with overrides, a run on synthetic scenes, a run on real photographs, bad input."""
+
+import json
+
+import pytest
+import torch
+from testing_utils import PROJECT_FOLDER
+
+from albef_amc import AlbefConfig, AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
+from albef_amc.cli.main import main
+from albef_amc.datasets_scripts import load_grounding_dataset
+from albef_amc.trainer.recipes import build_arguments, list_shipped, load_recipe, resolve_shipped
+
+SYNTHETIC = """
+model:
+  config: {config}
+  vocabulary: data
+train_data:
+  name: synthetic
+  split: train
+  num_train_scenes: 8
+  num_validation_scenes: 4
+  num_test_scenes: 4
+  cache_dir: {cache}
+evaluation_data:
+  split: validation
+training:
+  max_steps: 2
+  per_device_train_batch_size: 4
+  learning_rate: 1e-3
+  max_length: 24
+  logging_steps: 1
+  use_cpu: true
+  disable_tqdm: true
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_model):
+    """A recipe of two steps from random weights on eight synthetic scenes."""
+    tiny_model.config.to_json_file(tmp_path / "tiny.json")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(SYNTHETIC.format(config=tmp_path / "tiny.json", cache=tmp_path / "cache"))
+    return path
+
+
+@pytest.fixture
+def checkpoint(tmp_path, tiny_model, tiny_processor):
+    """A small matching checkpoint, as the demo leaves it."""
+    tiny_model.save_pretrained(tmp_path / "checkpoint")
+    tiny_processor.save_pretrained(tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def train(capsys, *words) -> dict:
+    """Runs the command and returns its JSON result."""
+    capsys.readouterr()
+    status = main(["train", *map(str, words), "--json"])
+    streams = capsys.readouterr()
+    assert status == 0, streams.err[-2000:]
+    return json.loads(streams.out)
+
+
+def test_a_run_on_synthetic_scenes_leaves_a_checkpoint_that_can_be_trained_on(recipe, tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    result = train(capsys, recipe, "--output-dir", first)
+    assert result["steps"] == 2
+    assert 0 <= result["eval_pointing_game_accuracy"] <= 1
+    assert result["eval_num_phrases"] > 4
+    logged = json.loads((first / "trainer_state.json").read_text())["log_history"]
+    for term in ("itc_loss", "itm_loss", "mlm_loss", "amc_loss"):
+        assert sum(term in entry for entry in logged) == 2, term
+    metrics = json.loads((first / "metrics.json").read_text())
+    assert result["eval_pointing_game_accuracy"] in [score["pointing_game_accuracy"] for score in metrics.values()]
+    assert "synthetic" in (first / "README.md").read_text()
+    phrase = load_grounding_dataset(**load_recipe(recipe).train_data)[0]["phrases"][0]["phrase"]
+    processor = AlbefProcessor.from_pretrained(first)
+    assert processor.tokenizer.unk_token_id not in processor(text=phrase)["input_ids"]
+
+    result = train(
+        capsys, recipe, "-o", second, "--set", f"model.checkpoint={first}", "--set", "model.config=null",
+        "--set", "max_steps=1", "--set", "model.vocabulary=null",
+    )  # fmt: skip
+    assert result["steps"] == 1
+    before, after = (AlbefForPreTraining.from_pretrained(path) for path in (first, second))
+    assert before.image_queue_pointer.item() == 8
+    assert after.image_queue_pointer.item() == 12
+    assert not torch.equal(before.itm_head.weight, after.itm_head.weight)
+
+
+@pytest.mark.data
+def test_the_shipped_recipe_trains_on_photographs(checkpoint, data_folder, tmp_path, capsys):
+    words = [f"train_data.data_root={data_folder / 'coco_cc_mini'}", f"train_data.cache_dir={tmp_path / 'cache'}"]
+    words += [f"model.checkpoint={checkpoint}", "model.image_size=64", "max_steps=2", "eval_strategy=no"]
+    words += [
+        "per_device_train_batch_size=2",
+        "phrases_per_image=2",
+        "logging_steps=1",
+        "use_cpu=true",
+        "max_length=24",
+    ]
+    settings = [word for setting in words for word in ("--set", setting)]
+    result = train(capsys, "coco_phrases", "--output-dir", tmp_path / "run", *settings)
+    assert result["steps"] == 2
+    assert result["eval_num_phrases"] > 20
+    model = AlbefForImageTextMatching.from_pretrained(tmp_path / "run")
+    assert model.config.vision_config.grid_size == (8, 8)
+    assert AlbefProcessor.from_pretrained(tmp_path / "run").image_processor.size.height == 64
+    assert f"base_model: {checkpoint}" not in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_a_matching_checkpoint_starts_its_momentum_copies_as_copies(checkpoint):
+    model = AlbefForPreTraining.from_pretrained(checkpoint)
+    assert all(torch.equal(follower, online) for follower, online in model.iterate_momentum_pairs())
+
+
+def test_a_folder_with_a_checkpoint_is_not_overwritten(recipe, checkpoint, capsys):
+    assert main(["train", str(recipe), "--output-dir", str(checkpoint)]) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["no_such_recipe"], "coco_phrases"),
+        (["RECIPE", "--set", "learning_rat=1e-4"], "Did you mean `learning_rate`?"),
+        (["RECIPE", "--set", "model.chekpoint=x"], "Did you mean `checkpoint`?"),
+        (["RECIPE", "--set", "trian_data.split=all"], "Did you mean `train_data`?"),
+        (["RECIPE", "--set", "learning_rate"], "key=value"),
+        (["RECIPE", "--set", "train_data.split=no_split"], "no_split"),
+        (["RECIPE", "--set", "train_data.name=no_data"], "no_data"),
+        (["RECIPE", "--set", "train_data.no_argument=1"], "no_argument"),
+        (["RECIPE", "--set", "model.config=no_model"], "albef_base"),
+        (["RECIPE", "--set", "model.config=null"], "`checkpoint` or `config`"),
+        (["RECIPE", "--set", "fp16=true"], "bf16"),
+        (["coco_phrases", "--set", "model.checkpoint=x"], "data_root"),
+    ],
+)
+def test_bad_input_is_one_line(words, message, recipe, tmp_path, capsys):
+    words = [str(recipe) if word == "RECIPE" else word for word in words]
+    assert main(["train", *words, "--output-dir", str(tmp_path / "run")]) == 2
+    streams = capsys.readouterr()
+    assert message in streams.err.splitlines()[-1]
+    assert "Traceback" not in streams.err
+    assert streams.out == ""
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_yaml_that_is_none_is_refused(tmp_path):
+    for content in ("model: [", "- a list"):
+        (tmp_path / "broken.yaml").write_text(content)
+        with pytest.raises(ValueError, match=r"broken\.yaml"):
+            load_recipe(tmp_path / "broken.yaml")
+
+
+def test_overrides_are_typed_and_reach_the_arguments(recipe, tmp_path):
+    changed = load_recipe(recipe, ["learning_rate=2e-5", "training.seed=3", "train_data.split=all"])
+    arguments = build_arguments(changed, tmp_path)
+    assert (arguments.learning_rate, arguments.seed) == (2e-5, 3)
+    assert changed.train_data["split"] == "all"
+    assert changed.evaluation_data == {**changed.train_data, "split": "validation"}
+
+
+def test_the_published_sizes_ship_as_values():
+    path = resolve_shipped("albef_base", "models", ".json")
+    assert AlbefConfig.from_json_file(path).to_diff_dict() == AlbefConfig().to_diff_dict()
+    assert json.loads(path.read_text())["vision_config"]["hidden_size"] == 768
+
+
+@pytest.mark.parametrize("name", list_shipped("training"))
+def test_shipped_recipes_are_valid(name, tmp_path):
+    recipe = load_recipe(name, [] if load_text(name).count("config:") else ["model.checkpoint=somewhere"])
+    assert build_arguments(recipe, tmp_path).remove_unused_columns is False
+
+
+def load_text(name: str) -> str:
+    return (PROJECT_FOLDER / "configuration" / "training" / f"{name}.yaml").read_text()
