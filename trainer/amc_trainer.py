@@ -288,7 +288,7 @@ def build_training_collator(processor: Any, args: AmcConfig, mlm_probability: fl
     return DataCollatorForGrounding(
         processor,
         phrases_per_image=args.phrases_per_image,
-        max_length=args.max_length,
+        max_length=min(args.max_length, processor.tokenizer.model_max_length),
         mask_size=args.mask_size,
         region_source=args.region_source,
         box_choice=args.box_choice,

@@ -1,0 +1,260 @@
+"""AmcTrainer on a small model: what it learns, logs, saves and resumes."""
+
+import json
+import math
+
+import pytest
+import torch
+from testing_utils import build_rows
+
+from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
+from albef_amc.trainer import AmcConfig, AmcTrainer
+from albef_amc.trainer.epoch_dataset import EpochDataset
+
+TERMS = ("itc_loss", "itm_loss", "mlm_loss", "amc_loss", "amc_mean_loss", "amc_max_loss")
+
+
+def build_arguments(folder, **changes) -> AmcConfig:
+    values = dict(
+        output_dir=str(folder),
+        use_cpu=True,
+        per_device_train_batch_size=2,
+        max_steps=2,
+        logging_steps=1,
+        save_strategy="no",
+        learning_rate=1e-3,
+        mask_size=16,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    return AmcConfig(**{**values, **changes})
+
+
+def build_trainer(model, processor, folder, rows=None, eval_rows=None, **changes) -> AmcTrainer:
+    rows = build_rows() if rows is None else rows
+    return AmcTrainer(model, build_arguments(folder, **changes), processor, train_dataset=rows, eval_dataset=eval_rows)
+
+
+def copy_state(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def training_logs(trainer) -> list[dict]:
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_every_term_is_logged_and_the_sum_is_the_loss(tiny_pretraining_model, tiny_processor, tmp_path):
+    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, itm_weight=0.5, amc_weight=2.0)
+    trainer.train()
+    logs = training_logs(trainer)
+    assert len(logs) == 2
+    for entry in logs:
+        assert all(math.isfinite(entry[name]) for name in TERMS)
+        total = entry["itc_loss"] + 0.5 * entry["itm_loss"] + entry["mlm_loss"] + 2 * entry["amc_loss"]
+        assert entry["loss"] == pytest.approx(total, rel=1e-4)
+        assert entry["amc_loss"] == pytest.approx(0.2 * entry["amc_mean_loss"] + 0.8 * entry["amc_max_loss"], rel=1e-4)
+
+
+def test_baseline_computes_no_heatmap(tiny_pretraining_model, tiny_processor, tmp_path):
+    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, amc_weight=0.0, mlm_weight=0.0)
+    trainer.train()
+    assert {"itc_loss", "itm_loss"} <= training_logs(trainer)[0].keys()
+    assert not {"amc_loss", "mlm_loss"} & training_logs(trainer)[0].keys()
+
+
+def test_order_of_events_in_a_step(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+    events = []
+    for name in ("clamp_temperature", "update_momentum", "forward", "enqueue"):
+        original = getattr(AlbefForPreTraining, name)
+
+        def record(self, *args, _original=original, _name=name, **kwargs):
+            events.append(_name)
+            return _original(self, *args, **kwargs)
+
+        monkeypatch.setattr(AlbefForPreTraining, name, record)
+    trainer = build_trainer(
+        tiny_pretraining_model, tiny_processor, tmp_path, max_steps=1, gradient_accumulation_steps=2
+    )
+    trainer.train()
+    assert events == ["clamp_temperature", "update_momentum", "forward", "enqueue", "forward", "enqueue"]
+
+
+def test_queues_hold_the_ids_of_the_images(tiny_pretraining_model, tiny_processor, tmp_path):
+    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, max_steps=1)
+    trainer.train()
+    model = trainer.model
+    assert model.image_queue_pointer.item() == 2 and model.text_queue_pointer.item() == 4
+    assert (model.image_queue_ids[:2] >= 0).all() and (model.image_queue_ids[2:] == -1).all()
+    assert torch.equal(model.text_queue_ids[:4], model.image_queue_ids[:2].repeat_interleave(2))
+
+
+def test_batches_without_regions_leave_amc_at_zero(tiny_pretraining_model, tiny_processor, tmp_path):
+    rows = build_rows()
+    for row in rows:
+        for phrase in row["phrases"]:
+            phrase["boxes"] = None
+    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, rows)
+    trainer.train()
+    assert [entry["amc_loss"] for entry in training_logs(trainer)] == [0.0, 0.0]
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
+
+
+def test_distillation_ramps_over_the_first_epoch(tiny_pretraining_model, tiny_processor, tmp_path):
+    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, distillation_alpha=0.4)
+    alphas = []
+    for trainer.state.epoch in (0.0, 0.25, 1.0, 3.0):
+        alphas.append(trainer.get_distillation_alpha())
+    assert alphas == pytest.approx([0.0, 0.1, 0.4, 0.4])
+    trainer.args.distillation_ramp_epochs = 0.0
+    trainer.state.epoch = 0.0
+    assert trainer.get_distillation_alpha() == pytest.approx(0.4)
+
+
+def test_evaluation_returns_logs_and_cards_the_pointing_game(tiny_pretraining_model, tiny_processor, tmp_path):
+    rows = build_rows()
+    trainer = build_trainer(
+        tiny_pretraining_model,
+        tiny_processor,
+        tmp_path,
+        rows,
+        rows,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+    )
+    before = trainer.evaluate()
+    assert before["eval_num_phrases"] == 8 and 0 <= before["eval_pointing_game_accuracy"] <= 1
+    trainer.train()
+    checkpoint = tmp_path / "checkpoint-2"
+    stored = json.loads((checkpoint / "metrics.json").read_text())["eval"]
+    logged = [entry for entry in trainer.state.log_history if "eval_pointing_game_accuracy" in entry]
+    assert stored["pointing_game_accuracy"] == logged[-1]["eval_pointing_game_accuracy"]
+    assert set(stored["num_phrases_by_type"].items()) == {("even", 4), ("odd", 4)}
+    card = (checkpoint / "README.md").read_text()
+    assert f"{100 * stored['pointing_game_accuracy']:.2f}" in card
+
+
+def test_evaluation_leaves_the_training_mode_and_gradients_alone(tiny_pretraining_model, tiny_processor, tmp_path):
+    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, eval_rows={"first": build_rows(2)})
+    trainer.model.train()
+    metrics = trainer.evaluate()
+    assert "eval_first_pointing_game_accuracy" in metrics
+    assert all(module.training for module in trainer.model.modules())
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+def test_checkpoint_loads_as_either_class_with_its_processor(tiny_pretraining_model, tiny_processor, tmp_path):
+    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path)
+    trainer.train()
+    trainer.save_model()
+    matching = AlbefForImageTextMatching.from_pretrained(tmp_path)
+    expected = trainer.model.export_matching_model().state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in matching.state_dict().items())
+    resumed = AlbefForPreTraining.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in trainer.model.state_dict().items())
+    ids = AlbefProcessor.from_pretrained(tmp_path)(text=["the red dog"], return_tensors="pt")["input_ids"]
+    assert torch.equal(ids, tiny_processor(text=["the red dog"], return_tensors="pt")["input_ids"])
+    assert (tmp_path / "README.md").is_file()
+
+
+def test_resume_continues_to_the_same_weights(tiny_pretraining_model, tiny_processor, tmp_path):
+    start = copy_state(tiny_pretraining_model)
+
+    def run(folder, resume=None, **changes):
+        tiny_pretraining_model.load_state_dict(start)
+        changes = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, **changes}
+        trainer = build_trainer(tiny_pretraining_model, tiny_processor, folder, **changes)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = copy_state(run(tmp_path / "whole").model)
+    resumed = run(tmp_path / "other", resume=str(tmp_path / "whole" / "checkpoint-2")).model.state_dict()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.slow
+def test_overfits_four_images(tiny_pretraining_model, tiny_processor, tmp_path):
+    rows = build_rows(4, phrases=1)
+    corners = ([2, 2, 18, 14], [22, 2, 38, 14], [2, 16, 18, 28], [22, 16, 38, 28])
+    for row, corner in zip(rows, corners, strict=True):
+        row["phrases"][0]["boxes"] = [[float(value) for value in corner]]
+    trainer = build_trainer(
+        tiny_pretraining_model,
+        tiny_processor,
+        tmp_path,
+        rows,
+        rows,
+        max_steps=120,
+        per_device_train_batch_size=4,
+        use_augmentation=False,
+        learning_rate=2e-3,
+        logging_steps=40,
+        amc_weight=5.0,
+        warmup_steps=10,
+        max_grad_norm=1.0,
+    )
+    trainer.train()
+    logs = training_logs(trainer)
+    assert logs[-1]["amc_max_loss"] < 0.8 * logs[0]["amc_max_loss"]
+    assert trainer.evaluate()["eval_pointing_game_accuracy"] == 1.0
+
+
+def test_bfloat16_keeps_queues_and_losses_in_float32(tiny_pretraining_model, tiny_processor, tmp_path):
+    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, bf16=True)
+    trainer.train()
+    model = trainer.model
+    assert model.image_queue.dtype == model.text_queue.dtype == torch.float32
+    assert all(momentum.dtype == torch.float32 for momentum, _ in model.iterate_momentum_pairs())
+    assert all(math.isfinite(entry[name]) for entry in training_logs(trainer) for name in TERMS)
+
+
+def test_gradient_checkpointing_gives_the_same_losses(tiny_pretraining_model, tiny_processor, tmp_path):
+    start = copy_state(tiny_pretraining_model)
+    losses = []
+    for checkpointing in (False, True):
+        tiny_pretraining_model.load_state_dict(start)
+        trainer = build_trainer(
+            tiny_pretraining_model, tiny_processor, tmp_path / str(checkpointing), gradient_checkpointing=checkpointing
+        )
+        trainer.train()
+        losses.append([entry["loss"] for entry in training_logs(trainer)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_matching_model_is_refused(tiny_model, tiny_processor, tmp_path):
+    with pytest.raises(TypeError, match="must be an `AlbefForPreTraining`"):
+        build_trainer(tiny_model, tiny_processor, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"amc_weight": -1.0}, "`amc_weight` must be 0 or more"),
+        ({"amc_mean_reduction": "pixel"}, "`amc_mean_reduction` must be one of 'sample', 'batch'"),
+        ({"heatmap_denominator": "all"}, "`heatmap_denominator` must be one of 'kept', 'padded'"),
+        ({"distillation_axis": "tokens"}, "`distillation_axis` must be one of"),
+        ({"region_source": "points"}, "`region_source` must be one of"),
+        ({"fp16": True}, "Use `bf16=True`"),
+        ({"amc_weight": 0.0, "itc_weight": 0.0, "itm_weight": 0.0, "mlm_weight": 0.0}, "nothing to learn"),
+    ],
+)
+def test_configuration_refuses_bad_values(tmp_path, changes, words):
+    with pytest.raises(ValueError, match=words):
+        build_arguments(tmp_path, **changes)
+
+
+def test_published_values_are_the_defaults(tmp_path):
+    config = AmcConfig(output_dir=str(tmp_path))
+    loss = config.build_amc_loss()
+    assert (loss.mean_margin, loss.max_margin, loss.mean_weight, loss.max_weight) == (0.1, 0.5, 0.2, 0.8)
+    assert (config.learning_rate, config.weight_decay, config.max_length) == (1e-5, 0.02, 25)
+    assert config.objectives == ("itc", "itm", "mlm")
+
+
+def test_rows_know_their_epoch():
+    dataset = EpochDataset([{"image_id": "a"}])
+    assert dataset[0] == {"image_id": "a", "draw": 0}
+    dataset.set_epoch(3)
+    assert dataset[0]["draw"] == 3 and len(dataset) == 1
