@@ -4,8 +4,6 @@
 Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section 3.1.
 """
 
-import copy
-import os
 from collections.abc import Callable
 
 import torch
@@ -13,9 +11,10 @@ from torch import nn
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
+from .configuration_albef import AlbefTextConfig, AlbefVisionConfig
+from .pretrained_albef import AlbefPreTrainedModel, resize_position_embeddings
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
 
@@ -240,93 +239,6 @@ class AlbefTextLayer(GradientCheckpointingLayer):
             hidden_states = self.cross_attention_layer_norm(hidden_states + self.dropout(attended))
         expanded = self.dropout(self.fc2(nn.functional.gelu(self.fc1(hidden_states))))
         return self.output_layer_norm(hidden_states + expanded), probabilities
-
-
-class AlbefPreTrainedModel(PreTrainedModel):
-    """Weight initialisation, loading and the settings that all ALBEF models share."""
-
-    config: AlbefConfig
-    base_model_prefix = "albef"
-    main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
-    _no_split_modules = ["AlbefVisionLayer", "AlbefTextLayer"]
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike | None,
-        *model_args,
-        image_size: int | tuple[int, int] | None = None,
-        **kwargs,
-    ) -> "AlbefPreTrainedModel":
-        r"""Loads a checkpoint; with `image_size` its position embeddings are resized (see [`resize_image`]).
-
-        Args:
-            pretrained_model_name_or_path (`str` or path): folder or Hub repository.
-            image_size (`int` or (height, width), *optional*): image size in pixels to use the model at. A `config`
-                whose `vision_config.image_size` differs from the checkpoint's has the same effect.
-            kwargs: as for [`~transformers.PreTrainedModel.from_pretrained`].
-        """
-        config = kwargs.get("config")
-        if pretrained_model_name_or_path is not None and isinstance(config, AlbefConfig):
-            stored = cls.config_class.from_pretrained(pretrained_model_name_or_path, **_hub_arguments(kwargs))
-            wanted = config.vision_config.image_size
-            if stored.vision_config.grid_size != config.vision_config.grid_size:
-                image_size = wanted if image_size is None else image_size
-                kwargs["config"] = config = copy.deepcopy(config)
-                config.vision_config.image_size = stored.vision_config.image_size
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        if image_size is not None:
-            model = loaded[0] if isinstance(loaded, tuple) else loaded
-            model.resize_image(image_size)
-        return loaded
-
-    def resize_image(self, image_size: int | tuple[int, int]) -> None:
-        r"""Makes the model read images of another size: position embeddings are resized bicubically, in float32.
-
-        The class position stays as it is (`align_corners=False`). The configuration is updated; give the processor
-        the same size (`AlbefProcessor.from_pretrained(path, size={"height": 384, "width": 384})`).
-
-        Args:
-            image_size (`int` or (height, width)): the new size in pixels, a multiple of the patch size.
-        """
-        config = getattr(self.config, "vision_config", self.config)
-        new_grid = AlbefVisionConfig(**{**config.to_dict(), "image_size": image_size}).grid_size  # checks the size
-        for module in self.modules():
-            if isinstance(module, AlbefVisionModel):
-                module.resize_position_embeddings(config.grid_size, new_grid)
-        config.image_size = image_size
-
-
-def _hub_arguments(kwargs: dict) -> dict:
-    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-    return {name: kwargs[name] for name in names if name in kwargs}
-
-
-def resize_position_embeddings(
-    position_embeddings: torch.Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]
-) -> torch.Tensor:
-    r"""Resizes a table of position embeddings to another patch grid.
-
-    Args:
-        position_embeddings (`torch.Tensor` of shape `(1, 1 + old_height * old_width, hidden_size)`): class position
-            first, patches row by row.
-        old_grid, new_grid (`tuple` of `int`): (height, width) in patches.
-
-    Returns:
-        `torch.Tensor` of shape `(1, 1 + new_height * new_width, hidden_size)`; bicubic, `align_corners=False`,
-        computed in float32, class position unchanged.
-    """
-    class_position, patches = position_embeddings[:, :1], position_embeddings[:, 1:]
-    patches = patches.reshape(1, *old_grid, -1).permute(0, 3, 1, 2).float()
-    patches = nn.functional.interpolate(patches, size=new_grid, mode="bicubic", align_corners=False)
-    patches = patches.permute(0, 2, 3, 1).flatten(1, 2).to(position_embeddings.dtype)
-    return torch.cat([class_position, patches], dim=1)
 
 
 class AlbefVisionModel(AlbefPreTrainedModel):

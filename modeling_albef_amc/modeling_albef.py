@@ -151,6 +151,8 @@ class AlbefModel(AlbefPreTrainedModel):
     ```
     """
 
+    _keys_to_ignore_on_load_unexpected = [r"^momentum_", r"_queue", r"^mlm_head\.", r"^itm_head\."]
+
     def __init__(self, config: AlbefConfig):
         super().__init__(config)
         self.vision_model = AlbefVisionModel(config.vision_config)
@@ -574,6 +576,13 @@ class AlbefForPreTraining(AlbefMatchingModel):
             init.copy_(queue, nn.functional.normalize(torch.randn_like(queue), dim=0))
             init.constant_(getattr(self, f"{modality}_queue_ids"), UNKNOWN_IMAGE_ID)
             init.zeros_(getattr(self, f"{modality}_queue_pointer"))
+
+    def tie_weights(self, missing_keys: set[str] | None = None, **kwargs) -> None:
+        """Ties both masked-word heads; a checkpoint without momentum copies is complete, they follow the others."""
+        momentum_head, momentum_embeddings = list(self._tied_weights_keys.items())[1]
+        if missing_keys is not None and momentum_head in missing_keys:
+            missing_keys.discard(momentum_embeddings)
+        super().tie_weights(missing_keys, **kwargs)
 
     def get_output_embeddings(self) -> nn.Module:
         return self.mlm_head.decoder

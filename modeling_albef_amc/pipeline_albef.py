@@ -9,6 +9,14 @@ from transformers import AutoModelForZeroShotObjectDetection, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 TASK = "visual-grounding"
+# Entry of a checkpoint's configuration by which `pipeline` finds this class where the package is not installed.
+PIPELINE_ENTRY = {
+    TASK: {
+        "impl": "pipeline_albef.VisualGroundingPipeline",
+        "pt": ["AutoModelForZeroShotObjectDetection"],
+        "type": "multimodal",
+    }
+}
 FORWARD_OPTIONS = ("explanation_kind", "phrases_per_chunk")
 RESULT_OPTIONS = ("box_threshold", "return_heatmaps")
 
@@ -120,4 +128,4 @@ PIPELINE_REGISTRY.register_pipeline(
     type="multimodal",
 )
 
-__all__ = ["VisualGroundingPipeline"]
+__all__ = ["PIPELINE_ENTRY", "VisualGroundingPipeline"]

@@ -1,0 +1,260 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""What every ALBEF model shares: loading that refuses wrong checkpoints, saving in one piece, and image size."""
+
+import copy
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+
+from .configuration_albef import AlbefConfig, AlbefVisionConfig
+from .pipeline_albef import PIPELINE_ENTRY
+
+# Which class of the bundle an Auto class loads: written into every checkpoint, whichever class saved it.
+AUTO_MAP = {
+    "AutoConfig": "configuration_albef.AlbefConfig",
+    "AutoModel": "modeling_albef.AlbefModel",
+    "AutoModelForPreTraining": "modeling_albef.AlbefForPreTraining",
+    "AutoModelForZeroShotObjectDetection": "modeling_albef.AlbefForImageTextMatching",
+}
+HEAD_PREFIXES = ("itm_head.", "mlm_head.")  # may be absent from a checkpoint: new ones are made, with a warning
+CONFIG_FILE, ADAPTER_CONFIG_FILE = "config.json", "adapter_config.json"
+WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+UNFINISHED_FOLDER = ".unfinished"
+NAMES_SHOWN = 4
+
+
+class AlbefPreTrainedModel(PreTrainedModel):
+    """Loading, saving, image size, and the settings that all ALBEF models share."""
+
+    config: AlbefConfig
+    base_model_prefix = "albef"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["AlbefVisionLayer", "AlbefTextLayer"]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args,
+        image_size: int | tuple[int, int] | None = None,
+        output_loading_info: bool = False,
+        **kwargs,
+    ) -> "AlbefPreTrainedModel":
+        r"""Loads a checkpoint; with `image_size` its position embeddings are resized (see [`resize_image`]).
+
+        A checkpoint that lacks weights of the encoders or projections is refused. Only a matching or masked-word head
+        may be absent: it is initialised, and a warning lists it.
+
+        Args:
+            pretrained_model_name_or_path (`str` or path): folder or Hub repository.
+            image_size (`int` or (height, width), *optional*): image size in pixels to use the model at. A `config`
+                whose `vision_config.image_size` differs from the checkpoint's has the same effect.
+            output_loading_info (`bool`, defaults to `False`): also return what was missing and unexpected.
+            kwargs: as for [`~transformers.PreTrainedModel.from_pretrained`].
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+            ValueError: the checkpoint is of another architecture, incomplete or damaged.
+        """
+        path, config = pretrained_model_name_or_path, kwargs.get("config")
+        if path is not None:
+            _check_is_albef(path, cls.config_class.model_type, _hub_arguments(kwargs))
+        if path is not None and isinstance(config, AlbefConfig):
+            stored = cls.config_class.from_pretrained(path, **_hub_arguments(kwargs))
+            wanted = config.vision_config.image_size
+            if stored.vision_config.grid_size != config.vision_config.grid_size:
+                image_size = wanted if image_size is None else image_size
+                kwargs["config"] = config = copy.deepcopy(config)
+                config.vision_config.image_size = stored.vision_config.image_size
+        try:
+            model, information = super().from_pretrained(path, *model_args, output_loading_info=True, **kwargs)
+        except Exception as error:
+            if not _is_safetensors_error(error):
+                raise
+            raise ValueError(
+                f"the weights of {path} cannot be read ({error}): the file is damaged or was cut off. Download or "
+                "save it again."
+            ) from error
+        _check_missing_keys(path, cls.__name__, information["missing_keys"])
+        if image_size is not None:
+            model.resize_image(image_size)
+        return (model, information) if output_loading_info else model
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        push_to_hub: bool = False,
+        distributed_checkpoint: bool = False,
+        **kwargs,
+    ) -> None:
+        r"""Saves weights, configuration and the code that reads them, in one piece.
+
+        Everything is written to a folder inside `save_directory` first and moved into place when it is complete, so
+        that a full disk leaves a checkpoint that was there before as it was (this takes the space of both). Only with
+        `push_to_hub` or `distributed_checkpoint` the files are written in place.
+
+        Args:
+            save_directory, is_main_process, push_to_hub, distributed_checkpoint, kwargs: as for
+                [`~transformers.PreTrainedModel.save_pretrained`].
+
+        Raises:
+            OSError: the files could not be written, for want of space or of permission.
+        """
+        if isinstance(self.config, AlbefConfig):
+            self.config.auto_map = dict(AUTO_MAP)
+            self.config.custom_pipelines = copy.deepcopy(PIPELINE_ENTRY)
+        options = dict(
+            kwargs,
+            is_main_process=is_main_process,
+            push_to_hub=push_to_hub,
+            distributed_checkpoint=distributed_checkpoint,
+        )
+        if push_to_hub or distributed_checkpoint or not self.should_save_on_this_rank(is_main_process):
+            super().save_pretrained(save_directory, **options)
+            return
+        with replacing_files(save_directory) as folder:
+            super().save_pretrained(folder, **options)
+
+    def resize_image(self, image_size: int | tuple[int, int]) -> None:
+        r"""Makes the model read images of another size: position embeddings are resized bicubically, in float32.
+
+        The class position stays as it is (`align_corners=False`). The configuration is updated; give the processor
+        the same size (`AlbefProcessor.from_pretrained(path, size={"height": 384, "width": 384})`).
+
+        Args:
+            image_size (`int` or (height, width)): the new size in pixels, a multiple of the patch size.
+        """
+        config = getattr(self.config, "vision_config", self.config)
+        new_grid = AlbefVisionConfig(**{**config.to_dict(), "image_size": image_size}).grid_size  # checks the size
+        for module in self.modules():
+            if isinstance(module, AlbefPreTrainedModel) and isinstance(module.config, AlbefVisionConfig):
+                module.resize_position_embeddings(config.grid_size, new_grid)
+        config.image_size = image_size
+
+
+def _hub_arguments(kwargs: dict) -> dict:
+    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+    return {name: kwargs[name] for name in names if name in kwargs}
+
+
+def _check_is_albef(path: str | os.PathLike, model_type: str, hub_arguments: dict) -> None:
+    """Refuses what is no checkpoint folder, and a folder of another architecture, before a model is built."""
+    path = os.fspath(path)
+    if os.path.isfile(path):
+        raise ValueError(
+            f"{path} is a file, but a checkpoint is a folder. Convert a `.pth` of ALBEF or AMC with "
+            "`albef-amc convert`."
+        )
+    is_repository = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path)
+    if not os.path.isdir(path):
+        if is_repository:
+            return  # read from the Hub, where a missing one has a clear error of its own
+        raise FileNotFoundError(
+            f"No checkpoint folder at {path}. Give a folder that `save_pretrained` or `albef-amc convert` wrote, or a "
+            "Hub repository as `user/name`."
+        )
+    folder = Path(path, hub_arguments.get("subfolder", ""))
+    if (folder / ADAPTER_CONFIG_FILE).is_file():
+        return  # an adapter names the checkpoint that it belongs to
+    if not (folder / CONFIG_FILE).is_file():
+        raise FileNotFoundError(
+            f"No `{CONFIG_FILE}` in {folder}: this is no checkpoint folder, or only a part of one."
+        )
+    found = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
+    if found not in (AlbefConfig.model_type, model_type):
+        raise ValueError(
+            f"{folder} is a checkpoint of another architecture: its `model_type` is {found!r}, not "
+            f"{model_type!r}. Give a checkpoint that this package trained, saved or converted."
+        )
+
+
+def _check_missing_keys(path: str | os.PathLike | None, model_name: str, missing_keys: set[str]) -> None:
+    essential = sorted(name for name in missing_keys if not name.startswith(HEAD_PREFIXES))
+    if not essential:
+        return
+    more = len(essential) - NAMES_SHOWN
+    names = ", ".join(essential[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    raise ValueError(
+        f"{'the given state dict' if path is None else path} lacks {len(essential)} weights of {model_name} ({names}). "
+        "It is incomplete or of another architecture; random weights in their place would give meaningless heatmaps. "
+        "Original checkpoints of ALBEF and AMC have other names: convert them with `albef-amc convert`."
+    )
+
+
+def _is_safetensors_error(error: Exception) -> bool:
+    return type(error).__name__ == "SafetensorError"  # safetensors is no dependency of the bundle
+
+
+@contextmanager
+def replacing_files(folder: str | os.PathLike) -> Iterator[Path]:
+    """Gives a folder to write to, whose files replace those in `folder` once the block has ended without an error.
+
+    The folder lies inside `folder`, hence on the same disk, where moving a file takes no space. The configuration is
+    moved last; weight files of an earlier save that would now be read instead of the new ones are removed.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file: choose a folder to save to.")
+    unfinished = folder / UNFINISHED_FOLDER
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        written = sorted((file.name for file in unfinished.iterdir()), key=lambda name: name == CONFIG_FILE)
+        for name in written:
+            os.replace(unfinished / name, folder / name)
+        if any(WEIGHT_FILE.fullmatch(name) for name in written):
+            for file in folder.iterdir():
+                if WEIGHT_FILE.fullmatch(file.name) and file.name not in written:
+                    file.unlink()
+    except Exception as error:
+        if not (isinstance(error, OSError) or _is_safetensors_error(error)):
+            raise
+        is_full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        raise OSError(
+            errno.ENOSPC if is_full else errno.EIO,
+            f"cannot write the checkpoint, nothing is left behind and what was there is unchanged: {error}",
+            os.fspath(folder),
+        ) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def resize_position_embeddings(
+    position_embeddings: torch.Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]
+) -> torch.Tensor:
+    r"""Resizes a table of position embeddings to another patch grid.
+
+    Args:
+        position_embeddings (`torch.Tensor` of shape `(1, 1 + old_height * old_width, hidden_size)`): class position
+            first, patches row by row.
+        old_grid, new_grid (`tuple` of `int`): (height, width) in patches.
+
+    Returns:
+        `torch.Tensor` of shape `(1, 1 + new_height * new_width, hidden_size)`; bicubic, `align_corners=False`,
+        computed in float32, class position unchanged.
+    """
+    class_position, patches = position_embeddings[:, :1], position_embeddings[:, 1:]
+    patches = patches.reshape(1, *old_grid, -1).permute(0, 3, 1, 2).float()
+    patches = nn.functional.interpolate(patches, size=new_grid, mode="bicubic", align_corners=False)
+    patches = patches.permute(0, 2, 3, 1).flatten(1, 2).to(position_embeddings.dtype)
+    return torch.cat([class_position, patches], dim=1)
+
+
+__all__ = ["AUTO_MAP", "AlbefPreTrainedModel", "replacing_files", "resize_position_embeddings"]
