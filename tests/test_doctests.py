@@ -1,0 +1,56 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""The examples in docstrings run and give what they say."""
+
+import doctest
+import importlib.util
+from pathlib import Path
+
+import pytest
+from testing_utils import PROJECT_FOLDER
+
+FOLDERS = {
+    "modeling_albef_amc": "albef_amc",
+    **{name: f"albef_amc.{name}" for name in ("cli", "datasets_scripts", "metrics", "model_cards", "trainer")},
+}
+
+
+def list_examples() -> list[str]:
+    """Import names of the modules that hold an example; metrics lie in folders that are no packages."""
+    names = []
+    for folder, package in FOLDERS.items():
+        for path in sorted((PROJECT_FOLDER / folder).glob("*.py")):
+            if ">>>" in path.read_text():
+                names.append(package if path.stem == "__init__" else f"{package}.{path.stem}")
+    return names
+
+
+def list_metrics() -> list[Path]:
+    return [path for path in sorted((PROJECT_FOLDER / "metrics").glob("*/*.py")) if ">>>" in path.read_text()]
+
+
+@pytest.mark.parametrize("name", list_examples())
+def test_examples(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    run(doctest.DocTestFinder(exclude_empty=True).find(module, name))
+
+
+@pytest.mark.parametrize("path", list_metrics(), ids=lambda path: path.stem)
+def test_examples_of_metrics(path, monkeypatch):
+    """A metric keeps its text in constants, which `evaluate` shows; its example loads it by name from beside."""
+    monkeypatch.chdir(path.parents[1])
+    spec = importlib.util.spec_from_file_location(f"doctest_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    values = {name: value for name, value in vars(module).items() if isinstance(value, str) and ">>>" in value}
+    parser = doctest.DocTestParser()
+    run([parser.get_doctest(text, dict(vars(module)), name, str(path), 0) for name, text in values.items()])
+
+
+def run(tests: list[doctest.DocTest]):
+    """Runs the examples; if there were none the test would prove nothing."""
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    for test in tests:
+        runner.run(test)
+    assert runner.tries > 0
+    assert runner.failures == 0, "see the output above"

@@ -1,0 +1,240 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""The distribution and the rules of the tree: packages, wheel contents, who imports whom, headers, sizes."""
+
+import ast
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from testing_utils import PROJECT_FOLDER
+
+IMPORT_NAME = "albef_amc"
+BUNDLE = "modeling_albef_amc"
+CODE_FOLDERS = (BUNDLE, "configuration", "datasets_scripts", "metrics", "model_cards", "trainer", "cli")
+LEAVES = {BUNDLE, "datasets_scripts", "metrics", "model_cards"}
+# What each folder may import of ours, beside itself. datasets_scripts reads masks with the bundle's run-length code.
+LAYERS = {
+    BUNDLE: set(),
+    "datasets_scripts": {BUNDLE},
+    "metrics": set(),
+    "model_cards": set(),
+    "configuration": {BUNDLE},
+    "trainer": LEAVES | {"configuration"},
+    "cli": LEAVES | {"configuration", "trainer"},
+}
+BUNDLE_THIRD_PARTY = {"numpy", "torch", "transformers", "huggingface_hub", "PIL"}
+# These never ship with a checkpoint, so no file that ships may import them.
+NEVER_SHIPPED = {"convert_albef_original_to_hf", "original_albef"}
+MAX_LINES = {"modeling_albef.py": 900, "encoders_albef.py": 560}
+DEFAULT_MAX_LINES = 400
+HEADER = "# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0."
+
+
+def list_modules(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (PROJECT_FOLDER / folder).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(PROJECT_FOLDER))
+
+
+def read_setup() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(PROJECT_FOLDER / "setup.cfg")
+    return parser
+
+
+def list_imports(path: Path) -> list[tuple[int, str, str]]:
+    """Imports of a module, wherever they stand: (level, module, names)."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(0, alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.level, node.module or "", ", ".join(alias.name for alias in node.names)))
+    return found
+
+
+def find_owner(module: str) -> str | None:
+    """Folder that a module of ours lies in; `None` for a module of others."""
+    first, _, rest = module.partition(".")
+    if first != IMPORT_NAME:
+        return None
+    part = rest.partition(".")[0]
+    return part if part in CODE_FOLDERS else BUNDLE
+
+
+def test_packages_of_setup_cfg_are_those_of_the_tree():
+    options = read_setup()["options"]
+    packages = options["packages"].split()
+    mapping = dict(line.split(" = ") for line in options["package_dir"].strip().splitlines())
+    assert sorted(mapping) == sorted(packages)
+    assert set(mapping.values()) == set(CODE_FOLDERS)
+    assert {f"{IMPORT_NAME}.{folder}" for folder in CODE_FOLDERS if folder != BUNDLE} | {IMPORT_NAME} == set(packages)
+    with_init = {path.parent.name for path in PROJECT_FOLDER.glob("*/__init__.py")}
+    assert with_init == set(CODE_FOLDERS)
+
+
+def test_no_package_inside_a_package():
+    assert [name_of(path) for folder in CODE_FOLDERS for path in PROJECT_FOLDER.glob(f"{folder}/*/__init__.py")] == []
+    assert not (PROJECT_FOLDER / IMPORT_NAME).exists(), "a folder of this name would shadow the installed package"
+
+
+def test_the_version_is_the_same_everywhere():
+    import albef_amc
+
+    assert read_setup()["metadata"]["version"] == albef_amc.__version__ == version("albef-amc")
+    assert f"version: {albef_amc.__version__}\n" in (PROJECT_FOLDER / "CITATION.cff").read_text()
+    assert f"\n## {albef_amc.__version__}" in (PROJECT_FOLDER / "CHANGELOG.md").read_text()
+
+
+def test_constraints_name_every_requirement_and_keep_its_bound():
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    lines = (PROJECT_FOLDER / "constraints.txt").read_text().splitlines()
+    pinned = {
+        canonicalize_name(requirement.name): next(iter(requirement.specifier)).version
+        for requirement in map(Requirement, (line for line in lines if line and not line.startswith("#")))
+    }
+    setup = read_setup()
+    needed = setup["options"]["install_requires"].split("\n")
+    for extra in ("train", "peft", "timm", "dev"):
+        needed += setup["options.extras_require"][extra].split("\n")
+    for requirement in map(Requirement, filter(None, needed)):
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> list[str]:
+    """Names of the files in a wheel that is built from a copy of the tree."""
+    folder = tmp_path_factory.mktemp("wheel")
+    unwanted = shutil.ignore_patterns(".*", "build", "dist", "runs", "tests", "*.egg-info", "__pycache__")
+    shutil.copytree(PROJECT_FOLDER, folder / "source", ignore=unwanted)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    done = subprocess.run([*command, "--wheel-dir", folder, folder / "source"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_code_and_data(wheel):
+    expected = [
+        f"{IMPORT_NAME}/py.typed",
+        f"{IMPORT_NAME}/model_cards/templates/model_card.md",
+        f"{IMPORT_NAME}/metrics/pointing_game/pointing_game.py",
+        f"{IMPORT_NAME}/metrics/pointing_game/app.py",
+        f"{IMPORT_NAME}/metrics/pointing_game/README.md",
+        f"{IMPORT_NAME}/metrics/pointing_game/requirements.txt",
+        f"{IMPORT_NAME}/datasets_scripts/cards/synthetic_grounding.md",
+        f"{IMPORT_NAME}/configuration/models/albef_base.json",
+        f"{IMPORT_NAME}/configuration/training/coco_phrases.yaml",
+    ]
+    assert [name for name in expected if name not in wheel] == []
+    for folder in CODE_FOLDERS:
+        target = IMPORT_NAME if folder == BUNDLE else f"{IMPORT_NAME}/{folder}"
+        for path in (PROJECT_FOLDER / folder).rglob("*"):
+            if path.suffix in (".py", ".json", ".yaml", ".md", ".txt"):
+                assert f"{target}/{path.relative_to(PROJECT_FOLDER / folder)}" in wheel
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_nothing_else(wheel):
+    info = f"albef_amc-{version('albef-amc')}.dist-info/"
+    assert all(name.startswith((f"{IMPORT_NAME}/", info)) for name in wheel)
+    assert [name for name in wheel if "__pycache__" in name or name.endswith(".pyc")] == []
+    assert any(name.startswith(info) and name.endswith("LICENSE") for name in wheel)
+
+
+@pytest.mark.parametrize("folder", CODE_FOLDERS)
+def test_layers(folder):
+    allowed = LAYERS[folder] | {folder}
+    for path in list_modules(folder):
+        owners = {find_owner(module) for level, module, _ in list_imports(path) if level == 0} - {None}
+        assert owners <= allowed, f"{name_of(path)} imports {', '.join(owners - allowed)}"
+
+
+@pytest.mark.parametrize("path", list_modules(*CODE_FOLDERS, "tests", "benchmarks", "examples"), ids=name_of)
+def test_relative_imports_stay_in_their_folder(path):
+    for level, module, names in list_imports(path):
+        assert level < 2, f"`from {'.' * level}{module} import {names}` leaves the folder"
+
+
+@pytest.mark.parametrize("path", list_modules(BUNDLE), ids=name_of)
+def test_the_bundle_is_flat_and_closed(path):
+    assert path.parent.name == BUNDLE
+    extra = {"safetensors"} if path.stem in NEVER_SHIPPED else set()
+    siblings = {module.stem for module in list_modules(BUNDLE)}
+    for level, module, names in list_imports(path):
+        if level:
+            assert module in siblings, f"`from .{module} import {names}` is no sibling file"
+        else:
+            first = module.partition(".")[0]
+            assert first in BUNDLE_THIRD_PARTY | extra | sys.stdlib_module_names, f"{module} is not allowed"
+    if path.stem != "__init__":
+        shipped_imports = {module for level, module, _ in list_imports(path) if level}
+        assert path.stem in NEVER_SHIPPED or not shipped_imports & NEVER_SHIPPED
+
+
+@pytest.mark.parametrize("path", list_modules(BUNDLE), ids=name_of)
+def test_no_line_of_text_looks_like_an_import(path):
+    """transformers finds what to copy by searching the text; a docstring line must not be taken for an import."""
+    found = len(re.findall(r"^\s*(?:from|import)\s+\.", path.read_text(), flags=re.MULTILINE))
+    assert found == sum(level > 0 for level, _, _ in list_imports(path))
+
+
+def test_a_metric_file_stands_alone():
+    for path in (PROJECT_FOLDER / "metrics").glob("*/*.py"):
+        for level, module, _ in list_imports(path):
+            assert level == 0 and find_owner(module) is None, f"{name_of(path)} imports {module}"
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.Import) and len(node.names) > 1), "`evaluate` needs one import a line"
+
+
+def test_the_package_root_imports_neither_data_sets_nor_pictures():
+    forbidden = "datasets evaluate matplotlib peft albef_amc.trainer albef_amc.cli albef_amc.datasets_scripts".split()
+    program = f"import sys, albef_amc\nprint(*[name for name in {forbidden} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("path", list_modules(*CODE_FOLDERS, "benchmarks", "examples"), ids=name_of)
+def test_modules_have_header_docstring_and_a_size(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= MAX_LINES.get(path.name, DEFAULT_MAX_LINES)
+    if not text.strip():
+        assert path.name == "__init__.py"
+        return
+    assert ast.get_docstring(ast.parse(text)), "no docstring"
+    if path.name != "__init__.py":
+        assert text.startswith(HEADER + "\n")
+
+
+def list_text_files() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files"], cwd=PROJECT_FOLDER, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout: there is no list of the project's files")
+    paths = [PROJECT_FOLDER / name for name in listed.stdout.splitlines()]
+    binary = (".safetensors", ".pth", ".gz", ".png", ".jpg", ".parquet", ".zip")
+    return [path for path in paths if path.is_file() and path.suffix not in binary]
+
+
+def test_no_file_names_a_place_of_one_machine():
+    places = re.compile(r"(?<![\w.])/(?:work|tmp|home|root|Users|mnt)/\w")
+    found = [name_of(path) for path in list_text_files() if places.search(path.read_text(encoding="utf-8"))]
+    assert found == []
+
+
+def test_no_large_file_outside_the_goldens():
+    golden = PROJECT_FOLDER / "tests" / "parity" / "golden"
+    files = [path for path in (PROJECT_FOLDER / "tests").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert [name_of(path) for path in files if golden not in path.parents and path.stat().st_size > 100_000] == []
+    assert sum(path.stat().st_size for path in files if golden in path.parents) < 12_000_000
