@@ -18,7 +18,9 @@ SHEET_CELL = 320  # side of a picture on the sheet in pixels
 def ground(
     photographs: Annotated[list[Path], typer.Argument(help="Image files.")],
     phrase: Annotated[list[str], typer.Option("--phrase", "-p", help="What to look for. Repeatable.")],
-    checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help="Folder or Hub repository of the model.")],
+    checkpoint: Annotated[
+        str, typer.Option("--checkpoint", "-c", help="Folder or Hub repository of the model; what `make demo` made.")
+    ] = "runs/demo/with_amc",
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for JSON and overlays.")] = Path(
         "runs/ground"
     ),
