@@ -190,8 +190,9 @@ def _check_missing_keys(path: str | os.PathLike | None, model_name: str, missing
         return
     more = len(essential) - NAMES_SHOWN
     names = ", ".join(essential[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    source = "the given state dict" if path is None else path
     raise ValueError(
-        f"{'the given state dict' if path is None else path} lacks {len(essential)} weights of {model_name} ({names}). "
+        f"{source} lacks {len(essential)} weights of {model_name} ({names}). "
         "It is incomplete or of another architecture; random weights in their place would give meaningless heatmaps. "
         "Original checkpoints of ALBEF and AMC have other names: convert them with `albef-amc convert`."
     )
