@@ -1,14 +1,14 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Loading a checkpoint, with an error where weights are missing: such a model would ground at random."""
+"""Loading a checkpoint whole: a model with a new matching head would ground at random, so it is refused."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from albef_amc import AlbefConfig, AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
+from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
 
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 NAMES_SHOWN = 3
 
 
@@ -29,10 +29,14 @@ def load_model_and_processor(
 
     Raises:
         FileNotFoundError: a path that is no checkpoint folder.
-        ValueError: a checkpoint of another architecture, or one that lacks weights of this one.
+        ValueError: a checkpoint of another architecture, or one that lacks weights of this one, heads included.
     """
     checkpoint = str(checkpoint)
-    _check_folder(checkpoint)
+    if not Path(checkpoint).exists() and not HUB_NAME.fullmatch(checkpoint):
+        raise FileNotFoundError(
+            f"No checkpoint folder at {checkpoint}. `make demo` makes checkpoints under runs/demo; "
+            "`albef-amc convert` makes one of an original .pth."
+        )
     model, info = model_class.from_pretrained(
         checkpoint, image_size=image_size, output_loading_info=True, ignore_mismatched_sizes=True
     )
@@ -46,21 +50,6 @@ def load_model_and_processor(
         )
     size = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
     return model, AlbefProcessor.from_pretrained(checkpoint, **size)
-
-
-def _check_folder(checkpoint: str) -> None:
-    """Refuses a path without a configuration of ours; names of the Hub's form `user/name` pass."""
-    file = Path(checkpoint) / "config.json"
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", checkpoint) and not Path(checkpoint).exists():
-        return
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{checkpoint} is no checkpoint folder (no `config.json` in it). `make demo` makes checkpoints under "
-            "runs/demo; `albef-amc convert` makes one of an original .pth."
-        )
-    model_type = json.loads(file.read_text(encoding="utf-8")).get("model_type")
-    if model_type != AlbefConfig.model_type:
-        raise ValueError(f"{checkpoint} holds a model of type {model_type!r}; {AlbefConfig.model_type!r} is needed.")
 
 
 __all__ = ["load_model_and_processor"]

@@ -18,8 +18,8 @@ from albef_amc.trainer.checkpoints import load_model_and_processor
 
 CONFIGURATION_FOLDER = Path(albef_amc.configuration.__file__).parent
 VOCABULARY_OF_DATA = "data"
-# Weights that a matching checkpoint does not have: copies of others, empty queues, and the masked-word head.
-PRE_TRAINING_PARTS = ("momentum_", "image_queue", "text_queue", "mlm_head.")
+# Weights that a matching checkpoint lacks and that are made at random.
+PRE_TRAINING_PARTS = ("mlm_head.",)
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
