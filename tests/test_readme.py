@@ -1,0 +1,180 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""README and docs tell the truth: commands, options, recipes, files and the Python blocks exist and run."""
+
+import inspect
+import re
+import shlex
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import datasets
+import pytest
+from testing_utils import PROJECT_FOLDER, VOCABULARY, build_photo, build_tiny_config
+
+from albef_amc import AlbefForImageTextMatching, AlbefImageProcessor, AlbefProcessor
+from albef_amc.cli.evaluate import read_options
+from albef_amc.cli.main import VERBS, build_command
+from albef_amc.datasets_scripts import BUILDERS, GROUNDING_FEATURES
+from albef_amc.text_processing_albef import build_tokenizer
+from albef_amc.trainer.recipes import list_shipped, load_recipe
+
+README = PROJECT_FOLDER / "README.md"
+DOCUMENTS = [README, PROJECT_FOLDER / "CONTRIBUTING.md", *sorted((PROJECT_FOLDER / "docs").glob("*.md"))]
+NUM_POSITIONS = 32
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(PROJECT_FOLDER))
+
+
+def list_blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def get_marked_block(marker: str) -> str:
+    """The Python block of the README behind a comment that names it."""
+    found = re.search(rf"<!-- {marker} -->\n```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    assert found, f"no block behind <!-- {marker} -->"
+    return found[1]
+
+
+def list_commands(path: Path, program: str) -> list[list[str]]:
+    """Words of every command line of `program` in the shell blocks and in the running text, comments left out."""
+    lines = [line for block in list_blocks(path, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    lines += re.findall(rf"`({program} [^`]*)`", path.read_text())
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith(program + " ")]
+
+
+COMMANDS = [(name_of(path), words) for path in DOCUMENTS for words in list_commands(path, "albef-amc")]
+
+
+def of_verb(verb: str) -> list[tuple[str, list[str]]]:
+    return [(document, words) for document, words in COMMANDS if words[0] == verb]
+
+
+def list_values(words: list[str], *options: str) -> list[str]:
+    """Values that a command line gives to options."""
+    return [value for option, value in pairwise(words) if option in options]
+
+
+@cache
+def list_options(verb: str) -> set[str]:
+    command = build_command(verb).commands[verb]
+    return {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+
+
+@pytest.mark.parametrize(
+    ("document", "words"), COMMANDS, ids=lambda value: value if isinstance(value, str) else value[0]
+)
+def test_commands_exist_with_their_options(document, words):
+    verb = words[0]
+    if verb == "VERB":
+        return
+    assert verb in VERBS, f"{document}: no verb {verb}"
+    options = {word.partition("=")[0] for word in words if re.match(r"--?[a-zA-Z]", word)}
+    assert options <= list_options(verb) | {"--help"}, f"{document}: {verb} has no {options - list_options(verb)}"
+
+
+@pytest.mark.parametrize(("document", "words"), of_verb("train"))
+def test_training_commands_name_recipes_and_keys_that_exist(document, words):
+    recipe = words[1]
+    if recipe not in list_shipped("training"):
+        assert recipe.isupper() or recipe.endswith(".yaml"), f"{document}: no recipe {recipe} ships"
+        return
+    load_recipe(recipe, list_values(words, "--set", "-s"))
+
+
+@pytest.mark.parametrize(("document", "words"), of_verb("evaluate"))
+def test_evaluation_commands_name_data_sets_and_arguments_that_exist(document, words):
+    options = read_options(list_values(words, "--data"))
+    if len(words) > 2 and not words[2].startswith("-"):
+        assert options.keys() <= set(inspect.signature(BUILDERS[words[2]].BUILDER_CONFIG_CLASS).parameters), document
+
+
+def test_every_verb_is_documented():
+    text = "\n".join(path.read_text() for path in DOCUMENTS)
+    assert [verb for verb in VERBS if f"albef-amc {verb}" not in text and f"`{verb}`" not in text] == []
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (PROJECT_FOLDER / "Makefile").read_text(), flags=re.MULTILINE))
+    for path in DOCUMENTS:
+        named = {words[0] for words in list_commands(path, "make")}
+        assert named <= targets, f"{name_of(path)}: no target {named - targets}"
+    assert "make test" in (PROJECT_FOLDER / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_links_and_paths_lead_somewhere(path):
+    text = path.read_text()
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        assert target.startswith("https://") or (path.parent / target).exists(), f"no {target}"
+    folders = "modeling_albef_amc|configuration|datasets_scripts|metrics|model_cards|trainer|cli|docs|benchmarks|tests"
+    for target in re.findall(rf"`((?:{folders})/[\w./-]*)`", text):
+        assert (PROJECT_FOLDER / target).exists() or "NAME" in target, f"no {target}"
+
+
+def test_the_table_of_recipes_and_models_is_complete():
+    text = (PROJECT_FOLDER / "docs" / "training.md").read_text()
+    assert [name for kind in ("training", "models") for name in list_shipped(kind) if f"`{name}`" not in text] == []
+
+
+def test_readme_is_short_and_in_order():
+    headings = re.findall(r"^## (.*)$", README.read_text(), flags=re.MULTILINE)
+    expected = ["Install", "Ground a phrase in five lines", "Results", "Train", "Evaluate", "Where things live"]
+    assert headings == [*expected, "Limits", "Citation", "Licence"]
+    assert len(README.read_text().splitlines()) < 200
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_python_blocks_are_python(path):
+    for block in list_blocks(path, "python"):
+        compile(block, name_of(path), "exec")
+
+
+@pytest.fixture
+def demo_folder(tmp_path, monkeypatch):
+    """The present folder as a reader of the README has it: a photograph, and a small checkpoint in runs/demo."""
+    config = build_tiny_config()
+    config.text_config.max_position_embeddings = NUM_POSITIONS
+    tokenizer = build_tokenizer(VOCABULARY, model_max_length=NUM_POSITIONS)
+    checkpoint = tmp_path / "runs" / "demo" / "with_amc"
+    AlbefForImageTextMatching(config).save_pretrained(checkpoint)
+    AlbefProcessor(AlbefImageProcessor(size=32), tokenizer).save_pretrained(checkpoint)
+    build_photo().save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_quickstart_runs(demo_folder):
+    block = get_marked_block("quickstart")
+    assert len([line for line in block.splitlines() if line and not line.startswith("from")]) == 5
+    names = {}
+    exec(block, names)
+    assert [[len(entry["boxes"]) > 0 for entry in image] for image in names["results"]] == [[True, True]]
+    assert names["results"][0][1]["heatmap"].shape == (30, 40)
+
+
+def test_the_training_block_runs(demo_folder):
+    block = get_marked_block("training")
+    smaller = {
+        "num_train_scenes=1000": f"num_train_scenes=4, cache_dir={str(demo_folder)!r}",
+        "max_steps=50": "max_steps=1, use_cpu=True",
+        "batch_size=16": "batch_size=2",
+    }
+    for written, replacement in smaller.items():
+        assert block.count(written) == 1
+        block = block.replace(written, replacement)
+    exec(block, {})
+    assert (demo_folder / "runs" / "mine" / "checkpoint-1" / "model.safetensors").is_file()
+
+
+def test_the_rows_of_the_documentation_fit_the_schema(demo_folder):
+    blocks = list_blocks(PROJECT_FOLDER / "docs" / "datasets.md", "python")
+    (block,) = (block for block in blocks if "build_row" in block)
+    names = {}
+    exec(block, names)
+    row = datasets.Dataset.from_list(names["rows"], features=GROUNDING_FEATURES)[0]
+    assert row["phrases"][0]["boxes"] == [[10, 20, 110, 90]]
+    assert row["image"].size == (40, 30)
