@@ -47,5 +47,7 @@ def load_grounding_dataset(name: str | Path, split: str, **kwargs: Any) -> datas
     dataset = datasets.load_dataset(name, kwargs.pop("config_name", None), split=split, **kwargs)
     missing = sorted(set(GROUNDING_FEATURES) - set(dataset.column_names))
     if missing:
-        raise ValueError(f"{name} has no column {', '.join(missing)}. The schema is `GROUNDING_FEATURES`; see docs/datasets.md.")
+        raise ValueError(
+            f"{name} has no column {', '.join(missing)}. The schema is `GROUNDING_FEATURES`; see docs/datasets.md."
+        )
     return dataset
