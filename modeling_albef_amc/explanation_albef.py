@@ -21,11 +21,16 @@ def check_choice(name: str, value: str, choices: object) -> None:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, get_args(choices)))}, got {value!r}.")
 
 
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float32 if its precision is lower; products, normalisations and losses are computed so."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def compute_weighted_attention(score: torch.Tensor, attention: torch.Tensor, keep_graph: bool) -> torch.Tensor:
     r"""Attention weighted by the positive part of the gradient that the score sends to it, averaged over heads.
 
     Formula: `mean over heads of A * max(dS/dA, 0)` with `S` the sum of `score`. Rows of a batch do not depend on
-    each other, so the gradient of the sum holds every row's own gradient. The product is float32 in any precision.
+    each other, so the gradient of the sum holds every row's own gradient. The product is at least float32.
 
     Args:
         score (`torch.Tensor` of shape `(P,)`): the score to explain, one a phrase, in the graph.
@@ -33,12 +38,12 @@ def compute_weighted_attention(score: torch.Tensor, attention: torch.Tensor, kee
         keep_graph (`bool`): keep the graph and make the result differentiable (training: AMC differentiates twice).
 
     Returns:
-        `torch.Tensor` of shape `(P, T, S)`, float32, >= 0.
+        `torch.Tensor` of shape `(P, T, S)`, float32 (float64 of a float64 model), >= 0.
     """
     (gradient,) = torch.autograd.grad(score.sum(), attention, create_graph=keep_graph, retain_graph=keep_graph)
     if not keep_graph:
         attention = attention.detach()
-    return (attention.float() * gradient.float().clamp(min=0)).mean(dim=1)
+    return (at_least_float32(attention) * at_least_float32(gradient).clamp(min=0)).mean(dim=1)
 
 
 def average_over_pieces(
@@ -94,6 +99,7 @@ class evaluation_mode:
 __all__ = [
     "ExplanationKind",
     "HeatmapDenominator",
+    "at_least_float32",
     "average_over_pieces",
     "check_choice",
     "compute_weighted_attention",

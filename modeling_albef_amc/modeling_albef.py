@@ -31,6 +31,7 @@ from .encoders_albef import AlbefPreTrainedModel, AlbefTextModel, AlbefVisionMod
 from .explanation_albef import (
     ExplanationKind,
     HeatmapDenominator,
+    at_least_float32,
     average_over_pieces,
     check_choice,
     compute_weighted_attention,
@@ -246,6 +247,9 @@ def check_phrase_inputs(
             f"`attention_mask` has shape {tuple(attention_mask.shape)} but `input_ids` {tuple(input_ids.shape)}: "
             "pass both as the processor returned them."
         )
+    elif not attention_mask.any(dim=1).all():
+        empty = (~attention_mask.any(dim=1)).nonzero().flatten().tolist()
+        raise ValueError(f"`attention_mask` keeps no piece of phrase(s) {empty}: an empty phrase is nowhere.")
     if image_index is None:
         if num_images != num_phrases:
             raise ValueError(
@@ -514,7 +518,7 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
         if output.heatmap is not None:
             output.normalized_heatmap = normalize_heatmap(output.heatmap)
         if itm_labels is not None:
-            output.loss = nn.functional.cross_entropy(itm_logits, itm_labels)
+            output.loss = nn.functional.cross_entropy(at_least_float32(itm_logits), itm_labels)
         return output
 
 
@@ -544,6 +548,7 @@ class AlbefForPreTraining(AlbefMatchingModel):
         "mlm_head.decoder.weight": "albef.text_model.word_embeddings.weight",
         "momentum_mlm_head.decoder.weight": "momentum_text_model.word_embeddings.weight",
     }
+    _keep_in_fp32_modules_strict = ["momentum_*", "image_queue", "text_queue"]  # in bfloat16 they stop moving
 
     def __init__(self, config: AlbefConfig):
         super().__init__(config)
@@ -554,15 +559,28 @@ class AlbefForPreTraining(AlbefMatchingModel):
         self.momentum_vision_projection = nn.Linear(vision_config.hidden_size, config.projection_dim)
         self.momentum_text_projection = nn.Linear(text_config.hidden_size, config.projection_dim)
         self.momentum_mlm_head = AlbefMaskedWordHead(text_config)
-        for name, parameter in self.named_parameters():
-            if name.startswith("momentum_"):
-                parameter.requires_grad_(False)
         for modality in ("image", "text"):
             self.register_buffer(f"{modality}_queue", torch.zeros(config.projection_dim, config.queue_size))
             ids = torch.full((config.queue_size,), UNKNOWN_IMAGE_ID, dtype=torch.int64)
             self.register_buffer(f"{modality}_queue_ids", ids)
             self.register_buffer(f"{modality}_queue_pointer", torch.zeros(1, dtype=torch.int64))
         self.post_init()
+        self._settle_momentum()
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs) -> "AlbefForPreTraining":
+        """As for [`AlbefPreTrainedModel`]; momentum copies and queues are float32 in any `dtype`, and frozen."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._settle_momentum()
+        return loaded
+
+    def _settle_momentum(self) -> None:
+        for name, module in self.named_children():
+            if name.startswith("momentum_"):
+                module.requires_grad_(False)
+                module.to(torch.promote_types(self.momentum_vision_model.dtype, torch.float32))
+        for modality in ("image", "text"):
+            setattr(self, f"{modality}_queue", at_least_float32(getattr(self, f"{modality}_queue")))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -750,10 +768,10 @@ class AlbefForPreTraining(AlbefMatchingModel):
             momentum_image_embeds = self.momentum_vision_model(pixel_values)
             momentum_text_embeds = self.momentum_text_model.encode(input_ids, attention_mask)
             image_features = nn.functional.normalize(
-                self.momentum_vision_projection(momentum_image_embeds[:, 0]).float(), dim=-1
+                at_least_float32(self.momentum_vision_projection(momentum_image_embeds[:, 0])), dim=-1
             )
             text_features = nn.functional.normalize(
-                self.momentum_text_projection(momentum_text_embeds[:, 0]).float(), dim=-1
+                at_least_float32(self.momentum_text_projection(momentum_text_embeds[:, 0])), dim=-1
             )
             image_candidates = torch.cat([image_features.T, self.image_queue], dim=1)
             text_candidates = torch.cat([text_features.T, self.text_queue], dim=1)
@@ -771,8 +789,8 @@ class AlbefForPreTraining(AlbefMatchingModel):
                 alpha,
             )
         output.momentum_image_features, output.momentum_text_features = image_features, text_features
-        output.logits_per_image = output.image_features.float() @ text_candidates / temperature
-        output.logits_per_text = output.text_features.float() @ image_candidates / temperature
+        output.logits_per_image = at_least_float32(output.image_features) @ text_candidates / temperature
+        output.logits_per_text = at_least_float32(output.text_features) @ image_candidates / temperature
         output.itc_loss = (
             soft_cross_entropy(output.logits_per_image, image_targets)
             + soft_cross_entropy(output.logits_per_text, text_targets)
@@ -815,7 +833,7 @@ class AlbefForPreTraining(AlbefMatchingModel):
             logits = torch.cat([logits, negative_logits])
             labels = torch.cat([labels, torch.full_like(texts, ITM_MISMATCH_INDEX)])
         output.itm_pair_logits = logits
-        output.itm_loss = nn.functional.cross_entropy(logits.float(), labels)
+        output.itm_loss = nn.functional.cross_entropy(at_least_float32(logits), labels)
 
     def _mask_pieces(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         text_config = self.config.text_config
@@ -845,7 +863,7 @@ class AlbefForPreTraining(AlbefMatchingModel):
         def compute_logits(text_model: AlbefTextModel, head: nn.Module, keys_values: list[KeysValues]) -> torch.Tensor:
             states = text_model.encode(mlm_input_ids, attention_mask)
             states = text_model.run_layers(states, attention_mask, keys_values, image_index, first=fusion_layer)
-            return head(states[selected] if axis == "vocabulary" else states).float()
+            return at_least_float32(head(states[selected] if axis == "vocabulary" else states))
 
         output.mlm_logits = compute_logits(self.albef.text_model, self.mlm_head, keys_values)
         output.mlm_loss = (1 - alpha) * compute_masked_word_loss(output.mlm_logits, labels)

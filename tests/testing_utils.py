@@ -60,6 +60,27 @@ def build_photo(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
 
 
+def build_batch(
+    config: AlbefConfig, phrases_per_image: tuple[int, ...] = (2, 1), length: int = 6, seed: int = 0, dtype=torch.float32
+) -> dict[str, torch.Tensor]:
+    """Random images and phrases of 2 to `length` pieces, [CLS] first, padded to `length`; the longest comes last."""
+    generator = torch.Generator().manual_seed(seed)
+    text, vision = config.text_config, config.vision_config
+    num_images, num_phrases = len(phrases_per_image), sum(phrases_per_image)
+    input_ids = torch.randint(5, text.vocab_size, (num_phrases, length), generator=generator)
+    input_ids[:, 0] = text.cls_token_id
+    lengths = torch.randint(2, length + 1, (num_phrases,), generator=generator)
+    lengths[-1] = length
+    attention_mask = (torch.arange(length) < lengths[:, None]).long()
+    shape = (num_images, vision.num_channels, *vision.image_height_width)
+    return dict(
+        pixel_values=torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype),
+        input_ids=input_ids * attention_mask,
+        attention_mask=attention_mask,
+        image_index=torch.arange(num_images).repeat_interleave(torch.tensor(phrases_per_image)),
+    )
+
+
 def build_rows(count: int = 4, phrases: int = 2) -> list[dict]:
     """Data set rows with photographs, phrases and boxes."""
     rows = []
