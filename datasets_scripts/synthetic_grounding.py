@@ -11,7 +11,7 @@ import datasets
 from albef_amc.regions_albef import encode_rle
 
 from .features import GROUNDING_FEATURES, build_phrase, build_row
-from .synthetic_phrases import ScenePhrase, build_caption, choose_phrases, list_phrases
+from .synthetic_phrases import ScenePhrase, build_caption, choose_phrases, describe_fully, list_phrases
 from .synthetic_scenes import HELD_OUT_COMPOSITIONS, OBJECT_GAP, SceneObject, draw_scene, sample_objects
 
 SPLITS = ("train", "validation", "test")
@@ -30,6 +30,8 @@ class SyntheticGroundingConfig(datasets.BuilderConfig):
         num_train_scenes, num_validation_scenes, num_test_scenes (`int`, default to 8000, 500 and 1000): rows.
         min_objects, max_objects (`int`, default to 3 and 4): objects per scene.
         phrases_per_scene (`int`, defaults to 4): phrases at most; some scenes allow fewer, none fewer than two.
+        full_description_share (`float`, defaults to 0.75): share of the phrases about one object that name its size,
+            colour and shape; the others say no more than they must.
         small_min_side, small_max_side (`int`, default to 10 and 13): sides of small objects in pixels.
         big_min_side, big_max_side (`int`, default to 17 and 22): sides of big objects in pixels.
     """
@@ -42,6 +44,7 @@ class SyntheticGroundingConfig(datasets.BuilderConfig):
     min_objects: int = 3
     max_objects: int = 4
     phrases_per_scene: int = 4
+    full_description_share: float = 0.75
     small_min_side: int = 10
     small_max_side: int = 13
     big_min_side: int = 17
@@ -68,6 +71,8 @@ class SyntheticGroundingConfig(datasets.BuilderConfig):
             )
         if self.phrases_per_scene < 1:
             raise ValueError(f"`phrases_per_scene` must be 1 or more, got {self.phrases_per_scene}.")
+        if not 0 <= self.full_description_share <= 1:
+            raise ValueError(f"`full_description_share` must lie in [0, 1], got {self.full_description_share}.")
 
     @property
     def sides(self) -> dict[str, tuple[int, int]]:
@@ -100,6 +105,7 @@ def build_scene(split: str, index: int, config: SyntheticGroundingConfig) -> dic
         if len(candidates) >= min(2, config.phrases_per_scene):
             break
     phrases = choose_phrases(rng, candidates, config.phrases_per_scene)
+    phrases = describe_fully(rng, phrases, objects, config.full_description_share)
     image = draw_scene(rng, objects, config.image_side)
     image_id = f"{config.seed}-{split}-{index:06d}"
     return build_row(

@@ -40,12 +40,13 @@ class Description(NamedTuple):
 
 
 class ScenePhrase(NamedTuple):
-    """A phrase, its type and the indices of the objects it means."""
+    """A phrase, its type, the indices of the objects it means and mentions, and the words behind its description."""
 
     text: str
     kind: str
     referents: tuple[int, ...]
     mentioned: tuple[int, ...]
+    tail: str = ""
 
 
 def _make_plural(noun: str) -> str:
@@ -131,7 +132,8 @@ def _list_spatial(
             best, second = sorted(found, key=rank.__getitem__, reverse=True)[:2]
             # the position alone must not decide: something else lies further that way
             if rank[best] >= rank[second] + margin and max(rank) > rank[best]:
-                yield ScenePhrase(f"the {description.to_text()} {place}", "spatial", (best,), (best,))
+                text, tail = f"the {description.to_text()}", f" {place}"
+                yield ScenePhrase(text + tail, "spatial", (best,), (best,), tail)
 
 
 def _list_relation(
@@ -148,8 +150,8 @@ def _list_relation(
                 clear = [i for i in found if _is_clearly(objects[i], objects[anchor], direction, margin)]
                 possible = [i for i in found if _is_possibly(objects[i], objects[anchor], direction)]
                 if len(clear) == 1 and clear == possible:
-                    text = f"the {description.to_text()} {relation} the {anchor_description.to_text()}"
-                    yield ScenePhrase(text, "relation", (clear[0],), (clear[0], anchor))
+                    text, tail = f"the {description.to_text()}", f" {relation} the {anchor_description.to_text()}"
+                    yield ScenePhrase(text + tail, "relation", (clear[0],), (clear[0], anchor), tail)
 
 
 def _keep_contrasts(phrases: list[ScenePhrase]) -> list[ScenePhrase]:
@@ -211,6 +213,34 @@ def choose_phrases(rng: Random, candidates: Sequence[ScenePhrase], count: int) -
         types[best.kind] += 1
     rng.shuffle(chosen)
     return chosen
+
+
+def describe_fully(
+    rng: Random, phrases: Sequence[ScenePhrase], objects: Sequence[SceneObject], share: float
+) -> list[ScenePhrase]:
+    """Names size, colour and shape of the object in a share of the phrases, as people do who say more than they must.
+
+    The phrase still means the same object: further true words leave it the only one. Plurals stay as they are, and so
+    does a phrase whose full form stands in the list already.
+
+    Args:
+        rng (`random.Random`): source of every choice.
+        phrases (`Sequence[ScenePhrase]`): from `choose_phrases`.
+        objects (`Sequence[SceneObject]`): the scene.
+        share (`float`): probability, in [0, 1], that a phrase says it all.
+
+    Returns:
+        `list[ScenePhrase]`: as many phrases, in the same order.
+    """
+    described = list(phrases)
+    for index, phrase in enumerate(phrases):
+        is_chosen = rng.random() < share
+        if is_chosen and phrase.kind != "plural":
+            item = objects[phrase.referents[0]]
+            text = f"the {Description(item.size, item.color, item.shape).to_text()}{phrase.tail}"
+            if all(text != other.text for other in described):
+                described[index] = phrase._replace(text=text)
+    return described
 
 
 def build_caption(phrases: Sequence[ScenePhrase]) -> tuple[str, list[tuple[int, int]]]:

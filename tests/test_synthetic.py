@@ -32,6 +32,13 @@ def scenes() -> dict[str, list[dict]]:
     return {split: generate_scenes(split, NUM_SCENES) for split in SPLITS}
 
 
+@pytest.fixture(scope="module")
+def short_scenes() -> dict[str, list[dict]]:
+    """Scenes whose phrases say no more than they must."""
+    config = SyntheticGroundingConfig(full_description_share=0.0)
+    return {split: generate_scenes(split, NUM_SCENES, config) for split in SPLITS}
+
+
 def _pairs(scenes, splits=SPLITS):
     return [(row, phrase) for split in splits for row in scenes[split] for phrase in row["phrases"]]
 
@@ -81,8 +88,37 @@ def test_reader_on_a_scene_worked_out_by_hand():
     assert {phrase: find_referents(phrase, objects) for phrase in answers} == answers
 
 
-def test_no_single_word_decides(scenes):
-    for row, phrase in _pairs(scenes):
+def test_full_descriptions_name_size_colour_and_shape_of_the_same_object(short_scenes):
+    full_scenes = {
+        split: generate_scenes(split, NUM_SCENES, SyntheticGroundingConfig(full_description_share=1.0))
+        for split in SPLITS
+    }
+    num_full = 0
+    for (row, full), (_, short) in zip(_pairs(full_scenes), _pairs(short_scenes), strict=True):
+        assert (full["boxes"], full["types"]) == (short["boxes"], short["types"])
+        label = next(item["label"] for item in row["proposals"] if item["box"] == full["boxes"][0])
+        if short["types"][0] == "plural":
+            assert full["phrase"] == short["phrase"]
+        elif full["phrase"] != short["phrase"]:
+            assert full["phrase"].startswith(f"the {label}")
+            assert find_referents(full["phrase"], row["proposals"]) == find_referents(
+                short["phrase"], row["proposals"]
+            )
+            num_full += 1
+    assert num_full > NUM_SCENES
+
+
+def test_share_of_full_descriptions(scenes):
+    phrases = [(row, phrase) for row, phrase in _pairs(scenes) if phrase["types"][0] != "plural"]
+    full = [
+        any(phrase["phrase"].startswith(f"the {item['label']}") for item in row["proposals"])
+        for row, phrase in phrases
+    ]
+    assert 0.7 < np.mean(full) < 0.85
+
+
+def test_no_single_word_decides(short_scenes):
+    for row, phrase in _pairs(short_scenes):
         if phrase["types"][0] not in ("category", "size"):
             continue
         for word in phrase["phrase"].removeprefix("the ").split():
@@ -90,9 +126,9 @@ def test_no_single_word_decides(scenes):
             assert [row["proposals"][index]["box"] for index in found] != phrase["boxes"], (word, phrase["phrase"])
 
 
-def test_places_and_relations_choose_among_objects_of_one_description(scenes):
+def test_places_and_relations_choose_among_objects_of_one_description(short_scenes):
     markers = (" on the ", " at the ", " left of ", " right of ", " above ", " below ")
-    for row, phrase in _pairs(scenes):
+    for row, phrase in _pairs(short_scenes):
         if phrase["types"][0] not in ("spatial", "relation"):
             continue
         description = phrase["phrase"]
