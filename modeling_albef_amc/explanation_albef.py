@@ -21,6 +21,29 @@ def check_choice(name: str, value: str, choices: object) -> None:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, get_args(choices)))}, got {value!r}.")
 
 
+def check_explanation(explanation_kind: str, output_token_heatmap: bool) -> None:
+    """Raises `ValueError` for an unknown kind, and for maps of pieces where there are none."""
+    check_choice("explanation_kind", explanation_kind, ExplanationKind)
+    if output_token_heatmap and explanation_kind != "itm":
+        raise ValueError('`output_token_heatmap` needs `explanation_kind="itm"`: an `itc` map has no pieces.')
+
+
+def resolve_token_mask(token_mask: torch.Tensor | None, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Pieces that a heatmap averages, `(P, T)`: `token_mask` among the real pieces, every real piece without it."""
+    if token_mask is None:
+        return attention_mask
+    if token_mask.shape != attention_mask.shape:
+        raise ValueError(
+            f"`token_mask` has shape {tuple(token_mask.shape)} but `input_ids` {tuple(attention_mask.shape)}: one "
+            "value a piece is needed."
+        )
+    piece_mask = token_mask.to(attention_mask.dtype) * attention_mask
+    if not piece_mask.any(dim=1).all():
+        empty = (~piece_mask.any(dim=1)).nonzero().flatten().tolist()
+        raise ValueError(f"`token_mask` keeps no piece of phrase(s) {empty}: mark at least one real piece of each.")
+    return piece_mask
+
+
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor in float32 if its precision is lower; products, normalisations and losses are computed so."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
@@ -102,7 +125,9 @@ __all__ = [
     "at_least_float32",
     "average_over_pieces",
     "check_choice",
+    "check_explanation",
     "compute_weighted_attention",
     "evaluation_mode",
     "normalize_heatmap",
+    "resolve_token_mask",
 ]

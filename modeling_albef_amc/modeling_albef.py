@@ -34,9 +34,11 @@ from .explanation_albef import (
     at_least_float32,
     average_over_pieces,
     check_choice,
+    check_explanation,
     compute_weighted_attention,
     evaluation_mode,
     normalize_heatmap,
+    resolve_token_mask,
 )
 
 ITM_MISMATCH_INDEX = 0
@@ -265,22 +267,6 @@ def check_phrase_inputs(
     return attention_mask, image_index
 
 
-def resolve_token_mask(token_mask: torch.Tensor | None, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Pieces that a heatmap averages, `(P, T)`: `token_mask` among the real pieces, every real piece without it."""
-    if token_mask is None:
-        return attention_mask
-    if token_mask.shape != attention_mask.shape:
-        raise ValueError(
-            f"`token_mask` has shape {tuple(token_mask.shape)} but `input_ids` {tuple(attention_mask.shape)}: one "
-            "value a piece is needed."
-        )
-    piece_mask = token_mask.to(attention_mask.dtype) * attention_mask
-    if not piece_mask.any(dim=1).all():
-        empty = (~piece_mask.any(dim=1)).nonzero().flatten().tolist()
-        raise ValueError(f"`token_mask` keeps no piece of phrase(s) {empty}: mark at least one real piece of each.")
-    return piece_mask
-
-
 class AlbefMatchingModel(AlbefPreTrainedModel):
     """Matching head, heatmaps and `ground`, shared by the classes that score pairs of image and phrase.
 
@@ -389,6 +375,7 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         Raises:
             ValueError: shapes that do not fit, or scores that are not finite (NaN in the checkpoint or the image).
         """
+        check_explanation(explanation_kind, output_token_heatmap)
         with torch.inference_mode(False), torch.no_grad(), evaluation_mode(self):
             tensors = (pixel_values, input_ids, attention_mask, image_index, token_mask)
             pixel_values, input_ids, attention_mask, image_index, token_mask = (
@@ -424,7 +411,8 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         phrases_per_chunk: int,
     ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Scores, heatmaps and piece maps `(P, T, G_h, G_w)` (`(P, 0, G_h, G_w)` for `itc`), chunk by chunk."""
-        check_choice("explanation_kind", explanation_kind, ExplanationKind)
+        if phrases_per_chunk < 1:
+            raise ValueError(f"`phrases_per_chunk` must be at least 1, got {phrases_per_chunk}.")
         explain_match = explanation_kind == "itm"
         piece_mask = resolve_token_mask(token_mask, attention_mask)
         text_model = self.albef.text_model
@@ -488,7 +476,7 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
             heatmap_denominator (`str`, defaults to `"kept"`): see
                 [`~explanation_albef.average_over_pieces`].
         """
-        check_choice("explanation_kind", explanation_kind, ExplanationKind)
+        check_explanation(explanation_kind, output_token_heatmap)
         check_choice("heatmap_denominator", heatmap_denominator, HeatmapDenominator)
         attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
         piece_mask = resolve_token_mask(token_mask, attention_mask)
@@ -512,8 +500,6 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
             output.heatmap = average_over_pieces(token_maps, piece_mask, heatmap_denominator)
             output.token_heatmap = token_maps if output_token_heatmap else None
         elif wants_heatmap:
-            if output_token_heatmap:
-                raise ValueError('`output_token_heatmap` needs `explanation_kind="itm"`: an `itc` map has no pieces.')
             output.heatmap = self.explain_similarity(pixel_values, text_embeds, image_index, keep_graph)
         if output.heatmap is not None:
             output.normalized_heatmap = normalize_heatmap(output.heatmap)
