@@ -100,8 +100,8 @@ def load_original_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} is not a checkpoint that torch can read, or was cut off. Fetch it again.") from error
     state = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        found = ", ".join(map(str, list(content)[:NAMES_SHOWN])) if isinstance(content, dict) else type(content)
-        raise ValueError(f"{path} holds no state dict, at the top or under 'model'; it holds {found}.")
+        held = ", ".join(map(str, list(content)[:NAMES_SHOWN])) if isinstance(content, dict) else str(type(content))
+        raise ValueError(f"{path} holds no state dict, at the top or under 'model'; it holds {held}.")
     return state
 
 
@@ -139,8 +139,8 @@ def rename_original_key(name: str) -> str | None:
         return None
     if find_ignored_reason(name):
         return None
-    for pattern, replacement in PARTS:
-        renamed = re.sub(pattern, replacement, renamed, count=1)
+    for part, replacement in PARTS:
+        renamed = re.sub(part, replacement, renamed, count=1)
     return renamed
 
 

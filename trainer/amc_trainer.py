@@ -122,7 +122,7 @@ class AmcTrainer(Trainer):
         self._evaluation_step: int | None = None
         self._momentum_step: int | None = None
         self._pending_features: dict[str, torch.Tensor] | None = None
-        self._term_sums: dict[str, float] = defaultdict(float)
+        self._term_sums: dict[str, Any] = defaultdict(float)
         self._term_count = 0
 
     def training_step(

@@ -123,7 +123,8 @@ def swap_left_right(text: str) -> tuple[str, list[int]] | None:
         return None
     if not all(_is_direction(text, match) for match in matches):
         return None
-    swapped, places = "", []
+    swapped = ""
+    places: list[int] = []
     position = 0
     for match in matches:
         start, end = match.span("word")
