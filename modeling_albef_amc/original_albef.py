@@ -139,8 +139,8 @@ def rename_original_key(name: str) -> str | None:
         return None
     if find_ignored_reason(name):
         return None
-    for part, replacement in PARTS:
-        renamed = re.sub(part, replacement, renamed, count=1)
+    for part, ours in PARTS:
+        renamed = re.sub(part, ours, renamed, count=1)
     return renamed
 
 
@@ -184,9 +184,9 @@ def _infer_vision(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
             f"`visual_encoder.pos_embed` has {num_patches} patch positions, which is no square grid: the image size "
             "cannot be inferred."
         )
-    image_size, patch_size = [side * patch[0], side * patch[1]], patch
-    if patch[0] == patch[1]:
-        image_size, patch_size = image_size[0], patch[0]
+    is_square = patch[0] == patch[1]
+    image_size = side * patch[0] if is_square else [side * patch[0], side * patch[1]]
+    patch_size = patch[0] if is_square else patch
     values = {
         "hidden_size": hidden_size,
         "intermediate_size": _shape(state_dict, "visual_encoder.blocks.0.mlp.fc1.weight")[0],

@@ -61,7 +61,11 @@ def build_photo(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image
 
 
 def build_batch(
-    config: AlbefConfig, phrases_per_image: tuple[int, ...] = (2, 1), length: int = 6, seed: int = 0, dtype=torch.float32
+    config: AlbefConfig,
+    phrases_per_image: tuple[int, ...] = (2, 1),
+    length: int = 6,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, torch.Tensor]:
     """Random images and phrases of 2 to `length` pieces, [CLS] first, padded to `length`; the longest comes last."""
     generator = torch.Generator().manual_seed(seed)

@@ -217,7 +217,7 @@ class AmcTrainer(Trainer):
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         metrics = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def evaluate_phrases(self, dataset: Any) -> GroundingEvaluation:

@@ -155,7 +155,7 @@ class DataCollatorForGrounding:
             return row
         return self.augmentation(row, self._numpy_generator(row, "augmentation"))
 
-    def _process(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+    def _process(self, rows: list[dict]) -> dict[str, Any]:
         regions = [[self._region(row, phrase) for phrase in row["phrases"]] for row in rows]
         return dict(
             self.processor(

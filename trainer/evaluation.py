@@ -64,7 +64,7 @@ class GroundingEvaluation:
 def evaluate_grounding(
     model: AlbefForImageTextMatching | AlbefForPreTraining,
     processor: Any,
-    rows: Sequence[dict],
+    rows: Any,
     batch_size: int = 16,
     phrases_per_chunk: int = 64,
     num_workers: int = 0,
@@ -76,7 +76,7 @@ def evaluate_grounding(
 
     Args:
         model, processor: the checkpoint.
-        rows (sequence of `dict`): data set rows (`datasets_scripts/features.py`), read by index.
+        rows: data set rows (`datasets_scripts/features.py`), with a length and read by index.
         batch_size (`int`, defaults to 16): images encoded together.
         phrases_per_chunk (`int`, defaults to 64): phrases explained together.
         num_workers (`int`, defaults to 0): processes that decode and resize images.
@@ -92,7 +92,7 @@ def evaluate_grounding(
 def predict_points(
     model: AlbefForImageTextMatching | AlbefForPreTraining,
     processor: Any,
-    rows: Sequence[dict],
+    rows: Any,
     batch_size: int = 16,
     phrases_per_chunk: int = 64,
     num_workers: int = 0,
@@ -100,7 +100,7 @@ def predict_points(
 ) -> tuple[list[PhraseResult], int]:
     """Points of all phrases that have a box, and the number of phrases without; see [`evaluate_grounding`]."""
     collate = _GroundingInputs(processor)
-    loader = DataLoader(rows, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
+    loader: DataLoader[Any] = DataLoader(rows, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
     results, num_skipped = [], 0
     for phrases, inputs, skipped in progress(loader):
         num_skipped += skipped
