@@ -17,10 +17,15 @@ DistillationAxis = Literal["vocabulary", "sequence"]
 
 
 def resolve_image_ids(image_ids: torch.Tensor | None, num_images: int, device: torch.device) -> torch.Tensor:
-    """Identity of every image, `(N,)` int64; without `image_ids` every image is its own (distinct, below -1)."""
-    if image_ids is not None:
-        return image_ids
-    return UNKNOWN_IMAGE_ID - 1 - torch.arange(num_images, device=device)
+    """Identity of every image, `(N,)` int64; an image without one (no `image_ids`, or below 0) is its own, below -1."""
+    own_ids = UNKNOWN_IMAGE_ID - 1 - torch.arange(num_images, device=device)
+    if image_ids is None:
+        return own_ids
+    if image_ids.shape != (num_images,):
+        raise ValueError(
+            f"`image_ids` must have shape ({num_images},), one identity an image, got {tuple(image_ids.shape)}."
+        )
+    return torch.where(image_ids < 0, own_ids, image_ids)
 
 
 def compute_contrastive_targets(

@@ -1,0 +1,111 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""The parts of Grad-CAM on numbers that one can work out on paper."""
+
+import pytest
+import torch
+from torch import nn
+
+from albef_amc.explanation_albef import (
+    ExplanationKind,
+    at_least_float32,
+    average_over_pieces,
+    check_choice,
+    check_explanation,
+    compute_weighted_attention,
+    evaluation_mode,
+    normalize_heatmap,
+    resolve_token_mask,
+)
+
+
+def test_weighted_attention_by_hand():
+    """Two heads, one piece, two patches; score = a linear function, so its gradient is known."""
+    attention = torch.tensor([[[[0.25, 0.75]], [[0.5, 0.5]]]], requires_grad=True)
+    slopes = torch.tensor([[[[4.0, -1.0]], [[2.0, 6.0]]]])
+    maps = compute_weighted_attention((attention * slopes).sum()[None], attention, keep_graph=False)
+    torch.testing.assert_close(maps, torch.tensor([[[(1 + 1) / 2, (0 + 3) / 2]]]))
+    assert not maps.requires_grad
+
+
+def test_rows_do_not_mix():
+    attention = torch.rand(3, 2, 4, 5, requires_grad=True)
+    scores = attention.square().flatten(1).sum(dim=1)
+    together = compute_weighted_attention(scores, attention, keep_graph=True)
+    for row in range(3):
+        one = attention[row : row + 1].detach().requires_grad_(True)
+        alone = compute_weighted_attention(one.square().sum()[None], one, keep_graph=False)
+        torch.testing.assert_close(together[row], alone[0])
+
+
+def test_differentiable_twice():
+    def compute(attention: torch.Tensor) -> torch.Tensor:
+        return compute_weighted_attention(attention.pow(3).flatten(1).sum(dim=1), attention, keep_graph=True)
+
+    attention = torch.rand(2, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(compute, (attention,))
+    torch.testing.assert_close(compute(attention), (3 * attention.pow(3)).mean(dim=1))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [(torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float64, torch.float64)],
+)
+def test_precision_of_maps(dtype, expected):
+    attention = torch.rand(1, 2, 3, 4, dtype=dtype, requires_grad=True)
+    maps = compute_weighted_attention(attention.square().sum()[None], attention, keep_graph=False)
+    assert maps.dtype == expected == at_least_float32(attention).dtype
+
+
+def test_mean_over_the_pieces_that_count():
+    maps = torch.tensor([[1.0, 2.0, 6.0, 100.0]]).view(1, 4, 1, 1).expand(1, 4, 2, 2)
+    mask = torch.tensor([[1, 1, 1, 0]])
+    assert (average_over_pieces(maps, mask) == 3).all()
+    assert (average_over_pieces(maps, mask, "padded") == 9 / 4).all()
+    assert (average_over_pieces(maps, torch.tensor([[0, 1, 0, 0]])) == 2).all()
+
+
+def test_normalization_is_per_phrase_and_differentiable():
+    heatmap = torch.rand(3, 2, 4, dtype=torch.float64) + 0.5
+    normalized = normalize_heatmap(heatmap)
+    expected = torch.stack([(one - one.min()) / (one.max() - one.min()) for one in heatmap])
+    torch.testing.assert_close(normalized, expected, atol=1e-6, rtol=0)
+    assert torch.autograd.gradcheck(normalize_heatmap, (heatmap.requires_grad_(True),))
+
+
+def test_normalization_of_constant_maps():
+    normalized = normalize_heatmap(torch.full((2, 3, 3), 0.3, requires_grad=True))
+    assert not normalized.any()
+    normalized.sum().backward()
+
+
+def test_pieces_to_average():
+    attention_mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    assert torch.equal(resolve_token_mask(None, attention_mask), attention_mask)
+    marked = resolve_token_mask(torch.tensor([[False, True, True], [False, True, True]]), attention_mask)
+    assert marked.tolist() == [[0, 1, 1], [0, 1, 0]]
+    with pytest.raises(ValueError, match=r"`token_mask` keeps no piece of phrase\(s\) \[1\]"):
+        resolve_token_mask(torch.tensor([[1, 0, 0], [0, 0, 1]]), attention_mask)
+    with pytest.raises(ValueError, match=r"`token_mask` has shape \(2, 2\) but `input_ids` \(2, 3\)"):
+        resolve_token_mask(torch.ones(2, 2), attention_mask)
+
+
+def test_choices():
+    check_choice("explanation_kind", "itc", ExplanationKind)
+    with pytest.raises(ValueError, match="`explanation_kind` must be one of 'itm', 'itc', got 'x'"):
+        check_explanation("x", False)
+    check_explanation("itm", True)
+    with pytest.raises(ValueError, match="an `itc` map has no pieces"):
+        check_explanation("itc", True)
+
+
+def test_evaluation_mode_restores_a_mixture_of_modes():
+    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.Linear(2, 2)), nn.Dropout())
+    model[1].eval()
+    modes = [module.training for module in model.modules()]
+    assert True in modes and False in modes
+    with pytest.raises(RuntimeError, match="inside"), evaluation_mode(model):
+        assert not any(module.training for module in model.modules())
+        with evaluation_mode(model):
+            assert not any(module.training for module in model.modules())
+        raise RuntimeError("inside")
+    assert [module.training for module in model.modules()] == modes
