@@ -17,7 +17,7 @@ DistillationAxis = Literal["vocabulary", "sequence"]
 
 
 def resolve_image_ids(image_ids: torch.Tensor | None, num_images: int, device: torch.device) -> torch.Tensor:
-    """Identity of every image, `(N,)` int64; an image without one (no `image_ids`, or below 0) is its own, below -1."""
+    """Identity of every image, `(N,)` int64; an image without one (or with one below 0) gets its own, below -1."""
     own_ids = UNKNOWN_IMAGE_ID - 1 - torch.arange(num_images, device=device)
     if image_ids is None:
         return own_ids

@@ -98,7 +98,7 @@ class AlbefPreTrainingOutput(ModelOutput):
     """Outputs of [`AlbefForPreTraining`] for N images and P phrases of T pieces.
 
     Args:
-        loss (`torch.Tensor`, scalar): sum of the objectives that were asked for.
+        loss (`torch.Tensor`, scalar): sum of the objectives that were asked for; None without any.
         itc_loss, itm_loss, mlm_loss (`torch.Tensor`, scalars): contrastive, matching and masked-word losses.
         itm_logits (`torch.Tensor` of shape `(P, 2)`): matching scores of the given pairs.
         itm_pair_logits (`torch.Tensor` of shape `(up to 3P, 2)`): given pairs; each phrase with a negative image;
@@ -640,6 +640,11 @@ class AlbefForPreTraining(AlbefMatchingModel):
         """
         if image_ids is None:
             image_ids = torch.full((len(image_features),), UNKNOWN_IMAGE_ID, device=image_features.device)
+        if image_index is None and len(image_features) != len(text_features):
+            raise ValueError(
+                f"`image_index` is needed for {len(text_features)} phrases on {len(image_features)} images: pass the "
+                "image row of every phrase."
+            )
         self._write_queue("image", image_features, image_ids)
         self._write_queue("text", text_features, image_ids if image_index is None else image_ids[image_index])
 
@@ -683,8 +688,8 @@ class AlbefForPreTraining(AlbefMatchingModel):
             mlm_input_ids, mlm_labels (`torch.Tensor` of shape `(P, T)`, *optional*): masked pieces, and the true ones
                 (-100 where nothing is predicted). Drawn when absent.
             negative_image_index, negative_text_index (`torch.Tensor` of shape `(P,)`, *optional*): image row that
-                phrase p does not match; phrase that the image of phrase p does not match; -1 for none. Drawn from the
-                similarities when absent.
+                phrase p does not match; phrase that the image of phrase p does not match; -1 for none. The absent ones
+                are drawn from the similarities.
             negative_uniforms (`torch.Tensor` of shape `(P, 2)`, *optional*): numbers in [0, 1) that decide those
                 draws (image, text); from the global generator when absent.
             distillation_alpha (`float`, *optional*): weight of the momentum model's targets; the configuration's
@@ -693,6 +698,8 @@ class AlbefForPreTraining(AlbefMatchingModel):
                 [`~contrastive_albef.compute_distillation_loss`].
             objectives (`tuple` of `str`): which of `"itc"`, `"itm"`, `"mlm"` to compute.
         """
+        if not set(objectives) <= set(OBJECTIVES):
+            raise ValueError(f"`objectives` may hold {', '.join(map(repr, OBJECTIVES))}, got {objectives}.")
         check_choice("distillation_axis", distillation_axis, DistillationAxis)
         check_choice("heatmap_denominator", heatmap_denominator, HeatmapDenominator)
         attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
@@ -721,18 +728,18 @@ class AlbefForPreTraining(AlbefMatchingModel):
             output.normalized_heatmap = normalize_heatmap(output.heatmap)
             output.token_heatmap = maps if output_token_heatmap else None
         if "itm" in objectives:
-            if negative_image_index is None or negative_text_index is None:
-                negative_image_index, negative_text_index = self._draw_negatives(output, ids, negative_uniforms)
-            self._match_negatives(
-                output, text_embeds, attention_mask, keys_values, negative_image_index, negative_text_index
-            )
+            negatives = (negative_image_index, negative_text_index)
+            if any(given is None for given in negatives):
+                drawn = self._draw_negatives(output, ids, negative_uniforms)
+                negatives = [own if given is None else given for given, own in zip(negatives, drawn, strict=True)]
+            self._match_negatives(output, text_embeds, attention_mask, keys_values, *negatives)
         if "mlm" in objectives:
             if mlm_input_ids is None or mlm_labels is None:
                 mlm_input_ids, mlm_labels = self._mask_pieces(input_ids, attention_mask)
             masked = (mlm_input_ids, mlm_labels, attention_mask, keys_values, momentum_image_embeds, image_index)
             self._predict_masked_words(output, *masked, alpha, distillation_axis)
         terms = {"itc": output.itc_loss, "itm": output.itm_loss, "mlm": output.mlm_loss}
-        output.loss = sum(terms[name] for name in objectives)
+        output.loss = sum(terms[name] for name in objectives) if objectives else None
         return output
 
     def _contrast(
