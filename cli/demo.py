@@ -2,11 +2,14 @@
 """`albef-amc demo`: the main job on data that needs no download, with and without AMC, side by side."""
 
 import copy
+import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from transformers import set_seed
 
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor
 from albef_amc.cli.evaluate import write_json
@@ -38,7 +41,8 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Trains a small ALBEF from scratch on made-up scenes, without and with AMC, and compares the two."""
-    result = run_demo(load_recipe(recipe, settings or ()), output_dir)
+    with redirect_stdout(sys.stderr):  # where the Trainer prints its log
+        result = run_demo(load_recipe(recipe, settings or ()), output_dir)
     print_result(result if as_json else _summarize(result), as_json)
 
 
@@ -58,7 +62,7 @@ def run_demo(recipe: Recipe, output_dir: Path) -> dict[str, Any]:
     models, curves = {}, {}
     for name, label in RUNS.items():
         report(f"training {label}")
-        trained = _train(recipe, name, train_rows, output_dir)
+        trained = _train(recipe, name, train_rows, data, output_dir)
         models[name], processor, curves[label], seconds = trained
         result[name] = {**_evaluate(models[name], processor, test_rows), "training_seconds": seconds}
         _save(models[name], processor, result[name], recipe, name, output_dir / name)
@@ -77,7 +81,7 @@ def load_in_memory(data: dict[str, Any]) -> list[dict]:
 
 
 def _train(
-    recipe: Recipe, name: str, train_rows: Any, output_dir: Path
+    recipe: Recipe, name: str, train_rows: Any, data: dict[str, Any], output_dir: Path
 ) -> tuple[AlbefForImageTextMatching, AlbefProcessor, dict[str, list[tuple[float, float]]], float]:
     """One run: the matching model, the processor, the logged curves and the seconds of training."""
     recipe = copy.deepcopy(recipe)
@@ -85,9 +89,9 @@ def _train(
         recipe.training["amc_weight"] = 0.0
     arguments = build_arguments(recipe, output_dir / name)
     phrases = (phrase["phrase"] for row in train_rows.remove_columns("image") for phrase in row["phrases"])
-    torch_seed(arguments.seed)
+    set_seed(arguments.seed)  # both runs begin with the same weights
     model, processor = build_model_and_processor(recipe.model, phrases)
-    validation = {**recipe.evaluation_data, "cache_dir": str(output_dir / "data")} if recipe.evaluation_data else None
+    validation = {**data, **recipe.evaluation_data} if recipe.evaluation_data else None
     trainer = AmcTrainer(
         model,
         arguments,
@@ -103,13 +107,6 @@ def _train(
         term: [(entry["step"], entry[term]) for entry in trainer.state.log_history if term in entry] for term in terms
     }
     return model.export_matching_model().eval(), processor, {k: v for k, v in curves.items() if v}, seconds
-
-
-def torch_seed(seed: int) -> None:
-    """Seeds the weights of a run: both runs begin with the same ones."""
-    from transformers import set_seed
-
-    set_seed(seed)
 
 
 def _evaluate(model: AlbefForImageTextMatching, processor: AlbefProcessor, rows: list[dict]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from .synthetic_scenes import COLORS, SHAPES, SIZES, SceneObject
 
 # Types, and how strongly each is preferred where a scene offers several; chosen so that they come out about evenly.
-TYPE_WEIGHTS = {"category": 3.0, "size": 2.0, "relation": 1.2, "plural": 1.2, "spatial": 0.5}
+TYPE_WEIGHTS = {"category": 0.6, "size": 1.1, "relation": 2.2, "plural": 1.3, "spatial": 1.2}
 PHRASE_TYPES = tuple(TYPE_WEIGHTS)
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 POSITIONS = {"on the left": (-1, 0), "on the right": (1, 0), "at the top": (0, -1), "at the bottom": (0, 1)}
@@ -66,7 +66,7 @@ def vocabulary() -> list[str]:
 
 
 def list_phrases(objects: Sequence[SceneObject], image_side: int) -> list[ScenePhrase]:
-    """All phrases that mean exactly their referents and that no single word decides.
+    """All phrases that mean exactly their referents.
 
     Args:
         objects (`Sequence[SceneObject]`): the scene.
@@ -96,16 +96,9 @@ def _group_by_description(objects: Sequence[SceneObject]) -> dict[Description, t
     return {description: tuple(indices) for description, indices in groups.items()}
 
 
-def _is_needed(description: Description, described: dict[Description, tuple[int, ...]]) -> bool:
-    """Whether no single word of the description fits the same objects as all of its words together."""
-    size, color, shape = description
-    singles = (Description(size, None, None), Description(None, color, None), Description(None, None, shape))
-    return all(described[single] != described[description] for single in singles)
-
-
 def _list_category_and_size(described: dict[Description, tuple[int, ...]]) -> Iterable[ScenePhrase]:
     for description, found in described.items():
-        if len(found) != 1 or not _is_needed(description, described):
+        if len(found) != 1 or description.color is None and description.size is None:
             continue
         if description.size is None:
             yield ScenePhrase(f"the {description.to_text()}", "category", found, found)
@@ -115,8 +108,7 @@ def _list_category_and_size(described: dict[Description, tuple[int, ...]]) -> It
 
 def _list_plural(described: dict[Description, tuple[int, ...]], num_objects: int) -> Iterable[ScenePhrase]:
     for description, found in described.items():
-        is_one_word = sum(word is not None for word in description) == 1
-        if 1 < len(found) < num_objects and (is_one_word or _is_needed(description, described)):
+        if 1 < len(found) < num_objects:
             yield ScenePhrase(f"the {description.to_text(is_plural=True)}", "plural", found, found)
 
 
@@ -220,8 +212,8 @@ def describe_fully(
 ) -> list[ScenePhrase]:
     """Names size, colour and shape of the object in a share of the phrases, as people do who say more than they must.
 
-    The phrase still means the same object: further true words leave it the only one. Plurals stay as they are, and so
-    does a phrase whose full form stands in the list already.
+    The phrase still means the same object: further true words leave it the only one. Left as they are: plurals, a place
+    ("on the right") that would no longer choose among several objects, and a phrase whose full form is taken already.
 
     Args:
         rng (`random.Random`): source of every choice.
@@ -237,8 +229,10 @@ def describe_fully(
         is_chosen = rng.random() < share
         if is_chosen and phrase.kind != "plural":
             item = objects[phrase.referents[0]]
-            text = f"the {Description(item.size, item.color, item.shape).to_text()}{phrase.tail}"
-            if all(text != other.text for other in described):
+            full = Description(item.size, item.color, item.shape)
+            text = f"the {full.to_text()}{phrase.tail}"
+            is_choice = phrase.kind != "spatial" or sum(full.matches(other) for other in objects) > 1
+            if is_choice and all(text != other.text for other in described):
                 described[index] = phrase._replace(text=text)
     return described
 

@@ -23,7 +23,7 @@ SIZES = ("small", "big")
 HELD_OUT_COMPOSITIONS = frozenset({("red", "triangle"), ("green", "circle"), ("blue", "cross"), ("yellow", "square")})
 
 # How often each arrangement is drawn; chosen so that the phrase types come out about evenly.
-ARRANGEMENTS = {"grid": 0.58, "sizes": 0.2, "twins": 0.02, "rows": 0.2}
+ARRANGEMENTS = {"free": 0.35, "grid": 0.37, "sizes": 0.13, "twins": 0.02, "rows": 0.13}
 # Where the centres lie in `rows`, as shares of the image side: across the rows, and along them.
 ROWS = ((0.0, 0.28), (0.72, 1.0))
 ROW_PLACES = ((0.15, 0.45), (0.55, 0.85))
@@ -120,7 +120,7 @@ def sample_objects(
     The first three or four objects form an arrangement in which words are needed together: `grid` crosses two colours
     with two shapes; `sizes` shows one composition small and big; `twins` and `rows` show it twice in one size, and the
     others share its colour or its shape. In `rows` each twin has a neighbour on the same side, so that
-    only the neighbour's name tells the twins apart. Further objects are free.
+    only the neighbour's name tells the twins apart. Further objects are free, and so are all objects of `free`.
 
     Args:
         rng (`random.Random`): source of every choice.
@@ -151,18 +151,20 @@ def _sample_words(rng: Random, num_objects: int, arrangement: str, held_out: fro
         (color, other_color), (shape, other_shape) = rng.sample(colors, 2), rng.sample(SHAPES, 2)
         sharing = [(color, other_shape), (other_color, shape)]
         rng.shuffle(sharing)
-        if arrangement == "grid":
+        if arrangement == "free":
+            pairs = []
+        elif arrangement == "grid":
             pairs = [(color, shape), *sharing, (other_color, other_shape)]
         else:
             pairs = [(color, shape), (color, shape), *sharing]
-        pairs += [(rng.choice(colors), rng.choice(SHAPES)) for _ in range(num_objects - 4)]
+        pairs += [(rng.choice(colors), rng.choice(SHAPES)) for _ in range(num_objects - len(pairs))]
         pairs = pairs[:num_objects]
         if held_out.isdisjoint(pairs):
             break
     sizes = [rng.choice(SIZES) for _ in pairs]
     if arrangement == "sizes":
         sizes = [SIZES[(SIZES.index(sizes[index // 2]) + index) % 2] for index in range(num_objects)]  # in turns
-    elif arrangement != "grid":
+    elif arrangement not in ("free", "grid"):
         sizes[1] = sizes[0]
     return [(size, *pair) for size, pair in zip(sizes, pairs, strict=True)]
 

@@ -13,6 +13,8 @@ from testing_utils import DATA_FOLDER, build_tiny_config, build_tiny_processor
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
 
+torch.set_num_threads(1)  # tensors of tests are small: several threads wait for each other more than they work
+
 
 @pytest.fixture(scope="session")
 def _tiny_models() -> dict:

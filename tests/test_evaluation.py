@@ -1,0 +1,106 @@
+"""Pointing-game evaluation: points at the stored size, phrases without boxes, rules that read no words."""
+
+import math
+
+import pytest
+import torch
+from testing_utils import build_rows
+
+from albef_amc.trainer.evaluation import (
+    BASELINES,
+    PhraseResult,
+    evaluate_baselines,
+    evaluate_grounding,
+    iterate_phrases,
+    locate_points,
+    score_points,
+    shuffle_phrases,
+)
+
+
+def result(point, boxes, types=()) -> PhraseResult:
+    return PhraseResult("p", "i", "a dog", list(types), boxes, point)
+
+
+def test_evaluation_agrees_with_grounding_one_phrase_at_a_time(tiny_model, tiny_processor):
+    rows = build_rows(3)
+    evaluation = evaluate_grounding(tiny_model, tiny_processor, rows, batch_size=2, phrases_per_chunk=2)
+    assert evaluation.metrics["num_phrases"] == len(evaluation.results) == 6
+    answers = iter(evaluation.results)
+    for row in rows:
+        for phrase in row["phrases"]:
+            inputs = tiny_processor(images=[row["image"]], text=[[phrase["phrase"]]], return_tensors="pt")
+            expected = tiny_processor.post_process_grounding(tiny_model.ground(**inputs))[0][0]
+            answer = next(answers)
+            assert answer.phrase_id == phrase["phrase_id"]
+            assert answer.point == tuple(expected["point"].tolist())
+            assert answer.score == pytest.approx(float(expected["score"]), abs=1e-5)
+            x, y = answer.point
+            assert answer.is_hit == any(
+                left < x < right and top < y < bottom for left, top, right, bottom in phrase["boxes"]
+            )
+    hits = sum(answer.is_hit for answer in evaluation.results)
+    assert evaluation.metrics["pointing_game_accuracy"] == pytest.approx(hits / 6)
+
+
+def test_phrases_without_boxes_are_counted_not_scored(tiny_model, tiny_processor):
+    rows = build_rows(2)
+    rows[0]["phrases"][0]["boxes"] = None
+    rows[1]["phrases"] = []
+    evaluation = evaluate_grounding(tiny_model, tiny_processor, rows)
+    assert evaluation.num_skipped == 1 and evaluation.metrics["num_phrases"] == 1
+    rows[0]["phrases"][1]["boxes"] = []
+    with pytest.raises(ValueError, match="no phrase of the data set has a box"):
+        evaluate_grounding(tiny_model, tiny_processor, rows)
+
+
+def test_points_are_pixels_of_the_stored_images():
+    heatmap = torch.zeros(3, 4, 4)
+    heatmap[0, 0, 3] = heatmap[1, 3, 0] = heatmap[2, 0, 3] = 1.0
+    points = locate_points(heatmap, torch.tensor([[40, 80], [40, 80], [100, 20]]))
+    assert points[0][0] > 60 and points[0][1] < 10
+    assert points[1][0] < 20 and points[1][1] > 30
+    assert points[2][0] > 15 and points[2][1] < 25
+
+
+def test_hits_lie_strictly_inside_any_box():
+    results = [
+        result((5, 5), [[0, 0, 10, 10]], ["a"]),
+        result((10, 5), [[0, 0, 10, 10]], ["a", "b"]),
+        result((25, 5), [[0, 0, 10, 10], [20, 0, 30, 10]]),
+    ]
+    metrics = score_points(results)
+    assert [answer.is_hit for answer in results] == [True, False, True]
+    assert metrics["pointing_game_accuracy"] == pytest.approx(2 / 3)
+    assert metrics["pointing_game_accuracy_by_type"] == {"a": 0.5, "b": 0.0}
+
+
+def test_shuffled_rows_keep_regions_and_exchange_every_phrase():
+    row = build_rows(1, phrases=3)[0]
+    shuffled = shuffle_phrases(row)
+    assert [phrase["boxes"] for phrase in shuffled["phrases"]] == [phrase["boxes"] for phrase in row["phrases"]]
+    words = [phrase["phrase"] for phrase in row["phrases"]]
+    assert [phrase["phrase"] for phrase in shuffled["phrases"]] == words[1:] + words[:1]
+    assert [phrase["phrase"] for phrase in row["phrases"]] == words
+
+
+def test_rules_that_read_no_words():
+    row = build_rows(1, phrases=2)[0]
+    row["proposals"] = [
+        {"box": [0.0, 0.0, 10.0, 10.0], "score": 1.0, "label": "small"},
+        {"box": [10.0, 4.0, 40.0, 30.0], "score": 1.0, "label": "large"},
+    ]
+    phrase = row["phrases"][0]
+    assert BASELINES["center_point"](row, phrase) == (20.0, 15.0)
+    assert BASELINES["largest_object"](row, phrase) == (25.0, 17.0)
+    first, again = (BASELINES["random_point"](row, phrase) for _ in range(2))
+    assert first == again != BASELINES["random_point"](row, row["phrases"][1])
+    assert 0 <= first[0] < 40 and 0 <= first[1] < 30
+    scores = evaluate_baselines([row])
+    assert scores["center_point"] == 1.0 and set(scores) == set(BASELINES)
+
+
+def test_phrases_of_a_row_carry_their_boxes_and_no_point():
+    phrases = list(iterate_phrases(build_rows(1)[0]))
+    assert [phrase.phrase_id for phrase in phrases] == ["0-0", "0-1"]
+    assert all(math.isnan(value) for phrase in phrases for value in phrase.point)
