@@ -11,7 +11,7 @@ import datasets
 from albef_amc.regions_albef import encode_rle
 
 from .features import GROUNDING_FEATURES, build_phrase, build_row
-from .synthetic_phrases import ScenePhrase, build_caption, choose_phrases, describe_fully, list_phrases
+from .synthetic_phrases import PHRASE_TYPES, ScenePhrase, build_caption, choose_phrases, describe_fully, list_phrases
 from .synthetic_scenes import HELD_OUT_COMPOSITIONS, OBJECT_GAP, SceneObject, draw_scene, sample_objects
 
 SPLITS = ("train", "validation", "test")
@@ -30,7 +30,9 @@ class SyntheticGroundingConfig(datasets.BuilderConfig):
         num_train_scenes, num_validation_scenes, num_test_scenes (`int`, default to 8000, 500 and 1000): rows.
         min_objects, max_objects (`int`, default to 3 and 4): objects per scene.
         phrases_per_scene (`int`, defaults to 4): phrases at most; some scenes allow fewer, none fewer than two.
-        full_description_share (`float`, defaults to 0.75): share of the phrases about one object that name its size,
+        phrase_types (`tuple` of `str`, defaults to category, size, relation and plural): types to make. `"spatial"`
+            ("the circle on the left", the leftmost of the circles) can be added: the hardest for a small model.
+        full_description_share (`float`, defaults to 0.9): share of the phrases about one object that name its size,
             colour and shape; the others say no more than they must.
         small_min_side, small_max_side (`int`, default to 10 and 13): sides of small objects in pixels.
         big_min_side, big_max_side (`int`, default to 17 and 22): sides of big objects in pixels.
@@ -44,7 +46,8 @@ class SyntheticGroundingConfig(datasets.BuilderConfig):
     min_objects: int = 3
     max_objects: int = 4
     phrases_per_scene: int = 4
-    full_description_share: float = 0.75
+    phrase_types: tuple[str, ...] = ("category", "size", "relation", "plural")
+    full_description_share: float = 0.9
     small_min_side: int = 10
     small_max_side: int = 13
     big_min_side: int = 17
@@ -71,6 +74,8 @@ class SyntheticGroundingConfig(datasets.BuilderConfig):
             )
         if self.phrases_per_scene < 1:
             raise ValueError(f"`phrases_per_scene` must be 1 or more, got {self.phrases_per_scene}.")
+        if not self.phrase_types or not set(self.phrase_types) <= set(PHRASE_TYPES):
+            raise ValueError(f"`phrase_types` may hold {', '.join(PHRASE_TYPES)}; got {self.phrase_types}.")
         if not 0 <= self.full_description_share <= 1:
             raise ValueError(f"`full_description_share` must lie in [0, 1], got {self.full_description_share}.")
 
@@ -101,7 +106,7 @@ def build_scene(split: str, index: int, config: SyntheticGroundingConfig) -> dic
     while True:
         num_objects = rng.randint(config.min_objects, config.max_objects)
         objects = sample_objects(rng, num_objects, config.image_side, config.sides, held_out)
-        candidates = list_phrases(objects, config.image_side)
+        candidates = list_phrases(objects, config.image_side, config.phrase_types)
         if len(candidates) >= min(2, config.phrases_per_scene):
             break
     phrases = choose_phrases(rng, candidates, config.phrases_per_scene)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from .synthetic_scenes import COLORS, SHAPES, SIZES, SceneObject
 
 # Types, and how strongly each is preferred where a scene offers several; chosen so that they come out about evenly.
-TYPE_WEIGHTS = {"category": 0.6, "size": 1.1, "relation": 2.2, "plural": 1.3, "spatial": 1.2}
+TYPE_WEIGHTS = {"category": 0.8, "size": 1.2, "relation": 2.2, "plural": 1.2, "spatial": 0.8}
 PHRASE_TYPES = tuple(TYPE_WEIGHTS)
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 POSITIONS = {"on the left": (-1, 0), "on the right": (1, 0), "at the top": (0, -1), "at the bottom": (0, 1)}
@@ -65,24 +65,28 @@ def vocabulary() -> list[str]:
     return sorted({word for piece in pieces for word in piece.split()})
 
 
-def list_phrases(objects: Sequence[SceneObject], image_side: int) -> list[ScenePhrase]:
+def list_phrases(
+    objects: Sequence[SceneObject], image_side: int, kinds: Sequence[str] = PHRASE_TYPES
+) -> list[ScenePhrase]:
     """All phrases that mean exactly their referents.
 
     Args:
         objects (`Sequence[SceneObject]`): the scene.
         image_side (`int`): pixels.
+        kinds (sequence of `str`, *optional*): types wanted; all by default.
 
     Returns:
         `list[ScenePhrase]`: distinct texts, grouped by type.
     """
     described = _group_by_description(objects)
     margin = POSITION_MARGIN * image_side
-    return [
+    phrases = [
         *_list_category_and_size(described),
         *_list_plural(described, len(objects)),
         *_list_spatial(described, objects, margin),
         *_keep_contrasts(list(_list_relation(described, objects, margin))),
     ]
+    return [phrase for phrase in phrases if phrase.kind in kinds]
 
 
 def _group_by_description(objects: Sequence[SceneObject]) -> dict[Description, tuple[int, ...]]:
@@ -212,8 +216,8 @@ def describe_fully(
 ) -> list[ScenePhrase]:
     """Names size, colour and shape of the object in a share of the phrases, as people do who say more than they must.
 
-    The phrase still means the same object: further true words leave it the only one. Left as they are: plurals, a place
-    ("on the right") that would no longer choose among several objects, and a phrase whose full form is taken already.
+    The phrase still means the same object: further true words leave it the only one. Left as they are: plurals, a
+    place ("on the right") that would no longer choose among several, and a phrase whose full form is taken already.
 
     Args:
         rng (`random.Random`): source of every choice.
