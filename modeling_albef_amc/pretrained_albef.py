@@ -2,12 +2,8 @@
 """What every ALBEF model shares: loading that refuses wrong checkpoints, saving in one piece, and image size."""
 
 import copy
-import errno
 import os
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,6 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_albef import AlbefConfig, AlbefVisionConfig
 from .pipeline_albef import PIPELINE_ENTRY
+from .saving_albef import is_safetensors_error, replacing_files
 
 # Which class of the bundle an Auto class loads: written into every checkpoint, whichever class saved it.
 AUTO_MAP = {
@@ -27,8 +24,6 @@ AUTO_MAP = {
 }
 HEAD_PREFIXES = ("itm_head.", "mlm_head.")  # may be absent from a checkpoint: new ones are made, with a warning
 CONFIG_FILE, ADAPTER_CONFIG_FILE = "config.json", "adapter_config.json"
-WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
-UNFINISHED_FOLDER = ".unfinished"
 NAMES_SHOWN = 4
 
 
@@ -84,7 +79,7 @@ class AlbefPreTrainedModel(PreTrainedModel):
         try:
             model, information = super().from_pretrained(path, *model_args, output_loading_info=True, **kwargs)
         except Exception as error:
-            if not _is_safetensors_error(error):
+            if not is_safetensors_error(error):
                 raise
             raise ValueError(
                 f"the weights of {path} cannot be read ({error}): the file is damaged or was cut off. Download or "
@@ -198,45 +193,6 @@ def _check_missing_keys(path: str | os.PathLike | None, model_name: str, missing
     )
 
 
-def _is_safetensors_error(error: Exception) -> bool:
-    return type(error).__name__ == "SafetensorError"  # safetensors is no dependency of the bundle
-
-
-@contextmanager
-def replacing_files(folder: str | os.PathLike) -> Iterator[Path]:
-    """Gives a folder to write to, whose files replace those in `folder` once the block has ended without an error.
-
-    The folder lies inside `folder`, hence on the same disk, where moving a file takes no space. The configuration is
-    moved last; weight files of an earlier save that would now be read instead of the new ones are removed.
-    """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file: choose a folder to save to.")
-    unfinished = folder / UNFINISHED_FOLDER
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-    try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        written = sorted((file.name for file in unfinished.iterdir()), key=lambda name: name == CONFIG_FILE)
-        for name in written:
-            os.replace(unfinished / name, folder / name)
-        if any(WEIGHT_FILE.fullmatch(name) for name in written):
-            for file in folder.iterdir():
-                if WEIGHT_FILE.fullmatch(file.name) and file.name not in written:
-                    file.unlink()
-    except Exception as error:
-        if not (isinstance(error, OSError) or _is_safetensors_error(error)):
-            raise
-        is_full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        raise OSError(
-            errno.ENOSPC if is_full else errno.EIO,
-            f"cannot write the checkpoint, nothing is left behind and what was there is unchanged: {error}",
-            os.fspath(folder),
-        ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
 def resize_position_embeddings(
     position_embeddings: torch.Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]
 ) -> torch.Tensor:
@@ -258,4 +214,4 @@ def resize_position_embeddings(
     return torch.cat([class_position, patches], dim=1)
 
 
-__all__ = ["AUTO_MAP", "AlbefPreTrainedModel", "replacing_files", "resize_position_embeddings"]
+__all__ = ["AUTO_MAP", "AlbefPreTrainedModel", "resize_position_embeddings"]

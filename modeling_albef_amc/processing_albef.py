@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Images, phrases and annotated regions to the tensors of ALBEF, and heatmaps back to points, boxes and pictures."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from transformers.utils import ModelOutput, logging
 from .configuration_albef import ITM_MATCH_INDEX, AlbefConfig
 from .image_processing_albef import AlbefImageProcessor, ImageLike
 from .regions_albef import boxes_from_heatmap, build_region_mask, find_point, resize_heatmap
+from .saving_albef import replacing_files
 from .text_processing_albef import clean_with_offsets
 
 logger = logging.get_logger(__name__)
@@ -182,6 +184,19 @@ class AlbefProcessor(ProcessorMixin):
         """Names that a call can give."""
         names = ["pixel_values", "original_sizes", "input_ids", "attention_mask", "image_index", "token_mask"]
         return [*names, "region_mask", "has_region"]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
+        """Saves settings and code as [`~transformers.ProcessorMixin`] does; without `push_to_hub` in one piece.
+
+        Raises:
+            OSError: the files could not be written; what was there before is unchanged.
+        """
+        if push_to_hub:
+            return super().save_pretrained(save_directory, push_to_hub=True, **kwargs)
+        with replacing_files(save_directory) as folder:
+            super().save_pretrained(folder, **kwargs)
+            names = sorted(file.name for file in folder.iterdir())
+        return [os.path.join(save_directory, name) for name in names]
 
     def post_process_grounding(
         self,

@@ -1,6 +1,8 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Checkpoints that must not load or not be lost: wrong, incomplete, damaged, and a disk that fills up while saving."""
 
+import copy
+import errno
 import json
 import logging
 import os
@@ -18,7 +20,8 @@ from testing_utils import build_photo, build_tiny_config
 from transformers import AutoModel, BertConfig, BertModel
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefModel
-from albef_amc.pretrained_albef import AUTO_MAP, replacing_files
+from albef_amc.pretrained_albef import AUTO_MAP
+from albef_amc.saving_albef import replacing_files
 
 MODELS = (AlbefModel, AlbefForImageTextMatching, AlbefForPreTraining)
 BUNDLE = {
@@ -29,6 +32,7 @@ BUNDLE = {
     "modeling_albef.py",
     "pipeline_albef.py",
     "pretrained_albef.py",
+    "saving_albef.py",
 }
 
 
@@ -226,6 +230,22 @@ def test_error_in_the_middle_of_a_save(checkpoint):
     with pytest.raises(ZeroDivisionError), replacing_files(checkpoint) as folder:
         (folder / "config.json").write_text("{}")
         raise ZeroDivisionError
+    assert read_folder(checkpoint) == before
+
+
+def test_processor_survives_a_save_that_fails(tiny_processor, checkpoint, monkeypatch):
+    tiny_processor.save_pretrained(checkpoint)
+    before = read_folder(checkpoint)
+    tokenizer = copy.deepcopy(tiny_processor)
+
+    def fail(folder, **kwargs):
+        (Path(folder) / "tokenizer.json").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tokenizer.tokenizer, "save_pretrained", fail)
+    with pytest.raises(OSError, match="cannot write the checkpoint") as raised:
+        tokenizer.save_pretrained(checkpoint)
+    assert raised.value.errno == errno.ENOSPC
     assert read_folder(checkpoint) == before
 
 
