@@ -10,6 +10,7 @@ from albef_amc.cli.evaluate import write_json
 from albef_amc.cli.loading import load_checkpoint
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.image_processing_albef import load_image
+from albef_amc.text_processing_albef import clean_caption
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap, save_picture
 
 SHEET_CELL = 320  # side of a picture on the sheet in pixels
@@ -32,17 +33,28 @@ def ground(
     """Shows where phrases are in photographs: points and boxes as JSON, heatmaps as overlays."""
     images = [load_image(path) for path in photographs]
     model, processor = load_checkpoint(checkpoint, image_size, device)
+    for words in phrase:
+        unknown = find_unknown_words(words, processor.tokenizer)
+        if unknown:
+            report(f'"{words}": this model does not know {", ".join(unknown)}; the heatmap says little')
     entries = []
     for path, image, stem in zip(photographs, images, choose_stems(photographs), strict=True):
         inputs = processor(images=[image], text=[phrase], return_tensors="pt").to(model.device)
         results = processor.post_process_grounding(model.ground(**inputs), box_threshold=box_threshold)[0]
-        unknown = processor.tokenizer.unk_token_id
-        for words, ids in zip(phrase, inputs["input_ids"].tolist(), strict=True):
-            if unknown in ids:
-                report(f'"{words}": this model does not know all of these words; its heatmap says little')
         entries.append(_write_photograph(path, image, phrase, results, output_dir / stem))
     write_json(output_dir / "grounding.json", entries)
     print_result({"photographs": entries, "json": output_dir / "grounding.json"}, as_json)
+
+
+def find_unknown_words(phrase: str, tokenizer: Any) -> list[str]:
+    """Words of a phrase without a piece of their own: unknown altogether, or spelled letter by letter."""
+    words = clean_caption(phrase).split()
+    pieces = {word: tokenizer.tokenize(word) for word in words if len(word) > 1}
+    return [
+        word
+        for word, parts in pieces.items()
+        if tokenizer.unk_token in parts or all(len(part.removeprefix("##")) == 1 for part in parts)
+    ]
 
 
 def choose_stems(paths: list[Path]) -> list[str]:

@@ -11,7 +11,10 @@ from safetensors.torch import load_file, save_file
 from testing_utils import build_photo
 from transformers.image_utils import load_image
 
+from albef_amc.cli.ground import find_unknown_words
 from albef_amc.cli.main import main
+from albef_amc.text_processing_albef import build_tokenizer
+from albef_amc.trainer.recipes import build_vocabulary
 
 PHRASES = ("a dog", "the red car")
 
@@ -192,3 +195,9 @@ def check_refusal(words, message, capsys):
     assert message in streams.err.splitlines()[-1]
     assert "Traceback" not in streams.err
     assert streams.out == ""
+
+
+def test_words_that_are_only_spelled_count_as_unknown():
+    tokenizer = build_tokenizer(build_vocabulary(["the red dog", "a cup"]))
+    assert find_unknown_words("The red god, a cup", tokenizer) == ["god"]
+    assert find_unknown_words("the red zebra", tokenizer) == ["zebra"]
