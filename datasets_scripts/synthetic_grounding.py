@@ -181,7 +181,7 @@ class SyntheticGrounding(datasets.GeneratorBasedBuilder):
         train = builder.as_dataset(split="train")
     """
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("1.1.0")
     BUILDER_CONFIG_CLASS = SyntheticGroundingConfig
 
     def _info(self) -> datasets.DatasetInfo:
