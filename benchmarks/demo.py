@@ -8,16 +8,14 @@ Everything but the JSON result is written to a temporary folder and removed.
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
-import torch
-import transformers
+from machine import describe_machine
 
-from albef_amc.cli.demo import LEAST_ACCURACY, LEAST_GAIN, MOST_SHUFFLED_ACCURACY, RUNS, run_demo
+from albef_amc.cli.demo import RUNS, is_in_range, run_demo
 from albef_amc.cli.evaluate import write_json
 from albef_amc.trainer.recipes import load_recipe
 
@@ -57,23 +55,13 @@ def main() -> None:
             results.append(run_demo(recipe, Path(folder)))
         print(f"seed {seed}: {results[-1]['with_amc']['pointing_game_accuracy']:.3f} with AMC", file=sys.stderr)
     mean = average(results)
-    in_range = (
-        mean["with_amc"]["pointing_game_accuracy"] >= LEAST_ACCURACY
-        and mean["gain"] >= LEAST_GAIN
-        and mean["with_amc"]["shuffled_phrases_accuracy"] < MOST_SHUFFLED_ACCURACY
-    )
+    in_range = is_in_range(mean)
     for result in results:
         for name in ("curves", "sheet"):
             result.pop(name)
     content = {
         "command": " ".join(["python", "benchmarks/demo.py", *sys.argv[1:]]),
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "machine": describe_machine(),
         "mean_is_in_range": in_range,
         "mean": mean,
         "seeds": results,

@@ -12,7 +12,6 @@ Both sides must give the same heatmaps.
 
 import argparse
 import json
-import platform
 import re
 import statistics
 import subprocess
@@ -22,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import transformers
+from machine import describe_machine
 
 from albef_amc import AlbefConfig, AlbefForImageTextMatching
 from albef_amc.explanation_albef import average_over_pieces
@@ -131,18 +130,6 @@ def measure(arguments: argparse.Namespace) -> dict:
         "memory_share": ours["peak_memory_gb"] / released["peak_memory_gb"],
         "largest_relative_heatmap_difference": difference.item(),
         **result,
-    }
-
-
-def describe_machine() -> dict:
-    """Processor, threads and versions."""
-    model_names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {
-        "processor": model_names[0].partition(":")[2].strip() if model_names else platform.processor(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
     }
 
 
