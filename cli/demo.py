@@ -146,7 +146,7 @@ def _save(
 def draw_comparison(
     models: dict[str, AlbefForImageTextMatching], processor: AlbefProcessor, rows: list[dict], path: Path
 ) -> Path:
-    """Sheet of the first phrase of each scene: scene, phrase, region, and the heatmap of every model.
+    """Sheet of one phrase of each scene: scene, phrase, region, and the heatmap of every model.
 
     Args:
         models (`dict`): model under its name in `RUNS`.

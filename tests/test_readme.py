@@ -2,6 +2,7 @@
 """README and docs tell the truth: commands, options, recipes, files and the Python blocks exist and run."""
 
 import inspect
+import json
 import re
 import shlex
 from functools import cache
@@ -178,3 +179,23 @@ def test_the_rows_of_the_documentation_fit_the_schema(demo_folder):
     row = datasets.Dataset.from_list(names["rows"], features=GROUNDING_FEATURES)[0]
     assert row["phrases"][0]["boxes"] == [[10, 20, 110, 90]]
     assert row["image"].size == (40, 30)
+
+
+def test_results_are_those_of_the_committed_files():
+    """Every number in the tables of the section Results stands in a file that a benchmark wrote."""
+    text = README.read_text().partition("## Results")[2].partition("\n## ")[0]
+    demo = json.loads((PROJECT_FOLDER / "benchmarks/results/demo.json").read_text())["mean"]
+    grounding = json.loads((PROJECT_FOLDER / "benchmarks/results/grounding.json").read_text())
+    percents = [
+        value
+        for run in (demo["with_amc"], demo["without_amc"])
+        for value in (run["pointing_game_accuracy"], *run["pointing_game_accuracy_by_type"].values())
+    ]
+    percents += [demo["with_amc"]["shuffled_phrases_accuracy"], *demo["baselines"].values()]
+    known = {f"{100 * value:.1f}" for value in [*percents, grounding["memory_share"]]}
+    known |= {f"{grounding['speed_ratio']:.1f}", f"{grounding['ground']['phrases_per_second']:.1f}"}
+    known |= {f"{grounding[side]['peak_memory_gb']:.2f}" for side in ("released", "ground")}
+    known |= {f"{grounding['released']['phrases_per_second']:.2f}"}
+    shown = re.findall(r"\d+\.\d+", text)
+    assert len(shown) > 15
+    assert set(shown) <= known
