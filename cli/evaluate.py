@@ -35,7 +35,7 @@ def evaluate(
     report(f"{len(rows)} images of {dataset}, split {split}")
     began = time.perf_counter()
     evaluation = evaluate_grounding(
-        model, processor, rows, batch_size, progress=lambda batches: track(batches, "grounding")
+        model, processor, rows, batch_size=batch_size, progress=lambda batches: track(batches, "grounding")
     )
     seconds = time.perf_counter() - began
     result: dict[str, Any] = {

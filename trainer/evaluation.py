@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
+from albef_amc import ITM_MATCH_INDEX, AlbefForImageTextMatching, AlbefForPreTraining
 from albef_amc.metrics import get_metric_folder
 from albef_amc.regions_albef import find_point, resize_heatmap
 from albef_amc.trainer.augmentation import example_generator
@@ -62,30 +62,19 @@ class GroundingEvaluation:
 
 
 def evaluate_grounding(
-    model: AlbefForImageTextMatching | AlbefForPreTraining,
-    processor: Any,
-    rows: Any,
-    batch_size: int = 16,
-    phrases_per_chunk: int = 64,
-    num_workers: int = 0,
-    progress: Callable[[Iterable], Iterable] = iter,
+    model: AlbefForImageTextMatching | AlbefForPreTraining, processor: Any, rows: Any, **options: Any
 ) -> GroundingEvaluation:
     r"""Plays the pointing game (AMC, section 4): the heatmap's maximum must lie strictly inside a box of the phrase.
 
     The heatmap is resized bicubically to the stored image; of equal maxima the first in row-major order counts.
 
     Args:
-        model, processor: the checkpoint.
-        rows: data set rows (`datasets_scripts/features.py`), with a length and read by index.
-        batch_size (`int`, defaults to 16): images encoded together.
-        phrases_per_chunk (`int`, defaults to 64): phrases explained together.
-        num_workers (`int`, defaults to 0): processes that decode and resize images.
-        progress (callable, *optional*): wraps the iteration over batches, to show progress.
+        model, processor, rows, options: as for [`predict_points`].
 
     Raises:
         ValueError: no phrase has a box.
     """
-    results, num_skipped = predict_points(model, processor, rows, batch_size, phrases_per_chunk, num_workers, progress)
+    results, num_skipped = predict_points(model, processor, rows, **options)
     return GroundingEvaluation(score_points(results), results, num_skipped)
 
 
@@ -98,7 +87,16 @@ def predict_points(
     num_workers: int = 0,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[list[PhraseResult], int]:
-    """Points of all phrases that have a box, and the number of phrases without; see [`evaluate_grounding`]."""
+    """Points of all phrases that have a box, and the number of phrases without.
+
+    Args:
+        model, processor: the checkpoint.
+        rows: data set rows (`datasets_scripts/features.py`), with a length and read by index.
+        batch_size (`int`, defaults to 16): images encoded together.
+        phrases_per_chunk (`int`, defaults to 64): phrases explained together.
+        num_workers (`int`, defaults to 0): processes that decode and resize images.
+        progress (callable, *optional*): wraps the iteration over batches, to show progress.
+    """
     collate = _GroundingInputs(processor)
     loader: DataLoader[Any] = DataLoader(rows, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
     results, num_skipped = [], 0
@@ -109,7 +107,7 @@ def predict_points(
         inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
         outputs = model.ground(**inputs, phrases_per_chunk=phrases_per_chunk)
         points = locate_points(outputs.heatmap, inputs["original_sizes"][inputs["image_index"]])
-        scores = outputs.itm_logits.float().softmax(dim=-1)[:, 1].tolist()
+        scores = outputs.itm_logits.float().softmax(dim=-1)[:, ITM_MATCH_INDEX].tolist()
         for phrase, point, score in zip(phrases, points, scores, strict=True):
             phrase.point, phrase.score = point, score
             results.append(phrase)
