@@ -234,6 +234,7 @@ def test_draws_do_not_depend_on_the_row():
     assert first.random() == second.random()
 
 
+@pytest.mark.slow
 def test_generator_is_the_same_in_another_process_and_differs_by_every_part():
     code = (
         "from albef_amc.trainer.augmentation import example_generator\n"

@@ -55,6 +55,7 @@ def test_env_says_which_package_is_not_installed(monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["packages"] == {"no-such-package-of-ours": "not installed"}
 
 
+@pytest.mark.slow
 def test_help_names_every_verb_and_imports_none():
     program = (
         "import sys\nfrom albef_amc.cli.main import main\nstatus = main(['--help'])\n"
@@ -67,6 +68,7 @@ def test_help_names_every_verb_and_imports_none():
         assert verb in done.stdout
 
 
+@pytest.mark.slow
 def test_the_module_runs_as_a_program():
     done = subprocess.run(
         [sys.executable, "-m", "albef_amc.cli.main", "--version"], capture_output=True, text=True, timeout=120

@@ -221,6 +221,7 @@ def test_curves_need_a_curve(tmp_path):
         draw_curves({"run": {"itm_loss": []}}, tmp_path / "curves.png")
 
 
+@pytest.mark.slow
 def test_drawing_leaves_pyplot_alone():
     program = "import sys, albef_amc.trainer.drawing; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -199,6 +199,7 @@ def test_a_metric_file_stands_alone():
             assert not (isinstance(node, ast.Import) and len(node.names) > 1), "`evaluate` needs one import a line"
 
 
+@pytest.mark.slow
 def test_the_package_root_imports_neither_data_sets_nor_pictures():
     forbidden = "datasets evaluate matplotlib peft albef_amc.trainer albef_amc.cli albef_amc.datasets_scripts".split()
     program = f"import sys, albef_amc\nprint(*[name for name in {forbidden} if name in sys.modules])"

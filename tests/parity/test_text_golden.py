@@ -64,6 +64,7 @@ def test_answers_end_with_the_separator_that_their_text_names(tokenizer):
     assert tokenizer(PIECES["answers_with_eos_text"])["input_ids"] == PIECES["answers_with_eos_input_ids"]
 
 
+@pytest.mark.slow
 def test_ids_after_a_reload_in_a_fresh_process(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     answer = subprocess.run(
