@@ -40,16 +40,22 @@ def compute_contrastive_targets(
         alpha (`float`): weight of the momentum model's softmax, in [0, 1].
 
     Returns:
-        `torch.Tensor` of shape `(R, C)`, rows sum to 1.
+        `torch.Tensor` of shape `(R, C)`: rows sum to 1, or to 0 where no candidate is of the row's image (an image
+        of the batch without a phrase).
     """
     same_image = (row_ids[:, None] == candidate_ids[None, :]).to(momentum_logits.dtype)
-    shares = same_image / same_image.sum(dim=1, keepdim=True)
-    return alpha * momentum_logits.softmax(dim=1) + (1 - alpha) * shares
+    num_positives = same_image.sum(dim=1, keepdim=True)
+    targets = alpha * momentum_logits.softmax(dim=1) + (1 - alpha) * same_image / num_positives.clamp(min=1)
+    return targets * (num_positives > 0)
 
 
 def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of `logits` against distributions, both of shape `(R, C)`. Reduction: mean over rows."""
-    return -(logits.log_softmax(dim=1) * targets).sum(dim=1).mean()
+    """Cross-entropy of `logits` against distributions, both of shape `(R, C)`.
+
+    Reduction: mean over the rows whose target is not all zero; 0 without any.
+    """
+    num_rows = (targets > 0).any(dim=1).sum().clamp(min=1)
+    return -(logits.log_softmax(dim=1) * targets).sum() / num_rows
 
 
 def compute_negative_probabilities(

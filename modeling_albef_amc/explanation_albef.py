@@ -4,7 +4,9 @@
 Method: Yang et al., CVPR 2023 (arXiv 2206.15462), section 3, which follows Li et al., NeurIPS 2021 (ALBEF).
 """
 
-from typing import Literal, get_args
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -103,6 +105,25 @@ def normalize_heatmap(heatmap: torch.Tensor) -> torch.Tensor:
     return shifted / (shifted.amax(dim=(-2, -1), keepdim=True) + NORMALIZATION_EPSILON)
 
 
+def outside_inference_mode(method: Callable) -> Callable:
+    """Runs a method outside `torch.inference_mode`, whose tensors no gradient can pass: under `torch.no_grad`.
+
+    Tensors among the arguments that were made in inference mode are copied.
+    """
+
+    def copy(value: Any) -> Any:
+        return value.clone() if isinstance(value, torch.Tensor) and value.is_inference() else value
+
+    @functools.wraps(method)
+    def run(*args, **kwargs):
+        if not torch.is_inference_mode_enabled():
+            return method(*map(copy, args), **{name: copy(value) for name, value in kwargs.items()})
+        with torch.inference_mode(False), torch.no_grad():
+            return run(*args, **kwargs)
+
+    return run
+
+
 class evaluation_mode:
     """Context in which a model is in evaluation mode; afterwards every module has the mode it had before."""
 
@@ -129,5 +150,6 @@ __all__ = [
     "compute_weighted_attention",
     "evaluation_mode",
     "normalize_heatmap",
+    "outside_inference_mode",
     "resolve_token_mask",
 ]

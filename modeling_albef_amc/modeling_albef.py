@@ -38,6 +38,7 @@ from .explanation_albef import (
     compute_weighted_attention,
     evaluation_mode,
     normalize_heatmap,
+    outside_inference_mode,
     resolve_token_mask,
 )
 
@@ -344,6 +345,7 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
             maps = compute_weighted_attention(similarity, attention, keep_graph)
         return maps[:, 0, 1:].unflatten(-1, self.config.vision_config.grid_size)  # row of the class token
 
+    @outside_inference_mode
     def ground(
         self,
         pixel_values: torch.Tensor,
@@ -376,11 +378,7 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
             ValueError: shapes that do not fit, or scores that are not finite (NaN in the checkpoint or the image).
         """
         check_explanation(explanation_kind, output_token_heatmap)
-        with torch.inference_mode(False), torch.no_grad(), evaluation_mode(self):
-            tensors = (pixel_values, input_ids, attention_mask, image_index, token_mask)
-            pixel_values, input_ids, attention_mask, image_index, token_mask = (
-                tensor.clone() if tensor is not None and tensor.is_inference() else tensor for tensor in tensors
-            )
+        with torch.no_grad(), evaluation_mode(self):
             attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
             chunks = self._ground_chunks(
                 pixel_values, input_ids, attention_mask, image_index, token_mask, explanation_kind, phrases_per_chunk
@@ -446,6 +444,7 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
         self.post_init()
 
     @can_return_tuple
+    @outside_inference_mode
     def forward(
         self,
         pixel_values: torch.Tensor,
@@ -658,6 +657,7 @@ class AlbefForPreTraining(AlbefMatchingModel):
         pointer.copy_((pointer + len(features)) % size)
 
     @can_return_tuple
+    @outside_inference_mode
     def forward(
         self,
         pixel_values: torch.Tensor,

@@ -79,6 +79,18 @@ def test_soft_cross_entropy():
 # Negatives
 
 
+def test_image_without_a_phrase_takes_no_part():
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    rows, candidates = torch.tensor([5, 6, 7]), torch.tensor([5, 7, 7, -1])
+    targets = compute_contrastive_targets(rows, candidates, logits, alpha=0.4)
+    torch.testing.assert_close(targets.sum(dim=1), torch.tensor([1.0, 0.0, 1.0]))
+    others = torch.tensor([0, 2])
+    torch.testing.assert_close(
+        soft_cross_entropy(logits, targets), soft_cross_entropy(logits[others], targets[others])
+    )
+    assert soft_cross_entropy(logits[1:2], targets[1:2]) == 0
+
+
 def test_no_negative_of_the_same_image():
     logits = torch.log(torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 1.0, 1.0, 1.0]]))
     probabilities = compute_negative_probabilities(logits, torch.tensor([3, 9]), torch.tensor([3, 8, 3, 7]))

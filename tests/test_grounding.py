@@ -213,6 +213,24 @@ def test_inputs_made_in_inference_mode(model, batch, kind):
 
 
 @both_kinds
+def test_forward_in_inference_mode(model, batch, kind):
+    with torch.no_grad():
+        expected = model(**batch, output_heatmap=True, explanation_kind=kind).heatmap
+    with torch.inference_mode():
+        outputs = model(**batch, output_heatmap=True, explanation_kind=kind)
+    assert torch.equal(outputs.heatmap, expected) and not outputs.heatmap.requires_grad
+
+
+def test_pretraining_forward_in_inference_mode(tiny_pretraining_model, batch):
+    options = {"objectives": ("itc",), "output_heatmap": True}
+    with torch.no_grad():
+        expected = tiny_pretraining_model(**batch, **options)
+    with torch.inference_mode():
+        outputs = tiny_pretraining_model(**batch, **options)
+    assert torch.equal(outputs.heatmap, expected.heatmap) and torch.equal(outputs.itc_loss, expected.itc_loss)
+
+
+@both_kinds
 def test_model_loaded_in_inference_mode(model, batch, kind, tmp_path):
     expected = model.ground(**batch, explanation_kind=kind)
     model.save_pretrained(tmp_path)
