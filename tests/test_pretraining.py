@@ -516,3 +516,12 @@ def test_a_few_steps_lower_the_loss():
         losses.append(outputs.loss.item())
     assert np.mean(losses[-5:]) < 0.92 * np.mean(losses[:5])
     assert (model.text_queue_ids >= 4).all()
+
+
+def test_image_without_a_phrase_is_a_candidate_and_no_row(model):
+    inputs = build_inputs(model, (2, 0, 3))
+    outputs = model(**inputs, output_heatmap=True)
+    assert outputs.logits_per_image.shape[0] == outputs.logits_per_text.shape[1] - model.config.queue_size == 3
+    (outputs.loss + outputs.heatmap.sum()).backward()
+    assert torch.isfinite(outputs.loss)
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
