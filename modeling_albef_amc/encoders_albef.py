@@ -63,16 +63,50 @@ def _gather_rows(tensor: torch.Tensor, index: torch.Tensor | None) -> torch.Tens
     return tensor if index is None else tensor.index_select(0, index)
 
 
-class AlbefVisionAttention(nn.Module):
-    """Self-attention of the image encoder with fused query, key and value projections."""
+class AlbefAttention(nn.Module):
+    """What the three attention modules share: the geometry of the heads and the choice of the back-end."""
 
-    def __init__(self, config: AlbefVisionConfig):
+    def __init__(self, config: AlbefVisionConfig | AlbefTextConfig):
         super().__init__()
         self.config = config
         self.num_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = False
+
+    def split_heads(self, projected: torch.Tensor) -> torch.Tensor:
+        """`(batch, length, hidden_size)` to `(batch, num_heads, length, head_dim)`."""
+        return projected.view(*projected.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
+
+    @property
+    def dropout(self) -> float:
+        """Dropout on the attention probabilities, 0 in evaluation."""
+        return self.config.attention_probs_dropout_prob if self.training else 0.0
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        use_eager: bool,
+        explain: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Context `(batch, length, num_heads, head_dim)` and, from the eager back-end, the probabilities."""
+        attention: Callable = eager_attention_forward
+        if not use_eager:
+            attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+                self.config._attn_implementation, eager_attention_forward
+            )
+        options = {"scaling": self.scaling, "dropout": self.dropout, "explain": explain}
+        return attention(self, query, key, value, attention_mask, **options)
+
+
+class AlbefVisionAttention(AlbefAttention):
+    """Self-attention of the image encoder with fused query, key and value projections."""
+
+    def __init__(self, config: AlbefVisionConfig):
+        super().__init__(config)
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
@@ -82,15 +116,7 @@ class AlbefVisionAttention(nn.Module):
         batch, length, _ = hidden_states.shape
         qkv = self.qkv(hidden_states).view(batch, length, 3, self.num_heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (batch, num_heads, length, head_dim)
-        attention: Callable = eager_attention_forward
-        if not use_eager:
-            attention = ALL_ATTENTION_FUNCTIONS.get_interface(
-                self.config._attn_implementation, eager_attention_forward
-            )
-        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        context, probabilities = attention(
-            self, query, key, value, None, scaling=self.scaling, dropout=dropout, explain=explain
-        )
+        context, probabilities = self.attend(query, key, value, None, use_eager, explain)
         return self.out_proj(context.reshape(batch, length, -1)), probabilities
 
 
@@ -115,17 +141,12 @@ class AlbefVisionLayer(GradientCheckpointingLayer):
         return hidden_states + self.dropout(self.fc2(expanded)), probabilities
 
 
-class AlbefTextSelfAttention(nn.Module):
+class AlbefTextSelfAttention(AlbefAttention):
     """Self-attention among the pieces of a phrase."""
 
     def __init__(self, config: AlbefTextConfig, use_eager: bool):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.use_eager = use_eager
-        self.num_heads = config.num_attention_heads
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
@@ -133,35 +154,22 @@ class AlbefTextSelfAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         batch, length, _ = hidden_states.shape
-        shape = (batch, length, self.num_heads, self.head_dim)
         query, key, value = (
-            projection(hidden_states).view(shape).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
+            self.split_heads(projection(hidden_states)) for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        attention: Callable = eager_attention_forward
-        if not self.use_eager:
-            attention = ALL_ATTENTION_FUNCTIONS.get_interface(
-                self.config._attn_implementation, eager_attention_forward
-            )
-        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        context, _ = attention(self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout)
+        context, _ = self.attend(query, key, value, attention_mask, self.use_eager)
         return self.out_proj(context.reshape(batch, length, -1))
 
 
-class AlbefTextCrossAttention(nn.Module):
+class AlbefTextCrossAttention(AlbefAttention):
     """Attention from the pieces of a phrase to the tokens of its image.
 
     Keys and values depend on the image alone: `project_image` computes them once an image, `forward` reads them.
     """
 
     def __init__(self, config: AlbefTextConfig, use_eager: bool):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.use_eager = use_eager
-        self.num_heads = config.num_attention_heads
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.k_proj = nn.Linear(config.encoder_width, config.hidden_size)
         self.v_proj = nn.Linear(config.encoder_width, config.hidden_size)
@@ -169,12 +177,7 @@ class AlbefTextCrossAttention(nn.Module):
 
     def project_image(self, image_embeds: torch.Tensor) -> KeysValues:
         """Keys and values, each `(N, num_heads, 1 + num_patches, head_dim)`."""
-        batch, length, _ = image_embeds.shape
-        shape = (batch, length, self.num_heads, self.head_dim)
-        return (
-            self.k_proj(image_embeds).view(shape).transpose(1, 2),
-            self.v_proj(image_embeds).view(shape).transpose(1, 2),
-        )
+        return self.split_heads(self.k_proj(image_embeds)), self.split_heads(self.v_proj(image_embeds))
 
     def forward(
         self, hidden_states: torch.Tensor, key: torch.Tensor, value: torch.Tensor, explain: bool = False
@@ -186,8 +189,7 @@ class AlbefTextCrossAttention(nn.Module):
         phrases, length, width = hidden_states.shape
         shared = key.shape[0] == 1 and phrases > 1
         rows = hidden_states.view(1, phrases * length, width) if shared else hidden_states
-        query = self.q_proj(rows).view(*rows.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
-        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        query = self.split_heads(self.q_proj(rows))
         probabilities = None
         if explain:
             probabilities = _attention_probabilities(query, key, self.scaling)
@@ -195,15 +197,10 @@ class AlbefTextCrossAttention(nn.Module):
                 probabilities = probabilities.view(self.num_heads, phrases, length, -1).transpose(0, 1)
             probabilities = _as_graph_node(probabilities)
             weights = probabilities.transpose(0, 1).reshape(1, *query.shape[1:3], -1) if shared else probabilities
-            weights = nn.functional.dropout(weights, p=dropout, training=self.training)
+            weights = nn.functional.dropout(weights, p=self.dropout, training=self.training)
             context = torch.matmul(weights, value).transpose(1, 2)
         else:
-            attention: Callable = eager_attention_forward
-            if not self.use_eager:
-                attention = ALL_ATTENTION_FUNCTIONS.get_interface(
-                    self.config._attn_implementation, eager_attention_forward
-                )
-            context, _ = attention(self, query, key, value, None, scaling=self.scaling, dropout=dropout)
+            context, _ = self.attend(query, key, value, None, self.use_eager)
         return self.out_proj(context.reshape(phrases, length, width)), probabilities
 
 

@@ -44,6 +44,14 @@ def tiny_processor():
     return build_tiny_processor()
 
 
+@pytest.fixture
+def checkpoint(tmp_path, tiny_model, tiny_processor):
+    """Folder of a small matching checkpoint, as the demo leaves it."""
+    tiny_model.save_pretrained(tmp_path / "checkpoint")
+    tiny_processor.save_pretrained(tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
 @pytest.fixture(scope="session")
 def data_folder():
     """Folder of the development data; the test is skipped without it."""

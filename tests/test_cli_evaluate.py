@@ -13,14 +13,6 @@ SCENES = {"num_train_scenes": 2, "num_validation_scenes": 2, "num_test_scenes": 
 
 
 @pytest.fixture
-def checkpoint(tmp_path, tiny_model, tiny_processor):
-    """A small matching checkpoint."""
-    tiny_model.save_pretrained(tmp_path / "checkpoint")
-    tiny_processor.save_pretrained(tmp_path / "checkpoint")
-    return tmp_path / "checkpoint"
-
-
-@pytest.fixture
 def scene_options(tmp_path):
     """Arguments that make a few synthetic scenes."""
     options = {**SCENES, "cache_dir": tmp_path / "cache"}

@@ -20,14 +20,6 @@ PHRASES = ("a dog", "the red car")
 
 
 @pytest.fixture
-def checkpoint(tmp_path, tiny_model, tiny_processor):
-    """A small matching checkpoint."""
-    tiny_model.save_pretrained(tmp_path / "checkpoint")
-    tiny_processor.save_pretrained(tmp_path / "checkpoint")
-    return tmp_path / "checkpoint"
-
-
-@pytest.fixture
 def photo(tmp_path):
     """A photograph whose width, height and colours all differ."""
     build_photo(90, 60).save(tmp_path / "photo.jpg")

@@ -45,14 +45,6 @@ def recipe(tmp_path, tiny_model):
     return path
 
 
-@pytest.fixture
-def checkpoint(tmp_path, tiny_model, tiny_processor):
-    """A small matching checkpoint, as the demo leaves it."""
-    tiny_model.save_pretrained(tmp_path / "checkpoint")
-    tiny_processor.save_pretrained(tmp_path / "checkpoint")
-    return tmp_path / "checkpoint"
-
-
 def train(capsys, *words) -> dict:
     """Runs the command and returns its JSON result."""
     capsys.readouterr()
