@@ -12,13 +12,13 @@ import typer
 from transformers import set_seed
 
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor
-from albef_amc.cli.evaluate import write_json
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.model_cards import ModelCard, write_model_card
 from albef_amc.trainer.amc_trainer import CARD_ARGUMENTS, AmcTrainer
 from albef_amc.trainer.drawing import draw_curves, draw_sheet, overlay_heatmap
 from albef_amc.trainer.evaluation import evaluate_baselines, evaluate_grounding, shuffle_phrases
+from albef_amc.trainer.files import write_json
 from albef_amc.trainer.recipes import Recipe, build_arguments, build_model_and_processor, load_recipe
 
 RUNS = {"without_amc": "without AMC", "with_amc": "with AMC"}
@@ -55,14 +55,15 @@ def run_demo(recipe: Recipe, output_dir: Path) -> dict[str, Any]:
     began = time.perf_counter()
     report("making the scenes")
     data = {**recipe.train_data, "cache_dir": str(output_dir / "data")}
-    train_rows = load_grounding_dataset(**data)
+    train_rows = load_in_memory(data)
+    evaluation_rows = load_in_memory({**data, **recipe.evaluation_data}) if recipe.evaluation_data else None
     test_rows = load_in_memory({**data, "split": "test"})
     report(f"{len(train_rows)} scenes to train on, {len(test_rows)} held-out scenes to test on")
     result: dict[str, Any] = {"seed": recipe.training.get("seed"), "baselines": evaluate_baselines(test_rows)}
     models, curves = {}, {}
     for name, label in RUNS.items():
         report(f"training {label}")
-        trained = _train(recipe, name, train_rows, data, output_dir)
+        trained = _train(recipe, name, train_rows, evaluation_rows, output_dir)
         models[name], processor, curves[label], seconds = trained
         result[name] = {**_evaluate(models[name], processor, test_rows), "training_seconds": seconds}
         _save(models[name], processor, result[name], recipe, name, output_dir / name)
@@ -81,24 +82,17 @@ def load_in_memory(data: dict[str, Any]) -> list[dict]:
 
 
 def _train(
-    recipe: Recipe, name: str, train_rows: Any, data: dict[str, Any], output_dir: Path
+    recipe: Recipe, name: str, train_rows: list[dict], evaluation_rows: list[dict] | None, output_dir: Path
 ) -> tuple[AlbefForImageTextMatching, AlbefProcessor, dict[str, list[tuple[float, float]]], float]:
     """One run: the matching model, the processor, the logged curves and the seconds of training."""
     recipe = copy.deepcopy(recipe)
     if name == "without_amc":
         recipe.training["amc_weight"] = 0.0
     arguments = build_arguments(recipe, output_dir / name)
-    phrases = (phrase["phrase"] for row in train_rows.remove_columns("image") for phrase in row["phrases"])
+    phrases = (phrase["phrase"] for row in train_rows for phrase in row["phrases"])
     set_seed(arguments.seed)  # both runs begin with the same weights
     model, processor = build_model_and_processor(recipe.model, phrases)
-    validation = {**data, **recipe.evaluation_data} if recipe.evaluation_data else None
-    trainer = AmcTrainer(
-        model,
-        arguments,
-        processor,
-        train_dataset=list(train_rows),
-        eval_dataset=load_in_memory(validation) if validation else None,
-    )
+    trainer = AmcTrainer(model, arguments, processor, train_dataset=train_rows, eval_dataset=evaluation_rows)
     began = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - began

@@ -1,7 +1,6 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """`albef-amc evaluate`: the pointing game of a checkpoint on a data set and split."""
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from albef_amc.cli.loading import load_checkpoint
 from albef_amc.cli.reporting import print_result, report, track
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.evaluation import evaluate_baselines, evaluate_grounding
+from albef_amc.trainer.files import write_json
 
 
 def evaluate(
@@ -65,14 +65,3 @@ def read_options(options: list[str] | tuple[str, ...]) -> dict[str, Any]:
         if not separator or not name:
             raise ValueError(f"`--data {option}` is not of the form key=value.")
     return {name: yaml.safe_load(text) for name, _, text in pairs}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.partial")
-    try:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from albef_amc.cli.evaluate import write_json
 from albef_amc.cli.loading import load_checkpoint
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.image_processing_albef import load_image
 from albef_amc.text_processing_albef import clean_caption
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap, save_picture
+from albef_amc.trainer.files import write_json
 
 SHEET_CELL = 320  # side of a picture on the sheet in pixels
 

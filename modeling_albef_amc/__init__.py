@@ -2,11 +2,9 @@
 
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForPreTraining,
     AutoModelForZeroShotObjectDetection,
-    AutoProcessor,
 )
 
 from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
@@ -29,8 +27,6 @@ AutoConfig.register("albef", AlbefConfig)
 AutoModel.register(AlbefConfig, AlbefModel)
 AutoModelForPreTraining.register(AlbefConfig, AlbefForPreTraining)
 AutoModelForZeroShotObjectDetection.register(AlbefConfig, AlbefForImageTextMatching)
-AutoImageProcessor.register(AlbefConfig, image_processor_classes={"pil": AlbefImageProcessor})
-AutoProcessor.register(AlbefConfig, AlbefProcessor)
 
 __all__ = [
     "ITM_MATCH_INDEX",

@@ -305,7 +305,7 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
 
         Returns:
             `tuple`: states `(P, T, hidden_size)`; `itm_logits` `(P, 2)`; with `explain` the map of every piece
-            `(P, T, G_h, G_w)`, else None.
+            `(P, T, G_h, G_w)`, 0 for padding, else None.
         """
         text_model, config = self.albef.text_model, self.config
         explained = config.explanation_layer
@@ -320,6 +320,7 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
             itm_logits = self.itm_head(fused[:, 0])
             maps = compute_weighted_attention(itm_logits[:, ITM_MATCH_INDEX], attention, keep_graph)
         maps = maps[..., 1:].unflatten(-1, config.vision_config.grid_size)  # drop the class token
+        maps = maps * attention_mask[..., None, None]
         if not keep_graph:
             fused, itm_logits = fused.detach(), itm_logits.detach()
         return fused, itm_logits, maps
@@ -421,7 +422,6 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
             text_embeds = text_model.encode(input_ids[rows], mask)
             _, itm_logits, maps = self.match(text_embeds, mask, keys_values, images, explain=explain_match)
             if explain_match:
-                maps = maps * mask[..., None, None]
                 heatmap = average_over_pieces(maps, piece_mask[rows])
             else:
                 heatmap = self.explain_similarity(pixel_values, text_embeds, images, keep_graph=False)
@@ -495,7 +495,6 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
         )[1:]
         output = AlbefGroundingOutput(itm_logits=itm_logits, image_index=image_index, original_sizes=original_sizes)
         if wants_itm_map:
-            token_maps = token_maps * attention_mask[..., None, None]
             output.heatmap = average_over_pieces(token_maps, piece_mask, heatmap_denominator)
             output.token_heatmap = token_maps if output_token_heatmap else None
         elif wants_heatmap:
@@ -722,7 +721,6 @@ class AlbefForPreTraining(AlbefMatchingModel):
             keep_graph=torch.is_grad_enabled(),
         )
         if maps is not None:
-            maps = maps * attention_mask[..., None, None]
             piece_mask = resolve_token_mask(token_mask, attention_mask)
             output.heatmap = average_over_pieces(maps, piece_mask, heatmap_denominator)
             output.normalized_heatmap = normalize_heatmap(output.heatmap)

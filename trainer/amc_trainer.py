@@ -1,7 +1,6 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """`transformers`' Trainer with ALBEF's pre-training objectives and AMC (Yang et al., CVPR 2023, section 3)."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from albef_amc.trainer.augmentation import GroundingAugmentation
 from albef_amc.trainer.data_collator import DataCollatorForGrounding
 from albef_amc.trainer.epoch_dataset import EpochDataset
 from albef_amc.trainer.evaluation import GroundingEvaluation, predict_points, score_points
+from albef_amc.trainer.files import write_json
 
 logger = logging.get_logger(__name__)
 
@@ -251,9 +251,7 @@ class AmcTrainer(Trainer):
         details.setdefault("description", "An ALBEF model for phrase grounding, fine-tuned with albef-amc.")
         if self._evaluation_step == self.state.global_step and self._evaluations:
             metrics_file = folder / "metrics.json"
-            unfinished = metrics_file.with_suffix(".partial")
-            unfinished.write_text(json.dumps(self._evaluations, indent=2))
-            unfinished.replace(metrics_file)
+            write_json(metrics_file, self._evaluations)
             details.setdefault("evaluation_dataset", "the run's evaluation data")
             details["metrics_file"] = metrics_file
         arguments = self.args.to_dict()

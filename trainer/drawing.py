@@ -8,7 +8,6 @@ with the font that matplotlib ships. What is saved appears whole or not at all.
 import functools
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 
 from albef_amc.image_processing_albef import load_image
+from albef_amc.trainer.files import write_whole
 
 LONG_SIDE_RANGE = (320, 1024)  # a picture's longer side in pixels: smaller ones are enlarged, larger ones reduced
 PIXEL_ART_FACTOR = 3  # from this enlargement on the pixels of an image stay visible as squares
@@ -186,13 +186,7 @@ def save_picture(picture: Image.Image, path: str | Path) -> Path:
         raise ValueError(f"`path` is {path}, whose ending is no picture format: use .png, .jpg or .webp.")
     encoded = io.BytesIO()
     picture.save(encoded, format=picture_format)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(encoded.getvalue())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(path, encoded.getvalue())
     return path
 
 
