@@ -4,10 +4,13 @@
 Source: Li et al., "Align before Fuse", NeurIPS 2021, sections 3.2 and 3.3.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
+
+from .parallel_albef import CandidateScope, JointRows
 
 UNKNOWN_IMAGE_ID = -1
 IGNORED_LABEL = -100
@@ -16,9 +19,50 @@ REPLACE_WITH_MASK, REPLACE_AT_ALL = 0.8, 0.9  # of the chosen pieces: 80 % [MASK
 DistillationAxis = Literal["vocabulary", "sequence"]
 
 
-def resolve_image_ids(image_ids: torch.Tensor | None, num_images: int, device: torch.device) -> torch.Tensor:
-    """Identity of every image, `(N,)` int64; an image without one (or with one below 0) gets its own, below -1."""
-    own_ids = UNKNOWN_IMAGE_ID - 1 - torch.arange(num_images, device=device)
+@dataclass(frozen=True)
+class JointBatch:
+    """Images and phrases that contrastive and matching losses choose their candidates from.
+
+    Args:
+        images, phrases ([`JointRows`]): rows of this process among those of all.
+        image_ids (`torch.Tensor` of shape `(joint N,)`), phrase_ids (`torch.Tensor` of shape `(joint P,)`): image
+            identity of every row.
+    """
+
+    images: JointRows
+    phrases: JointRows
+    image_ids: torch.Tensor
+    phrase_ids: torch.Tensor
+
+    @classmethod
+    def gather(
+        cls, image_ids: torch.Tensor | None, num_images: int, image_index: torch.Tensor, scope: CandidateScope
+    ) -> "JointBatch":
+        """The joint batch of `num_images` images and of phrases on image rows `image_index` of this process."""
+        images = JointRows.of(num_images, image_index.device, scope)
+        phrases = JointRows.of(len(image_index), image_index.device, scope)
+        ids = resolve_image_ids(image_ids, num_images, image_index.device, first=images.offset)
+        return cls(images, phrases, images.gather(ids), phrases.gather(ids[image_index]))
+
+    @property
+    def own_image_ids(self) -> torch.Tensor:
+        """Identities of this process' images, `(N,)`."""
+        return self.image_ids[self.images.offset :][: self.images.count]
+
+    @property
+    def own_phrase_ids(self) -> torch.Tensor:
+        """Image identities of this process' phrases, `(P,)`."""
+        return self.phrase_ids[self.phrases.offset :][: self.phrases.count]
+
+
+def resolve_image_ids(
+    image_ids: torch.Tensor | None, num_images: int, device: torch.device, first: int = 0
+) -> torch.Tensor:
+    """Identity of every image, `(N,)` int64; one without (or with one below 0) gets its own, below -1.
+
+    `first` is the number of the first image in the joint batch: own identities differ between processes.
+    """
+    own_ids = UNKNOWN_IMAGE_ID - 1 - first - torch.arange(num_images, device=device)
     if image_ids is None:
         return own_ids
     if image_ids.shape != (num_images,):
@@ -49,13 +93,15 @@ def compute_contrastive_targets(
     return targets * (num_positives > 0)
 
 
-def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, rows: JointRows | None = None) -> torch.Tensor:
     """Cross-entropy of `logits` against distributions, both of shape `(R, C)`.
 
-    Reduction: mean over the rows whose target is not all zero; 0 without any.
+    Reduction: mean over the rows whose target is not all zero; 0 without any. With `rows` the sum of this process is
+    divided by its share of those rows, so that the mean over processes is the mean over all rows.
     """
-    num_rows = (targets > 0).any(dim=1).sum().clamp(min=1)
-    return -(logits.log_softmax(dim=1) * targets).sum() / num_rows
+    num_rows = (targets > 0).any(dim=1).sum()
+    num_rows = num_rows if rows is None else rows.share(num_rows)
+    return -(logits.log_softmax(dim=1) * targets).sum() / torch.where(num_rows > 0, num_rows, 1)
 
 
 def compute_negative_probabilities(
@@ -156,6 +202,7 @@ __all__ = [
     "IGNORED_LABEL",
     "UNKNOWN_IMAGE_ID",
     "DistillationAxis",
+    "JointBatch",
     "compute_contrastive_targets",
     "compute_distillation_loss",
     "compute_masked_word_loss",

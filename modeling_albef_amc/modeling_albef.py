@@ -5,7 +5,7 @@ Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651). The hea
 `output_heatmap=True` is the Grad-CAM of Yang et al., CVPR 2023 (arXiv 2206.15462), computed inside `forward`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,15 +16,14 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .configuration_albef import ITM_MATCH_INDEX, AlbefConfig, AlbefTextConfig
 from .contrastive_albef import (
     IGNORED_LABEL,
-    UNKNOWN_IMAGE_ID,
     DistillationAxis,
+    JointBatch,
     compute_contrastive_targets,
     compute_distillation_loss,
     compute_masked_word_loss,
     compute_negative_probabilities,
     draw_negatives,
     mask_pieces,
-    resolve_image_ids,
     soft_cross_entropy,
 )
 from .encoders_albef import AlbefPreTrainedModel, AlbefTextModel, AlbefVisionModel, KeysValues
@@ -41,6 +40,9 @@ from .explanation_albef import (
     outside_inference_mode,
     resolve_token_mask,
 )
+from .inputs_albef import check_phrase_inputs
+from .parallel_albef import CandidateScope, attach, largest_over_processes, pad_pieces
+from .queues_albef import FeatureQueues
 
 ITM_MISMATCH_INDEX = 0
 OBJECTIVES = ("itc", "itm", "mlm")
@@ -227,45 +229,6 @@ class AlbefModel(AlbefPreTrainedModel):
             logits_per_image=logits_per_image,
             logits_per_text=logits_per_image.T,
         )
-
-
-def check_phrase_inputs(
-    pixel_values: torch.Tensor,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    image_index: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fills in what is optional and checks that every phrase has an image.
-
-    Returns:
-        `attention_mask` of shape `(P, T)` and `image_index` of shape `(P,)`.
-    """
-    num_images, num_phrases = len(pixel_values), len(input_ids)
-    if input_ids.ndim != 2 or num_phrases == 0 or input_ids.shape[1] == 0:
-        raise ValueError(f"`input_ids` must have shape (P, T) with at least one phrase, got {tuple(input_ids.shape)}.")
-    if attention_mask is None:
-        attention_mask = torch.ones_like(input_ids)
-    elif attention_mask.shape != input_ids.shape:
-        raise ValueError(
-            f"`attention_mask` has shape {tuple(attention_mask.shape)} but `input_ids` {tuple(input_ids.shape)}: "
-            "pass both as the processor returned them."
-        )
-    elif not attention_mask.any(dim=1).all():
-        empty = (~attention_mask.any(dim=1)).nonzero().flatten().tolist()
-        raise ValueError(f"`attention_mask` keeps no piece of phrase(s) {empty}: an empty phrase is nowhere.")
-    if image_index is None:
-        if num_images != num_phrases:
-            raise ValueError(
-                f"`image_index` is needed for {num_phrases} phrases on {num_images} images: pass the image row of "
-                "every phrase (the processor returns it)."
-            )
-        image_index = torch.arange(num_images, device=input_ids.device)
-    elif image_index.shape != (num_phrases,) or image_index.min() < 0 or image_index.max() >= num_images:
-        raise ValueError(
-            f"`image_index` must hold {num_phrases} image rows between 0 and {num_images - 1}, got "
-            f"{image_index.tolist()}."
-        )
-    return attention_mask, image_index
 
 
 class AlbefMatchingModel(AlbefPreTrainedModel):
@@ -520,7 +483,7 @@ class AlbefMaskedWordHead(nn.Module):
         return self.decoder(self.layer_norm(nn.functional.gelu(self.dense(states))))
 
 
-class AlbefForPreTraining(AlbefMatchingModel):
+class AlbefForPreTraining(FeatureQueues, AlbefMatchingModel):
     r"""ALBEF with its three pre-training objectives: contrastive (ITC), matching (ITM), masked words (MLM).
 
     `forward` changes no state. A training step calls, in this order: [`clamp_temperature`] and [`update_momentum`]
@@ -543,11 +506,7 @@ class AlbefForPreTraining(AlbefMatchingModel):
         self.momentum_vision_projection = nn.Linear(vision_config.hidden_size, config.projection_dim)
         self.momentum_text_projection = nn.Linear(text_config.hidden_size, config.projection_dim)
         self.momentum_mlm_head = AlbefMaskedWordHead(text_config)
-        for modality in ("image", "text"):
-            self.register_buffer(f"{modality}_queue", torch.zeros(config.projection_dim, config.queue_size))
-            ids = torch.full((config.queue_size,), UNKNOWN_IMAGE_ID, dtype=torch.int64)
-            self.register_buffer(f"{modality}_queue_ids", ids)
-            self.register_buffer(f"{modality}_queue_pointer", torch.zeros(1, dtype=torch.int64))
+        self._build_queues(config.projection_dim, config.queue_size)
         self.post_init()
         self._settle_momentum()
 
@@ -563,8 +522,7 @@ class AlbefForPreTraining(AlbefMatchingModel):
             if name.startswith("momentum_"):
                 module.requires_grad_(False)
                 module.to(torch.promote_types(self.momentum_vision_model.dtype, torch.float32))
-        for modality in ("image", "text"):
-            setattr(self, f"{modality}_queue", at_least_float32(getattr(self, f"{modality}_queue")))
+        self._keep_queues_precise()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -573,11 +531,7 @@ class AlbefForPreTraining(AlbefMatchingModel):
             return
         for momentum_parameter, parameter in self.iterate_momentum_pairs():
             init.copy_(momentum_parameter, parameter)
-        for modality in ("image", "text"):
-            queue = getattr(self, f"{modality}_queue")
-            init.copy_(queue, nn.functional.normalize(torch.randn_like(queue), dim=0))
-            init.constant_(getattr(self, f"{modality}_queue_ids"), UNKNOWN_IMAGE_ID)
-            init.zeros_(getattr(self, f"{modality}_queue_pointer"))
+        self._reset_queues()
 
     def tie_weights(self, missing_keys: set[str] | None = None, **kwargs) -> None:
         """Ties both masked-word heads; a checkpoint without momentum copies is complete, they follow the others."""
@@ -620,41 +574,6 @@ class AlbefForPreTraining(AlbefMatchingModel):
         torch._foreach_mul_(momentum_parameters, self.config.momentum)
         torch._foreach_add_(momentum_parameters, parameters, alpha=1 - self.config.momentum)
 
-    @torch.no_grad()
-    def enqueue(
-        self,
-        image_features: torch.Tensor,
-        text_features: torch.Tensor,
-        image_ids: torch.Tensor | None = None,
-        image_index: torch.Tensor | None = None,
-    ) -> None:
-        r"""Writes momentum features into the queues, oldest entries first: a column an image, a column a phrase.
-
-        Args:
-            image_features (`torch.Tensor` of shape `(N, projection_dim)`), text_features
-                (`torch.Tensor` of shape `(P, projection_dim)`): momentum features, unit length.
-            image_ids (`torch.Tensor` of shape `(N,)`, *optional*): identities; unknown (-1) without.
-            image_index (`torch.Tensor` of shape `(P,)`, *optional*): image row of each phrase; needed if P != N.
-        """
-        if image_ids is None:
-            image_ids = torch.full((len(image_features),), UNKNOWN_IMAGE_ID, device=image_features.device)
-        if image_index is None and len(image_features) != len(text_features):
-            raise ValueError(
-                f"`image_index` is needed for {len(text_features)} phrases on {len(image_features)} images: pass the "
-                "image row of every phrase."
-            )
-        self._write_queue("image", image_features, image_ids)
-        self._write_queue("text", text_features, image_ids if image_index is None else image_ids[image_index])
-
-    def _write_queue(self, modality: str, features: torch.Tensor, ids: torch.Tensor) -> None:
-        queue, pointer = getattr(self, f"{modality}_queue"), getattr(self, f"{modality}_queue_pointer")
-        size = queue.shape[1]
-        columns = (pointer + torch.arange(len(features), device=queue.device)) % size
-        kept = slice(max(0, len(features) - size), None)  # of a batch larger than the queue the last ones stay
-        queue[:, columns[kept]] = features[kept].T.to(queue.dtype)
-        getattr(self, f"{modality}_queue_ids")[columns[kept]] = ids[kept]
-        pointer.copy_((pointer + len(features)) % size)
-
     @can_return_tuple
     @outside_inference_mode
     def forward(
@@ -672,6 +591,7 @@ class AlbefForPreTraining(AlbefMatchingModel):
         negative_uniforms: torch.Tensor | None = None,
         distillation_alpha: float | None = None,
         distillation_axis: DistillationAxis = "vocabulary",
+        candidate_scope: CandidateScope = "local",
         objectives: tuple[str, ...] = OBJECTIVES,
         output_heatmap: bool = False,
         output_token_heatmap: bool = False,
@@ -687,30 +607,35 @@ class AlbefForPreTraining(AlbefMatchingModel):
             mlm_input_ids, mlm_labels (`torch.Tensor` of shape `(P, T)`, *optional*): masked pieces, and the true ones
                 (-100 where nothing is predicted). Drawn when absent.
             negative_image_index, negative_text_index (`torch.Tensor` of shape `(P,)`, *optional*): image row that
-                phrase p does not match; phrase that the image of phrase p does not match; -1 for none. The absent ones
-                are drawn from the similarities.
+                phrase p does not match; phrase that the image of phrase p does not match; -1 for none. Numbers in the
+                joint batch with the scope `"joint"`. The absent ones are drawn from the similarities.
             negative_uniforms (`torch.Tensor` of shape `(P, 2)`, *optional*): numbers in [0, 1) that decide those
                 draws (image, text); from the global generator when absent.
             distillation_alpha (`float`, *optional*): weight of the momentum model's targets; the configuration's
                 `distillation_alpha` by default.
             distillation_axis (`str`, defaults to `"vocabulary"`): see
                 [`~contrastive_albef.compute_distillation_loss`].
+            candidate_scope (`str`, defaults to `"local"`): where the contrastive loss and the hard negatives find
+                their candidates: `"local"`, this process' batch as published; `"joint"`, the batches of all processes
+                (in the order of ranks), as if one process had them all. Then every process must call `forward`, and
+                `itc_loss` and `itm_loss` are such that their mean over processes is that of the joint batch.
             objectives (`tuple` of `str`): which of `"itc"`, `"itm"`, `"mlm"` to compute.
         """
         if not set(objectives) <= set(OBJECTIVES):
             raise ValueError(f"`objectives` may hold {', '.join(map(repr, OBJECTIVES))}, got {objectives}.")
         check_choice("distillation_axis", distillation_axis, DistillationAxis)
+        check_choice("candidate_scope", candidate_scope, CandidateScope)
         check_choice("heatmap_denominator", heatmap_denominator, HeatmapDenominator)
         attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
         alpha = self.config.distillation_alpha if distillation_alpha is None else distillation_alpha
-        ids = resolve_image_ids(image_ids, len(pixel_values), pixel_values.device)
+        batch = JointBatch.gather(image_ids, len(pixel_values), image_index, candidate_scope)
         output = AlbefPreTrainingOutput(image_index=image_index)
 
         image_embeds = self.albef.vision_model(pixel_values)
         text_embeds = self.albef.text_model.encode(input_ids, attention_mask)
         keys_values = self.albef.text_model.project_image(image_embeds)
         momentum_image_embeds = self._contrast(
-            output, pixel_values, input_ids, attention_mask, image_embeds, text_embeds, ids, alpha
+            output, pixel_values, input_ids, attention_mask, image_embeds, text_embeds, batch, alpha
         )
         _, output.itm_logits, maps = self.match(
             text_embeds,
@@ -728,9 +653,10 @@ class AlbefForPreTraining(AlbefMatchingModel):
         if "itm" in objectives:
             negatives = (negative_image_index, negative_text_index)
             if any(given is None for given in negatives):
-                drawn = self._draw_negatives(output, ids, negative_uniforms)
+                drawn = self._draw_negatives(output, batch, negative_uniforms)
                 negatives = [own if given is None else given for given, own in zip(negatives, drawn, strict=True)]
-            self._match_negatives(output, text_embeds, attention_mask, keys_values, *negatives)
+            states = (image_embeds, text_embeds, attention_mask, keys_values)
+            self._match_negatives(output, batch, *states, *negatives)
         if "mlm" in objectives:
             if mlm_input_ids is None or mlm_labels is None:
                 mlm_input_ids, mlm_labels = self._mask_pieces(input_ids, attention_mask)
@@ -748,7 +674,7 @@ class AlbefForPreTraining(AlbefMatchingModel):
         attention_mask: torch.Tensor,
         image_embeds: torch.Tensor,
         text_embeds: torch.Tensor,
-        ids: torch.Tensor,
+        batch: JointBatch,
         alpha: float,
     ) -> torch.Tensor:
         """Contrastive part of the output; returns the momentum image states `(N, 1 + num_patches, hidden_size)`."""
@@ -764,18 +690,17 @@ class AlbefForPreTraining(AlbefMatchingModel):
             text_features = nn.functional.normalize(
                 at_least_float32(self.momentum_text_projection(momentum_text_embeds[:, 0])), dim=-1
             )
-            image_candidates = torch.cat([image_features.T, self.image_queue], dim=1)
-            text_candidates = torch.cat([text_features.T, self.text_queue], dim=1)
-            phrase_ids = ids[output.image_index]
+            image_candidates = torch.cat([batch.images.gather(image_features).T, self.image_queue], dim=1)
+            text_candidates = torch.cat([batch.phrases.gather(text_features).T, self.text_queue], dim=1)
             image_targets = compute_contrastive_targets(
-                ids,
-                torch.cat([phrase_ids, self.text_queue_ids]),
+                batch.own_image_ids,
+                torch.cat([batch.phrase_ids, self.text_queue_ids]),
                 image_features @ text_candidates / temperature,
                 alpha,
             )
             text_targets = compute_contrastive_targets(
-                phrase_ids,
-                torch.cat([ids, self.image_queue_ids]),
+                batch.own_phrase_ids,
+                torch.cat([batch.image_ids, self.image_queue_ids]),
                 text_features @ image_candidates / temperature,
                 alpha,
             )
@@ -783,22 +708,25 @@ class AlbefForPreTraining(AlbefMatchingModel):
         output.logits_per_image = at_least_float32(output.image_features) @ text_candidates / temperature
         output.logits_per_text = at_least_float32(output.text_features) @ image_candidates / temperature
         output.itc_loss = (
-            soft_cross_entropy(output.logits_per_image, image_targets)
-            + soft_cross_entropy(output.logits_per_text, text_targets)
+            soft_cross_entropy(output.logits_per_image, image_targets, batch.images)
+            + soft_cross_entropy(output.logits_per_text, text_targets, batch.phrases)
         ) / 2
         return momentum_image_embeds
 
     @torch.no_grad()
     def _draw_negatives(
-        self, output: AlbefPreTrainingOutput, ids: torch.Tensor, uniforms: torch.Tensor | None
+        self, output: AlbefPreTrainingOutput, batch: JointBatch, uniforms: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Hard negatives `(P,)`: an image for every phrase, and a phrase for every phrase's image; -1 for none."""
-        num_images, num_phrases = len(ids), len(output.image_index)
-        phrase_ids = ids[output.image_index]
+        num_images, num_phrases = len(batch.image_ids), len(batch.phrase_ids)
         if uniforms is None:
-            uniforms = torch.rand(num_phrases, 2, device=ids.device)
-        over_images = compute_negative_probabilities(output.logits_per_text[:, :num_images], phrase_ids, ids)
-        over_texts = compute_negative_probabilities(output.logits_per_image[:, :num_phrases], ids, phrase_ids)
+            uniforms = torch.rand(len(output.image_index), 2, device=output.image_index.device)
+        over_images = compute_negative_probabilities(
+            output.logits_per_text[:, :num_images], batch.own_phrase_ids, batch.image_ids
+        )
+        over_texts = compute_negative_probabilities(
+            output.logits_per_image[:, :num_phrases], batch.own_image_ids, batch.phrase_ids
+        )
         return (
             draw_negatives(over_images, uniforms[:, 0]),
             draw_negatives(over_texts[output.image_index], uniforms[:, 1]),
@@ -807,6 +735,8 @@ class AlbefForPreTraining(AlbefMatchingModel):
     def _match_negatives(
         self,
         output: AlbefPreTrainingOutput,
+        batch: JointBatch,
+        image_embeds: torch.Tensor,
         text_embeds: torch.Tensor,
         attention_mask: torch.Tensor,
         keys_values: list[KeysValues],
@@ -816,15 +746,26 @@ class AlbefForPreTraining(AlbefMatchingModel):
         """Matching loss over the given pairs and the negative ones, in one more fusion pass."""
         has_image, has_text = negative_image_index >= 0, negative_text_index >= 0
         own_text = torch.arange(len(text_embeds), device=text_embeds.device)[has_image]
-        texts = torch.cat([own_text, negative_text_index[has_text]])
-        images = torch.cat([negative_image_index[has_image], output.image_index[has_text]])
+        length = largest_over_processes(text_embeds.shape[1], text_embeds.device, batch.phrases)
+        text_embeds, attention_mask = pad_pieces(text_embeds, length), pad_pieces(attention_mask, length)
+        images, image_rows = batch.images.collect(image_embeds, negative_image_index[has_image])
+        texts, text_rows = batch.phrases.collect(text_embeds, negative_text_index[has_text])
+        masks, _ = batch.phrases.collect(attention_mask, negative_text_index[has_text])
+        if len(images) > len(image_embeds):
+            others = self.albef.text_model.project_image(images[len(image_embeds) :])
+            pairs = zip(keys_values, others, strict=True)
+            keys_values = [(torch.cat([key, more[0]]), torch.cat([value, more[1]])) for (key, value), more in pairs]
+        text_rows = torch.cat([own_text, text_rows])
+        image_rows = torch.cat([image_rows, output.image_index[has_text]])
         logits, labels = output.itm_logits, torch.full_like(output.image_index, ITM_MATCH_INDEX)
-        if len(texts) > 0:
-            _, negative_logits, _ = self.match(text_embeds[texts], attention_mask[texts], keys_values, images)
+        if len(text_rows) > 0:
+            _, negative_logits, _ = self.match(texts[text_rows], masks[text_rows], keys_values, image_rows)
             logits = torch.cat([logits, negative_logits])
-            labels = torch.cat([labels, torch.full_like(texts, ITM_MISMATCH_INDEX)])
+            labels = torch.cat([labels, torch.full_like(text_rows, ITM_MISMATCH_INDEX)])
         output.itm_pair_logits = logits
-        output.itm_loss = nn.functional.cross_entropy(at_least_float32(logits), labels)
+        total = nn.functional.cross_entropy(at_least_float32(logits), labels, reduction="sum")
+        loss = total / batch.phrases.share(torch.tensor(len(labels), device=labels.device))
+        output.itm_loss = attach(attach(loss, images), texts) if batch.phrases.is_joint else loss
 
     def _mask_pieces(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         text_config = self.config.text_config
@@ -869,10 +810,13 @@ class AlbefForPreTraining(AlbefMatchingModel):
 
     def export_matching_model(self) -> AlbefForImageTextMatching:
         """The same weights as [`AlbefForImageTextMatching`], without momentum copies, queues and masked-word head."""
+        return self.build_matching_model(self.state_dict()).to(device=self.device, dtype=self.dtype)
+
+    def build_matching_model(self, weights: Mapping[str, torch.Tensor]) -> AlbefForImageTextMatching:
+        """A matching model with weights of a state dict of this class, in this model's mode."""
         model = AlbefForImageTextMatching(self.config)
-        weights = self.state_dict()
         model.load_state_dict({name: weights[name] for name in model.state_dict()})
-        return model.to(device=self.device, dtype=self.dtype).train(self.training)
+        return model.train(self.training)
 
 
 AlbefModel.register_for_auto_class("AutoModel")

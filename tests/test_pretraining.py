@@ -10,6 +10,7 @@ from testing_utils import build_batch, build_tiny_config
 from torch import nn
 
 from albef_amc import AlbefForPreTraining
+from albef_amc.contrastive_albef import JointBatch
 from albef_amc.modeling_albef import OBJECTIVES
 
 TOLERANCE = dict(atol=1e-10, rtol=1e-8)
@@ -165,12 +166,18 @@ def test_only_the_negatives_that_are_absent_are_drawn(model, given):
     inputs = build_inputs(model)
     fixed = {"negative_image_index": [1, 1, 0, 0, 0, 0], "negative_text_index": [2, 2, 0, 0, 0, 0]}
     uniforms = torch.rand(6, 2)
-    drawn = model._draw_negatives(model(**inputs, objectives=("itc",)), torch.tensor([0, 1, 2]), uniforms)
+    drawn = model._draw_negatives(
+        model(**inputs, objectives=("itc",)), gather_batch(inputs, torch.tensor([0, 1, 2])), uniforms
+    )
     index = {**dict(zip(fixed, (row.tolist() for row in drawn), strict=True)), given: fixed[given]}
     options = {given: torch.tensor(fixed[given]), "negative_uniforms": uniforms}
     outputs = model(**inputs, objectives=("itm",), **options)
     texts, images = [*range(6), *index["negative_text_index"]], [*index["negative_image_index"], 0, 0, 1, 2, 2, 2]
     check_pairs(model, inputs, outputs, texts, images)
+
+
+def gather_batch(inputs: dict, ids: torch.Tensor) -> JointBatch:
+    return JointBatch.gather(ids, len(ids), inputs["image_index"], "local")
 
 
 def test_drawn_negatives_are_never_of_the_same_image(model):
@@ -180,7 +187,7 @@ def test_drawn_negatives_are_never_of_the_same_image(model):
     ids = inputs["image_ids"]
     seen = set()
     for uniforms in torch.rand(50, 6, 2):
-        images, texts = model._draw_negatives(outputs, ids, uniforms)
+        images, texts = model._draw_negatives(outputs, gather_batch(inputs, ids), uniforms)
         phrase_ids = ids[inputs["image_index"]]
         assert (ids[images] != phrase_ids).all() and (phrase_ids[texts] != phrase_ids).all()
         assert images[[0, 1, 3, 4, 5]].tolist() == [1] * 5 and texts[[0, 1, 3, 4, 5]].tolist() == [2] * 5
@@ -194,7 +201,7 @@ def test_drawn_negatives_follow_the_similarities(model):
     number = 4000
     generator = torch.Generator().manual_seed(0)
     draws = [
-        torch.stack(model._draw_negatives(outputs, torch.arange(3), uniforms))
+        torch.stack(model._draw_negatives(outputs, gather_batch(inputs, torch.arange(3)), uniforms))
         for uniforms in torch.rand(number, 6, 2, generator=generator)
     ]
     images, texts = torch.stack(draws).unbind(dim=1)

@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 
 from albef_amc.contrastive_albef import DistillationAxis
 from albef_amc.explanation_albef import HeatmapDenominator, check_choice
+from albef_amc.parallel_albef import CandidateScope
 from albef_amc.trainer.data_collator import BOX_CHOICES, REGION_SOURCES
 from albef_amc.trainer.objectives import MEAN_REDUCTIONS, AttentionMaskConsistencyLoss
 
@@ -15,8 +16,9 @@ from albef_amc.trainer.objectives import MEAN_REDUCTIONS, AttentionMaskConsisten
 class AmcConfig(TrainingArguments):
     r"""Arguments of [`AmcTrainer`]. Defaults are the published values (Yang et al., CVPR 2023, and its released code).
 
-    Three options choose between the correct mathematics (default) and what the released code computes:
-    `amc_mean_reduction="batch"`, `distillation_axis="sequence"`, `heatmap_denominator="padded"`.
+    Four options choose between the correct mathematics (default) and what the released code computes:
+    `amc_mean_reduction="batch"`, `distillation_axis="sequence"`, `heatmap_denominator="padded"`,
+    `candidate_scope="local"`.
 
     Args:
         amc_weight, itc_weight, itm_weight, mlm_weight (`float`, default to 1): weights of the four objectives in the
@@ -26,6 +28,8 @@ class AmcConfig(TrainingArguments):
             [`~trainer.objectives.AttentionMaskConsistencyLoss`].
         heatmap_denominator (`str`, defaults to `"kept"`): pieces that divide the heatmap's sum over pieces.
         distillation_axis (`str`, defaults to `"vocabulary"`): axis of the masked-word distillation.
+        candidate_scope (`str`, defaults to `"joint"`): with several processes, contrastive candidates and hard
+            negatives come from the batches of all of them; `"local"`: from each one's own, as in the released code.
         distillation_alpha (`float`, *optional*): weight of the momentum model's targets; the model's by default.
         distillation_ramp_epochs (`float`, defaults to 1): epochs over which that weight rises linearly from 0.
         mlm_probability (`float`, *optional*): share of word pieces to predict; the model's by default.
@@ -51,6 +55,7 @@ class AmcConfig(TrainingArguments):
     amc_mean_reduction: str = "sample"
     heatmap_denominator: str = "kept"
     distillation_axis: str = "vocabulary"
+    candidate_scope: str = "joint"
     distillation_alpha: float | None = None
     distillation_ramp_epochs: float = 1.0
     mlm_probability: float | None = None
@@ -65,6 +70,7 @@ class AmcConfig(TrainingArguments):
     max_grad_norm: float = field(default=0.0, metadata={"help": "0: no clipping, as published."})
     remove_unused_columns: bool = False
     ddp_broadcast_buffers: bool | None = False
+    ddp_find_unused_parameters: bool | None = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -75,6 +81,7 @@ class AmcConfig(TrainingArguments):
             raise ValueError("`amc_weight`, `itc_weight`, `itm_weight` and `mlm_weight` are all 0: nothing to learn.")
         check_choice("heatmap_denominator", self.heatmap_denominator, HeatmapDenominator)
         check_choice("distillation_axis", self.distillation_axis, DistillationAxis)
+        check_choice("candidate_scope", self.candidate_scope, CandidateScope)
         for name, choices in (
             ("amc_mean_reduction", MEAN_REDUCTIONS),
             ("region_source", REGION_SOURCES),

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, Subset
 from transformers import Trainer
 from transformers.utils import logging
 
 from albef_amc import AlbefForPreTraining, AlbefPreTrainingOutput
+from albef_amc.contrastive_albef import IGNORED_LABEL
 from albef_amc.model_cards import ModelCard, write_model_card
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.augmentation import GroundingAugmentation
@@ -21,6 +22,14 @@ from albef_amc.trainer.data_collator import DataCollatorForGrounding
 from albef_amc.trainer.epoch_dataset import EpochDataset
 from albef_amc.trainer.evaluation import GroundingEvaluation, predict_points, score_points
 from albef_amc.trainer.files import write_json
+from albef_amc.trainer.parallel import (
+    average_over_processes,
+    build_whole_model,
+    keeping_parameters,
+    refuse_zero3,
+    split_rows,
+    sum_counts,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -49,6 +58,7 @@ CARD_ARGUMENTS = (
     "amc_mean_reduction",
     "heatmap_denominator",
     "distillation_axis",
+    "candidate_scope",
     "learning_rate",
     "weight_decay",
     "per_device_train_batch_size",
@@ -78,9 +88,14 @@ class AmcTrainer(Trainer):
             checkpoint gets a card, and `metrics.json` where it was evaluated at the step it was saved.
         kwargs: as for `Trainer`.
 
+    Several processes train as one would with all their images: contrastive candidates and hard negatives come from
+    the joint batch (`candidate_scope`), masked words and regions are counted over all processes and micro-batches, and
+    the queues hold the features of every process (docs/parallel.md).
+
     Raises:
         TypeError: a model that is not [`AlbefForPreTraining`].
         ValueError: several GPUs without a launcher, which would split phrase rows: use `accelerate launch`.
+        NotImplementedError: DeepSpeed ZeRO-3, which cannot differentiate twice.
     """
 
     loss_is_scaled_for_ga = False
@@ -107,6 +122,7 @@ class AmcTrainer(Trainer):
             data_collator = build_training_collator(processing_class, args, model.config.mlm_probability)
         if train_dataset is not None and not isinstance(train_dataset, (EpochDataset, IterableDataset)):
             train_dataset = EpochDataset(train_dataset)
+        refuse_zero3(args)
         super().__init__(
             model=model,
             args=args,
@@ -136,7 +152,7 @@ class AmcTrainer(Trainer):
             unwrapped.update_momentum()
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self._pending_features is not None:
-            unwrapped.enqueue(**self._pending_features)
+            unwrapped.enqueue(**self._pending_features, across_processes=True)
             self._pending_features = None
         return loss
 
@@ -147,19 +163,29 @@ class AmcTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, AlbefPreTrainingOutput]:
-        """Weighted sum of the objectives on one micro-batch."""
+        """Weighted sum of the objectives on one micro-batch, such that its mean over processes and micro-batches is
+        that of all their phrases (`num_items_in_batch`: what [`_count_items`] counts, over all of them)."""
         args = self.args
-        outputs = model(
-            **{name: inputs[name] for name in MODEL_INPUTS if name in inputs},
-            objectives=args.objectives,
-            distillation_alpha=self.get_distillation_alpha(),
-            distillation_axis=args.distillation_axis,
-            output_heatmap=args.amc_weight > 0,
-            heatmap_denominator=args.heatmap_denominator,
-        )
+        with keeping_parameters(model):
+            outputs = model(
+                **{name: inputs[name] for name in MODEL_INPUTS if name in inputs},
+                objectives=args.objectives,
+                distillation_alpha=self.get_distillation_alpha(),
+                distillation_axis=args.distillation_axis,
+                candidate_scope=args.candidate_scope,
+                output_heatmap=args.amc_weight > 0,
+                heatmap_denominator=args.heatmap_denominator,
+            )
+        counts = self._count_items(inputs)
+        shares = counts if num_items_in_batch is None else num_items_in_batch / self._count_micro_batches()
+        shares = torch.where(shares > 0, shares, 1)
         terms = {f"{name}_loss": getattr(outputs, f"{name}_loss") for name in ("itc", "itm", "mlm")}
+        if terms["mlm_loss"] is not None and "mlm_labels" in inputs:
+            terms["mlm_loss"] = terms["mlm_loss"] * (counts[0] / shares[0])
         if args.amc_weight > 0:
-            amc_terms = self.amc_objective(outputs.normalized_heatmap, inputs["region_mask"], inputs["has_region"])
+            amc_terms = self.amc_objective(
+                outputs.normalized_heatmap, inputs["region_mask"], inputs["has_region"], num_regions=shares[1]
+            )
             terms.update({name: amc_terms[name] for name in ("amc_loss", "amc_mean_loss", "amc_max_loss")})
         loss = sum(
             getattr(args, f"{name}_weight") * terms[f"{name}_loss"]
@@ -175,6 +201,22 @@ class AmcTrainer(Trainer):
                 "image_index": outputs.image_index,
             }
         return (loss, outputs) if return_outputs else loss
+
+    def _count_items(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Masked pieces and annotated phrases of a micro-batch, `(2,)`: what MLM and AMC take their means over."""
+        num_masked = (inputs["mlm_labels"] != IGNORED_LABEL).sum() if "mlm_labels" in inputs else torch.tensor(0)
+        region_mask, has_region = inputs["region_mask"], inputs["has_region"]
+        num_regions = (has_region & (region_mask.flatten(1).sum(dim=1) > 0)).sum()
+        return torch.stack([num_masked.to(num_regions.device), num_regions]).float()
+
+    def _count_micro_batches(self) -> int:
+        return self.args.world_size * self.current_gradient_accumulation_steps
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
+        """Counts of an optimizer step, over its micro-batches and all processes."""
+        if not batch_samples:
+            return None
+        return sum_counts([self._count_items(inputs) for inputs in batch_samples], device)
 
     def get_distillation_alpha(self) -> float:
         """Weight of the momentum model's targets at this point of the run: a linear ramp, then constant."""
@@ -193,7 +235,8 @@ class AmcTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of every loss term since the last training log."""
         if "loss" in logs and self._term_count:
-            logs = {**logs, **{name: float(total) / self._term_count for name, total in self._term_sums.items()}}
+            means = {name: total / self._term_count for name, total in self._term_sums.items()}
+            logs = {**logs, **average_over_processes(means)}
             self._term_sums.clear()
             self._term_count = 0
         super().log(logs, start_time)
@@ -221,20 +264,23 @@ class AmcTrainer(Trainer):
         return metrics
 
     def evaluate_phrases(self, dataset: Any) -> GroundingEvaluation:
-        """Every phrase's point and hit, once each, on any number of processes (each takes every n-th image)."""
+        """Every phrase's point and hit, once each and in the order of the data set, on any number of processes."""
         rank, world_size = self.args.process_index, self.args.world_size
-        own_rows = _EveryNth(dataset, rank, world_size)
+        own_rows = Subset(dataset, split_rows(len(dataset), rank, world_size))
         results, num_skipped = predict_points(
-            self.accelerator.unwrap_model(self.model),
+            build_whole_model(self.accelerator.unwrap_model(self.model)),
             self.processing_class,
             own_rows,
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=self.args.dataloader_num_workers,
         )
-        if world_size > 1:
-            results = gather_object(results)
-            num_skipped = sum(gather_object([num_skipped]))
-        return GroundingEvaluation(score_points(results), results, num_skipped)
+        if world_size == 1:
+            return GroundingEvaluation(score_points(results), results, num_skipped)
+        results, num_skipped = gather_object(results), sum(gather_object([num_skipped]))
+        evaluation = None
+        if rank == 0:
+            evaluation = GroundingEvaluation(score_points(results), results, num_skipped)
+        return broadcast_object_list([evaluation])[0]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -257,20 +303,6 @@ class AmcTrainer(Trainer):
         arguments = self.args.to_dict()
         chosen = {name: arguments[name] for name in CARD_ARGUMENTS}
         write_model_card(folder, ModelCard(training_arguments={"steps": self.state.global_step, **chosen}, **details))
-
-
-class _EveryNth:
-    """Rows `offset`, `offset + step`, ... of a data set."""
-
-    def __init__(self, rows: Any, offset: int, step: int):
-        self.rows = rows
-        self.indices = range(offset, len(rows), step)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> dict:
-        return self.rows[self.indices[index]]
 
 
 def build_training_collator(processor: Any, args: AmcConfig, mlm_probability: float) -> DataCollatorForGrounding:

@@ -1,0 +1,82 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Several processes: who evaluates what, what is counted over all of them, and what their wrappers need."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule
+
+from albef_amc.parallel_albef import count_processes, sum_over_processes
+
+ZERO3_STAGE = 3
+
+
+def refuse_zero3(args: Any) -> None:
+    """Raises `NotImplementedError` for arguments, or a launcher, that ask for DeepSpeed ZeRO-3."""
+    plugin = getattr(args, "deepspeed_plugin", None)
+    if plugin is not None and plugin.zero_stage == ZERO3_STAGE:
+        raise NotImplementedError(
+            "AMC training differentiates twice and cannot run under DeepSpeed ZeRO-3, whose hooks cut the graph and "
+            "free the parameters in between. Use ZeRO-2 (`configuration/deepspeed/zero2.json`) or FSDP2 "
+            "(`configuration/accelerate/fsdp2.yaml`)."
+        )
+
+
+@contextmanager
+def keeping_parameters(model: nn.Module) -> Iterator[None]:
+    """Under FSDP2, keeps the gathered parameters through the backward pass that a heatmap runs inside `forward`.
+
+    They would be split again after that pass, and the graph that is left would read freed memory. Any other model is
+    left alone.
+    """
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    model.set_reshard_after_backward(False)
+    try:
+        yield
+    finally:
+        model.set_reshard_after_backward(True)
+
+
+def build_whole_model(model: nn.Module) -> nn.Module:
+    """The model itself or, where FSDP2 keeps it in parts, a matching model with all weights on this process.
+
+    Every process must call it.
+    """
+    if not isinstance(model, FSDPModule):
+        return model
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    return model.build_matching_model(weights).to(model.device)
+
+
+def split_rows(num_rows: int, rank: int, world_size: int) -> range:
+    """The block of rows that a process evaluates: together, in the order of ranks, each row once."""
+    return range(num_rows * rank // world_size, num_rows * (rank + 1) // world_size)
+
+
+def sum_counts(counts: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Sum of the counts of all micro-batches and processes, a tensor like one of them."""
+    return sum_over_processes(torch.stack(list(counts)).sum(dim=0).to(device))
+
+
+def average_over_processes(values: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Mean of every scalar over the processes. Every process must call it with the same names."""
+    if not values:
+        return {}
+    total = sum_over_processes(torch.stack([value.float() for value in values.values()])) / count_processes()
+    return dict(zip(values, total.tolist(), strict=True))
+
+
+__all__ = [
+    "average_over_processes",
+    "build_whole_model",
+    "keeping_parameters",
+    "refuse_zero3",
+    "split_rows",
+    "sum_counts",
+]
