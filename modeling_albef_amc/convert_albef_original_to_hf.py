@@ -37,6 +37,7 @@ PRE_TRAINING_ONLY = (
     (r"^(image|text)_queue", "queue of momentum features; kept on request"),
     (r"^mlm_head\.", "masked-word head, which only pre-training uses; kept with the momentum copies"),
 )
+TEMPERATURE = "albef.temperature"  # one entry in our models, a scalar in the originals
 TIED = (
     ("mlm_head.decoder.weight", "albef.text_model.word_embeddings.weight"),
     ("momentum_mlm_head.decoder.weight", "momentum_text_model.word_embeddings.weight"),
@@ -173,6 +174,8 @@ def rename_state_dict(
         elif renamed is None:
             report.unexpected.append(name)
         else:
+            if renamed == TEMPERATURE:
+                tensor = tensor.reshape(1)
             if renamed in state and not torch.equal(state[renamed], tensor):
                 raise ValueError(f"`{name}` differs from the entry it shares its values with: {renamed}.")
             state[renamed] = tensor

@@ -165,7 +165,8 @@ class AlbefModel(AlbefPreTrainedModel):
         self.text_model = AlbefTextModel(config.text_config, config.explanation_layer)
         self.vision_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim)
-        self.temperature = nn.Parameter(torch.tensor(float(config.temperature_init)))
+        # One entry rather than a scalar: FSDP2 and DeepSpeed refuse parameters without a dimension.
+        self.temperature = nn.Parameter(torch.full((1,), float(config.temperature_init)))
         self.post_init()
 
     @torch.no_grad()

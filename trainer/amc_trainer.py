@@ -179,8 +179,8 @@ class AmcTrainer(Trainer):
         counts = self._count_items(inputs)
         shares = counts if num_items_in_batch is None else num_items_in_batch / self._count_micro_batches()
         shares = torch.where(shares > 0, shares, 1)
-        terms = {f"{name}_loss": getattr(outputs, f"{name}_loss") for name in ("itc", "itm", "mlm")}
-        if terms["mlm_loss"] is not None and "mlm_labels" in inputs:
+        terms = {f"{name}_loss": getattr(outputs, f"{name}_loss") for name in args.objectives}
+        if "mlm_loss" in terms and "mlm_labels" in inputs:
             terms["mlm_loss"] = terms["mlm_loss"] * (counts[0] / shares[0])
         if args.amc_weight > 0:
             amc_terms = self.amc_objective(
@@ -226,10 +226,9 @@ class AmcTrainer(Trainer):
         ramp = self.args.distillation_ramp_epochs
         return alpha * min(1.0, (self.state.epoch or 0.0) / ramp) if ramp > 0 else alpha
 
-    def _collect_terms(self, terms: Mapping[str, torch.Tensor | None]) -> None:
+    def _collect_terms(self, terms: Mapping[str, torch.Tensor]) -> None:
         for name, value in terms.items():
-            if value is not None:
-                self._term_sums[name] = self._term_sums[name] + value.detach()
+            self._term_sums[name] = self._term_sums[name] + value.detach()
         self._term_count += 1
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -48,7 +48,7 @@ def fill(model: AlbefForPreTraining) -> None:
         owner, _, leaf = name.rpartition(".")
         if owner in layer_norms and leaf == "weight":
             values += 1
-        parameters[name].data = torch.tensor(CONFIG["temp"]) if original == "temp" else values
+        parameters[name].data = torch.tensor([CONFIG["temp"]]) if original == "temp" else values
         filled.add(name)
     for momentum_parameter, parameter in model.iterate_momentum_pairs():
         momentum_parameter.data = parameter.data

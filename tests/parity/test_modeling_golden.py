@@ -27,6 +27,7 @@ def model() -> AlbefForPreTraining:
     )
     model = AlbefForPreTraining(config).eval()
     renamed = {rename_original_key(name): value for name, value in original.items()}
+    renamed["albef.temperature"] = original["temp"].reshape(1)
     report = model.load_state_dict({name: value for name, value in renamed.items() if name}, strict=False)
     assert report.missing_keys == ["image_queue_ids", "text_queue_ids"] and not report.unexpected_keys
     return model
