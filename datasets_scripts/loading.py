@@ -6,13 +6,19 @@ from typing import Any
 
 import datasets
 
+from .albef_json import AlbefJson
+from .amc_json import AmcJson
 from .coco_phrases import CocoPhrases
 from .features import GROUNDING_FEATURES
+from .refcoco import RefCoco
 from .synthetic_grounding import SyntheticGrounding
 
 BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "synthetic": SyntheticGrounding,
     "coco_phrases": CocoPhrases,
+    "amc_json": AmcJson,
+    "albef_json": AlbefJson,
+    "refcoco": RefCoco,
 }
 
 
