@@ -41,15 +41,23 @@ def load_detections(path: Path) -> Detections:
         box = entry["box"]
         if isinstance(box, dict):
             box = [box.get(name) for name in ("x", "y", "w", "h")]
-        detection = {"box": box, "score": entry.get("score"), "label": entry.get("category_name")}
-        detections[str(entry["image_id"])].append(detection)
+        score, label = entry.get("score"), entry.get("category_name")
+        detections[str(entry["image_id"])].append(_build_detection(box, score, label, path))
     return dict(detections)
+
+
+def _build_detection(box: Any, score: Any, label: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(score, int | float | None) or not isinstance(label, str | None):
+        raise ValueError(
+            f"{path}: a detection has score {score!r} and label {label!r}: a number and a text belong here."
+        )
+    return {"box": box, "score": score, "label": label}
 
 
 def _read_lists(boxes: Any, path: Path, image_id: str) -> list[dict[str, Any]]:
     if not isinstance(boxes, list) or not all(isinstance(box, list) for box in boxes):
         raise ValueError(f"{path}: the detections of image {image_id} are no list of boxes x, y, width, height.")
-    return [{"box": box[:4], "score": box[4] if len(box) > 4 else None, "label": None} for box in boxes]
+    return [_build_detection(box[:4], box[4] if len(box) > 4 else None, None, path) for box in boxes]
 
 
 def build_proposals(
