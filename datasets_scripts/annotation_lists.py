@@ -4,6 +4,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -75,10 +76,10 @@ def group_by_image(files: dict[str, Path], read_extra: ExtraReader, report: Read
     groups: dict[str, bytearray] = {}
     for name, path in files.items():
         for number, entry in enumerate(iterate_json_list(path)):
-            place = f"{name}#{number}"
-            extra = read_extra(entry, f"{path}: entry {number}")
-            image = _read_image_name(entry, path, number, report, place)
-            captions = _read_captions(entry, path, number, report, place)
+            place, where = f"{name}#{number}", f"{path}: entry {number}"
+            extra = read_extra(entry, where)
+            image = _read_image_name(entry, where, report, place)
+            captions = _read_captions(entry, where, report, place)
             if image is not None and captions:
                 line = json.dumps([place, captions, extra], separators=(",", ":"))
                 groups.setdefault(image, bytearray()).extend(line.encode() + b"\n")
@@ -101,25 +102,30 @@ def name_phrase(place: str, number: int) -> str:
     return f"{place}.{number}" if number else place
 
 
-def _read_image_name(entry: dict, path: Path, number: int, report: ReadingReport, place: str) -> str | None:
+def _read_image_name(entry: dict, where: str, report: ReadingReport, place: str) -> str | None:
     image = entry.get("image")
     if not isinstance(image, str) or not image:
-        raise ValueError(f"{path}: entry {number} has no `image` (a path is expected, got {image!r}).")
-    problem = find_path_problem(image)
+        raise ValueError(f"{where} has no `image` (a path is expected, got {image!r}).")
+    name, problem = _check_image_path(image)
     if problem:
         report.add(f"{problem}: entry left out", f"{place} ({image})")
-        return None
-    return str(PurePosixPath(image))
+    return name
 
 
-def _read_captions(entry: dict, path: Path, number: int, report: ReadingReport, place: str) -> list[str]:
+@lru_cache(maxsize=1024)  # entries of an image stand together
+def _check_image_path(image: str) -> tuple[str | None, str | None]:
+    """The path in its one spelling, or what is wrong with it."""
+    problem = find_path_problem(image)
+    return (None, problem) if problem else (str(PurePosixPath(image)), None)
+
+
+def _read_captions(entry: dict, where: str, report: ReadingReport, place: str) -> list[str]:
     """Captions that have words, as written."""
     captions = entry.get("caption")
     captions = [captions] if isinstance(captions, str) else captions
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise ValueError(
-            f"{path}: entry {number} has no `caption` (a text or a list of texts is expected, got "
-            f"{entry.get('caption')!r:.80})."
+            f"{where} has no `caption` (a text or a list of texts is expected, got {entry.get('caption')!r:.80})."
         )
     usable = [caption for caption in captions if caption.strip() and _is_encodable(caption)]
     if len(usable) < len(captions) or not captions:

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 CHUNK_LENGTH = 1 << 20
 # An entry is an image with captions and boxes. Text that is longer and still no entry is damaged.
 MAX_ENTRY_LENGTH = 1 << 26
+DECODER = json.JSONDecoder()
 WHITESPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -80,7 +81,7 @@ class _ChunkReader:
         """Takes the next value; what is cut off by the chunk is tried again with more text."""
         while True:
             try:
-                value, self.position = json.JSONDecoder().raw_decode(self.text, self.position)
+                value, self.position = DECODER.raw_decode(self.text, self.position)
                 return value
             except ValueError:
                 if len(self.text) - self.position > MAX_ENTRY_LENGTH or not self._extend():
