@@ -92,7 +92,8 @@ class CocoPhrases(SourceBuilder):
         return {split: sources for split, sources in splits.items() if sources}
 
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
-        return _read_row(self.config.get_image_folder(), *source, report)
+        entry, records, annotations, categories = source
+        return _read_row(self.config.get_image_folder(), entry, records, annotations, categories, report)
 
 
 def _load_records(path: Path, images: dict, report: ReadingReport) -> dict[str, list[dict[str, Any]]]:

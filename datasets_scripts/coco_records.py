@@ -157,10 +157,10 @@ def read_region(
             report.add("annotation not among those of the image: outlines left out", where)
             return None, None
         outline = annotation.get("segmentation")
-        parts = [outline] if isinstance(outline, dict) else outline
-        codes = [_read_mask(part, width, height) for part in parts] if _is_list_of(parts, dict) else [None]
-        if all(code is not None for code in codes):
-            masks.extend(code for code in codes if code is not None)
+        parts: Any = [outline] if isinstance(outline, dict) else outline
+        codes = [_read_mask(part, width, height) for part in parts] if _is_list_of(parts, dict) else []
+        if codes and all(codes):
+            masks.extend(codes)
         elif _is_list_of(parts, list) and all(_is_polygon(polygon) for polygon in parts):
             polygons.extend(parts)
         else:
