@@ -17,7 +17,7 @@ from albef_amc.trainer.files import write_json
 
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="Folder or Hub repository of the model.")],
-    dataset: Annotated[str, typer.Argument(help="Builder (synthetic, coco_phrases), folder or Hub repository.")],
+    dataset: Annotated[str, typer.Argument(help="Builder (synthetic, refcoco, ...), folder or Hub repository.")],
     split: Annotated[str, typer.Option(help="Split, such as test or all.")] = "test",
     options: Annotated[
         list[str] | None, typer.Option("--data", help="Argument of the builder: data_root=photos. Repeatable.")

@@ -1,10 +1,14 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Grounding data sets: one builder class per data set, one row schema for all of them."""
 
+from .albef_json import AlbefJson
+from .amc_json import AmcJson, AmcJsonConfig
+from .annotation_lists import AnnotationListConfig
 from .coco_phrases import CocoPhrases, CocoPhrasesConfig, choose_split
 from .coco_records import ReadingReport
 from .features import GROUNDING_FEATURES, PHRASE_FEATURES, build_phrase, build_row, compute_statistics
 from .loading import BUILDERS, load_grounding_dataset
+from .refcoco import RefCoco, RefCocoConfig
 from .synthetic_grounding import SyntheticGrounding, SyntheticGroundingConfig, build_scene, generate_scenes
 from .synthetic_phrases import vocabulary
 from .synthetic_reader import find_referents
@@ -15,9 +19,15 @@ __all__ = [
     "GROUNDING_FEATURES",
     "HELD_OUT_COMPOSITIONS",
     "PHRASE_FEATURES",
+    "AlbefJson",
+    "AmcJson",
+    "AmcJsonConfig",
+    "AnnotationListConfig",
     "CocoPhrases",
     "CocoPhrasesConfig",
     "ReadingReport",
+    "RefCoco",
+    "RefCocoConfig",
     "SyntheticGrounding",
     "SyntheticGroundingConfig",
     "build_phrase",

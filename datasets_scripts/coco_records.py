@@ -157,15 +157,20 @@ def read_region(
             report.add("annotation not among those of the image: outlines left out", where)
             return None, None
         outline = annotation.get("segmentation")
-        mask = _read_mask(outline, width, height) if isinstance(outline, dict) else None
-        if mask is not None:
-            masks.append(mask)
-        elif isinstance(outline, list) and outline and all(_is_polygon(polygon) for polygon in outline):
-            polygons.extend(outline)
+        parts: Any = [outline] if isinstance(outline, dict) else outline
+        codes = [_read_mask(part, width, height) for part in parts] if _is_list_of(parts, dict) else []
+        if codes and all(codes):
+            masks.extend(codes)
+        elif _is_list_of(parts, list) and all(_is_polygon(polygon) for polygon in parts):
+            polygons.extend(parts)
         else:
             report.add("annotation without a usable outline: outlines left out", where)
             return None, None
     return polygons or None, masks or None
+
+
+def _is_list_of(parts: Any, kind: type) -> bool:
+    return isinstance(parts, list) and bool(parts) and all(isinstance(part, kind) for part in parts)
 
 
 def _is_polygon(polygon: Any) -> bool:

@@ -6,13 +6,19 @@ from typing import Any
 
 import datasets
 
+from .albef_json import AlbefJson
+from .amc_json import AmcJson
 from .coco_phrases import CocoPhrases
 from .features import GROUNDING_FEATURES
+from .refcoco import RefCoco
 from .synthetic_grounding import SyntheticGrounding
 
 BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "synthetic": SyntheticGrounding,
     "coco_phrases": CocoPhrases,
+    "amc_json": AmcJson,
+    "albef_json": AlbefJson,
+    "refcoco": RefCoco,
 }
 
 
@@ -37,8 +43,14 @@ def load_grounding_dataset(name: str | Path, split: str, **kwargs: Any) -> datas
     if name in BUILDERS:
         builder = BUILDERS[name](**kwargs)
         builder.download_and_prepare()
-        if split.partition("[")[0] not in ("all", *builder.info.splits) and "+" not in split:
-            raise ValueError(f"`{name}` has no split {split!r} here; it has {', '.join(builder.info.splits)}, all.")
+        chosen, splits = split.partition("[")[0], builder.info.splits
+        if chosen not in ("all", *splits) and "+" not in split:
+            raise ValueError(f"`{name}` has no split {split!r} here; it has {', '.join(splits)}, all.")
+        if chosen in splits and not splits[chosen].num_examples:
+            raise ValueError(
+                f"no image of split {chosen!r} of `{name}` can be used: its files are missing or damaged. Complete "
+                "the download; the data set is then built again."
+            )
         return builder.as_dataset(split=split)
     if not Path(name).exists() and (name.count("/") != 1 or name.startswith((".", "/"))):
         raise FileNotFoundError(

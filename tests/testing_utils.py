@@ -16,6 +16,7 @@ from albef_amc import AlbefConfig, AlbefImageProcessor, AlbefProcessor
 from albef_amc.text_processing_albef import build_tokenizer
 
 PROJECT_FOLDER = Path(__file__).parents[1]
+FIXTURES_FOLDER = Path(__file__).parent / "fixtures"
 GOLDEN_FOLDER = Path(__file__).parent / "parity" / "golden"
 DATA_FOLDER = Path(os.environ.get("ALBEF_AMC_DATA", PROJECT_FOLDER.parent / "shared" / "data"))
 

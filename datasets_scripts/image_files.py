@@ -1,0 +1,113 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Image files of a data set: safe paths, bytes checked by decoding them, annotations turned with the picture."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from albef_amc.regions_albef import decode_rle, encode_rle
+
+from .coco_records import ReadingReport
+
+# EXIF orientations by what they do to the stored pixels: first exchange x and y, then mirror.
+UPRIGHT = 1
+EXCHANGED = (5, 6, 7, 8)
+MIRRORED_IN_X = (2, 3, 6, 7)
+MIRRORED_IN_Y = (3, 4, 7, 8)
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image file that can be decoded.
+
+    Args:
+        data (`bytes`): the file.
+        width, height (`int`): pixels of the stored array, EXIF rotation not applied.
+        orientation (`int`): EXIF orientation, 1 to 8; 1 is upright.
+
+    Example:
+        >>> image = StoredImage(b"", width=150, height=110, orientation=6)
+        >>> image.upright_size, image.turn_box([12, 31, 57, 66])
+        ((110, 150), [44, 12, 79, 57])
+    """
+
+    data: bytes
+    width: int
+    height: int
+    orientation: int = UPRIGHT
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height after EXIF rotation."""
+        return (self.height, self.width) if self.orientation in EXCHANGED else (self.width, self.height)
+
+    def turn_point(self, x: float, y: float) -> tuple[float, float]:
+        """A point of the stored array in the upright picture."""
+        if self.orientation in EXCHANGED:
+            x, y = y, x
+        width, height = self.upright_size
+        return (
+            width - x if self.orientation in MIRRORED_IN_X else x,
+            height - y if self.orientation in MIRRORED_IN_Y else y,
+        )
+
+    def turn_box(self, box: list[float]) -> list[float]:
+        """x_min, y_min, x_max, y_max of the stored array in the upright picture."""
+        (x_first, y_first), (x_second, y_second) = self.turn_point(*box[:2]), self.turn_point(*box[2:])
+        return [min(x_first, x_second), min(y_first, y_second), max(x_first, x_second), max(y_first, y_second)]
+
+    def turn_polygon(self, polygon: list[float]) -> list[float]:
+        """A flat list x, y, x, y, ... of the stored array in the upright picture."""
+        corners = zip(polygon[::2], polygon[1::2], strict=True)
+        return [value for corner in corners for value in self.turn_point(*corner)]
+
+    def turn_mask(self, mask: dict[str, Any]) -> dict[str, Any]:
+        """A run-length coded mask of the stored array as one of the upright picture."""
+        if self.orientation == UPRIGHT:
+            return mask
+        pixels = decode_rle(mask)
+        pixels = pixels.T if self.orientation in EXCHANGED else pixels
+        pixels = np.flip(pixels, axis=1) if self.orientation in MIRRORED_IN_X else pixels
+        return encode_rle(np.flip(pixels, axis=0) if self.orientation in MIRRORED_IN_Y else pixels)
+
+
+def find_path_problem(file_name: str) -> str | None:
+    """Why a path of an annotation file must not be opened; `None` where it stays inside its folder.
+
+    Example:
+        >>> find_path_problem("train2014/a.jpg"), find_path_problem("../a.jpg"), find_path_problem("/a.jpg")
+        (None, 'path leaves the image folder', 'absolute path')
+    """
+    path = PurePosixPath(file_name.replace("\\", "/"))
+    if path.is_absolute() or (path.parts and ":" in path.parts[0]):
+        return "absolute path"
+    if not path.parts or ".." in path.parts or "\0" in file_name:
+        return "path leaves the image folder"
+    return None
+
+
+def read_image_file(path: Path, report: ReadingReport) -> StoredImage | None:
+    """An image file with its size, or `None` (reported) where it is missing or cannot be decoded.
+
+    Args:
+        path (`Path`): the file.
+        report (`ReadingReport`): receives what was wrong.
+    """
+    if not path.is_file():
+        report.add("image file missing: image left out", str(path))
+        return None
+    data = path.read_bytes()
+    try:
+        with Image.open(BytesIO(data)) as picture:
+            picture.load()
+            orientation = picture.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+            width, height = picture.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        report.add("image file damaged or not an image: image left out", f"{path} ({error})")
+        return None
+    is_known = orientation in (*EXCHANGED, *MIRRORED_IN_X, *MIRRORED_IN_Y)
+    return StoredImage(data, width, height, orientation if is_known else UPRIGHT)

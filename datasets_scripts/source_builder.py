@@ -1,0 +1,142 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""What builders of raw files share: a checked root, a cache that follows the files, a report of what was left out."""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.utils import logging
+from PIL import Image
+
+from .coco_records import ReadingReport
+from .features import GROUNDING_FEATURES
+from .image_files import StoredImage
+
+
+@dataclass
+class SourceConfig(datasets.BuilderConfig):
+    """Where the files are.
+
+    Args:
+        data_root (`str`): folder of the annotations.
+    """
+
+    data_root: str = ""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not str(self.data_root):
+            raise ValueError("`data_root` is missing: pass the folder that holds the annotations of the data set.")
+        self.data_root = str(self.data_root)
+        if not Path(self.data_root).is_dir():
+            raise FileNotFoundError(f"No folder {self.data_root}. Check `data_root`; see the data set's card.")
+
+    def list_annotation_paths(self) -> list[Path]:
+        """Files that are read beside the images."""
+        raise NotImplementedError
+
+    def get_image_folder(self) -> Path:
+        """Folder that the images' paths are relative to."""
+        raise NotImplementedError
+
+    def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
+        """Name of the cache; it changes with names, sizes and dates of the files: an edited one is read again."""
+        digest = hashlib.sha256()
+        suffixes = Image.registered_extensions()
+        pictures = (path for path in self.get_image_folder().rglob("*") if path.suffix.lower() in suffixes)
+        for path in [*self.list_annotation_paths(), *sorted(pictures)]:
+            digest.update(f"{path}/{path.stat().st_size}/{path.stat().st_mtime_ns}".encode())
+        return super().create_config_id({**config_kwargs, "contents": digest.hexdigest()}, custom_features)
+
+
+@dataclass
+class ImageRootConfig(SourceConfig):
+    """Where annotations and images are, if apart.
+
+    Args:
+        image_root (`str`, *optional*): folder that the images' paths are relative to.
+        embed_images (`bool`, defaults to `True`): whether the rows hold the images' bytes; else they hold their paths
+            on this machine, and the files must stay where they are.
+    """
+
+    image_root: str | None = None
+    embed_images: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.get_image_folder().is_dir():
+            raise FileNotFoundError(f"No image folder {self.get_image_folder()}. Put it there or pass `image_root`.")
+
+    def get_image_folder(self) -> Path:
+        """`image_root`, or the folder of the annotations."""
+        return Path(self.image_root or self.data_root)
+
+    def build_image(self, file_name: str, stored: StoredImage) -> dict[str, Any]:
+        """The column `image` of a row."""
+        if self.embed_images:
+            return {"path": file_name, "bytes": stored.data}
+        return {"path": str(self.get_image_folder().absolute() / file_name), "bytes": None}
+
+
+class SourceBuilder(datasets.GeneratorBasedBuilder):
+    """Base of builders that read raw files; a builder says what its splits are and how an image becomes a row.
+
+    What cannot be used is left out with a reason, counted in `report` and logged; what would be ambiguous or unsafe
+    raises a `ValueError`.
+    """
+
+    VERSION = datasets.Version("1.0.0")
+    BUILDER_CONFIG_CLASS = SourceConfig
+    DEFAULT_WRITER_BATCH_SIZE = 100
+    DESCRIPTION = ""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.report = ReadingReport()
+
+    @abstractmethod
+    def _read_splits(self) -> dict[str, dict[str, Any]]:
+        """Names of the splits; for each what `_read_row` needs of an image, by the image's name or id."""
+
+    @abstractmethod
+    def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
+        """The row of an image, or `None` where it cannot be used."""
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(description=self.DESCRIPTION, features=GROUNDING_FEATURES)
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        self.report = ReadingReport()
+        splits = self._read_splits()
+        if not any(splits.values()):
+            raise ValueError(f"No image of {self.config.data_root} has a phrase.{self._explain()}")
+        return [
+            datasets.SplitGenerator(name=split, gen_kwargs={"sources": sources}) for split, sources in splits.items()
+        ]
+
+    def _generate_examples(self, sources: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+        report = ReadingReport()
+        for key, (image, source) in enumerate(sources.items()):
+            row = self._read_row(image, source, report)
+            if row is not None:
+                yield key, row
+        self.report.update(report)
+
+    def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        super()._download_and_prepare(*args, **kwargs)
+        logger = logging.get_logger(type(self).__module__)
+        self.report.log(logger, self.config.data_root)
+        num_rows = {name: split.num_examples for name, split in (self.info.splits or {}).items()}
+        if not any(num_rows.values()):
+            raise ValueError(f"No image of {self.config.data_root} can be used.{self._explain()}")
+        logger.info("%s: %s rows", self.config.data_root, num_rows)
+
+    def _explain(self) -> str:
+        """What was left out, most frequent reason first, as the end of a message."""
+        places = self.report.first_places
+        reasons = self.report.counts.most_common()
+        return "".join(f" {count} x {reason} (first: {places[reason]})." for reason, count in reasons)

@@ -1,0 +1,74 @@
+"""Long JSON lists: the same entries for every chunk length, and one clear error for each kind of damage."""
+
+import json
+import tracemalloc
+
+import pytest
+
+from albef_amc.datasets_scripts.json_lists import iterate_json_list
+
+ENTRIES = [
+    {"image": "a.jpg", "caption": 'a "quoted" \\ caption, with ] and }', "bbox": [[1.5, -2e3, 3, 4]]},
+    {},
+    {"image": "café.jpg", "caption": ["\ud83d\udc36 dog".encode("utf-16", "surrogatepass").decode("utf-16"), ""]},
+    {"nested": {"list": [{"a": [1, 2, {"b": None}]}], "flag": True}},
+]
+
+
+@pytest.mark.parametrize("chunk_length", [1, 2, 3, 7, 64, 1 << 20])
+@pytest.mark.parametrize("style", [{}, {"indent": 2}, {"separators": (",", ":")}, {"ensure_ascii": False}])
+def test_entries_do_not_depend_on_chunks(tmp_path, chunk_length, style):
+    path = tmp_path / "list.json"
+    path.write_text("\n " + json.dumps(ENTRIES, **style) + " \n", encoding="utf-8")
+    assert list(iterate_json_list(path, chunk_length)) == ENTRIES
+
+
+@pytest.mark.parametrize("text", ["[]", " [ \n] ", "\ufeff[]"])
+def test_an_empty_list_has_no_entries(tmp_path, text):
+    path = tmp_path / "list.json"
+    path.write_text(text, encoding="utf-8")
+    assert list(iterate_json_list(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "entry", "reason"),
+    [
+        ("", 0, "the end of the file"),
+        ('{"image": "a.jpg"}', 0, "a list of entries is expected"),
+        ("[1, 2]", 0, "`1` where an object in braces"),
+        ('[{"a": 1}, "b"]', 1, '`"` where an object'),
+        ('[{"a": 1}, ]', 1, "`]` where an object"),
+        ('[{"a": 1} {"a": 2}]', 1, "`,` is expected here, found {"),
+        ('[{"a": 1}, {"a": 2}', 2, "`,` is expected here, found the end of the file"),
+        ('[{"a": 1},', 1, "Expecting value"),
+        ('[{"a": 1}, {"a": "cut of', 1, "Unterminated string"),
+        ('[{"a": 1}, {"a": 2, }]', 1, "double quotes|trailing comma"),
+        ('[{"a": 1}] [', 1, "behind the end of the list"),
+        ('[{"a": ' + "[" * 100_000, 0, "recursion"),
+    ],
+)
+@pytest.mark.parametrize("chunk_length", [4, 1 << 20])
+def test_damage_names_file_and_entry(tmp_path, text, entry, reason, chunk_length):
+    path = tmp_path / "list.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"list.json cannot be read at entry {entry} \(.*({reason})"):
+        list(iterate_json_list(path, chunk_length))
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    path = tmp_path / "list.json"
+    path.write_bytes(b'[{"image": "\xff\xfe"}]')
+    with pytest.raises(ValueError, match="list.json cannot be read .*utf-8"):
+        list(iterate_json_list(path))
+
+
+def test_a_long_list_is_not_held_in_memory(tmp_path):
+    path = tmp_path / "list.json"
+    entry = {"image": "VG_100K/1.jpg", "caption": "x" * 200, "bbox": [[1, 2, 3, 4]]}
+    path.write_text("[" + ", ".join([json.dumps(entry)] * 20_000) + "]")
+    tracemalloc.start()
+    count = sum(1 for _ in iterate_json_list(path, chunk_length=1 << 14))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 20_000
+    assert peak < path.stat().st_size / 10
