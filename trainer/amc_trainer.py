@@ -30,6 +30,7 @@ from albef_amc.trainer.parallel import (
     split_rows,
     sum_counts,
 )
+from albef_amc.trainer.schedules import PublishedOptimization
 
 logger = logging.get_logger(__name__)
 
@@ -68,7 +69,7 @@ CARD_ARGUMENTS = (
 )
 
 
-class AmcTrainer(Trainer):
+class AmcTrainer(PublishedOptimization, Trainer):
     r"""Trains [`AlbefForPreTraining`] on phrases with regions: ITC + ITM + MLM + AMC.
 
     The heatmap is part of the model's `forward`, so that wrappers see one ordinary forward pass. Every term is logged
