@@ -10,6 +10,7 @@ from albef_amc.explanation_albef import HeatmapDenominator, check_choice
 from albef_amc.parallel_albef import CandidateScope
 from albef_amc.trainer.data_collator import BOX_CHOICES, REGION_SOURCES
 from albef_amc.trainer.objectives import MEAN_REDUCTIONS, AttentionMaskConsistencyLoss
+from albef_amc.trainer.phrase_rows import EPOCH_UNITS
 from albef_amc.trainer.schedules import SCHEDULES
 
 
@@ -35,13 +36,15 @@ class AmcConfig(TrainingArguments):
         distillation_ramp_epochs (`float`, defaults to 1): epochs over which that weight rises linearly from 0.
         mlm_probability (`float`, *optional*): share of word pieces to predict; the model's by default.
         phrases_per_image (`int`, *optional*): phrases drawn of each image in a step; all by default.
+        epoch_unit (`str`, defaults to `"image"`): what an epoch sees once: every `"image"`, or every `"phrase"` as in
+            the released data sets, an image then coming as often as its phrases need.
         max_length (`int`, defaults to 25): pieces of a phrase at most in training, [CLS] included.
         mask_size (`int`, *optional*): side of the region masks in pixels; the image size by default.
         region_source (`str`, defaults to `"boxes"`): `"boxes"`, `"polygons"` or `"masks"`.
         box_choice (`str`, defaults to `"all"`): `"all"`, or `"random"` for one random box of a phrase as published.
         use_augmentation (`bool`, defaults to `True`): flips, gray and colour jitter that region and words follow.
-        lr_scheduler (`str`, *optional*): `"albef_cosine"`, the published schedule ([`~trainer.schedules.AlbefCosine`]);
-            `lr_scheduler_type` and its own warm-up by default.
+        lr_scheduler (`str`, *optional*): `"albef_cosine"`, the published [`~trainer.schedules.AlbefCosine`]; by default
+            what `lr_scheduler_type` and `warmup_steps` say.
         min_learning_rate, warmup_learning_rate (`float`, default to 1e-6), warmup_intervals (`int`, defaults to 20),
             warmup_interval_steps (`int`, defaults to 100): settings of `albef_cosine`.
 
@@ -65,6 +68,7 @@ class AmcConfig(TrainingArguments):
     distillation_ramp_epochs: float = 1.0
     mlm_probability: float | None = None
     phrases_per_image: int | None = None
+    epoch_unit: str = "image"
     max_length: int = 25
     mask_size: int | None = None
     region_source: str = "boxes"
@@ -96,6 +100,7 @@ class AmcConfig(TrainingArguments):
             ("amc_mean_reduction", MEAN_REDUCTIONS),
             ("region_source", REGION_SOURCES),
             ("box_choice", BOX_CHOICES),
+            ("epoch_unit", EPOCH_UNITS),
             ("lr_scheduler", (None, *SCHEDULES)),
         ):
             if getattr(self, name) not in choices:

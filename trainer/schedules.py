@@ -140,7 +140,11 @@ class PublishedOptimization(Trainer):
 
 
 def build_albef_cosine(args: Any) -> AlbefCosine:
-    """The schedule of a run's settings ([`AmcConfig`]); its cosine takes `num_train_epochs`, also under `max_steps`."""
+    """The schedule of a run's settings; its cosine takes `num_train_epochs`, also where `max_steps` cuts the run.
+
+    Args:
+        args ([`AmcConfig`]): the run's settings.
+    """
     return AlbefCosine(
         epochs=args.num_train_epochs,
         min_learning_rate=args.min_learning_rate,
@@ -154,8 +158,8 @@ def _warn_of_cut_warmup(schedule: AlbefCosine, steps_per_epoch: int, num_steps: 
     warmup_steps = schedule.warmup_intervals * schedule.warmup_interval_steps
     if steps_per_epoch <= warmup_steps and num_steps > steps_per_epoch:
         logger.warning(
-            f"An epoch has {steps_per_epoch} steps and the warm-up {warmup_steps}: as published, the warm-up ends with "
-            "the first epoch and the learning rate jumps. Set `warmup_interval_steps` to "
+            f"An epoch has {steps_per_epoch} steps and the warm-up {warmup_steps}: as published, the warm-up ends "
+            "with the first epoch and the learning rate jumps. Set `warmup_interval_steps` to "
             f"{max(steps_per_epoch // max(schedule.warmup_intervals, 1), 1)} for a whole warm-up."
         )
 

@@ -58,7 +58,7 @@ def test_parameter_groups_are_the_published_ones(trainer):
 
 
 def test_one_step_moves_the_weights_as_published(trainer):
-    """To the rounding of the largest weight in float32; a step of the wrong sign would be off by a hundred times that."""
+    """To the rounding of the largest weight in float32; a step with the wrong sign is off by a hundred times that."""
     model = trainer.model
     optimizer = trainer.create_optimizer()
     inputs = STEP.inputs
