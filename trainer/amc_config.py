@@ -43,8 +43,8 @@ class AmcConfig(TrainingArguments):
         region_source (`str`, defaults to `"boxes"`): `"boxes"`, `"polygons"` or `"masks"`.
         box_choice (`str`, defaults to `"all"`): `"all"`, or `"random"` for one random box of a phrase as published.
         use_augmentation (`bool`, defaults to `True`): flips, gray and colour jitter that region and words follow.
-        lr_scheduler (`str`, *optional*): `"albef_cosine"`, the published [`~trainer.schedules.AlbefCosine`]; by default
-            what `lr_scheduler_type` and `warmup_steps` say.
+        lr_scheduler (`str`, *optional*): `"albef_cosine"`, the published [`~trainer.schedules.AlbefCosine`]; what
+            `lr_scheduler_type` and `warmup_steps` say by default.
         min_learning_rate, warmup_learning_rate (`float`, default to 1e-6), warmup_intervals (`int`, defaults to 20),
             warmup_interval_steps (`int`, defaults to 100): settings of `albef_cosine`.
 
