@@ -1,5 +1,7 @@
 """What a recipe asks for and the machine, the installation or the data does not have: one error, beforehand."""
 
+import dataclasses
+
 import datasets
 import pytest
 import torch
@@ -81,6 +83,8 @@ def test_packages_that_are_not_installed_are_named_with_their_remedy(monkeypatch
     check_package("torch", "`training`")
     pretend_gpus(monkeypatch, 8)
     monkeypatch.setattr(machine_checks.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"section `peft` needs peft.*albef-amc\[peft\]"):
+        check_machine(dataclasses.replace(build_recipe(), peft={}))
     with pytest.raises(ValueError, match=r"`training.deepspeed` needs deepspeed.*albef-amc\[deepspeed\]"):
         check_machine(build_recipe(deepspeed="zero2.json"))
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")

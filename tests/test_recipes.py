@@ -1,6 +1,7 @@
 """Recipes: every key is checked, overrides are typed, models are built from a configuration or a checkpoint."""
 
 import dataclasses
+import inspect
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from testing_utils import GOLDEN_FOLDER, build_tiny_config
 
 from albef_amc import AlbefForPreTraining
+from albef_amc.datasets_scripts import BUILDERS
 from albef_amc.model_cards import ModelCard
 from albef_amc.trainer.recipes import (
     ModelRecipe,
@@ -66,6 +68,16 @@ def test_every_value_of_a_published_recipe_cites_its_source(name):
         if line.startswith("  ") and section in ("machine", "model", "training", "peft"):
             assert SOURCED_LINE.match(line), f"{name}: no source in {line!r}"
     assert text.startswith("#") and f"{name}" in text.partition("\n\n")[0], "the header shows the command"
+
+
+@pytest.mark.parametrize("name", ON_EIGHT)
+def test_a_builder_takes_the_arguments_of_the_data(name):
+    recipe = load_shipped(name)
+    for data in (recipe.train_data, recipe.evaluation_data or recipe.train_data):
+        if data["name"] not in BUILDERS:
+            pytest.skip(f"no builder {data['name']} in this version")
+        known = inspect.signature(BUILDERS[data["name"]].BUILDER_CONFIG_CLASS).parameters
+        assert set(data) - {"name", "split"} <= set(known)
 
 
 def test_amc_vg_has_the_published_values(tmp_path):

@@ -32,9 +32,11 @@ def check_machine(recipe: Recipe) -> None:
 
     Raises:
         ValueError: more processes than GPUs, a precision that the device does not have, FSDP or DeepSpeed without a
-            GPU or without its package, a tracker that is not installed.
+            GPU, LoRA or DeepSpeed without its package, a tracker that is not installed.
     """
     training = recipe.training
+    if recipe.peft is not None:
+        check_package("peft", "section `peft`")
     _check_gpus(training)
     _check_sharding(training)
     _check_precision(training)

@@ -45,7 +45,10 @@ class ModelRecipe:
 
     def __post_init__(self):
         if (self.checkpoint is None) == (self.config is None):
-            raise ValueError("`model` needs either `checkpoint` or `config`: set one of the two.")
+            raise ValueError(
+                "`model` needs either `checkpoint` or `config`: set one of the two, for example with "
+                "`--set model.checkpoint=FOLDER`."
+            )
         if self.config is not None and self.vocabulary is None:
             raise ValueError(
                 "`model.vocabulary` is needed with `model.config`: a `vocab.txt` file, or `data` for the words of the "

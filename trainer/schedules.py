@@ -108,6 +108,7 @@ _SETTINGS = ("schedule", "steps_per_epoch")
 class PublishedOptimization(Trainer):
     """The part of [`AmcTrainer`] that groups parameters as published and makes the scheduler `albef_cosine`."""
 
+    lr_scheduler: Any
     _steps_per_epoch: int
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
