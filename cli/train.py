@@ -11,12 +11,22 @@ import typer
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.amc_trainer import AmcTrainer
-from albef_amc.trainer.recipes import Recipe, build_arguments, build_model_and_processor, load_recipe
+from albef_amc.trainer.machine_checks import check_machine, check_regions, warn_of_other_batch
+from albef_amc.trainer.recipes import (
+    VOCABULARY_OF_DATA,
+    Recipe,
+    build_arguments,
+    build_model_and_processor,
+    load_recipe,
+)
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help="YAML file, or the name of a recipe that ships.")],
-    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder of the run: checkpoints, log, card.")],
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output-dir", "-o", help="Folder of the run: checkpoints, log, card. Default: runs/RECIPE."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", "-s", help="Change a value: learning_rate=2e-5, train_data.split=all. Repeatable."),
@@ -26,7 +36,8 @@ def train(
 ) -> None:
     """Fine-tunes from a recipe; also under torchrun and accelerate launch."""
     with redirect_stdout(sys.stderr):  # the Trainer prints its log
-        result = run_training(load_recipe(recipe, settings or ()), output_dir, resume)
+        loaded = load_recipe(recipe, settings or ())
+        result = run_training(loaded, output_dir or Path(loaded.output_dir), resume)
     print_result(result, as_json)
 
 
@@ -34,16 +45,23 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
     """Trains, evaluates (with `evaluation_data`) and saves; returns the numbers of the run.
 
     Raises:
-        ValueError: the folder of the run holds a checkpoint already and `resume` is False.
+        ValueError: the folder of the run holds a checkpoint already and `resume` is False, or what the recipe asks
+            for is more than the machine or the data has.
     """
+    check_machine(recipe)
     arguments = build_arguments(recipe, output_dir)
+    warn_of_other_batch(recipe, arguments)
     if not resume and (output_dir / "config.json").is_file():
         raise ValueError(f"{output_dir} holds a checkpoint. Choose another `--output-dir`, or pass `--resume`.")
+    needs_phrases = recipe.model.vocabulary == VOCABULARY_OF_DATA
+    built = None if needs_phrases else build_model_and_processor(recipe.model, ())
     train_rows = load_grounding_dataset(**recipe.train_data)
     evaluation_rows = load_grounding_dataset(**recipe.evaluation_data) if recipe.evaluation_data else None
     report(f"{len(train_rows)} training images, {len(evaluation_rows or ())} evaluation images")
+    if arguments.amc_weight > 0:
+        check_regions(train_rows, arguments.region_source)
     phrases = (phrase["phrase"] for row in train_rows.remove_columns("image") for phrase in row["phrases"])
-    model, processor = build_model_and_processor(recipe.model, phrases)
+    model, processor = built or build_model_and_processor(recipe.model, phrases)
     card = {"datasets": [recipe.train_data["name"]], "base_model": recipe.model.checkpoint, **recipe.card}
     trainer = AmcTrainer(
         model, arguments, processor, train_dataset=train_rows, eval_dataset=evaluation_rows, card_details=card

@@ -2,15 +2,15 @@
 """`albef-amc train`: recipes with overrides, a run on synthetic scenes, a run on real photographs, bad input."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from testing_utils import PROJECT_FOLDER
 
 from albef_amc import AlbefConfig, AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import load_grounding_dataset
-from albef_amc.trainer.recipes import build_arguments, list_shipped, load_recipe, resolve_shipped
+from albef_amc.trainer.recipes import build_arguments, load_recipe, resolve_shipped
 
 SYNTHETIC = """
 model:
@@ -81,6 +81,23 @@ def test_a_run_on_synthetic_scenes_leaves_a_checkpoint_that_can_be_trained_on(re
     assert not torch.equal(before.itm_head.weight, after.itm_head.weight)
 
 
+def test_a_checkpoint_of_another_architecture_is_refused_before_the_data_is_built(recipe, tmp_path, capsys):
+    from transformers import BertConfig
+
+    BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2).save_pretrained(tmp_path / "bert")
+    words = ["--set", f"model.checkpoint={tmp_path / 'bert'}", "--set", "model.config=null"]
+    words += ["--set", "model.vocabulary=null"]
+    assert main(["train", str(recipe), "--output-dir", str(tmp_path / "run"), *words]) == 2
+    assert "bert" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_folder_of_a_run_has_the_name_of_its_recipe(recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train(capsys, recipe, "--set", "max_steps=1")["output_dir"] == str(Path("runs", "tiny"))
+    assert (tmp_path / "runs" / "tiny" / "config.json").is_file()
+
+
 @pytest.mark.data
 def test_the_shipped_recipe_trains_on_photographs(checkpoint, data_folder, tmp_path, capsys):
     words = [f"train_data.data_root={data_folder / 'coco_cc_mini'}", f"train_data.cache_dir={tmp_path / 'cache'}"]
@@ -126,11 +143,15 @@ def test_a_folder_with_a_checkpoint_is_not_overwritten(recipe, checkpoint, capsy
         (["RECIPE", "--set", "model.config=no_model"], "albef_base"),
         (["RECIPE", "--set", "model.config=null"], "`checkpoint` or `config`"),
         (["RECIPE", "--set", "fp16=true"], "bf16"),
-        (["coco_phrases", "--set", "model.checkpoint=x"], "data_root"),
+        (["coco_phrases", "--set", "model.checkpoint=x"], "No checkpoint folder at x"),
+        (["coco_phrases", "--set", "model.checkpoint=CHECKPOINT"], "data_root"),
+        (["RECIPE", "--set", "region_source=polygons"], "None of the phrases of the 8 training images has"),
+        (["RECIPE", "--set", "report_to=tensorbord"], "Did you mean `tensorboard`?"),
     ],
 )
-def test_bad_input_is_one_line(words, message, recipe, tmp_path, capsys):
-    words = [str(recipe) if word == "RECIPE" else word for word in words]
+def test_bad_input_is_one_line(words, message, recipe, checkpoint, tmp_path, capsys):
+    places = {"RECIPE": str(recipe), "model.checkpoint=CHECKPOINT": f"model.checkpoint={checkpoint}"}
+    words = [places.get(word, word) for word in words]
     assert main(["train", *words, "--output-dir", str(tmp_path / "run")]) == 2
     streams = capsys.readouterr()
     assert message in streams.err.splitlines()[-1]
@@ -158,13 +179,3 @@ def test_the_published_sizes_ship_as_values():
     path = resolve_shipped("albef_base", "models", ".json")
     assert AlbefConfig.from_json_file(path).to_diff_dict() == AlbefConfig().to_diff_dict()
     assert json.loads(path.read_text())["vision_config"]["hidden_size"] == 768
-
-
-@pytest.mark.parametrize("name", list_shipped("training"))
-def test_shipped_recipes_are_valid(name, tmp_path):
-    recipe = load_recipe(name, [] if load_text(name).count("config:") else ["model.checkpoint=somewhere"])
-    assert build_arguments(recipe, tmp_path).remove_unused_columns is False
-
-
-def load_text(name: str) -> str:
-    return (PROJECT_FOLDER / "configuration" / "training" / f"{name}.yaml").read_text()

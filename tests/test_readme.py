@@ -11,6 +11,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+from accelerate.commands.launch import launch_command_parser
 from testing_utils import PROJECT_FOLDER, VOCABULARY, build_photo, build_tiny_config
 
 from albef_amc import AlbefForImageTextMatching, AlbefImageProcessor, AlbefProcessor
@@ -86,6 +87,20 @@ def test_training_commands_name_recipes_and_keys_that_exist(document, words):
     load_recipe(recipe, list_values(words, "--set", "-s"))
 
 
+LAUNCHES = [(name_of(path), words) for path in DOCUMENTS for words in list_commands(path, "accelerate")]
+
+
+@pytest.mark.parametrize(("document", "words"), [launch for launch in LAUNCHES if len(launch[1]) > 1])
+def test_launch_commands_name_files_and_keys_that_exist(document, words):
+    launch = launch_command_parser().parse_args(words[1:])
+    assert words[0] == "launch" and (launch.module, launch.training_script) == (True, "albef_amc.cli.main")
+    verb, recipe, *rest = launch.training_script_args
+    if launch.config_file is not None:
+        assert (PROJECT_FOLDER / launch.config_file).is_file(), f"{document}: no {launch.config_file}"
+    assert verb == "train" and (PROJECT_FOLDER / recipe).is_file(), f"{document}: no {recipe}"
+    load_recipe(PROJECT_FOLDER / recipe, list_values(rest, "--set", "-s"))
+
+
 @pytest.mark.parametrize(("document", "words"), of_verb("evaluate"))
 def test_evaluation_commands_name_data_sets_and_arguments_that_exist(document, words):
     options = read_options(list_values(words, "--data"))
@@ -117,7 +132,7 @@ def test_links_and_paths_lead_somewhere(path):
 
 
 def test_the_table_of_recipes_and_models_is_complete():
-    text = (PROJECT_FOLDER / "docs" / "training.md").read_text()
+    text = "".join((PROJECT_FOLDER / "docs" / f"{page}.md").read_text() for page in ("training", "recipes"))
     assert [name for kind in ("training", "models") for name in list_shipped(kind) if f"`{name}`" not in text] == []
 
 

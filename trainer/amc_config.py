@@ -10,6 +10,8 @@ from albef_amc.explanation_albef import HeatmapDenominator, check_choice
 from albef_amc.parallel_albef import CandidateScope
 from albef_amc.trainer.data_collator import BOX_CHOICES, REGION_SOURCES
 from albef_amc.trainer.objectives import MEAN_REDUCTIONS, AttentionMaskConsistencyLoss
+from albef_amc.trainer.phrase_rows import EPOCH_UNITS
+from albef_amc.trainer.schedules import SCHEDULES
 
 
 @dataclass
@@ -34,11 +36,17 @@ class AmcConfig(TrainingArguments):
         distillation_ramp_epochs (`float`, defaults to 1): epochs over which that weight rises linearly from 0.
         mlm_probability (`float`, *optional*): share of word pieces to predict; the model's by default.
         phrases_per_image (`int`, *optional*): phrases drawn of each image in a step; all by default.
+        epoch_unit (`str`, defaults to `"image"`): what an epoch sees once: every `"image"`, or every `"phrase"` as in
+            the released data sets, an image then coming as often as its phrases need.
         max_length (`int`, defaults to 25): pieces of a phrase at most in training, [CLS] included.
         mask_size (`int`, *optional*): side of the region masks in pixels; the image size by default.
         region_source (`str`, defaults to `"boxes"`): `"boxes"`, `"polygons"` or `"masks"`.
         box_choice (`str`, defaults to `"all"`): `"all"`, or `"random"` for one random box of a phrase as published.
         use_augmentation (`bool`, defaults to `True`): flips, gray and colour jitter that region and words follow.
+        lr_scheduler (`str`, *optional*): `"albef_cosine"`, the published [`~trainer.schedules.AlbefCosine`]; what
+            `lr_scheduler_type` and `warmup_steps` say by default.
+        min_learning_rate, warmup_learning_rate (`float`, default to 1e-6), warmup_intervals (`int`, defaults to 20),
+            warmup_interval_steps (`int`, defaults to 100): settings of `albef_cosine`.
 
     Raises:
         ValueError: a value outside its range, or half precision (`fp16`), which AMC does not support: use `bf16`.
@@ -60,11 +68,17 @@ class AmcConfig(TrainingArguments):
     distillation_ramp_epochs: float = 1.0
     mlm_probability: float | None = None
     phrases_per_image: int | None = None
+    epoch_unit: str = "image"
     max_length: int = 25
     mask_size: int | None = None
     region_source: str = "boxes"
     box_choice: str = "all"
     use_augmentation: bool = True
+    lr_scheduler: str | None = None
+    min_learning_rate: float = 1e-6
+    warmup_learning_rate: float = 1e-6
+    warmup_intervals: int = 20
+    warmup_interval_steps: int = 100
     learning_rate: float = 1e-5
     weight_decay: float = 0.02
     max_grad_norm: float = field(default=0.0, metadata={"help": "0: no clipping, as published."})
@@ -86,11 +100,23 @@ class AmcConfig(TrainingArguments):
             ("amc_mean_reduction", MEAN_REDUCTIONS),
             ("region_source", REGION_SOURCES),
             ("box_choice", BOX_CHOICES),
+            ("epoch_unit", EPOCH_UNITS),
+            ("lr_scheduler", (None, *SCHEDULES)),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"`{name}` must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}."
                 )
+        if self.lr_scheduler is not None and self.warmup_steps:
+            raise ValueError(
+                f"`warmup_steps={self.warmup_steps}` means nothing to `lr_scheduler={self.lr_scheduler}`. Set "
+                "`warmup_intervals` and `warmup_interval_steps`, or `lr_scheduler=null` for `lr_scheduler_type`."
+            )
+        if self.warmup_intervals < 0 or self.warmup_interval_steps < 1:
+            raise ValueError(
+                f"`warmup_intervals` must be 0 or more and `warmup_interval_steps` 1 or more, got "
+                f"{self.warmup_intervals} and {self.warmup_interval_steps}."
+            )
         if self.fp16:
             raise ValueError("`fp16=True` is refused: gradients of AMC underflow in half precision. Use `bf16=True`.")
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
-from torch.utils.data import IterableDataset, Subset
+from torch.utils.data import Subset
 from transformers import Trainer
 from transformers.utils import logging
 
@@ -19,7 +19,6 @@ from albef_amc.model_cards import ModelCard, write_model_card
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.augmentation import GroundingAugmentation
 from albef_amc.trainer.data_collator import DataCollatorForGrounding
-from albef_amc.trainer.epoch_dataset import EpochDataset
 from albef_amc.trainer.evaluation import GroundingEvaluation, predict_points, score_points
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.parallel import (
@@ -30,6 +29,8 @@ from albef_amc.trainer.parallel import (
     split_rows,
     sum_counts,
 )
+from albef_amc.trainer.phrase_rows import build_epoch_dataset
+from albef_amc.trainer.schedules import PublishedOptimization
 
 logger = logging.get_logger(__name__)
 
@@ -68,7 +69,7 @@ CARD_ARGUMENTS = (
 )
 
 
-class AmcTrainer(Trainer):
+class AmcTrainer(PublishedOptimization, Trainer):
     r"""Trains [`AlbefForPreTraining`] on phrases with regions: ITC + ITM + MLM + AMC.
 
     The heatmap is part of the model's `forward`, so that wrappers see one ordinary forward pass. Every term is logged
@@ -120,9 +121,9 @@ class AmcTrainer(Trainer):
             )
         if data_collator is None:
             data_collator = build_training_collator(processing_class, args, model.config.mlm_probability)
-        if train_dataset is not None and not isinstance(train_dataset, (EpochDataset, IterableDataset)):
-            train_dataset = EpochDataset(train_dataset)
         refuse_zero3(args)
+        if train_dataset is not None:
+            train_dataset = build_epoch_dataset(train_dataset, args)
         super().__init__(
             model=model,
             args=args,

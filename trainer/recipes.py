@@ -17,6 +17,9 @@ from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.checkpoints import load_model_and_processor
 
 CONFIGURATION_FOLDER = Path(albef_amc.configuration.__file__).parent
+DEFAULT_OUTPUT_FOLDER = Path("runs")
+MACHINE_KEYS = ("num_processes",)
+DATA_SECTIONS = ("train_data", "evaluation_data")
 VOCABULARY_OF_DATA = "data"
 # Weights that a matching checkpoint lacks and that are made at random.
 PRE_TRAINING_PARTS = ("mlm_head.",)
@@ -42,7 +45,10 @@ class ModelRecipe:
 
     def __post_init__(self):
         if (self.checkpoint is None) == (self.config is None):
-            raise ValueError("`model` needs either `checkpoint` or `config`: set one of the two.")
+            raise ValueError(
+                "`model` needs either `checkpoint` or `config`: set one of the two, for example with "
+                "`--set model.checkpoint=FOLDER`."
+            )
         if self.config is not None and self.vocabulary is None:
             raise ValueError(
                 "`model.vocabulary` is needed with `model.config`: a `vocab.txt` file, or `data` for the words of the "
@@ -62,6 +68,10 @@ class Recipe:
             `name` it is the training data with these changes.
         training (mapping): fields of [`~trainer.AmcConfig`].
         card (mapping): fields of [`~model_cards.ModelCard`] for the checkpoints' cards.
+        peft (mapping, *optional*): fields of `peft.LoraConfig`; with this section, empty or not, LoRA layers are
+            trained (see [`~trainer.build_lora_config`]).
+        machine (mapping): what the values are made for: `num_processes`, the number of processes (GPUs).
+        output_dir (`str`, *optional*): folder of the run; `runs/` and the recipe's name by default.
     """
 
     model: ModelRecipe
@@ -69,6 +79,14 @@ class Recipe:
     evaluation_data: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
+    peft: dict[str, Any] | None = None
+    machine: dict[str, Any] = field(default_factory=dict)
+    output_dir: str | None = None
+
+    def __post_init__(self):
+        num_processes = self.machine.get("num_processes")
+        if num_processes is not None and (not isinstance(num_processes, int) or num_processes < 1):
+            raise ValueError(f"`machine.num_processes` must be an integer of at least 1, got {num_processes!r}.")
 
 
 def list_shipped(kind: str) -> list[str]:
@@ -96,30 +114,64 @@ def resolve_shipped(name_or_path: str | Path, kind: str, suffix: str) -> Path:
 def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     r"""Reads a recipe and applies overrides.
 
+    A recipe may begin with `base: OTHER`, a shipped name or a path beside it: that one is read first, and the keys
+    of this one replace or extend its sections key by key. Data with a `name` of its own replaces that of the base.
+
     Args:
         name_or_path (`str` or `Path`): a YAML file, or the name of a recipe in `configuration/training`.
-        overrides (iterable of `str`): `key=value` with YAML values. A key without a dot is a field of `training`;
-            others say their section: `model.checkpoint=runs/first`, `train_data.split=all`.
+        overrides (iterable of `str`): `key=value` with YAML values. A key without a dot is a field of `training`
+            (or `output_dir`); others say their section: `model.checkpoint=runs/first`, `train_data.split=all`.
 
     Raises:
         ValueError: an unknown key (the nearest valid one is named), or a value of the wrong type.
         FileNotFoundError: no such recipe.
     """
     path = resolve_shipped(name_or_path, "training", ".yaml")
+    content = _read_content(path, ())
+    for override in overrides:
+        _apply_override(content, override)
+    _check_sections(content, str(path))
+    _check_data(content, path)
+    if content.get("output_dir") is None:
+        content["output_dir"] = str(DEFAULT_OUTPUT_FOLDER / path.stem)
+    sections = {name: value for name, value in content.items() if value is not None and name != "model"}
+    return Recipe(model=ModelRecipe(**(content.get("model") or {})), **sections)
+
+
+def _read_content(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
+    """Sections of a file on top of those of its `base`; `readers` are the files that led here."""
+    if path.resolve() in readers:
+        raise ValueError(f"{path}: its `base` leads back to itself.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold sections (model, train_data, training), got {type(content).__name__}.")
-    for override in overrides:
-        _apply_override(content, override)
-    _check_keys(content, [item.name for item in dataclasses.fields(Recipe)], str(path))
+    base = content.pop("base", None)
+    _check_sections(content, str(path))
+    if base is None:
+        return content
+    beside = path.parent / str(base)
+    base_path = beside if beside.is_file() else resolve_shipped(str(base), "training", ".yaml")
+    merged = _read_content(base_path, (*readers, path.resolve()))
+    for name, value in content.items():
+        extends = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        if name in DATA_SECTIONS and extends:
+            extends = "name" not in value
+        merged[name] = {**merged[name], **value} if extends else value
+    return merged
+
+
+def _check_sections(content: dict[str, Any], where: str) -> None:
+    """Refuses keys that no section has, and sections that are no mappings."""
+    _check_keys(content, [*(item.name for item in dataclasses.fields(Recipe)), "base"], where)
+    for name, value in content.items():
+        if name != "output_dir" and value is not None and not isinstance(value, dict):
+            raise ValueError(f"{where}: section `{name}` must hold keys with values, got {value!r}.")
     _check_keys(content.get("training") or {}, _training_fields(), "training")
     _check_keys(content.get("model") or {}, [item.name for item in dataclasses.fields(ModelRecipe)], "model")
-    _check_data(content, path)
-    sections = {name: value for name, value in content.items() if value is not None and name != "model"}
-    return Recipe(model=ModelRecipe(**(content.get("model") or {})), **sections)
+    _check_keys(content.get("machine") or {}, MACHINE_KEYS, "machine")
 
 
 def _check_data(content: dict[str, Any], path: Path) -> None:
@@ -127,19 +179,23 @@ def _check_data(content: dict[str, Any], path: Path) -> None:
         raise ValueError(f"{path} has no `train_data`.")
     if content.get("evaluation_data") and "name" not in content["evaluation_data"]:
         content["evaluation_data"] = {**content["train_data"], **content["evaluation_data"]}
-    for section in ("train_data", "evaluation_data"):
+    for section in DATA_SECTIONS:
         if content.get(section) and not {"name", "split"} <= content[section].keys():
             raise ValueError(f"`{section}` needs `name` and `split`, got {', '.join(content[section])}.")
 
 
 def _training_fields() -> list[str]:
-    return [item.name for item in dataclasses.fields(AmcConfig) if item.init]
+    """Fields of the settings; the folder of the run is the recipe's own key."""
+    return [item.name for item in dataclasses.fields(AmcConfig) if item.init and item.name != "output_dir"]
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ValueError(f"`--set {override}` is not of the form key=value.")
+    if key == "output_dir":
+        content[key] = text
+        return
     section, _, name = key.rpartition(".")
     owner = content.setdefault(section or "training", {})
     if owner is None:

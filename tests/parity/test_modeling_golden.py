@@ -4,33 +4,12 @@ import pytest
 import torch
 from testing_utils import Golden
 
-from albef_amc import AlbefForPreTraining
 from albef_amc.contrastive_albef import compute_negative_probabilities
-from albef_amc.original_albef import infer_config, rename_original_key
+from albef_amc.original_albef import rename_original_key
 from albef_amc.trainer.objectives import AttentionMaskConsistencyLoss
 
 GOLDEN = Golden("tiny_pretrain")
 STEP = Golden("tiny_pretrain_step")
-
-
-@pytest.fixture
-def model() -> AlbefForPreTraining:
-    original = torch.load(GOLDEN.folder / "checkpoint.pth", weights_only=True)["model"]
-    config, _ = infer_config(
-        original,
-        {
-            "vision_config.num_attention_heads": 4,
-            "text_config.num_attention_heads": 4,
-            "explanation_layer": GOLDEN.config["gradcam_text_layer"],
-            "explanation_block": GOLDEN.config["gradcam_vision_block_itc"],
-        },
-    )
-    model = AlbefForPreTraining(config).eval()
-    renamed = {rename_original_key(name): value for name, value in original.items()}
-    renamed["albef.temperature"] = original["temp"].reshape(1)
-    report = model.load_state_dict({name: value for name, value in renamed.items() if name}, strict=False)
-    assert report.missing_keys == ["image_queue_ids", "text_queue_ids"] and not report.unexpected_keys
-    return model
 
 
 def pick(inputs: dict, *names: str) -> dict:

@@ -1,0 +1,140 @@
+"""`albef_cosine` over a run: the order of the released loop, short runs, resume, settings that contradict it."""
+
+import logging
+
+import pytest
+import torch
+from testing_utils import build_rows
+
+from albef_amc.trainer import AmcConfig, AmcTrainer
+from albef_amc.trainer.schedules import AlbefCosine, AlbefCosineScheduler
+
+PUBLISHED = AlbefCosine(epochs=30, min_learning_rate=1e-6, warmup_learning_rate=1e-6)
+
+
+def build_scheduler(schedule: AlbefCosine, steps_per_epoch: int) -> AlbefCosineScheduler:
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))], lr=1e-5)
+    return AlbefCosineScheduler(optimizer, schedule, steps_per_epoch)
+
+
+def walk(scheduler: AlbefCosineScheduler, num_steps: int) -> list[float]:
+    """Learning rate that each of the next steps is taken with."""
+    rates = []
+    for _ in range(num_steps):
+        rates.append(scheduler.optimizer.param_groups[0]["lr"])
+        scheduler.optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def simulate_released_loop(schedule: AlbefCosine, steps_per_epoch: int, num_epochs: int) -> list[float]:
+    """The order of the released training loop, written as it is told: t is set before an epoch and after a step."""
+    rates, t = [], 0
+    for epoch in range(num_epochs):
+        if epoch > 0:
+            t = epoch + schedule.warmup_intervals
+        for step in range(steps_per_epoch):
+            rates.append(schedule.compute_learning_rate(1e-5, t))
+            interval, rest = divmod(step, schedule.warmup_interval_steps)
+            if epoch == 0 and rest == 0 and interval <= schedule.warmup_intervals:
+                t = interval
+    return rates
+
+
+@pytest.mark.parametrize("steps_per_epoch", [2500, 2000, 700])
+def test_every_step_has_the_rate_of_the_released_loop(steps_per_epoch):
+    rates = walk(build_scheduler(PUBLISHED, steps_per_epoch), 3 * steps_per_epoch)
+    assert rates == simulate_released_loop(PUBLISHED, steps_per_epoch, num_epochs=3)
+    assert rates[0] == 1e-6
+    assert max(rates[:steps_per_epoch]) == (1e-5 if steps_per_epoch > 2000 else rates[steps_per_epoch - 1])
+
+
+def test_the_cosine_ends_with_its_epochs_and_stays():
+    schedule = AlbefCosine(epochs=2, min_learning_rate=1e-6, warmup_learning_rate=1e-6, warmup_intervals=0)
+    rates = walk(build_scheduler(schedule, steps_per_epoch=2), 8)
+    assert rates[:2] == [1e-5, 1e-5]
+    assert rates[2:4] == pytest.approx([5.5e-6, 5.5e-6])
+    assert rates[4:] == [1e-6] * 4
+
+
+def test_a_resumed_scheduler_goes_on_where_it_stopped():
+    schedule = AlbefCosine(3, 1e-6, 1e-6, warmup_intervals=2, warmup_interval_steps=2)
+    whole = walk(build_scheduler(schedule, steps_per_epoch=6), 18)
+    first = build_scheduler(schedule, steps_per_epoch=6)
+    assert walk(first, 5) == whole[:5]
+    second = build_scheduler(schedule, steps_per_epoch=6)
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    state = first.state_dict()
+    assert all(isinstance(value, (int, float, bool, list)) for value in state.values()), state
+    second.load_state_dict(state)
+    assert walk(second, 13) == whole[5:]
+
+
+def build_trainer(model, processor, folder, **changes) -> AmcTrainer:
+    values = dict(
+        output_dir=str(folder),
+        use_cpu=True,
+        per_device_train_batch_size=2,
+        num_train_epochs=3,
+        logging_steps=1,
+        save_strategy="no",
+        learning_rate=1e-3,
+        lr_scheduler="albef_cosine",
+        min_learning_rate=1e-4,
+        warmup_learning_rate=1e-4,
+        warmup_intervals=2,
+        warmup_interval_steps=1,
+        mask_size=16,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        report_to="none",
+    )
+    return AmcTrainer(model, AmcConfig(**{**values, **changes}), processor, train_dataset=build_rows(8))
+
+
+def get_rates(trainer: AmcTrainer) -> list[float]:
+    return [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+
+
+def test_a_run_follows_the_schedule_and_its_resume_too(tiny_pretraining_model, tiny_processor, tmp_path):
+    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, save_strategy="steps", save_steps=5)
+    trainer.train()
+    schedule = AlbefCosine(3, 1e-4, 1e-4, warmup_intervals=2, warmup_interval_steps=1)
+    expected = [schedule.compute_learning_rate(1e-3, schedule.compute_t(step, 4)) for step in range(12)]
+    assert get_rates(trainer) == pytest.approx(expected)
+    assert len(set(expected)) > 4
+    resumed = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert get_rates(resumed) == pytest.approx(expected)
+
+
+def test_a_run_cut_short_has_the_rates_of_the_whole_run(tiny_pretraining_model, tiny_processor, tmp_path, caplog):
+    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, max_steps=3, warmup_interval_steps=100)
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    assert get_rates(trainer) == pytest.approx([1e-4] * 3)
+    assert "warm-up" not in caplog.text
+
+
+def test_an_epoch_shorter_than_the_warm_up_is_said(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("albef_amc.trainer.schedules.logger.warning", said.append)
+    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, max_steps=6, warmup_interval_steps=100)
+    trainer.train()
+    assert len(said) == 1 and "An epoch has 4 steps and the warm-up 200" in said[0]
+    assert "`warmup_interval_steps` to 2" in said[0]
+    # The first epoch ends at the first rate of the warm-up; the second begins with the cosine's second.
+    assert get_rates(trainer)[3:5] == pytest.approx([1e-4, 1e-4 + 0.45e-3 * 1.5])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(lr_scheduler="albef_cosin"), "`lr_scheduler` must be one of None, 'albef_cosine'"),
+        (dict(lr_scheduler="albef_cosine", warmup_steps=0.1), "Set `warmup_intervals`"),
+        (dict(warmup_interval_steps=0), "`warmup_interval_steps` 1 or more"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(tmp_path, changes, words):
+    with pytest.raises(ValueError, match=words):
+        AmcConfig(output_dir=str(tmp_path), use_cpu=True, **changes)
