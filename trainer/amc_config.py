@@ -39,6 +39,9 @@ class AmcConfig(TrainingArguments):
         region_source (`str`, defaults to `"boxes"`): `"boxes"`, `"polygons"` or `"masks"`.
         box_choice (`str`, defaults to `"all"`): `"all"`, or `"random"` for one random box of a phrase as published.
         use_augmentation (`bool`, defaults to `True`): flips, gray and colour jitter that region and words follow.
+        freeze (list of `str`, *optional*): parts that are not trained, or beginnings of parameter names; see
+            [`~trainer.freezing.freeze_parameters`].
+        use_momentum_updates (`bool`, defaults to `True`): momentum weights follow the online ones; else they stay.
 
     Raises:
         ValueError: a value outside its range, or half precision (`fp16`), which AMC does not support: use `bf16`.
@@ -65,6 +68,8 @@ class AmcConfig(TrainingArguments):
     region_source: str = "boxes"
     box_choice: str = "all"
     use_augmentation: bool = True
+    freeze: list[str] | None = None
+    use_momentum_updates: bool = True
     learning_rate: float = 1e-5
     weight_decay: float = 0.02
     max_grad_norm: float = field(default=0.0, metadata={"help": "0: no clipping, as published."})
@@ -91,6 +96,8 @@ class AmcConfig(TrainingArguments):
                 raise ValueError(
                     f"`{name}` must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}."
                 )
+        if isinstance(self.freeze, str):
+            raise ValueError(f"`freeze` must be a list of parts, got {self.freeze!r}: write [{self.freeze}].")
         if self.fp16:
             raise ValueError("`fp16=True` is refused: gradients of AMC underflow in half precision. Use `bf16=True`.")
 

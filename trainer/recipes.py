@@ -13,6 +13,7 @@ import yaml
 import albef_amc.configuration
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
 from albef_amc.text_processing_albef import build_tokenizer, clean_caption
+from albef_amc.trainer.adapters import list_lora_fields
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.checkpoints import load_model_and_processor
 
@@ -62,6 +63,8 @@ class Recipe:
             `name` it is the training data with these changes.
         training (mapping): fields of [`~trainer.AmcConfig`].
         card (mapping): fields of [`~model_cards.ModelCard`] for the checkpoints' cards.
+        peft (mapping, *optional*): fields of `peft.LoraConfig`; with this section, empty or not, LoRA layers are
+            trained (see [`~trainer.build_lora_config`]).
     """
 
     model: ModelRecipe
@@ -69,6 +72,7 @@ class Recipe:
     evaluation_data: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
+    peft: dict[str, Any] | None = None
 
 
 def list_shipped(kind: str) -> list[str]:
@@ -118,6 +122,7 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
     _check_keys(content.get("training") or {}, _training_fields(), "training")
     _check_keys(content.get("model") or {}, [item.name for item in dataclasses.fields(ModelRecipe)], "model")
     _check_data(content, path)
+    _check_peft(content)
     sections = {name: value for name, value in content.items() if value is not None and name != "model"}
     return Recipe(model=ModelRecipe(**(content.get("model") or {})), **sections)
 
@@ -130,6 +135,15 @@ def _check_data(content: dict[str, Any], path: Path) -> None:
     for section in ("train_data", "evaluation_data"):
         if content.get(section) and not {"name", "split"} <= content[section].keys():
             raise ValueError(f"`{section}` needs `name` and `split`, got {', '.join(content[section])}.")
+
+
+def _check_peft(content: dict[str, Any]) -> None:
+    settings = content.get("peft")
+    if settings is None:
+        return
+    _check_keys(settings, list_lora_fields(), "peft")
+    if (content.get("model") or {}).get("checkpoint") is None:
+        raise ValueError("`peft` needs `model.checkpoint`: an adapter of random weights would have no base.")
 
 
 def _training_fields() -> list[str]:
