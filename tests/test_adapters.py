@@ -2,15 +2,17 @@
 
 import copy
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors import safe_open
 from test_amc_trainer import build_arguments, copy_state, training_logs
-from testing_utils import build_batch, build_rows
+from testing_utils import WORDS, build_batch, build_photo, build_rows
 
-from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
+from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
 from albef_amc.cli.main import main
 from albef_amc.trainer import AmcTrainer, build_lora_config, merge_adapter
 from albef_amc.trainer.checkpoints import load_model_and_processor
@@ -92,7 +94,7 @@ def test_momentum_weights_follow_the_merged_weights(base, tiny_processor, tmp_pa
         r=4, lora_alpha=12, target_modules=["q_proj", "fc2", "qkv"], modules_to_save=["mlm_head", "vision_projection"]
     )
     trainer = build_lora_trainer(base, tiny_processor, tmp_path / "run", config)
-    for name, parameter in trainer.model.named_parameters():
+    for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.data.add_(0.1 * torch.randn_like(parameter))
     model = trainer.model.get_base_model()
@@ -200,3 +202,257 @@ def test_merged_and_adapted_models_agree(base, tiny_processor, tmp_path):
     assert all(parameter.requires_grad for parameter in loaded.parameters())
     assert type(loaded) is AlbefForImageTextMatching and not hasattr(loaded, "peft_config")
     assert str(base) in (folder / "README.md").read_text()
+
+
+@pytest.fixture
+def adapter(base, tiny_processor, tmp_path):
+    """Folder of a trained adapter."""
+    trainer = build_lora_trainer(base, tiny_processor, tmp_path / "adapter", max_steps=1)
+    trainer.train()
+    trainer.save_model()
+    return tmp_path / "adapter"
+
+
+def test_weights_of_the_pre_training_class_alone_are_passed_over_in_grounding(base, tiny_processor, tmp_path):
+    config = LoraConfig(r=4, target_modules=["q_proj", "dense"], modules_to_save=["itm_head", "text_projection"])
+    trainer = build_lora_trainer(base, tiny_processor, tmp_path / "dense", config)
+    trainer.train()
+    trainer.save_model()
+    assert any("mlm_head" in key for key in read_keys(tmp_path / "dense" / "adapter_model.safetensors"))
+    config = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["itm_head", "mlm_head"])
+    other = build_lora_trainer(base, tiny_processor, tmp_path / "whole", config)
+    other.train()
+    other.save_model()
+    for run, folder in ((trainer, "dense"), (other, "whole")):
+        batch = build_batch(run.model.config)
+        loaded, _ = load_model_and_processor(AlbefForImageTextMatching, tmp_path / folder)
+        for ours, theirs in zip(ground(loaded, batch), ground(run.model, batch), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+        whole, _ = load_model_and_processor(AlbefForPreTraining, tmp_path / folder)
+        head = run.model.get_base_model().mlm_head
+        states = torch.randn(3, 32)
+        torch.testing.assert_close(whole.mlm_head(states), head(states), rtol=0, atol=1e-5)
+        assert whole.mlm_head.decoder.weight is whole.albef.text_model.word_embeddings.weight
+
+
+def test_a_masked_word_head_trained_in_full_keeps_the_frozen_embeddings(base, tiny_processor, tmp_path):
+    config = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["mlm_head"])
+    trainer = build_lora_trainer(base, tiny_processor, tmp_path / "run", config)
+    before = copy_state(trainer.model)
+    trainer.train()
+    model = trainer.model.get_base_model()
+    head = model.mlm_head.modules_to_save["default"]
+    assert head.decoder.weight is model.albef.text_model.word_embeddings.weight
+    prefix = "base_model.model."
+    embeddings = "albef.text_model.word_embeddings.weight"
+    assert torch.equal(before[prefix + embeddings], model.state_dict()[embeddings])
+    assert not torch.equal(before[prefix + "mlm_head.original_module.dense.weight"], head.dense.weight)
+    pairs = {id(own): online for own, online, _ in trainer.lora_momentum.pairs}
+    assert pairs[id(model.momentum_mlm_head.dense.weight)] is head.dense.weight
+
+
+def test_an_adapter_keeps_the_image_size_it_was_trained_at(base, tiny_processor, tmp_path):
+    model, processor = load_model_and_processor(AlbefForPreTraining, base, image_size=48)
+    arguments = build_arguments(tmp_path / "run", learning_rate=2e-2)
+    trainer = AmcTrainer(model, arguments, processor, build_rows(), peft_config=build_lora_config(model.config))
+    trainer.train()
+    trainer.save_model()
+    loaded, stored = load_model_and_processor(AlbefForImageTextMatching, tmp_path / "run")
+    assert loaded.config.vision_config.image_height_width == (48, 48)
+    assert stored.image_processor.size.height == 48
+    batch = build_batch(loaded.config)
+    for ours, theirs in zip(ground(loaded, batch), ground(trainer.model, batch), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_commands_take_an_adapter(adapter, tmp_path, capsys, monkeypatch):
+    build_photo().save(tmp_path / "photo.png")
+    phrase = f"the {WORDS[2]} dog"
+    merged = tmp_path / "merged"
+    assert main(["merge", str(adapter), "--output-dir", str(merged), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["output_dir"] == str(merged)
+    assert main(["merge", str(adapter), "--output-dir", str(merged)]) == 2
+    assert "holds a checkpoint" in capsys.readouterr().err
+    points = []
+    for checkpoint in (adapter, merged):
+        output = tmp_path / checkpoint.name / "pictures"
+        words = ["ground", str(tmp_path / "photo.png"), "-p", phrase, "-c", str(checkpoint), "-o", str(output)]
+        assert main([*words, "--device", "cpu"]) == 0
+        points.append(json.loads((output / "grounding.json").read_text())[0]["phrases"][0]["point"])
+    assert points[0] == points[1]
+    assert AlbefProcessor.from_pretrained(merged).tokenizer.vocab_size == 24
+    capsys.readouterr()
+    small = ["num_train_scenes=2", "num_validation_scenes=1", "num_test_scenes=2", f"cache_dir={tmp_path / 'cache'}"]
+    options = [word for option in small for word in ("--data", option)]
+    assert main(["evaluate", str(adapter), "synthetic", *options, "--device", "cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_phrases"] > 0
+
+
+def test_merging_takes_over_the_licence_of_the_card(adapter, tmp_path):
+    card = (adapter / "README.md").read_text()
+    (adapter / "README.md").write_text(card.replace("license: apache-2.0", "license: mit"))
+    merged = (merge_adapter(adapter, tmp_path / "merged") / "README.md").read_text()
+    assert "license: mit" in merged and "Rice-UVA" in merged
+
+
+def edit_adapter(adapter, **changes) -> None:
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_base_that_is_not_there_is_named(adapter, base, tmp_path, monkeypatch):
+    base.rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match=rf"was trained on {base}, which cannot be found"):
+        load_model_and_processor(AlbefForImageTextMatching, adapter)
+    merged = merge_adapter(adapter, tmp_path / "merged", base=tmp_path / "moved")
+    assert (merged / "model.safetensors").is_file()
+    edit_adapter(adapter, base_model_name_or_path="your-name/nothing")
+    with pytest.raises(FileNotFoundError, match="your-name/nothing, which cannot be found"):
+        load_model_and_processor(AlbefForImageTextMatching, adapter)
+    edit_adapter(adapter, base_model_name_or_path=None)
+    with pytest.raises(ValueError, match="does not say which checkpoint"):
+        load_model_and_processor(AlbefForImageTextMatching, adapter)
+    edit_adapter(adapter, base_model_name_or_path=str(adapter))
+    with pytest.raises(ValueError, match="is an adapter itself"):
+        load_model_and_processor(AlbefForImageTextMatching, adapter)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"r": 2}, ValueError, "does not fit this model"),
+        ({"target_modules": ["fc1"]}, ValueError, "does not fit this model"),
+        ({"target_modules": ["no_such"]}, ValueError, "Linear layers of this model: .*q_proj"),
+        ({"use_dora": True}, ValueError, "`peft_config.use_dora` is not supported"),
+        ({"peft_type": "IA3"}, TypeError, "must be a `peft.LoraConfig`"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused(adapter, tmp_path, changes, error, words):
+    edit_adapter(adapter, **changes)
+    with pytest.raises(error, match=words):
+        merge_adapter(adapter, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_only_adapters_are_merged(base, tmp_path):
+    with pytest.raises(ValueError, match="is no adapter"):
+        merge_adapter(base, tmp_path / "merged")
+    with pytest.raises(FileNotFoundError, match="No checkpoint folder"):
+        merge_adapter(tmp_path / "none" / "at" / "all", tmp_path / "merged")
+
+
+def test_a_damaged_adapter_configuration_is_named(adapter, tmp_path):
+    (adapter / "adapter_config.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        merge_adapter(adapter, tmp_path / "merged")
+
+
+def test_resume_refuses_another_run(base, adapter, tiny_processor, tmp_path):
+    run = tmp_path / "run"
+    build_lora_trainer(base, tiny_processor, run, save_strategy="steps", save_steps=1, max_steps=1).train()
+    checkpoint = str(run / "checkpoint-1")
+    other = build_lora_trainer(base, tiny_processor, tmp_path / "other", LoraConfig(r=4, lora_alpha=16))
+    with pytest.raises(ValueError, match="`peft_config.lora_alpha` is 16"):
+        other.train(resume_from_checkpoint=checkpoint)
+    with pytest.raises(ValueError, match="Give a `checkpoint-N` folder"):
+        other.train(resume_from_checkpoint=str(adapter))
+    plain = AmcTrainer(
+        AlbefForPreTraining.from_pretrained(base), build_arguments(tmp_path / "plain"), tiny_processor, build_rows()
+    )
+    with pytest.raises(ValueError, match="is of a LoRA run"):
+        plain.train(resume_from_checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "words"),
+    [
+        (LoraConfig(use_dora=True), {}, "`peft_config.use_dora` is not supported"),
+        (LoraConfig(init_lora_weights="pissa"), {}, "got 'pissa': others change the base"),
+        (LoraConfig(target_modules=["query"]), {}, "Linear layers of this model: .*q_proj"),
+        (LoraConfig(target_modules=["decoder"]), {}, "mlm_head.decoder, whose weights are tied"),
+        (LoraConfig(), {"freeze": ["vision"]}, "exclude each other"),
+        (LoraConfig(), {"amc_weight": 0.0, "itm_weight": 0.0, "mlm_weight": 0.0}, "no objective with a weight"),
+    ],
+)
+def test_what_lora_cannot_do_is_refused(base, tiny_processor, tmp_path, config, changes, words):
+    with pytest.raises(ValueError, match=words):
+        build_lora_trainer(base, tiny_processor, tmp_path / "run", config, **changes).train()
+
+
+def test_bases_that_lora_refuses(base, checkpoint, adapter, tiny_processor, tmp_path):
+    with pytest.raises(ValueError, match="has no masked-word head"):
+        build_lora_trainer(checkpoint, tiny_processor, tmp_path / "run")
+    merged, _ = load_model_and_processor(AlbefForPreTraining, adapter)
+    with pytest.raises(ValueError, match="is an adapter. Merge it first"):
+        AmcTrainer(merged, build_arguments(tmp_path), tiny_processor, build_rows(), peft_config=LoraConfig())
+    model = build_lora_trainer(base, tiny_processor, tmp_path / "run").model
+    with pytest.raises(TypeError, match="has LoRA layers already"):
+        AmcTrainer(model, build_arguments(tmp_path), tiny_processor, build_rows())
+    with pytest.raises(TypeError, match="must be a `peft.LoraConfig`, got dict"):
+        build_lora_trainer(base, tiny_processor, tmp_path / "run", {"r": 8})
+
+
+def test_a_model_without_a_checkpoint_is_warned_of(tiny_pretraining_model, tiny_processor, tmp_path, caplog):
+    from transformers.utils import logging
+
+    tiny_pretraining_model.name_or_path = ""
+    logging.enable_propagation()
+    AmcTrainer(
+        tiny_pretraining_model, build_arguments(tmp_path), tiny_processor, build_rows(), peft_config=LoraConfig()
+    )
+    logging.disable_propagation()
+    assert "has no base to name" in caplog.text
+
+
+def test_the_best_checkpoint_is_loaded_at_the_end(base, tiny_processor, tmp_path):
+    trainer = build_lora_trainer(
+        base,
+        tiny_processor,
+        tmp_path / "run",
+        eval_rows=build_rows(2),
+        max_steps=3,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="pointing_game_accuracy",
+    )
+    trainer.train()
+    best, _ = load_model_and_processor(AlbefForImageTextMatching, trainer.state.best_model_checkpoint)
+    batch = build_batch(best.config)
+    for ours, theirs in zip(ground(best, batch), ground(trainer.model, batch), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"bf16": True}, {"gradient_checkpointing": True}])
+def test_bfloat16_and_gradient_checkpointing(base, tiny_processor, tmp_path, changes):
+    logs, gradients = [], []
+    for name, settings in (("plain", {}), ("changed", changes)):
+        trainer = build_lora_trainer(base, tiny_processor, tmp_path / name, **settings)
+        trainer.train()
+        logs.append([entry["loss"] for entry in training_logs(trainer)])
+        gradients.append({name: value for name, value in copy_state(trainer.model).items() if "lora_B" in name})
+        assert all(own.dtype == torch.float32 for own, _, _ in trainer.lora_momentum.pairs)
+    assert logs[0] == pytest.approx(logs[1], rel=1e-4 if "bf16" not in changes else 3e-2)
+    assert all(value.abs().max() > 0 for value in gradients[1].values())
+    if "bf16" not in changes:
+        for name, value in gradients[0].items():
+            torch.testing.assert_close(gradients[1][name], value, rtol=0, atol=1e-4, msg=name)
+
+
+PEFTLESS = """
+import sys
+sys.modules["peft"] = None
+from albef_amc.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_without_peft_the_error_says_how_to_install_it(adapter, tmp_path):
+    words = [sys.executable, "-c", PEFTLESS, "merge", str(adapter), "--output-dir", str(tmp_path / "merged")]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "pip install 'albef-amc[peft]'" in done.stderr.splitlines()[-1]
+    assert "[train]" not in done.stderr and "Traceback" not in done.stderr

@@ -2,6 +2,7 @@
 """Folders of adapters: what they hold, reading them strictly, and merging one into its base."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +151,9 @@ def merge_into(model: nn.Module, adapter: str | Path) -> None:
     ] or None
     config.base_model_name_or_path = getattr(model, "name_or_path", None)
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    peft_model = add_lora(model, config)
+    with warnings.catch_warnings():  # the copies that it excludes are not in every class, and hidden in the other
+        warnings.filterwarnings("ignore", message="You have passed exclude_modules")
+        peft_model = add_lora(model, config)
     load_adapter_weights(peft_model, adapter)
     with without_momentum_copies(model):
         peft_model.merge_and_unload(safe_merge=True)

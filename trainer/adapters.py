@@ -92,7 +92,7 @@ def build_lora_config(model_config: AlbefConfig, **changes: Any) -> "LoraConfig"
 
 
 def complete_lora_config(config: "LoraConfig", model_config: AlbefConfig) -> "LoraConfig":
-    """A copy with default targets where it names none, and with the momentum copies excluded.
+    """A copy with default targets where it names none.
 
     Raises:
         TypeError: not a `peft.LoraConfig`.
@@ -118,17 +118,19 @@ def complete_lora_config(config: "LoraConfig", model_config: AlbefConfig) -> "Lo
         config.target_modules = rf"(?:.*\.)?albef\.text_model\.layers\.(?:{indices})\.{FUSION_MODULES}"
         if config.modules_to_save is None:
             config.modules_to_save = [MATCHING_HEAD]
-    config.exclude_modules = _exclude_momentum(config.exclude_modules)
     return config
 
 
-def _exclude_momentum(excluded: str | list[str] | set[str] | None) -> str:
-    """One pattern of what is excluded already (a pattern, or ends of names) and the momentum copies."""
-    if not excluded:
-        return MOMENTUM_PATTERN
-    if not isinstance(excluded, str):
+def _exclude_momentum(config: "LoraConfig", names: list[str]) -> None:
+    """Adds the momentum copies to what a configuration excludes, where its targets match one of their modules."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    if not any(check_target_module_exists(config, name) for name in names):
+        return
+    excluded = config.exclude_modules
+    if excluded and not isinstance(excluded, str):
         excluded = rf"(?:.*\.)?(?:{'|'.join(map(re.escape, sorted(excluded)))})"
-    return excluded if MOMENTUM_PATTERN in excluded else f"(?:{excluded})|{MOMENTUM_PATTERN}"
+    config.exclude_modules = f"(?:{excluded})|{MOMENTUM_PATTERN}" if excluded else MOMENTUM_PATTERN
 
 
 @contextmanager
@@ -166,6 +168,8 @@ def add_lora(model: nn.Module, config: "LoraConfig") -> "PeftModel":
             peft_model = get_peft_model(model, config, adapter_name=ADAPTER_NAME)
         except ValueError as error:
             raise ValueError(f"{error} Linear layers of this model: {', '.join(sorted(linear))}.") from error
+    copies = [name for name, _ in model.named_modules() if name.startswith(MOMENTUM_PREFIX)]
+    _exclude_momentum(peft_model.peft_config[ADAPTER_NAME], copies)
     _check_layers(peft_model, model.get_input_embeddings().weight)
     _tie_saved_head(model)
     return peft_model

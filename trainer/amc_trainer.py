@@ -160,7 +160,8 @@ class AmcTrainer(AdapterTraining, Trainer):
         unwrapped = self.accelerator.unwrap_model(model)
         if self._momentum_step != self.state.global_step:
             self._momentum_step = self.state.global_step
-            unwrapped.clamp_temperature()
+            if unwrapped.albef.temperature.requires_grad:
+                unwrapped.clamp_temperature()
             self.move_momentum(unwrapped)
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self._pending_features is not None:
