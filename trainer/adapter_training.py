@@ -102,7 +102,9 @@ def attach_adapter(model: AlbefForPreTraining, config: "LoraConfig", args: Train
         )
     elif (Path(model.name_or_path) / ADAPTER_CONFIG_FILE).is_file():
         raise ValueError(f"{model.name_or_path} is an adapter. Merge it first: `albef-amc merge`.")
-    momentum = LoraMomentum(model, config)
+    with torch.random.fork_rng(devices=[]):  # the same start in every process and every run of this seed
+        torch.manual_seed(args.seed)
+        momentum = LoraMomentum(model, config)
     stored_class = (model.config.architectures or [type(model).__name__])[0]
     head_is_trained = any(parameter.requires_grad for parameter in getattr(model, MASKED_WORD_HEAD).parameters())
     if args.mlm_weight > 0 and stored_class != type(model).__name__ and not head_is_trained:
