@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProce
 from albef_amc.cli.main import main
 from albef_amc.trainer import AmcTrainer, build_lora_config, merge_adapter
 from albef_amc.trainer.checkpoints import load_model_and_processor
+from albef_amc.trainer.recipes import load_recipe
 
 STATE_FILE = "pretraining_state.safetensors"
 
@@ -341,9 +343,11 @@ def test_only_adapters_are_merged(base, tmp_path):
         merge_adapter(tmp_path / "none" / "at" / "all", tmp_path / "merged")
 
 
-def test_a_damaged_adapter_configuration_is_named(adapter, tmp_path):
-    (adapter / "adapter_config.json").write_text("{")
-    with pytest.raises(ValueError, match="damaged"):
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_damaged_file_is_named(adapter, tmp_path, name):
+    content = (adapter / name).read_bytes()
+    (adapter / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=rf"{name} of .* damaged"):
         merge_adapter(adapter, tmp_path / "merged")
 
 
@@ -441,6 +445,25 @@ def test_bfloat16_and_gradient_checkpointing(base, tiny_processor, tmp_path, cha
             torch.testing.assert_close(gradients[1][name], value, rtol=0, atol=1e-4, msg=name)
 
 
+def test_the_documented_run_runs(base, tmp_path, monkeypatch):
+    text = (PROJECT_FOLDER / "docs" / "lora.md").read_text()
+    first, second = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    smaller = {
+        'split="train"': f'split="train", num_train_scenes=4, num_validation_scenes=2, num_test_scenes=2, '
+        f"cache_dir={str(tmp_path)!r}",
+        "max_steps=100": "max_steps=1, use_cpu=True, max_length=24, per_device_train_batch_size=2",
+        '"checkpoints/albef"': repr(str(base)),
+    }
+    for written, replacement in smaller.items():
+        assert written in first
+        first = first.replace(written, replacement)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(first, names)
+    exec(second, names)
+    assert names["model"].name_or_path == "runs/lora"
+
+
 def test_layers_start_the_same_with_the_same_seed(base, tiny_processor, tmp_path):
     starts = []
     for seed in (0, 0, 1):
@@ -492,18 +515,64 @@ def test_two_processes_train_one_adapter(base, tmp_path):
     assert torch.isfinite(ground(model, build_batch(model.config))[1]).all()
 
 
-PEFTLESS = """
-import sys
-sys.modules["peft"] = None
-from albef_amc.cli.main import main
-sys.exit(main(sys.argv[1:]))
+def test_without_peft_the_error_says_how_to_install_it(adapter, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    for words in (["merge", str(adapter)], ["train", "coco_phrases", "--set", "peft.r=8"]):
+        assert main([*words, "--output-dir", str(tmp_path / "out")]) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "pip install 'albef-amc[peft]'" in error and "[train]" not in error
+
+
+RECIPE = """
+model: {{checkpoint: {base}}}
+train_data: {{name: synthetic, split: train, num_train_scenes: 4, num_validation_scenes: 2, num_test_scenes: 2,
+  cache_dir: {cache}}}
+peft: {{r: 2, lora_alpha: 4}}
+training: {{max_steps: 1, per_device_train_batch_size: 2, use_cpu: true, max_length: 24, disable_tqdm: true}}
 """
 
 
-@pytest.mark.slow
-def test_without_peft_the_error_says_how_to_install_it(adapter, tmp_path):
-    words = [sys.executable, "-c", PEFTLESS, "merge", str(adapter), "--output-dir", str(tmp_path / "merged")]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "pip install 'albef-amc[peft]'" in done.stderr.splitlines()[-1]
-    assert "[train]" not in done.stderr and "Traceback" not in done.stderr
+@pytest.fixture
+def recipe(tmp_path, base):
+    """A recipe of one step with LoRA."""
+    (tmp_path / "lora.yaml").write_text(RECIPE.format(base=base, cache=tmp_path / "cache"))
+    return str(tmp_path / "lora.yaml")
+
+
+def test_a_recipe_trains_an_adapter(recipe, base, tmp_path, capsys):
+    run = tmp_path / "run"
+    words = ["train", recipe, "--output-dir", str(run), "--set", "peft.lora_dropout=0.1"]
+    assert main(words) == 0
+    stored = json.loads((run / "adapter_config.json").read_text())
+    assert (stored["r"], stored["lora_alpha"], stored["lora_dropout"]) == (2, 4, 0.1)
+    assert stored["base_model_name_or_path"] == str(base) and stored["modules_to_save"] == ["itm_head"]
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "holds a checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("peft.lora_alfa=2", "peft: unknown key `lora_alfa`. Did you mean `lora_alpha`?"),
+        ("peft.use_dora=true", "`peft_config.use_dora` is not supported"),
+        ("peft=3", "unknown key `peft`"),
+        ("freeze=[visoin]", "exclude each other"),
+        ("freeze=vision", "write [vision]"),
+    ],
+)
+def test_bad_settings_are_one_line(recipe, tmp_path, capsys, setting, words):
+    assert main(["train", recipe, "--output-dir", str(tmp_path / "run"), "--set", setting]) == 2
+    streams = capsys.readouterr()
+    assert words in streams.err.splitlines()[-1]
+    assert "Traceback" not in streams.err
+    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("adapter*"))
+
+
+def test_lora_on_random_weights_is_refused(recipe, tmp_path):
+    words = ["model.checkpoint=null", "model.config=demo", "model.vocabulary=data"]
+    with pytest.raises(ValueError, match="`peft` needs `model.checkpoint`"):
+        load_recipe(recipe, words)
+    with pytest.raises(ValueError, match="`peft` must hold fields"):
+        (tmp_path / "list.yaml").write_text((tmp_path / "lora.yaml").read_text().replace("{r: 2, lora_alpha: 4}", "8"))
+        load_recipe(tmp_path / "list.yaml")

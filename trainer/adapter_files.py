@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.utils import find_adapter_config_file
 
+from albef_amc.saving_albef import is_safetensors_error
 from albef_amc.trainer.adapters import (
     ADAPTER_NAME,
     MASKED_WORD_HEAD,
@@ -74,7 +75,12 @@ def load_adapter_weights(peft_model: "PeftModel", adapter: str | Path) -> None:
     from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
     model = peft_model.get_base_model()
-    weights = load_peft_weights(str(adapter), device="cpu")
+    try:
+        weights = load_peft_weights(str(adapter), device="cpu")
+    except Exception as error:
+        if not is_safetensors_error(error):
+            raise
+        raise ValueError(f"{ADAPTER_WEIGHTS_FILE} of {adapter} cannot be read ({error}): it is damaged.") from error
     if not hasattr(model, MASKED_WORD_HEAD):
         weights = {name: value for name, value in weights.items() if f".{MASKED_WORD_HEAD}." not in name}
     with without_momentum_copies(model):

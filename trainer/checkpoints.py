@@ -13,6 +13,7 @@ from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProce
 from albef_amc.model_cards import ModelCard, write_model_card
 from albef_amc.model_cards.card_renderer import SOURCES
 from albef_amc.trainer.adapter_files import ADAPTER_CONFIG_FILE, is_adapter, merge_into, read_base_name
+from albef_amc.trainer.adapters import check_peft_is_installed
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 NAMES_SHOWN = 3
@@ -49,6 +50,7 @@ def load_model_and_processor(
     if not is_adapter(checkpoint):
         model = _load_model(model_class, checkpoint, image_size, may_lack)
         return model, AlbefProcessor.from_pretrained(checkpoint, **size)
+    check_peft_is_installed()
     processor = AlbefProcessor.from_pretrained(checkpoint, **size)
     model = _load_base(model_class, checkpoint, base, may_lack)
     trained_size = (processor.image_processor.size.height, processor.image_processor.size.width)

@@ -49,10 +49,10 @@ def freeze_parameters(model: AlbefForPreTraining, names: Sequence[str]) -> list[
     ```python
     >>> from albef_amc import AlbefConfig, AlbefForPreTraining
     >>> from albef_amc.trainer.freezing import freeze_parameters
-    >>> small = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    >>> small = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=1)
     >>> model = AlbefForPreTraining(AlbefConfig(
-    ...     vision_config=dict(small, image_size=16, patch_size=16), text_config=dict(small, fusion_layer=0),
-    ...     projection_dim=4, explanation_layer=0, explanation_block=0, queue_size=2))
+    ...     vision_config=dict(small, image_size=16, patch_size=16), text_config=dict(small, fusion_layer=1),
+    ...     projection_dim=4, explanation_layer=1, explanation_block=1, queue_size=2))
     >>> freeze_parameters(model, ["itm_head", "temperature"])
     ['albef.temperature', 'itm_head.weight', 'itm_head.bias']
 

@@ -141,6 +141,8 @@ def _check_peft(content: dict[str, Any]) -> None:
     settings = content.get("peft")
     if settings is None:
         return
+    if not isinstance(settings, dict):
+        raise ValueError(f"`peft` must hold fields of `LoraConfig` ({{}} for its defaults), got {settings!r}.")
     _check_keys(settings, list_lora_fields(), "peft")
     if (content.get("model") or {}).get("checkpoint") is None:
         raise ValueError("`peft` needs `model.checkpoint`: an adapter of random weights would have no base.")
