@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers.utils import find_adapter_config_file
 
 from albef_amc.saving_albef import is_safetensors_error
 from albef_amc.trainer.adapters import (
     ADAPTER_NAME,
     MASKED_WORD_HEAD,
+    GroundingModel,
     LoraMomentum,
     add_lora,
     check_peft_is_installed,
@@ -61,7 +61,7 @@ def read_base_name(adapter: str | Path) -> str:
 def save_adapter(peft_model: "PeftModel", folder: Path) -> None:
     """Writes the adapter's weights and configuration."""
     with without_momentum_copies(peft_model.get_base_model()):
-        peft_model.save_pretrained(folder, save_embedding_layers=False)
+        peft_model.save_pretrained(str(folder), save_embedding_layers=False)
 
 
 def load_adapter_weights(peft_model: "PeftModel", adapter: str | Path) -> None:
@@ -137,7 +137,7 @@ def _check_settings(config: "LoraConfig", folder: Path) -> None:
             )
 
 
-def merge_into(model: nn.Module, adapter: str | Path) -> None:
+def merge_into(model: GroundingModel, adapter: str | Path) -> None:
     r"""Adds an adapter's weights to its base, in place: `W + scale B A`, and modules that were trained in full.
 
     Args:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from albef_amc import AlbefConfig, AlbefForPreTraining
+from albef_amc import AlbefConfig, AlbefForImageTextMatching, AlbefForPreTraining
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
+GroundingModel = AlbefForPreTraining | AlbefForImageTextMatching
 ADAPTER_NAME = "default"
 MATCHING_HEAD = "itm_head"
 MASKED_WORD_HEAD = "mlm_head"
@@ -147,7 +148,7 @@ def without_momentum_copies(model: nn.Module) -> Iterator[None]:
         model._modules.update({name: present.get(name, child) for name, child in children.items()})
 
 
-def add_lora(model: nn.Module, config: "LoraConfig") -> "PeftModel":
+def add_lora(model: GroundingModel, config: "LoraConfig") -> "PeftModel":
     """Puts new LoRA layers into the model, in place, and freezes the rest.
 
     Args:
@@ -175,7 +176,7 @@ def add_lora(model: nn.Module, config: "LoraConfig") -> "PeftModel":
     return peft_model
 
 
-def _check_layers(peft_model: "PeftModel", tied: nn.Parameter) -> None:
+def _check_layers(peft_model: "PeftModel", tied: Any) -> None:
     from peft.tuners.lora import Conv2d, Linear, LoraLayer
 
     for name, module in peft_model.named_modules():
@@ -188,7 +189,7 @@ def _check_layers(peft_model: "PeftModel", tied: nn.Parameter) -> None:
             )
 
 
-def _tie_saved_head(model: nn.Module) -> None:
+def _tie_saved_head(model: GroundingModel) -> None:
     """A masked-word head that is trained in full keeps the word embeddings as its decoder, which stay frozen."""
     from peft.utils import ModulesToSaveWrapper
 

@@ -131,7 +131,7 @@ def merge_adapter(adapter: str | Path, output_dir: str | Path, base: str | Path 
     return output_dir
 
 
-def _read_source(adapter: str) -> dict[str, str]:
+def _read_source(adapter: str) -> dict[str, Any]:
     """Whose weights the adapter's card says they are, by its licence."""
     path = cached_file(adapter, "README.md", _raise_exceptions_for_missing_entries=False)
     licence = None if path is None else HubModelCard.load(path).data.license
