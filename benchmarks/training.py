@@ -6,8 +6,8 @@
     python benchmarks/training.py --device cuda --bf16 --images 32 --phrases 4
 
 A step is everything between two batches: momentum update, forward, backward, queues, AdamW; dropout on. Both sides
-train the same weights in one process, interleaved, after a warm-up; times are medians. Peak memory is that of a process
-of its own per side, the interpreter and libraries included (on a GPU: the memory that torch allocated).
+train the same weights in one process, interleaved, after a warm-up; times are medians. Peak memory is that of a
+process of its own per side, the interpreter and libraries included (on a GPU: the memory that torch allocated).
 """
 
 import argparse

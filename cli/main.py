@@ -30,6 +30,7 @@ VERBS = {
     ),
     "ground": ("albef_amc.cli.ground", "Show where phrases are in a photograph: JSON and overlays."),
     "convert": ("albef_amc.cli.convert", "Turn an original .pth of ALBEF or AMC into a checkpoint folder."),
+    "merge": ("albef_amc.cli.merge", "Turn a LoRA adapter and its base into a plain checkpoint."),
     "env": ("albef_amc.cli.env", "Versions, devices and attention back-ends, for bug reports."),
 }
 
@@ -108,7 +109,7 @@ def _explain(error: Exception, show_traceback: bool) -> int:
     if show_traceback or not (bad_input or isinstance(error, (OSError, ImportError))):
         traceback.print_exception(error, file=sys.stderr)
     words = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError) and "pip install" not in words:
         words += ". Install what this command needs with `pip install 'albef-amc[train]'`."
     elif not bad_input:
         words = f"{type(error).__name__}: {words}"

@@ -10,6 +10,8 @@ import typer
 
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.datasets_scripts import load_grounding_dataset
+from albef_amc.trainer.adapter_files import ADAPTER_CONFIG_FILE
+from albef_amc.trainer.adapters import build_lora_config
 from albef_amc.trainer.amc_trainer import AmcTrainer
 from albef_amc.trainer.machine_checks import check_machine, check_regions, warn_of_other_batch
 from albef_amc.trainer.recipes import (
@@ -51,7 +53,7 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
     check_machine(recipe)
     arguments = build_arguments(recipe, output_dir)
     warn_of_other_batch(recipe, arguments)
-    if not resume and (output_dir / "config.json").is_file():
+    if not resume and any((output_dir / name).is_file() for name in ("config.json", ADAPTER_CONFIG_FILE)):
         raise ValueError(f"{output_dir} holds a checkpoint. Choose another `--output-dir`, or pass `--resume`.")
     needs_phrases = recipe.model.vocabulary == VOCABULARY_OF_DATA
     built = None if needs_phrases else build_model_and_processor(recipe.model, ())
@@ -63,8 +65,9 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
     phrases = (phrase["phrase"] for row in train_rows.remove_columns("image") for phrase in row["phrases"])
     model, processor = built or build_model_and_processor(recipe.model, phrases)
     card = {"datasets": [recipe.train_data["name"]], "base_model": recipe.model.checkpoint, **recipe.card}
+    peft_config = None if recipe.peft is None else build_lora_config(model.config, **recipe.peft)
     trainer = AmcTrainer(
-        model, arguments, processor, train_dataset=train_rows, eval_dataset=evaluation_rows, card_details=card
+        model, arguments, processor, train_rows, evaluation_rows, card_details=card, peft_config=peft_config
     )
     outcome = trainer.train(resume_from_checkpoint=resume or None)
     metrics = trainer.evaluate() if evaluation_rows is not None else {}

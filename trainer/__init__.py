@@ -1,8 +1,10 @@
 """Training and evaluation of grounding: objectives, collator, Trainer, pointing game, pictures."""
 
+from .adapters import build_lora_config
 from .amc_config import AmcConfig
 from .amc_trainer import AmcTrainer
 from .augmentation import GroundingAugmentation
+from .checkpoints import merge_adapter
 from .data_collator import DataCollatorForGrounding
 from .evaluation import GroundingEvaluation, evaluate_grounding
 from .objectives import AttentionMaskConsistencyLoss
@@ -14,5 +16,7 @@ __all__ = [
     "DataCollatorForGrounding",
     "GroundingAugmentation",
     "GroundingEvaluation",
+    "build_lora_config",
     "evaluate_grounding",
+    "merge_adapter",
 ]

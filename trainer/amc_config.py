@@ -47,6 +47,9 @@ class AmcConfig(TrainingArguments):
             `lr_scheduler_type` and `warmup_steps` say by default.
         min_learning_rate, warmup_learning_rate (`float`, default to 1e-6), warmup_intervals (`int`, defaults to 20),
             warmup_interval_steps (`int`, defaults to 100): settings of `albef_cosine`.
+        freeze (list of `str`, *optional*): parts that are not trained, or beginnings of parameter names; see
+            [`~trainer.freezing.freeze_parameters`].
+        use_momentum_updates (`bool`, defaults to `True`): momentum weights follow the online ones; else they stay.
 
     Raises:
         ValueError: a value outside its range, or half precision (`fp16`), which AMC does not support: use `bf16`.
@@ -79,6 +82,8 @@ class AmcConfig(TrainingArguments):
     warmup_learning_rate: float = 1e-6
     warmup_intervals: int = 20
     warmup_interval_steps: int = 100
+    freeze: list[str] | None = None
+    use_momentum_updates: bool = True
     learning_rate: float = 1e-5
     weight_decay: float = 0.02
     max_grad_norm: float = field(default=0.0, metadata={"help": "0: no clipping, as published."})
@@ -117,6 +122,8 @@ class AmcConfig(TrainingArguments):
                 f"`warmup_intervals` must be 0 or more and `warmup_interval_steps` 1 or more, got "
                 f"{self.warmup_intervals} and {self.warmup_interval_steps}."
             )
+        if isinstance(self.freeze, str):
+            raise ValueError(f"`freeze` must be a list of parts, got {self.freeze!r}: write [{self.freeze}].")
         if self.fp16:
             raise ValueError("`fp16=True` is refused: gradients of AMC underflow in half precision. Use `bf16=True`.")
 

@@ -16,11 +16,13 @@ from transformers.utils import logging
 from albef_amc import AlbefForPreTraining, AlbefPreTrainingOutput
 from albef_amc.contrastive_albef import IGNORED_LABEL
 from albef_amc.model_cards import ModelCard, write_model_card
+from albef_amc.trainer.adapter_training import AdapterTraining, attach_adapter
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.augmentation import GroundingAugmentation
 from albef_amc.trainer.data_collator import DataCollatorForGrounding
 from albef_amc.trainer.evaluation import GroundingEvaluation, predict_points, score_points
 from albef_amc.trainer.files import write_json
+from albef_amc.trainer.freezing import check_loss_trains, freeze_parameters
 from albef_amc.trainer.parallel import (
     average_over_processes,
     build_whole_model,
@@ -69,7 +71,7 @@ CARD_ARGUMENTS = (
 )
 
 
-class AmcTrainer(PublishedOptimization, Trainer):
+class AmcTrainer(AdapterTraining, PublishedOptimization, Trainer):
     r"""Trains [`AlbefForPreTraining`] on phrases with regions: ITC + ITM + MLM + AMC.
 
     The heatmap is part of the model's `forward`, so that wrappers see one ordinary forward pass. Every term is logged
@@ -87,6 +89,8 @@ class AmcTrainer(PublishedOptimization, Trainer):
         card_details (mapping, *optional*): fields of [`~model_cards.ModelCard`] that the run cannot know itself
             (`model_name`, `description`, `datasets`, `evaluation_dataset`, `base_model`, `source`). Every saved
             checkpoint gets a card, and `metrics.json` where it was evaluated at the step it was saved.
+        peft_config (`peft.LoraConfig`, *optional*): trains LoRA layers in place of the model; see
+            [`~trainer.build_lora_config`] for its default targets. Checkpoints hold the adapter alone.
         kwargs: as for `Trainer`.
 
     Several processes train as one would with all their images: contrastive candidates and hard negatives come from
@@ -94,7 +98,7 @@ class AmcTrainer(PublishedOptimization, Trainer):
     the queues hold the features of every process (docs/parallel.md).
 
     Raises:
-        TypeError: a model that is not [`AlbefForPreTraining`].
+        TypeError: a model that is not [`AlbefForPreTraining`], or has LoRA layers already.
         ValueError: several GPUs without a launcher, which would split phrase rows: use `accelerate launch`.
         NotImplementedError: DeepSpeed ZeRO-3, which cannot differentiate twice.
     """
@@ -110,10 +114,13 @@ class AmcTrainer(PublishedOptimization, Trainer):
         eval_dataset: Any = None,
         data_collator: Any = None,
         card_details: Mapping[str, Any] | None = None,
+        peft_config: Any = None,
         **kwargs,
     ):
         if not hasattr(model, "update_momentum"):
             raise TypeError(f"`model` must be an `AlbefForPreTraining`, got {type(model).__name__}.")
+        if hasattr(model, "peft_config"):
+            raise TypeError("`model` has LoRA layers already: give the model without them, and `peft_config`.")
         if args.n_gpu > 1:
             raise ValueError(
                 f"{args.n_gpu} GPUs are visible to one process, which would split the phrases of an image. Start the "
@@ -124,6 +131,11 @@ class AmcTrainer(PublishedOptimization, Trainer):
         refuse_zero3(args)
         if train_dataset is not None:
             train_dataset = build_epoch_dataset(train_dataset, args)
+        if peft_config is not None:
+            self.lora_momentum = attach_adapter(model, peft_config, args)
+            model = self.lora_momentum.peft_model
+        elif args.freeze:
+            freeze_parameters(model, args.freeze)
         super().__init__(
             model=model,
             args=args,
@@ -149,8 +161,9 @@ class AmcTrainer(PublishedOptimization, Trainer):
         unwrapped = self.accelerator.unwrap_model(model)
         if self._momentum_step != self.state.global_step:
             self._momentum_step = self.state.global_step
-            unwrapped.clamp_temperature()
-            unwrapped.update_momentum()
+            if unwrapped.albef.temperature.requires_grad:
+                unwrapped.clamp_temperature()
+            self.move_momentum(unwrapped)
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self._pending_features is not None:
             unwrapped.enqueue(**self._pending_features, across_processes=True)
@@ -194,6 +207,7 @@ class AmcTrainer(PublishedOptimization, Trainer):
             if getattr(args, f"{name}_weight") > 0
         )
         if model.training:
+            check_loss_trains(loss)
             self._collect_terms(terms)
             self._pending_features = {
                 "image_features": outputs.momentum_image_features,

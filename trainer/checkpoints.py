@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard as HubModelCard
+from transformers.utils import cached_file
+
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
+from albef_amc.model_cards import ModelCard, write_model_card
+from albef_amc.model_cards.card_renderer import SOURCES
+from albef_amc.trainer.adapter_files import ADAPTER_CONFIG_FILE, is_adapter, merge_into, read_base_name
+from albef_amc.trainer.adapters import check_peft_is_installed
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 NAMES_SHOWN = 3
@@ -17,18 +24,20 @@ def load_model_and_processor(
     checkpoint: str | Path,
     image_size: int | None = None,
     may_lack: Sequence[str] = (),
+    base: str | Path | None = None,
 ) -> tuple[Any, AlbefProcessor]:
-    """Model and processor of a checkpoint.
+    """Model and processor of a checkpoint; an adapter is merged into its base on the way.
 
     Args:
         model_class (`type`): class of the model.
-        checkpoint (`str` or `Path`): folder or Hub repository.
+        checkpoint (`str` or `Path`): folder or Hub repository, of a model or of an adapter.
         image_size (`int`, *optional*): image side in pixels, if not the checkpoint's.
         may_lack (sequence of `str`, *optional*): beginnings of names of weights that may be missing; they start at
             random.
+        base (`str` or `Path`, *optional*): checkpoint that an adapter belongs to, if not the one that it names.
 
     Raises:
-        FileNotFoundError: a path that is no checkpoint folder.
+        FileNotFoundError: a path that is no checkpoint folder, or an adapter whose base is not there.
         ValueError: a checkpoint of another architecture, or one that lacks weights of this one, heads included.
     """
     checkpoint = str(checkpoint)
@@ -37,6 +46,22 @@ def load_model_and_processor(
             f"No checkpoint folder at {checkpoint}. `make demo` makes checkpoints under runs/demo; "
             "`albef-amc convert` makes one of an original .pth."
         )
+    size = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
+    if not is_adapter(checkpoint):
+        model = _load_model(model_class, checkpoint, image_size, may_lack)
+        return model, AlbefProcessor.from_pretrained(checkpoint, **size)
+    check_peft_is_installed()
+    processor = AlbefProcessor.from_pretrained(checkpoint, **size)
+    model = _load_base(model_class, checkpoint, base, may_lack)
+    trained_size = (processor.image_processor.size.height, processor.image_processor.size.width)
+    if model.config.vision_config.image_height_width != trained_size:
+        model.resize_image(trained_size)
+    merge_into(model, checkpoint)
+    model.name_or_path = model.config.name_or_path = checkpoint
+    return model, processor
+
+
+def _load_model(model_class: Any, checkpoint: str, image_size: int | None, may_lack: Sequence[str]) -> Any:
     model, info = model_class.from_pretrained(
         checkpoint, image_size=image_size, output_loading_info=True, ignore_mismatched_sizes=True
     )
@@ -48,8 +73,70 @@ def load_model_and_processor(
             f"{checkpoint} lacks {len(missing)} weights of {model_class.__name__} or has them in another shape: "
             f"{names}. Its heatmaps would mean nothing; get a complete checkpoint."
         )
-    size = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
-    return model, AlbefProcessor.from_pretrained(checkpoint, **size)
+    return model
 
 
-__all__ = ["load_model_and_processor"]
+def _load_base(model_class: Any, adapter: str, base: str | Path | None, may_lack: Sequence[str]) -> Any:
+    base = str(base or read_base_name(adapter))
+    missing = (
+        f"The adapter {adapter} was trained on {base}, which cannot be found. Put that checkpoint there, or merge the "
+        "adapter with its base elsewhere: `albef-amc merge ADAPTER --base CHECKPOINT --output-dir FOLDER`."
+    )
+    if not Path(base).exists() and not HUB_NAME.fullmatch(base):
+        raise FileNotFoundError(missing)
+    if (Path(base) / ADAPTER_CONFIG_FILE).is_file():
+        raise ValueError(f"the base of {adapter}, {base}, is an adapter itself. Merge that first: `albef-amc merge`.")
+    try:
+        return _load_model(model_class, base, None, may_lack)
+    except OSError as error:
+        if Path(base).exists():
+            raise
+        raise FileNotFoundError(f"{missing} ({error})") from error
+
+
+def merge_adapter(adapter: str | Path, output_dir: str | Path, base: str | Path | None = None) -> Path:
+    r"""Writes a plain matching checkpoint of an adapter and its base: no `peft` is needed to use it.
+
+    Scores and heatmaps are those of base and adapter together. The card takes over the licence of the adapter's.
+
+    Args:
+        adapter (`str` or `Path`): folder or Hub repository of the adapter.
+        output_dir (`str` or `Path`): folder to write; one that holds a checkpoint is refused.
+        base (`str` or `Path`, *optional*): checkpoint that the adapter was trained on, if not where it says.
+
+    Returns:
+        `Path` of the folder.
+
+    Raises:
+        FileNotFoundError: no adapter, or no base.
+        ValueError: no adapter but a whole checkpoint, one that does not fit the base, or an output that exists.
+    """
+    adapter, output_dir = str(adapter), Path(output_dir)
+    for name in (ADAPTER_CONFIG_FILE, "config.json"):
+        if (output_dir / name).is_file():
+            raise ValueError(f"{output_dir} holds a checkpoint. Choose another folder to write.")
+    if Path(adapter).is_dir() and not is_adapter(adapter):
+        raise ValueError(f"{adapter} is no adapter: it has no {ADAPTER_CONFIG_FILE}, or is a whole model.")
+    model, processor = load_model_and_processor(AlbefForImageTextMatching, adapter, base=base)
+    base_name = str(base or read_base_name(adapter))
+    model.save_pretrained(output_dir)
+    processor.save_pretrained(output_dir)
+    card = ModelCard(
+        model_name=output_dir.resolve().name,
+        description=f"An ALBEF model for phrase grounding: {base_name} merged with the LoRA adapter {adapter}.",
+        base_model=base_name,
+        **_read_source(adapter),
+    )
+    write_model_card(output_dir, card)
+    return output_dir
+
+
+def _read_source(adapter: str) -> dict[str, Any]:
+    """Whose weights the adapter's card says they are, by its licence."""
+    path = cached_file(adapter, "README.md", _raise_exceptions_for_missing_entries=False)
+    licence = None if path is None else HubModelCard.load(path).data.license
+    names = [name for name, source in SOURCES.items() if source.licence == licence]
+    return {"source": names[0]} if names else {}
+
+
+__all__ = ["load_model_and_processor", "merge_adapter"]

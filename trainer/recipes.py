@@ -13,6 +13,7 @@ import yaml
 import albef_amc.configuration
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
 from albef_amc.text_processing_albef import build_tokenizer, clean_caption
+from albef_amc.trainer.adapters import list_lora_fields
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.checkpoints import load_model_and_processor
 
@@ -87,6 +88,8 @@ class Recipe:
         num_processes = self.machine.get("num_processes")
         if num_processes is not None and (not isinstance(num_processes, int) or num_processes < 1):
             raise ValueError(f"`machine.num_processes` must be an integer of at least 1, got {num_processes!r}.")
+        if self.peft is not None and self.model.checkpoint is None:
+            raise ValueError("`peft` needs `model.checkpoint`: an adapter of random weights would have no base.")
 
 
 def list_shipped(kind: str) -> list[str]:
@@ -172,6 +175,8 @@ def _check_sections(content: dict[str, Any], where: str) -> None:
     _check_keys(content.get("training") or {}, _training_fields(), "training")
     _check_keys(content.get("model") or {}, [item.name for item in dataclasses.fields(ModelRecipe)], "model")
     _check_keys(content.get("machine") or {}, MACHINE_KEYS, "machine")
+    if content.get("peft") is not None:
+        _check_keys(content["peft"], list_lora_fields(), "peft")
 
 
 def _check_data(content: dict[str, Any], path: Path) -> None:

@@ -1,0 +1,180 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Folders of adapters: what they hold, reading them strictly, and merging one into its base."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers.utils import find_adapter_config_file
+
+from albef_amc.saving_albef import is_safetensors_error
+from albef_amc.trainer.adapters import (
+    ADAPTER_NAME,
+    MASKED_WORD_HEAD,
+    GroundingModel,
+    LoraMomentum,
+    add_lora,
+    check_peft_is_installed,
+    complete_lora_config,
+    without_momentum_copies,
+)
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+
+ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+TRAINING_STATE_FILE = "pretraining_state.safetensors"
+NAMES_SHOWN = 3
+# A checkpoint continues a run only with these as they were.
+SETTINGS_OF_A_RUN = ("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "bias")
+
+
+def is_adapter(checkpoint: str | Path) -> bool:
+    """Whether a folder or Hub repository holds an adapter and no model of its own."""
+    if Path(checkpoint).is_dir():
+        return (Path(checkpoint) / ADAPTER_CONFIG_FILE).is_file() and not (Path(checkpoint) / "config.json").is_file()
+    return find_adapter_config_file(str(checkpoint)) is not None
+
+
+def read_base_name(adapter: str | Path) -> str:
+    """The checkpoint that an adapter was trained on, as its configuration names it.
+
+    Raises:
+        ValueError: the file is damaged, or names none.
+    """
+    path = find_adapter_config_file(str(adapter))
+    try:
+        name = json.loads(Path(str(path)).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{ADAPTER_CONFIG_FILE} of {adapter} cannot be read ({error}): it is damaged.") from error
+    if not isinstance(name, str) or not name:
+        raise ValueError(
+            f"{adapter} does not say which checkpoint it was trained on (`base_model_name_or_path`). Merge it with "
+            "`albef-amc merge ADAPTER --base CHECKPOINT`."
+        )
+    return name
+
+
+def save_adapter(peft_model: "PeftModel", folder: Path) -> None:
+    """Writes the adapter's weights and configuration."""
+    with without_momentum_copies(peft_model.get_base_model()):
+        peft_model.save_pretrained(str(folder), save_embedding_layers=False)
+
+
+def load_adapter_weights(peft_model: "PeftModel", adapter: str | Path) -> None:
+    """Reads an adapter's weights into the LoRA layers that the model has.
+
+    Weights of a masked-word head are passed over where the model has none.
+
+    Raises:
+        ValueError: weights that the model lacks or has in another shape, or that the file lacks.
+    """
+    from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+
+    model = peft_model.get_base_model()
+    try:
+        weights = load_peft_weights(str(adapter), device="cpu")
+    except Exception as error:
+        if not is_safetensors_error(error):
+            raise
+        raise ValueError(f"{ADAPTER_WEIGHTS_FILE} of {adapter} cannot be read ({error}): it is damaged.") from error
+    if not hasattr(model, MASKED_WORD_HEAD):
+        weights = {name: value for name, value in weights.items() if f".{MASKED_WORD_HEAD}." not in name}
+    with without_momentum_copies(model):
+        expected = get_peft_model_state_dict(peft_model, adapter_name=ADAPTER_NAME, save_embedding_layers=False)
+        _check_weights(weights, expected, f"{ADAPTER_WEIGHTS_FILE} of {adapter}")
+        set_peft_model_state_dict(peft_model, weights, adapter_name=ADAPTER_NAME)
+
+
+def _check_weights(given: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], source: str) -> None:
+    wrong = sorted(given.keys() ^ expected.keys())
+    wrong += [name for name in given.keys() & expected.keys() if given[name].shape != expected[name].shape]
+    if wrong:
+        names = ", ".join(wrong[:NAMES_SHOWN]) + (", ..." if len(wrong) > NAMES_SHOWN else "")
+        raise ValueError(
+            f"{source} does not fit this model: {len(wrong)} weights are missing, unknown or of another shape "
+            f"({names}). Use the base and the LoRA settings that it was trained with."
+        )
+
+
+def save_training_state(momentum: LoraMomentum, folder: Path) -> None:
+    """Writes what a run needs to go on, beside base and adapter."""
+    state = {name: tensor.contiguous() for name, tensor in momentum.collect_state().items()}
+    save_file(state, folder / TRAINING_STATE_FILE, metadata={"format": "pt"})
+
+
+@torch.no_grad()
+def load_run(momentum: LoraMomentum, checkpoint: str | Path) -> None:
+    """Puts a run's adapter, momentum weights and queues back as its checkpoint holds them.
+
+    Raises:
+        ValueError: no checkpoint of a LoRA run, one of other settings, or of another base.
+    """
+    folder = Path(checkpoint)
+    for name in (ADAPTER_CONFIG_FILE, TRAINING_STATE_FILE):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} cannot be resumed with LoRA: it has no {name}. Give a `checkpoint-N` folder.")
+    _check_settings(momentum.peft_model.peft_config[ADAPTER_NAME], folder)
+    state, present = load_file(folder / TRAINING_STATE_FILE), momentum.collect_state()
+    _check_weights(state, present, str(folder / TRAINING_STATE_FILE))
+    load_adapter_weights(momentum.peft_model, folder)
+    for name, tensor in present.items():
+        tensor.copy_(state[name])
+
+
+def _check_settings(config: "LoraConfig", folder: Path) -> None:
+    from peft import PeftConfig
+
+    stored = PeftConfig.from_pretrained(str(folder))
+    for name in SETTINGS_OF_A_RUN:
+        ours, theirs = getattr(config, name), getattr(stored, name, None)
+        if ours != theirs:
+            raise ValueError(
+                f"`peft_config.{name}` is {ours!r}, but {folder} was trained with {theirs!r}. Resume with the same."
+            )
+
+
+def merge_into(model: GroundingModel, adapter: str | Path) -> None:
+    r"""Adds an adapter's weights to its base, in place: `W + scale B A`, and modules that were trained in full.
+
+    Args:
+        model ([`AlbefForPreTraining`] or [`AlbefForImageTextMatching`]): the base.
+        adapter (`str` or `Path`): folder or Hub repository.
+
+    Raises:
+        ModuleNotFoundError: `peft` is not installed.
+        TypeError, ValueError: another kind of adapter, or one that does not fit the base.
+    """
+    check_peft_is_installed()
+    from peft import PeftConfig
+
+    config: Any = complete_lora_config(PeftConfig.from_pretrained(str(adapter)), model.config)
+    config.modules_to_save = [
+        name for name in config.modules_to_save or () if any(key.endswith(name) for key, _ in model.named_modules())
+    ] or None
+    config.base_model_name_or_path = getattr(model, "name_or_path", None)
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    with warnings.catch_warnings():  # the copies that it excludes are not in every class, and hidden in the other
+        warnings.filterwarnings("ignore", message="You have passed exclude_modules")
+        peft_model = add_lora(model, config)
+    load_adapter_weights(peft_model, adapter)
+    with without_momentum_copies(model):
+        peft_model.merge_and_unload(safe_merge=True)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trainable)
+
+
+__all__ = [
+    "ADAPTER_CONFIG_FILE",
+    "TRAINING_STATE_FILE",
+    "is_adapter",
+    "load_adapter_weights",
+    "load_run",
+    "merge_into",
+    "read_base_name",
+    "save_adapter",
+    "save_training_state",
+]

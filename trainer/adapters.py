@@ -1,0 +1,280 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""LoRA: which modules get an adapter, and momentum weights that follow the adapted ones.
+
+`peft` is imported when an adapter is used, not before. The momentum copies are hidden from it while it looks for
+modules, since a plain name such as `q_proj` or `mlm_head` matches them as well.
+"""
+
+import copy
+import dataclasses
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from albef_amc import AlbefConfig, AlbefForImageTextMatching, AlbefForPreTraining
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+
+GroundingModel = AlbefForPreTraining | AlbefForImageTextMatching
+ADAPTER_NAME = "default"
+MATCHING_HEAD = "itm_head"
+MASKED_WORD_HEAD = "mlm_head"
+MOMENTUM_PREFIX = "momentum_"
+# Kept in the stored adapter, so that peft leaves the copies alone wherever it loads it.
+MOMENTUM_PATTERN = rf"(?:.*\.)?{MOMENTUM_PREFIX}.*"
+FUSION_MODULES = r"(?:(?:attention|cross_attention)\.(?:q_proj|k_proj|v_proj|out_proj)|fc1|fc2)"
+# Starts that leave the base as it is; the others change it, and an adapter's checkpoint does not hold the base.
+STARTS = (True, False, "gaussian", "orthogonal")
+# What changes the weight to something else than W + scale B A, or cannot be differentiated twice.
+UNSUPPORTED_OPTIONS = (
+    "use_dora",
+    "lora_bias",
+    "use_qalora",
+    "use_bdlora",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+    "megatron_config",
+)
+
+
+def check_peft_is_installed() -> None:
+    """Raises `ModuleNotFoundError` that says how to install `peft` where it is missing."""
+    try:
+        import peft  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "LoRA needs `peft`, which is not installed. Install it with `pip install 'albef-amc[peft]'`.", name="peft"
+        ) from error
+
+
+def list_lora_fields() -> list[str]:
+    """Names of the fields of `peft.LoraConfig`."""
+    check_peft_is_installed()
+    from peft import LoraConfig
+
+    return [item.name for item in dataclasses.fields(LoraConfig)]
+
+
+def build_lora_config(model_config: AlbefConfig, **changes: Any) -> "LoraConfig":
+    r"""LoRA for grounding: attention and MLP of the fusion layers, and the matching head in full.
+
+    Args:
+        model_config ([`AlbefConfig`]): decides which layers are fusion layers.
+        changes: fields of `peft.LoraConfig`. With `target_modules`, `modules_to_save` is what is given, else none.
+
+    Returns:
+        `peft.LoraConfig`
+
+    Example:
+
+    ```python
+    >>> from albef_amc import AlbefConfig
+    >>> from albef_amc.trainer import build_lora_config
+    >>> build_lora_config(AlbefConfig(), r=16).modules_to_save
+    ['itm_head']
+
+    ```
+    """
+    check_peft_is_installed()
+    from peft import LoraConfig
+
+    return complete_lora_config(LoraConfig(**changes), model_config)
+
+
+def complete_lora_config(config: "LoraConfig", model_config: AlbefConfig) -> "LoraConfig":
+    """A copy with default targets where it names none.
+
+    Raises:
+        TypeError: not a `peft.LoraConfig`.
+        ValueError: an option that momentum weights and merging cannot follow.
+    """
+    check_peft_is_installed()
+    from peft import LoraConfig
+
+    if not isinstance(config, LoraConfig):
+        raise TypeError(f"`peft_config` must be a `peft.LoraConfig`, got {type(config).__name__}.")
+    wrong = [name for name in UNSUPPORTED_OPTIONS if getattr(config, name, None)]
+    if wrong:
+        raise ValueError(f"`peft_config.{wrong[0]}` is not supported: only W + scale B A can be followed and merged.")
+    if config.init_lora_weights not in STARTS:
+        raise ValueError(
+            f"`peft_config.init_lora_weights` must be one of {', '.join(map(repr, STARTS))}, got "
+            f"{config.init_lora_weights!r}: others change the base, which an adapter's checkpoint does not hold."
+        )
+    config = copy.deepcopy(config)
+    if config.target_modules is None:
+        layers = range(model_config.text_config.fusion_layer, model_config.text_config.num_hidden_layers)
+        indices = "|".join(map(str, layers))
+        config.target_modules = rf"(?:.*\.)?albef\.text_model\.layers\.(?:{indices})\.{FUSION_MODULES}"
+        if config.modules_to_save is None:
+            config.modules_to_save = [MATCHING_HEAD]
+    return config
+
+
+def _exclude_momentum(config: "LoraConfig", names: list[str]) -> None:
+    """Adds the momentum copies to what a configuration excludes, where its targets match one of their modules."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    if not any(check_target_module_exists(config, name) for name in names):
+        return
+    excluded = config.exclude_modules
+    if excluded and not isinstance(excluded, str):
+        excluded = rf"(?:.*\.)?(?:{'|'.join(map(re.escape, sorted(excluded)))})"
+    config.exclude_modules = f"(?:{excluded})|{MOMENTUM_PATTERN}" if excluded else MOMENTUM_PATTERN
+
+
+@contextmanager
+def without_momentum_copies(model: nn.Module) -> Iterator[None]:
+    """The model without its momentum copies; afterwards they are back in their places."""
+    children = dict(model._modules)
+    for name in [name for name in children if name.startswith(MOMENTUM_PREFIX)]:
+        del model._modules[name]
+    try:
+        yield
+    finally:
+        present = dict(model._modules)
+        model._modules.clear()
+        model._modules.update({name: present.get(name, child) for name, child in children.items()})
+
+
+def add_lora(model: GroundingModel, config: "LoraConfig") -> "PeftModel":
+    """Puts new LoRA layers into the model, in place, and freezes the rest.
+
+    Args:
+        model ([`AlbefForPreTraining`] or [`AlbefForImageTextMatching`]): the base.
+        config (`peft.LoraConfig`): as [`complete_lora_config`] returns it.
+
+    Returns:
+        `peft.PeftModel` around the model.
+
+    Raises:
+        ValueError: no module has a name that `config` asks for, or one has tied weights.
+    """
+    from peft import get_peft_model
+
+    with without_momentum_copies(model):
+        linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        try:
+            peft_model = get_peft_model(model, config, adapter_name=ADAPTER_NAME)
+        except ValueError as error:
+            raise ValueError(f"{error} Linear layers of this model: {', '.join(sorted(linear))}.") from error
+    copies = [name for name, _ in model.named_modules() if name.startswith(MOMENTUM_PREFIX)]
+    _exclude_momentum(peft_model.peft_config[ADAPTER_NAME], copies)
+    _check_layers(peft_model, model.get_input_embeddings().weight)
+    _tie_saved_head(model)
+    return peft_model
+
+
+def _check_layers(peft_model: "PeftModel", tied: Any) -> None:
+    from peft.tuners.lora import Conv2d, Linear, LoraLayer
+
+    for name, module in peft_model.named_modules():
+        if isinstance(module, LoraLayer) and (
+            not isinstance(module, (Linear, Conv2d)) or module.base_layer.weight is tied
+        ):
+            raise ValueError(
+                f"`peft_config.target_modules` matches {name.removeprefix('base_model.model.')}, whose weights are "
+                "tied or not those of a linear layer. Choose linear layers other than the decoder of `mlm_head`."
+            )
+
+
+def _tie_saved_head(model: GroundingModel) -> None:
+    """A masked-word head that is trained in full keeps the word embeddings as its decoder, which stay frozen."""
+    from peft.utils import ModulesToSaveWrapper
+
+    head = getattr(model, MASKED_WORD_HEAD, None)
+    if isinstance(head, ModulesToSaveWrapper):
+        head.modules_to_save[ADAPTER_NAME].decoder.weight = model.get_input_embeddings().weight
+
+
+class LoraMomentum:
+    r"""Momentum weights that follow the adapted weights: `W_m <- m W_m + (1 - m) (W + scale B A)`, in float32.
+
+    The online model is not changed. Modules that are trained in full (`modules_to_save`) are followed as they are. A
+    copy that equals its frozen original stays where it is, to the bit.
+
+    Args:
+        model ([`AlbefForPreTraining`]): the base, before LoRA layers are put into it.
+        config (`peft.LoraConfig`): as [`complete_lora_config`] returns it.
+
+    Attributes:
+        peft_model (`peft.PeftModel`): the model with its LoRA layers.
+        pairs (`list`): momentum parameter, online parameter, and the LoRA layer of the latter or None.
+    """
+
+    def __init__(self, model: AlbefForPreTraining, config: "LoraConfig"):
+        pairs = list(model.iterate_momentum_pairs())
+        self.model = model
+        self.peft_model = add_lora(model, config)
+        layers, trained = self._find_changed()
+        followed = [(own, trained.get(id(online), online), layers.get(id(online))) for own, online in pairs]
+        self.pairs = [
+            (own, online, layer)
+            for own, online, layer in followed
+            if layer is not None or online.requires_grad or not torch.equal(own, online.to(own.dtype))
+        ]
+
+    def _find_changed(self) -> tuple[dict[int, Any], dict[int, nn.Parameter]]:
+        """By identity of the base's parameter: its LoRA layer; the parameter that is trained in its place."""
+        from peft.tuners.lora import LoraLayer
+        from peft.utils import ModulesToSaveWrapper
+
+        layers: dict[int, Any] = {}
+        trained: dict[int, nn.Parameter] = {}
+        for module in self.peft_model.modules():
+            if isinstance(module, LoraLayer):
+                layers[id(module.base_layer.weight)] = module
+            elif isinstance(module, ModulesToSaveWrapper):
+                copies = module.modules_to_save[ADAPTER_NAME].parameters()
+                for original, own in zip(module.original_module.parameters(), copies, strict=True):
+                    trained[id(original)] = own
+        return layers, trained
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Moves every momentum weight that has somewhere to go."""
+        momentum = self.model.config.momentum
+        for own, online, layer in self.pairs:
+            merged = online.to(own.dtype)
+            if layer is not None:
+                merged = merged + layer.get_delta_weight(ADAPTER_NAME).to(own.dtype)
+            own.mul_(momentum).add_(merged, alpha=1 - momentum)
+
+    def collect_state(self) -> dict[str, torch.Tensor]:
+        """What a run needs to go on, beside base and adapter, by name.
+
+        Momentum weights that move, the queues with pointers and ids, and a masked-word head that is not trained: a
+        matching checkpoint as base has none, so its values were drawn at random.
+        """
+        moving = {id(own) for own, _, _ in self.pairs}
+        heads = (f"{MASKED_WORD_HEAD}.", f"{MOMENTUM_PREFIX}{MASKED_WORD_HEAD}.")
+        parameters = {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if id(parameter) in moving or (name.startswith(heads) and not parameter.requires_grad)
+        }
+        queues = {name: buffer for name, buffer in self.model.named_buffers() if "_queue" in name}
+        return {name: tensor.detach() for name, tensor in {**parameters, **queues}.items()}
+
+
+__all__ = [
+    "ADAPTER_NAME",
+    "LoraMomentum",
+    "add_lora",
+    "build_lora_config",
+    "check_peft_is_installed",
+    "complete_lora_config",
+    "list_lora_fields",
+    "without_momentum_copies",
+]
