@@ -30,6 +30,7 @@ VERBS = {
     ),
     "ground": ("albef_amc.cli.ground", "Show where phrases are in a photograph: JSON and overlays."),
     "convert": ("albef_amc.cli.convert", "Turn an original .pth of ALBEF or AMC into a checkpoint folder."),
+    "push": ("albef_amc.cli.push", "Upload a checkpoint with its processor, code and card to the Hub."),
     "env": ("albef_amc.cli.env", "Versions, devices and attention back-ends, for bug reports."),
 }
 

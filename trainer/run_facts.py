@@ -1,0 +1,107 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""What a run knows about itself and a card says: time, hardware, versions, resolved settings."""
+
+import dataclasses
+import platform
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from albef_amc.trainer.amc_config import AmcConfig
+
+CPU_FILE = Path("/proc/cpuinfo")
+SOFTWARE = ("torch", "transformers")
+# Settings of `TrainingArguments` that decide what is learned; every setting that `AmcConfig` adds is one.
+TRAINER_SETTINGS = (
+    "num_train_epochs",
+    "max_steps",
+    "learning_rate",
+    "weight_decay",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "max_grad_norm",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "bf16",
+    "seed",
+)
+OWN_SETTINGS = tuple(
+    item.name
+    for item in dataclasses.fields(AmcConfig)
+    if item.name not in {inherited.name for inherited in dataclasses.fields(TrainingArguments)}
+)
+CARD_ARGUMENTS = (*OWN_SETTINGS, *TRAINER_SETTINGS)
+
+
+class TrainingClock(TrainerCallback, ExportableState):
+    """Measures the wall-clock seconds of a training, over all its resumptions: the Trainer's state keeps them."""
+
+    def __init__(self):
+        self.seconds_before = 0.0
+        self._began: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far; those of an earlier process count up to its last checkpoint."""
+        running = 0.0 if self._began is None else time.perf_counter() - self._began
+        return self.seconds_before + running
+
+    def state(self) -> dict:
+        """What a checkpoint keeps."""
+        return {"args": {}, "attributes": {"seconds_before": self.seconds}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Starts the clock, at the time that a resumed state holds."""
+        stored = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        self.seconds_before = stored["attributes"]["seconds_before"] if state.global_step else 0.0
+        self._began = time.perf_counter()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Stops the clock."""
+        self.seconds_before, self._began = self.seconds, None
+
+
+def read_clock(callbacks: Iterable[TrainerCallback]) -> float:
+    """Seconds of training on the clock among a Trainer's callbacks."""
+    return next(callback.seconds for callback in callbacks if isinstance(callback, TrainingClock))
+
+
+def describe_device(device: torch.device) -> str:
+    """Name of the hardware behind a device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    lines = CPU_FILE.read_text().splitlines() if CPU_FILE.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"CPU ({names[0] if names else platform.processor() or platform.machine()})"
+
+
+def describe_software() -> dict[str, str]:
+    """Versions of the libraries that decide the numbers."""
+    return {name: version(name) for name in SOFTWARE}
+
+
+def list_card_arguments(args: TrainingArguments) -> dict[str, Any]:
+    """The resolved settings of a run that a card shows."""
+    values = args.to_dict()
+    return {name: values[name] for name in CARD_ARGUMENTS}
+
+
+__all__ = [
+    "CARD_ARGUMENTS",
+    "TrainingClock",
+    "describe_device",
+    "describe_software",
+    "list_card_arguments",
+    "read_clock",
+]
