@@ -122,7 +122,7 @@ def _is_bad_input(error: Exception) -> bool:
     from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 
     if isinstance(error, OSError):
-        return error.errno not in MACHINE_ERRNOS
+        return error.errno not in MACHINE_ERRNOS and not isinstance(error, ConnectionError)
     invalid_configuration = (StrictDataclassClassValidationError, StrictDataclassFieldValidationError)
     return isinstance(error, (ValueError, TypeError, *invalid_configuration))
 

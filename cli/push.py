@@ -1,6 +1,8 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """`albef-amc push`: a checkpoint, its processor, the code that reads them and the card to the Hub."""
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -22,6 +24,9 @@ def push(
         str | None, typer.Option(help=f"Data type of the weights, if not the checkpoint's: {', '.join(DTYPES)}.")
     ] = None,
     message: Annotated[str, typer.Option("--message", "-m", help="Message of the commit.")] = DEFAULT_MESSAGE,
+    metrics: Annotated[
+        Path | None, typer.Option(help="File of `albef-amc evaluate --output` about this checkpoint, for the card.")
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option(help="Whose weights these derive from (albef, amc, albef-amc), for a checkpoint without a card."),
@@ -34,13 +39,14 @@ def push(
         raise ValueError(f"`--dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
     if not dry_run:
         check_token()
-    with TemporaryDirectory() as folder:
+    with redirect_stdout(sys.stderr), TemporaryDirectory() as folder:  # libraries speak on standard output
         publication = prepare_publication(
             checkpoint,
             folder,
             repository,
             revision=revision,
             dtype=None if dtype is None else getattr(torch, dtype),
+            metrics_file=metrics,
             source=source,
         )
         if publication.card is None:

@@ -12,6 +12,7 @@ from albef_amc.cli.reporting import print_result, report
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.amc_trainer import AmcTrainer
 from albef_amc.trainer.recipes import Recipe, build_arguments, build_model_and_processor, load_recipe
+from albef_amc.trainer.run_facts import describe_recipe
 
 
 def train(
@@ -26,7 +27,9 @@ def train(
 ) -> None:
     """Fine-tunes from a recipe; also under torchrun and accelerate launch."""
     with redirect_stdout(sys.stderr):  # the Trainer prints its log
-        result = run_training(load_recipe(recipe, settings or ()), output_dir, resume)
+        loaded = load_recipe(recipe, settings or ())
+        loaded.card.setdefault("recipe", Path(recipe).stem)
+        result = run_training(loaded, output_dir, resume)
     print_result(result, as_json)
 
 
@@ -44,9 +47,13 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
     report(f"{len(train_rows)} training images, {len(evaluation_rows or ())} evaluation images")
     phrases = (phrase["phrase"] for row in train_rows.remove_columns("image") for phrase in row["phrases"])
     model, processor = build_model_and_processor(recipe.model, phrases)
-    card = {"datasets": [recipe.train_data["name"]], "base_model": recipe.model.checkpoint, **recipe.card}
     trainer = AmcTrainer(
-        model, arguments, processor, train_dataset=train_rows, eval_dataset=evaluation_rows, card_details=card
+        model,
+        arguments,
+        processor,
+        train_dataset=train_rows,
+        eval_dataset=evaluation_rows,
+        card_details=describe_recipe(recipe),
     )
     outcome = trainer.train(resume_from_checkpoint=resume or None)
     metrics = trainer.evaluate() if evaluation_rows is not None else {}

@@ -116,7 +116,7 @@ class HubServer:
             raise Refusal(403, f"You don't have the rights to create a model under the namespace '{owner}'.")
         if name in self.repositories:
             return {"error": "You already created this model repo", "url": f"{self.url}/{name}"}, {}, 409
-        repository = self.repositories[name] = Repository(private=bool(wanted.get("private")))
+        repository = self.repositories[name] = Repository(private=wanted.get("visibility") == "private")
         repository.commit("main", {".gitattributes": b""}, "initial commit")
         return {"url": f"{self.url}/{name}", "name": name, "id": name}
 

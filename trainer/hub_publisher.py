@@ -88,7 +88,8 @@ class HubPublisher(Trainer):
         strategy = self.args.hub_strategy
         if not self.is_world_process_zero() or strategy == HubStrategy.END:
             return
-        if not self.args.hub_always_push and self.push_in_progress is not None and not self.push_in_progress.is_done():
+        self._forget_finished_pushes()
+        if self.push_in_progress.jobs and not self.args.hub_always_push:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         by_steps = self.args.save_strategy == SaveStrategy.STEPS
@@ -109,10 +110,8 @@ class HubPublisher(Trainer):
                     upload, folder_path=checkpoint_folder, path_in_repo=name, commit_message=message, **where
                 )
             )
-        if self.push_in_progress is None or self.push_in_progress.is_done():
-            self.push_in_progress = PushInProgress(jobs)
-        else:
-            self.push_in_progress.jobs.extend(jobs)
+        self._forget_finished_pushes()
+        self.push_in_progress = PushInProgress([*self.push_in_progress.jobs, *jobs])
 
     def _publish_in_background(self, checkpoint: str, where: dict[str, Any], options: dict[str, Any]) -> Future:
         """Reads the checkpoint now, so that it may be deleted, and uploads it while the run goes on."""
@@ -127,12 +126,16 @@ class HubPublisher(Trainer):
     def _finish_current_push(self) -> None:
         """Waits for what is being uploaded, and says what of it failed."""
         super()._finish_current_push()
-        if self.hub_model_id is None or self.push_in_progress is None:
-            return
-        for job in self.push_in_progress.jobs:
-            if job.exception() is not None:
+        if self.hub_model_id is not None:
+            self._forget_finished_pushes()
+
+    def _forget_finished_pushes(self) -> None:
+        """Keeps the uploads that go on, and says which of the others failed."""
+        jobs: list[Future] = [] if self.push_in_progress is None else self.push_in_progress.jobs
+        for job in jobs:
+            if job.done() and job.exception() is not None:
                 logger.warning(f"A push during the run failed. {job.exception()}")
-        self.push_in_progress = None
+        self.push_in_progress = PushInProgress([job for job in jobs if not job.done()])
 
 
 def _upload_and_clean(folder: TemporaryDirectory, publication: Publication, options: dict[str, Any]) -> dict[str, Any]:

@@ -21,14 +21,16 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 from huggingface_hub.utils import validate_repo_id
 
 from albef_amc import AlbefForImageTextMatching, VisualGroundingPipeline
-from albef_amc.model_cards import ModelCard, check_front_matter, read_model_card, render_model_card
+from albef_amc.model_cards import ModelCard, check_front_matter, read_metrics, read_model_card, render_model_card
 from albef_amc.trainer.checkpoints import load_model_and_processor
-from albef_amc.trainer.files import write_whole
+from albef_amc.trainer.files import write_json, write_whole
 
 CARD_FILE, CONFIG_FILE, ADAPTER_FILE, METRICS_FILE = "README.md", "config.json", "adapter_config.json", "metrics.json"
 PROCESSOR_FILES = ("processor_config.json", "tokenizer.json", "tokenizer_config.json")
 # Files of an earlier push that the new one may not have: weights in more parts, code under another name.
 REPLACED_FILES = ("model*.safetensors", "model.safetensors.index.json", "*_albef.py")
+# What an evaluation writes beside its results: a folder of one machine, and every phrase.
+PRIVATE_METRICS = ("checkpoint", "phrases")
 ORIGINS = {
     "albef": "a checkpoint of ALBEF, whose training is not recorded here",
     "amc": "a checkpoint of AMC, whose training is not recorded here",
@@ -71,6 +73,7 @@ def prepare_publication(
     *,
     revision: str | None = None,
     dtype: torch.dtype | None = None,
+    metrics_file: str | Path | None = None,
     source: str | None = None,
 ) -> Publication:
     """Makes what is published of a checkpoint: the matching model without momentum copies and queues, and the rest.
@@ -81,6 +84,8 @@ def prepare_publication(
         repo_id (`str`): repository, as it stands in the card's loading line.
         revision (`str`, *optional*): branch.
         dtype (`torch.dtype`, *optional*): of the weights; the checkpoint's by default.
+        metrics_file (`str` or `Path`, *optional*): what `albef-amc evaluate --output` wrote about this checkpoint, for
+            the card, in the place of the evaluation of the run.
         source (`str`, *optional*): whose weights these derive from (see [`~model_cards.ModelCard`]), for a checkpoint
             without a card.
 
@@ -94,27 +99,55 @@ def prepare_publication(
     validate_repo_id(repo_id)
     checkpoint, folder = Path(checkpoint), Path(folder)
     _check_checkpoint(checkpoint)
-    publication = Publication(folder, repo_id, revision, _gather_card(checkpoint, repo_id, source))
+    card = _gather_card(checkpoint, repo_id, source)
+    if card is None and metrics_file is not None:
+        raise ValueError(f"{checkpoint / CARD_FILE} was edited by hand: write the metrics into it, not `--metrics`.")
+    if card is not None:
+        changes = {} if metrics_file is None else _describe_metrics(metrics_file)
+        name = repo_id.rpartition("/")[2]
+        card = dataclasses.replace(card, model_name=name, repo_id=repo_id, revision=revision, **changes)
     model, processor = load_model_and_processor(AlbefForImageTextMatching, checkpoint)
-    dtypes = model.dtype, model.dtype if dtype is None else dtype
-    VisualGroundingPipeline(model=model.to(dtypes[1]).eval(), processor=processor, device="cpu").save_pretrained(
-        str(folder)
-    )
-    if publication.card is None:
-        shutil.copyfile(checkpoint / CARD_FILE, folder / CARD_FILE)
-        if (checkpoint / METRICS_FILE).is_file():
-            shutil.copyfile(checkpoint / METRICS_FILE, folder / METRICS_FILE)
-    else:
-        card = dataclasses.replace(publication.card, repo_id=repo_id, revision=revision)
-        card.model_name = repo_id.rpartition("/")[2]
-        if dtypes[0] != dtypes[1]:
-            card.converted_dtype = tuple(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        if card.metrics_file is not None:
-            card.metrics_file = shutil.copyfile(card.metrics_file, folder / Path(card.metrics_file).name)
-        publication.card = card
-        publication.write_card(card)
+    if card is not None and dtype not in (None, model.dtype):
+        card.converted_dtype = (_name(model.dtype), _name(dtype))
+    model = model.to(model.dtype if dtype is None else dtype).eval()
+    VisualGroundingPipeline(model=model, processor=processor, device="cpu").save_pretrained(str(folder))
+    publication = Publication(folder, repo_id, revision, card)
+    _place_card(publication, checkpoint)
     _check_folder(folder)
     return publication
+
+
+def _place_card(publication: Publication, checkpoint: Path) -> None:
+    """The card and the metrics that it was read from, into the folder of the publication."""
+    card, folder = publication.card, publication.folder
+    if card is None:
+        for name in (CARD_FILE, METRICS_FILE):
+            if (checkpoint / name).is_file():
+                shutil.copyfile(checkpoint / name, folder / name)
+        return
+    if card.metrics_file is not None:
+        results = {
+            split: {name: value for name, value in result.items() if name not in PRIVATE_METRICS}
+            for split, result in read_metrics(card.metrics_file).items()
+        }
+        card.metrics_file = folder / METRICS_FILE
+        write_json(card.metrics_file, results)
+    publication.write_card(card)
+
+
+def _describe_metrics(path: str | Path) -> dict[str, Any]:
+    """Fields of a card for a file that `albef-amc evaluate --output` wrote."""
+    results = read_metrics(path)
+    datasets = {str(result.get("dataset", "")) for result in results.values()}
+    if len(datasets) != 1 or not all(datasets):
+        raise ValueError(f"{path} names no `dataset`. Give a file that `albef-amc evaluate --output` wrote.")
+    (dataset,) = datasets
+    dataset = Path(dataset).name if Path(dataset).is_absolute() else dataset
+    return {"metrics_file": path, "evaluation_dataset": dataset, "evaluation_split": None}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _check_checkpoint(checkpoint: Path) -> None:

@@ -3,8 +3,9 @@
 
 import dataclasses
 import platform
+import shlex
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from albef_amc.model_cards import CHECKPOINT_WORD
 from albef_amc.trainer.amc_config import AmcConfig
+from albef_amc.trainer.recipes import Recipe
 
 CPU_FILE = Path("/proc/cpuinfo")
 SOFTWARE = ("torch", "transformers")
@@ -97,10 +100,60 @@ def list_card_arguments(args: TrainingArguments) -> dict[str, Any]:
     return {name: values[name] for name in CARD_ARGUMENTS}
 
 
+def describe_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Fields of a card that a recipe knows; those of its own section `card` go before the others."""
+    details: dict[str, Any] = {
+        "datasets": [_hide_folder(recipe.train_data["name"], "train_data")],
+        "base_model": recipe.model.checkpoint,
+    }
+    if recipe.evaluation_data is not None:
+        options = dict(recipe.evaluation_data)
+        name, split = options.pop("name"), options.pop("split")
+        details |= {
+            "evaluation_dataset": _hide_folder(name, "evaluation_data"),
+            "evaluation_split": split,
+            "evaluation_command": build_evaluation_command(name, split, options),
+        }
+    return {**details, **recipe.card}
+
+
+def build_evaluation_command(
+    dataset: str, split: str, options: Mapping[str, Any], image_size: int | None = None
+) -> str:
+    """The command that scores a checkpoint on a data set, as a card shows it: folders of one machine are hidden.
+
+    Args:
+        dataset (`str`): builder, folder or repository.
+        split (`str`): split.
+        options (mapping): arguments of the builder.
+        image_size (`int`, *optional*): image side in pixels, if not the checkpoint's.
+
+    Example:
+
+    ```python
+    >>> from albef_amc.trainer.run_facts import build_evaluation_command
+    >>> build_evaluation_command("coco_phrases", "test", {"data_root": "/data/photos", "seed": 1})
+    'albef-amc evaluate CHECKPOINT coco_phrases --split test --data data_root=DATA_ROOT --data seed=1'
+
+    ```
+    """
+    words = ["albef-amc", "evaluate", CHECKPOINT_WORD, _hide_folder(dataset, "dataset"), "--split", split]
+    words += [word for name, value in options.items() for word in ("--data", f"{name}={_hide_folder(value, name)}")]
+    words += [] if image_size is None else ["--image-size", str(image_size)]
+    return shlex.join(words)
+
+
+def _hide_folder(value: Any, name: str) -> Any:
+    """The value, or its name in capitals where it is a folder of one machine."""
+    return name.upper() if isinstance(value, str) and Path(value).is_absolute() else value
+
+
 __all__ = [
     "CARD_ARGUMENTS",
     "TrainingClock",
+    "build_evaluation_command",
     "describe_device",
+    "describe_recipe",
     "describe_software",
     "list_card_arguments",
     "read_clock",
