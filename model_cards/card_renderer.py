@@ -20,7 +20,7 @@ TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 PIPELINE_TAG = "zero-shot-object-detection"
 # Stands in `evaluation_command` for the checkpoint; a card shows its repository instead.
 CHECKPOINT_WORD = "CHECKPOINT"
-SECONDS_PER_HOUR = 3600
+TIME_UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
 @dataclass
@@ -141,8 +141,8 @@ def render_model_card(card: ModelCard) -> str:
         start=_describe_start(card.base_model),
         training_arguments=[(_escape(name), _escape(value)) for name, value in card.training_arguments.items()],
         hardware=_describe_hardware(card),
-        training_hours=_show_hours(card.training_seconds),
-        process_hours=_show_hours(card.training_seconds, card.num_processes),
+        training_time=_show_time(card.training_seconds),
+        process_time=_show_time(card.training_seconds, card.num_processes),
         limits=source.limits,
         licence_notices=source.notices,
         citations=CITATIONS,
@@ -212,8 +212,13 @@ def _describe_hardware(card: ModelCard) -> str | None:
     return f"{card.num_processes} x {card.hardware}" if card.num_processes > 1 else card.hardware
 
 
-def _show_hours(seconds: float | None, num_processes: int = 1) -> str | None:
-    return None if seconds is None else f"{seconds * num_processes / SECONDS_PER_HOUR:.3g}"
+def _show_time(seconds: float | None, num_processes: int = 1) -> str | None:
+    """Hours of all processes; shorter times in minutes or seconds."""
+    if seconds is None:
+        return None
+    total = seconds * num_processes
+    unit, name = next((unit, name) for unit, name in TIME_UNITS if total >= unit or unit == 1)
+    return f"{total / unit:.3g} {name}"
 
 
 def _show_percent(fraction: float) -> str:

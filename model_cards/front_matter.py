@@ -56,9 +56,12 @@ def build_front_matter(
         )
         for split, result in metrics.items()
     ]
-    emissions = {}
+    emissions: dict[str, Any] = {}
     if co2_emissions_kg is not None:
-        entry = {"emissions": co2_emissions_kg * GRAMS_PER_KILOGRAM, "source": "estimate of the authors of the run"}
+        entry: dict[str, Any] = {
+            "emissions": co2_emissions_kg * GRAMS_PER_KILOGRAM,
+            "source": "estimate of the authors of the run",
+        }
         emissions["co2_eq_emissions"] = {**entry, **({"hardware_used": hardware} if hardware else {})}
     return ModelCardData(
         model_name=model_name,

@@ -290,6 +290,7 @@ def test_hardware_and_time_without_an_estimate_of_energy():
     assert "- Hardware: 4 x Accelerator X.\n" in section
     assert "1.5 hours, evaluations during training included; 6 hours over 4 processes." in section
     assert "Energy was not measured." in section
+    assert "Time, as measured: 42 seconds, " in render_model_card(make_card(training_seconds=42))
     assert "co2_eq_emissions" not in text
     assert "Hardware and energy" not in render_model_card(make_card())
 

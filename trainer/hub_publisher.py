@@ -32,6 +32,8 @@ class HubPublisher(Trainer):
     `TrainingArguments`; `"checkpoint"` and `"all_checkpoints"` also upload the training state to a folder of its own.
     """
 
+    push_in_progress: PushInProgress | None = None
+
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Makes the repository, before the first step; see [`~trainer.publishing.explaining_hub_errors`]."""
         if self.is_world_process_zero():
@@ -73,8 +75,8 @@ class HubPublisher(Trainer):
         if not self.is_world_process_zero():
             return None
         self._finish_current_push()
-        options = dict(message=commit_message, private=private, token=token or self.args.hub_token)
-        where = dict(repo_id=self.hub_model_id, revision=revision or self.args.hub_revision)
+        options: dict[str, Any] = dict(message=commit_message, private=private, token=token or self.args.hub_token)
+        where: dict[str, Any] = dict(repo_id=self.hub_model_id, revision=revision or self.args.hub_revision)
         if not blocking:
             return self._publish_in_background(self.args.output_dir, where, options)
         try:
@@ -88,14 +90,13 @@ class HubPublisher(Trainer):
         strategy = self.args.hub_strategy
         if not self.is_world_process_zero() or strategy == HubStrategy.END:
             return
-        self._forget_finished_pushes()
-        if self.push_in_progress.jobs and not self.args.hub_always_push:
+        if self._forget_finished_pushes() and not self.args.hub_always_push:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         by_steps = self.args.save_strategy == SaveStrategy.STEPS
         when = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch)}"
         options = dict(message=f"Training in progress, {when}", token=self.args.hub_token)
-        where = dict(repo_id=self.hub_model_id, revision=self.args.hub_revision)
+        where: dict[str, Any] = dict(repo_id=self.hub_model_id, revision=self.args.hub_revision)
         try:
             jobs: list[Future] = [self._publish_in_background(checkpoint_folder, where, options)]
         except (ValueError, OSError) as error:
@@ -104,14 +105,13 @@ class HubPublisher(Trainer):
         if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             name = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else Path(checkpoint_folder).name
             message = f"{options['message']}, state of the training"
-            upload = HfApi(token=self.args.hub_token).upload_folder
+            upload: Any = HfApi(token=self.args.hub_token).upload_folder
             jobs.append(
                 self._uploads.submit(
                     upload, folder_path=checkpoint_folder, path_in_repo=name, commit_message=message, **where
                 )
             )
-        self._forget_finished_pushes()
-        self.push_in_progress = PushInProgress([*self.push_in_progress.jobs, *jobs])
+        self.push_in_progress = PushInProgress([*self._forget_finished_pushes(), *jobs])
 
     def _publish_in_background(self, checkpoint: str, where: dict[str, Any], options: dict[str, Any]) -> Future:
         """Reads the checkpoint now, so that it may be deleted, and uploads it while the run goes on."""
@@ -126,16 +126,17 @@ class HubPublisher(Trainer):
     def _finish_current_push(self) -> None:
         """Waits for what is being uploaded, and says what of it failed."""
         super()._finish_current_push()
-        if self.hub_model_id is not None:
-            self._forget_finished_pushes()
+        self._forget_finished_pushes()
 
-    def _forget_finished_pushes(self) -> None:
-        """Keeps the uploads that go on, and says which of the others failed."""
+    def _forget_finished_pushes(self) -> list[Future]:
+        """Returns the uploads that go on, forgets the others, and says which of them failed."""
         jobs: list[Future] = [] if self.push_in_progress is None else self.push_in_progress.jobs
         for job in jobs:
             if job.done() and job.exception() is not None:
                 logger.warning(f"A push during the run failed. {job.exception()}")
-        self.push_in_progress = PushInProgress([job for job in jobs if not job.done()])
+        unfinished = [job for job in jobs if not job.done()]
+        self.push_in_progress = PushInProgress(unfinished) if unfinished else None
+        return unfinished
 
 
 def _upload_and_clean(folder: TemporaryDirectory, publication: Publication, options: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import yaml
 
 import albef_amc.configuration
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
+from albef_amc.model_cards import ModelCard
 from albef_amc.text_processing_albef import build_tokenizer, clean_caption
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.checkpoints import load_model_and_processor
@@ -117,6 +118,7 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
     _check_keys(content, [item.name for item in dataclasses.fields(Recipe)], str(path))
     _check_keys(content.get("training") or {}, _training_fields(), "training")
     _check_keys(content.get("model") or {}, [item.name for item in dataclasses.fields(ModelRecipe)], "model")
+    _check_keys(content.get("card") or {}, [item.name for item in dataclasses.fields(ModelCard)], "card")
     _check_data(content, path)
     sections = {name: value for name, value in content.items() if value is not None and name != "model"}
     return Recipe(model=ModelRecipe(**(content.get("model") or {})), **sections)

@@ -5,13 +5,13 @@ import dataclasses
 import platform
 import shlex
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from albef_amc.model_cards import CHECKPOINT_WORD
@@ -20,6 +20,8 @@ from albef_amc.trainer.recipes import Recipe
 
 CPU_FILE = Path("/proc/cpuinfo")
 SOFTWARE = ("torch", "transformers")
+# Arguments of builders that say where files lie, not what is in them.
+PLACES = ("cache_dir",)
 # Settings of `TrainingArguments` that decide what is learned; every setting that `AmcConfig` adds is one.
 TRAINER_SETTINGS = (
     "num_train_epochs",
@@ -73,9 +75,24 @@ class TrainingClock(TrainerCallback, ExportableState):
         self.seconds_before, self._began = self.seconds, None
 
 
-def read_clock(callbacks: Iterable[TrainerCallback]) -> float:
-    """Seconds of training on the clock among a Trainer's callbacks."""
-    return next(callback.seconds for callback in callbacks if isinstance(callback, TrainingClock))
+def describe_run(trainer: Trainer) -> dict[str, Any]:
+    """Fields of a card that a run knows by itself.
+
+    Args:
+        trainer (`Trainer`): the run; a [`TrainingClock`] is among its callbacks.
+    """
+    clocks = (callback for callback in trainer.callback_handler.callbacks if isinstance(callback, TrainingClock))
+    return {
+        "model_name": Path(trainer.args.output_dir).resolve().name,
+        "description": "An ALBEF model for phrase grounding, fine-tuned with albef-amc.",
+        "evaluation_dataset": "the run's evaluation data",
+        "image_size": trainer.accelerator.unwrap_model(trainer.model).config.vision_config.image_height_width,
+        "hardware": describe_device(trainer.args.device),
+        "num_processes": trainer.args.world_size,
+        "training_seconds": next(clocks).seconds,
+        "software": describe_software(),
+        "training_arguments": {"steps": trainer.state.global_step, **list_card_arguments(trainer.args)},
+    }
 
 
 def describe_device(device: torch.device) -> str:
@@ -138,7 +155,9 @@ def build_evaluation_command(
     ```
     """
     words = ["albef-amc", "evaluate", CHECKPOINT_WORD, _hide_folder(dataset, "dataset"), "--split", split]
-    words += [word for name, value in options.items() for word in ("--data", f"{name}={_hide_folder(value, name)}")]
+    for name, value in options.items():
+        if name not in PLACES:
+            words += ["--data", f"{name}={_hide_folder(value, name)}"]
     words += [] if image_size is None else ["--image-size", str(image_size)]
     return shlex.join(words)
 
@@ -154,7 +173,7 @@ __all__ = [
     "build_evaluation_command",
     "describe_device",
     "describe_recipe",
+    "describe_run",
     "describe_software",
     "list_card_arguments",
-    "read_clock",
 ]
