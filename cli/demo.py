@@ -15,11 +15,12 @@ from albef_amc import AlbefForImageTextMatching, AlbefProcessor
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.model_cards import ModelCard, write_model_card
-from albef_amc.trainer.amc_trainer import CARD_ARGUMENTS, AmcTrainer
+from albef_amc.trainer.amc_trainer import AmcTrainer
 from albef_amc.trainer.drawing import draw_curves, draw_sheet, overlay_heatmap
 from albef_amc.trainer.evaluation import evaluate_baselines, evaluate_grounding, shuffle_phrases
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.recipes import Recipe, build_arguments, build_model_and_processor, load_recipe
+from albef_amc.trainer.run_facts import describe_device, describe_software, list_card_arguments
 
 RUNS = {"without_amc": "without AMC", "with_amc": "with AMC"}
 SHEET_SCENES = 8
@@ -123,16 +124,22 @@ def _save(
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     write_json(folder / "metrics.json", {"test": metrics})
-    arguments = build_arguments(recipe, folder).to_dict()
-    chosen = {key: arguments[key] for key in CARD_ARGUMENTS}
-    chosen["amc_weight"] = 0.0 if name == "without_amc" else chosen["amc_weight"]
+    arguments = build_arguments(recipe, folder)
+    if name == "without_amc":
+        arguments.amc_weight = 0.0
     card = ModelCard(
         model_name=f"albef-demo-{name.replace('_', '-')}",
         description=f"A small ALBEF trained {RUNS[name]} on synthetic scenes of coloured shapes by `albef-amc demo`.",
         metrics_file=folder / "metrics.json",
-        evaluation_dataset="synthetic scenes, test split",
+        evaluation_dataset="synthetic scenes",
+        evaluation_command="albef-amc demo",
+        image_size=model.config.vision_config.image_height_width,
         datasets=["synthetic scenes"],
-        training_arguments={"max_steps": arguments["max_steps"], **chosen},
+        recipe="demo",
+        training_arguments=list_card_arguments(arguments),
+        hardware=describe_device(arguments.device),
+        training_seconds=metrics["training_seconds"],
+        software=describe_software(),
     )
     write_model_card(folder, card)
 

@@ -13,6 +13,7 @@ from albef_amc.cli.reporting import print_result, report, track
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.evaluation import evaluate_baselines, evaluate_grounding
 from albef_amc.trainer.files import write_json
+from albef_amc.trainer.run_facts import build_evaluation_command
 
 
 def evaluate(
@@ -31,7 +32,8 @@ def evaluate(
 ) -> None:
     """Scores a checkpoint on a data set, per phrase type, with the number of phrases and the throughput."""
     model, processor = load_checkpoint(checkpoint, image_size, device)
-    rows = load_grounding_dataset(dataset, split, **read_options(options or ()))
+    data = read_options(options or ())
+    rows = load_grounding_dataset(dataset, split, **data)
     report(f"{len(rows)} images of {dataset}, split {split}")
     began = time.perf_counter()
     evaluation = evaluate_grounding(
@@ -50,7 +52,8 @@ def evaluate(
     if baselines:
         result["baselines"] = evaluate_baselines(rows)
     if output is not None:
-        write_json(output, {**result, "phrases": evaluation.to_rows()})
+        command = build_evaluation_command(dataset, split, data, image_size)
+        write_json(output, {**result, "command": command, "phrases": evaluation.to_rows()})
     print_result(result, as_json)
 
 

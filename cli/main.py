@@ -31,6 +31,7 @@ VERBS = {
     "ground": ("albef_amc.cli.ground", "Show where phrases are in a photograph: JSON and overlays."),
     "convert": ("albef_amc.cli.convert", "Turn an original .pth of ALBEF or AMC into a checkpoint folder."),
     "merge": ("albef_amc.cli.merge", "Turn a LoRA adapter and its base into a plain checkpoint."),
+    "push": ("albef_amc.cli.push", "Upload a checkpoint with its processor, code and card to the Hub."),
     "env": ("albef_amc.cli.env", "Versions, devices and attention back-ends, for bug reports."),
 }
 
@@ -122,7 +123,7 @@ def _is_bad_input(error: Exception) -> bool:
     from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 
     if isinstance(error, OSError):
-        return error.errno not in MACHINE_ERRNOS
+        return error.errno not in MACHINE_ERRNOS and not isinstance(error, ConnectionError)
     invalid_configuration = (StrictDataclassClassValidationError, StrictDataclassFieldValidationError)
     return isinstance(error, (ValueError, TypeError, *invalid_configuration))
 

@@ -21,6 +21,7 @@ from albef_amc.trainer.recipes import (
     build_model_and_processor,
     load_recipe,
 )
+from albef_amc.trainer.run_facts import describe_recipe
 
 
 def train(
@@ -39,6 +40,7 @@ def train(
     """Fine-tunes from a recipe; also under torchrun and accelerate launch."""
     with redirect_stdout(sys.stderr):  # the Trainer prints its log
         loaded = load_recipe(recipe, settings or ())
+        loaded.card.setdefault("recipe", Path(recipe).stem)
         result = run_training(loaded, output_dir or Path(loaded.output_dir), resume)
     print_result(result, as_json)
 
@@ -64,10 +66,15 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
         check_regions(train_rows, arguments.region_source)
     phrases = (phrase["phrase"] for row in train_rows.remove_columns("image") for phrase in row["phrases"])
     model, processor = built or build_model_and_processor(recipe.model, phrases)
-    card = {"datasets": [recipe.train_data["name"]], "base_model": recipe.model.checkpoint, **recipe.card}
     peft_config = None if recipe.peft is None else build_lora_config(model.config, **recipe.peft)
     trainer = AmcTrainer(
-        model, arguments, processor, train_rows, evaluation_rows, card_details=card, peft_config=peft_config
+        model,
+        arguments,
+        processor,
+        train_dataset=train_rows,
+        eval_dataset=evaluation_rows,
+        card_details=describe_recipe(recipe),
+        peft_config=peft_config,
     )
     outcome = trainer.train(resume_from_checkpoint=resume or None)
     metrics = trainer.evaluate() if evaluation_rows is not None else {}

@@ -1,6 +1,17 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Model cards: what a checkpoint says about itself."""
 
-from .card_renderer import ModelCard, read_metrics, render_model_card, write_model_card
+from .card_renderer import CHECKPOINT_WORD, ModelCard, render_model_card
+from .front_matter import check_front_matter
+from .metrics_file import read_metrics
+from .stored_card import read_model_card, write_model_card
 
-__all__ = ["ModelCard", "read_metrics", "render_model_card", "write_model_card"]
+__all__ = [
+    "CHECKPOINT_WORD",
+    "ModelCard",
+    "check_front_matter",
+    "read_metrics",
+    "read_model_card",
+    "render_model_card",
+    "write_model_card",
+]

@@ -2,45 +2,25 @@
 """Model cards from what a run left behind: a number on a card is read from the run's metrics file, never typed."""
 
 import json
-import os
+import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub import ModelCard as HubModelCard
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from .front_matter import build_front_matter
+from .metrics_file import read_metrics
+from .sources import CITATIONS, SOURCES
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 PIPELINE_TAG = "zero-shot-object-detection"
-CHECKPOINT_SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
-TAGS = ("visual-grounding", "grad-cam", "albef", "amc")
-
-ALBEF_NOTICE = (
-    "Weights derived from ALBEF (Li et al., NeurIPS 2021): BSD-3-Clause, Copyright (c) 2021, salesforce.com, inc. All "
-    "rights reserved."
-)
-AMC_NOTICE = "Weights derived from AMC (Yang et al., CVPR 2023): MIT, Copyright (c) 2023 Rice-UVA Computer Vision."
-CODE_NOTICE = "Code of this repository: Apache-2.0, the albef-amc authors."
-ALBEF_LIMIT = "ALBEF was pre-trained on COCO images; the test images of RefCOCO+ are among them (said by its authors)."
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where weights come from: the licence that the Hub shows, the notices that they carry, the limits to state."""
-
-    licence: str
-    notices: tuple[str, ...]
-    limits: tuple[str, ...] = ()
-
-
-SOURCES = {
-    "albef-amc": Source("apache-2.0", ("Weights: Apache-2.0, the albef-amc authors.", CODE_NOTICE)),
-    "albef": Source("bsd-3-clause", (ALBEF_NOTICE, CODE_NOTICE), (ALBEF_LIMIT,)),
-    "amc": Source("mit", (AMC_NOTICE, ALBEF_NOTICE, CODE_NOTICE), (ALBEF_LIMIT,)),
-}
+# Stands in `evaluation_command` for the checkpoint; a card shows its repository instead.
+CHECKPOINT_WORD = "CHECKPOINT"
+TIME_UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
 @dataclass
@@ -54,31 +34,56 @@ class ModelCard:
             a mapping of split -> result; entries that are no result are passed over. Without it the card says that
             the checkpoint has not been evaluated.
         evaluation_dataset (`str`, defaults to `""`): what the metrics were computed on; needed with `metrics_file`.
+        evaluation_split (`str`, *optional*): split of a single result, if it is not the name in the file.
+        evaluation_command (`str`, *optional*): command that gives the metrics; the word `CHECKPOINT` in it stands for
+            the repository. A result of the file that holds its own `command` needs none.
+        image_size (`int` or (height, width), *optional*): pixels of the images that the model reads.
         datasets (list of `str`): names of the training data sets.
-        training_arguments (mapping): what to print of the training's arguments, in this order.
+        recipe (`str`, *optional*): name of the recipe of the training.
+        training_arguments (mapping): what to print of the training's resolved arguments, in this order.
         base_model (`str`, *optional*): checkpoint that training started from.
         source (`str`, defaults to `"albef-amc"`): whose weights these derive from: `albef-amc` (trained from scratch),
             `albef` or `amc`. It decides the licence and its notices.
+        hardware (`str`, *optional*): device of one process of the training.
+        num_processes (`int`, defaults to 1): processes of the training.
+        training_seconds (`float`, *optional*): measured wall-clock time of the training, evaluations in it included.
+        co2_emissions_kg (`float`, *optional*): estimate of the emissions by those who ran the training.
+        software (mapping): library -> version of the training.
         repo_id (`str`, *optional*): repository or local folder in the loading line; `your-name/<model_name>` if not
             given.
+        revision (`str`, *optional*): branch that holds the checkpoint, in the loading line.
         code_revision (`str`, *optional*): commit that holds the code of the checkpoint, pinned in the loading line.
+        converted_dtype ((`str`, `str`), *optional*): data types before and after a conversion that followed the
+            evaluation.
         library_version (`str`): version of albef-amc; the installed one by default.
         pipeline_tag (`str`, defaults to `"zero-shot-object-detection"`): task under which the Hub lists the model.
 
     Raises:
-        ValueError: an unknown `source`, or a metrics file without the name of the data set.
+        ValueError: an unknown `source`, a metrics file without the name of the data set, or a time or an amount of
+            emissions that is no finite number from 0.
     """
 
     model_name: str
     description: str
     metrics_file: str | Path | None = None
     evaluation_dataset: str = ""
+    evaluation_split: str | None = None
+    evaluation_command: str | None = None
+    image_size: int | tuple[int, int] | None = None
     datasets: list[str] = field(default_factory=list)
+    recipe: str | None = None
     training_arguments: Mapping[str, Any] = field(default_factory=dict)
     base_model: str | None = None
     source: str = "albef-amc"
+    hardware: str | None = None
+    num_processes: int = 1
+    training_seconds: float | None = None
+    co2_emissions_kg: float | None = None
+    software: Mapping[str, str] = field(default_factory=dict)
     repo_id: str | None = None
+    revision: str | None = None
     code_revision: str | None = None
+    converted_dtype: tuple[str, str] | None = None
     library_version: str = field(default_factory=lambda: version("albef-amc"))
     pipeline_tag: str = PIPELINE_TAG
 
@@ -87,6 +92,15 @@ class ModelCard:
             raise ValueError(f"`source` must be one of {', '.join(SOURCES)}, got {self.source!r}.")
         if self.metrics_file is not None and not self.evaluation_dataset:
             raise ValueError("`metrics_file` needs `evaluation_dataset`: a number without its data set says nothing.")
+        for name in ("training_seconds", "co2_emissions_kg"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+                raise ValueError(f"`{name}` must be a finite number from 0, got {value!r}. Leave it out if unknown.")
+
+    @property
+    def repository(self) -> str:
+        """Repository or folder in the loading line."""
+        return self.repo_id or f"your-name/{self.model_name}"
 
 
 def render_model_card(card: ModelCard) -> str:
@@ -102,122 +116,66 @@ def render_model_card(card: ModelCard) -> str:
         FileNotFoundError: there is no metrics file where the card names one.
         ValueError: the metrics file holds no result of the pointing game, or an accuracy outside [0, 1].
     """
-    metrics = read_metrics(card.metrics_file) if card.metrics_file is not None else {}
-    rendered = HubModelCard.from_template(
-        _build_front_matter(card, metrics),
-        template_path=str(TEMPLATE),
+    metrics = _read_card_metrics(card)
+    source = SOURCES[card.source]
+    front_matter = build_front_matter(
         model_name=card.model_name,
-        description=card.description,
-        loading_arguments=_build_loading_arguments(card),
-        code_revision=card.code_revision,
-        results=[_describe_result(split, result) for split, result in metrics.items()],
+        licence=source.licence,
+        pipeline_tag=card.pipeline_tag,
+        metrics=metrics,
         evaluation_dataset=card.evaluation_dataset,
-        metrics_name=Path(card.metrics_file).name if card.metrics_file is not None else None,
         datasets=card.datasets,
         base_model=card.base_model,
+        co2_emissions_kg=card.co2_emissions_kg,
+        hardware=_describe_hardware(card),
+    )
+    rendered = HubModelCard.from_template(
+        front_matter,
+        template_path=str(TEMPLATE),
+        card=card,
+        metrics_name=Path(card.metrics_file).name if card.metrics_file is not None else None,
+        loading_arguments=_build_loading_arguments(card),
+        results=[_describe_result(split, result) for split, result in metrics.items()],
+        commands=_list_commands(card, metrics),
+        image_size=_describe_image_size(card),
+        start=_describe_start(card.base_model),
         training_arguments=[(_escape(name), _escape(value)) for name, value in card.training_arguments.items()],
-        library_version=card.library_version,
-        limits=SOURCES[card.source].limits,
-        licence_notices=SOURCES[card.source].notices,
+        hardware=_describe_hardware(card),
+        training_time=_show_time(card.training_seconds),
+        process_time=_show_time(card.training_seconds, card.num_processes),
+        limits=source.limits,
+        licence_notices=source.notices,
+        citations=CITATIONS,
     )
     return str(rendered).rstrip() + "\n"
 
 
-def write_model_card(folder: str | Path, card: ModelCard) -> Path:
-    """Writes the card as `README.md` into a checkpoint folder, whole or not at all.
-
-    Args:
-        folder (`str` or `Path`): folder of the checkpoint; made where it is missing.
-        card ([`ModelCard`]): what the card says.
-
-    Returns:
-        `Path` of the card.
-    """
-    text = render_model_card(card)
-    path = Path(folder) / "README.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
-
-
-def read_metrics(path: str | Path) -> dict[str, dict[str, Any]]:
-    """The pointing game results of a metrics file.
-
-    Args:
-        path (`str` or `Path`): JSON: one result, or split -> result.
-
-    Returns:
-        `dict`: split -> result; a single result stands under `"all"`.
-
-    Raises:
-        ValueError: the file is no JSON, holds no result, or an accuracy outside [0, 1].
-    """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}). Evaluate the checkpoint again to write it.") from error
-    entries = {"all": content} if _is_result(content) else content if isinstance(content, dict) else {}
-    results = {str(split): result for split, result in entries.items() if _is_result(result)}
-    if not results:
-        raise ValueError(f"{path} holds no `pointing_game_accuracy`, neither for all phrases nor for a split.")
-    for split, result in results.items():
-        accuracies = [result["pointing_game_accuracy"], *result.get("pointing_game_accuracy_by_type", {}).values()]
-        if not all(isinstance(accuracy, (int, float)) and 0 <= accuracy <= 1 for accuracy in accuracies):
-            raise ValueError(f"{path}: an accuracy of {split} is outside [0, 1]. Metrics files hold fractions.")
-    return results
-
-
-def _is_result(value: Any) -> bool:
-    return isinstance(value, dict) and {"pointing_game_accuracy", "num_phrases"} <= value.keys()
-
-
-def _build_front_matter(card: ModelCard, metrics: Mapping[str, Mapping[str, Any]]) -> ModelCardData:
-    results = [
-        EvalResult(
-            task_type=card.pipeline_tag,
-            dataset_type=card.evaluation_dataset,
-            dataset_name=card.evaluation_dataset,
-            dataset_split=split,
-            metric_type="pointing_game_accuracy",
-            metric_name="Pointing game accuracy",
-            metric_value=result["pointing_game_accuracy"],
-        )
-        for split, result in metrics.items()
-    ]
-    return ModelCardData(
-        model_name=card.model_name,
-        language="en",
-        license=SOURCES[card.source].licence,
-        library_name="transformers",
-        pipeline_tag=card.pipeline_tag,
-        tags=list(TAGS),
-        datasets=[name for name in card.datasets if _is_hub_name(name)] or None,
-        base_model=card.base_model if card.base_model and _is_hub_name(card.base_model) else None,
-        metrics=["pointing_game_accuracy"] if results else None,
-        eval_results=results or None,
-    )
-
-
-def _is_hub_name(name: str) -> bool:
-    """Whether the Hub can link to the name; a file or words stay in the text of the card alone."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return not Path(name).exists() and Path(name).suffix not in CHECKPOINT_SUFFIXES
+def _read_card_metrics(card: ModelCard) -> dict[str, dict[str, Any]]:
+    if card.metrics_file is None:
+        return {}
+    metrics = read_metrics(card.metrics_file)
+    if card.evaluation_split and len(metrics) == 1:
+        (result,) = metrics.values()
+        return {card.evaluation_split: result}
+    return metrics
 
 
 def _build_loading_arguments(card: ModelCard) -> str:
     """What stands between the brackets of `from_pretrained`, as Python source."""
-    arguments = [json.dumps(card.repo_id or f"your-name/{card.model_name}"), "trust_remote_code=True"]
+    arguments = [json.dumps(card.repository)]
+    if card.revision:
+        arguments.append(f"revision={json.dumps(card.revision)}")
+    arguments.append("trust_remote_code=True")
     if card.code_revision:
         arguments.append(f"code_revision={json.dumps(card.code_revision)}")
     return ", ".join(arguments)
+
+
+def _list_commands(card: ModelCard, metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Commands that give the metrics, each once, with the repository in the place of the checkpoint."""
+    commands = [result.get("command") or card.evaluation_command for result in metrics.values()]
+    repository = shlex.quote(card.repository)
+    return [command.replace(CHECKPOINT_WORD, repository) for command in dict.fromkeys(commands) if command]
 
 
 def _describe_result(split: str, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,6 +192,35 @@ def _describe_result(split: str, result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _describe_start(base_model: str | None) -> str:
+    """What training started from; of a folder on somebody's disk only the name."""
+    if base_model is None:
+        return "random weights"
+    return Path(base_model).name if Path(base_model).is_absolute() else base_model
+
+
+def _describe_image_size(card: ModelCard) -> str | None:
+    if card.image_size is None:
+        return None
+    height, width = (card.image_size, card.image_size) if isinstance(card.image_size, int) else card.image_size
+    return f"{height} x {width}"
+
+
+def _describe_hardware(card: ModelCard) -> str | None:
+    if card.hardware is None:
+        return None
+    return f"{card.num_processes} x {card.hardware}" if card.num_processes > 1 else card.hardware
+
+
+def _show_time(seconds: float | None, num_processes: int = 1) -> str | None:
+    """Hours of all processes; shorter times in minutes or seconds."""
+    if seconds is None:
+        return None
+    total = seconds * num_processes
+    unit, name = next((unit, name) for unit, name in TIME_UNITS if total >= unit or unit == 1)
+    return f"{total / unit:.3g} {name}"
+
+
 def _show_percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}"
 
@@ -243,4 +230,4 @@ def _escape(value: Any) -> str:
     return " ".join(str(value).split()).replace("|", "\\|")
 
 
-__all__ = ["ModelCard", "read_metrics", "render_model_card", "write_model_card"]
+__all__ = ["CHECKPOINT_WORD", "ModelCard", "render_model_card"]

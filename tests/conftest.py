@@ -9,6 +9,7 @@ if importlib.util.find_spec("albef_amc") is None:
     raise pytest.UsageError("albef_amc is not installed: run `make install`, or `pip install -e '.[dev]'`.")
 
 import torch
+from hub_server import TOKEN, HubServer
 from testing_utils import DATA_FOLDER, build_tiny_config, build_tiny_processor
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
@@ -50,6 +51,19 @@ def checkpoint(tmp_path, tiny_model, tiny_processor):
     tiny_model.save_pretrained(tmp_path / "checkpoint")
     tiny_processor.save_pretrained(tmp_path / "checkpoint")
     return tmp_path / "checkpoint"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A local Hub to which this process is logged in."""
+    with HubServer() as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no_token"))
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,17 @@ import json
 import re
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard as HubModelCard
 
-from albef_amc.model_cards import ModelCard, read_metrics, render_model_card, write_model_card
+from albef_amc.model_cards import (
+    ModelCard,
+    check_front_matter,
+    read_metrics,
+    read_model_card,
+    render_model_card,
+    write_model_card,
+)
 
 METRICS = {
     "validation": {
@@ -34,7 +42,7 @@ def make_card(metrics_file=None, **changes) -> ModelCard:
     values = {
         "model_name": "albef-small",
         "description": "A small ALBEF trained with AMC.",
-        "datasets": ["synthetic-grounding"],
+        "datasets": ["your-name/synthetic-grounding"],
         "training_arguments": {"learning_rate": 1e-3, "note": "two\nlines | one bar"},
     }
     if metrics_file is not None:
@@ -51,7 +59,7 @@ def test_the_front_matter_is_what_the_hub_reads(metrics_file):
     assert data.library_name == "transformers"
     assert data.pipeline_tag == "zero-shot-object-detection"
     assert data.license == "apache-2.0"
-    assert data.datasets == ["synthetic-grounding"]
+    assert data.datasets == ["your-name/synthetic-grounding"]
     assert data.model_name == "albef-small"
     assert [(result.dataset_split, result.metric_type, result.metric_value) for result in data.eval_results] == [
         ("validation", "pointing_game_accuracy", 0.71234),
@@ -78,7 +86,7 @@ def test_odd_words_keep_the_front_matter_valid(changes):
 def test_a_base_model_of_the_hub_is_linked():
     card = HubModelCard(render_model_card(make_card(base_model="your-name/albef-base")))
     assert card.data.base_model == "your-name/albef-base"
-    assert "Started from your-name/albef-base; trained on synthetic-grounding." in card.text
+    assert "Started from your-name/albef-base; trained on your-name/synthetic-grounding." in card.text
 
 
 def test_every_result_of_the_file_is_on_the_card(metrics_file):
@@ -181,7 +189,7 @@ def test_the_card_states_its_limits_and_its_training():
     limits = " ".join(get_section(text, "Limits").split())
     assert "The heatmap is evidence of what the matching score used. It is not a detector" in limits
     training = get_section(text, "Training")
-    assert "Started from random weights; trained on synthetic-grounding." in training
+    assert "Started from random weights; trained on your-name/synthetic-grounding." in training
     assert r"| note | two lines \| one bar |" in training
     assert "albef-amc 9.8.7" in training
 
@@ -191,12 +199,13 @@ def test_the_card_is_written_into_the_folder(tmp_path, metrics_file):
     path = write_model_card(tmp_path / "new" / "checkpoint", card)
     assert path == tmp_path / "new" / "checkpoint" / "README.md"
     assert path.read_text(encoding="utf-8") == render_model_card(card)
-    assert list(path.parent.iterdir()) == [path]
+    assert {file.name for file in path.parent.iterdir()} == {"README.md", "model_card.json", "metrics.json"}
+    assert (path.parent / "metrics.json").read_bytes() == metrics_file.read_bytes()
 
 
 def test_a_full_disk_leaves_the_old_card(tmp_path, monkeypatch):
     path = write_model_card(tmp_path, make_card())
-    before = path.read_bytes()
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
     def fill_the_disk(self, text, **options):
         with open(self, "w", encoding="utf-8") as file:
@@ -206,5 +215,135 @@ def test_a_full_disk_leaves_the_old_card(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.write_text", fill_the_disk)
     with pytest.raises(OSError, match="No space left"):
         write_model_card(tmp_path, make_card(description="Another."))
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert read_model_card(path.parent) == make_card()
+
+
+def test_the_model_index_is_complete_and_survives_the_hubs_own_reading(metrics_file):
+    text = render_model_card(make_card(metrics_file))
+    check_front_matter(text)
+    (model,) = yaml.safe_load(text.split("---\n")[1])["model-index"]
+    assert model["name"] == "albef-small"
+    for result, (split, value) in zip(model["results"], (("validation", 0.71234), ("test", 0.5)), strict=True):
+        assert result["task"] == {"type": "zero-shot-object-detection"}
+        assert result["dataset"] == {"name": "synthetic-grounding", "type": "synthetic-grounding", "split": split}
+        metric = {"type": "pointing_game_accuracy", "name": "Pointing game accuracy", "value": value}
+        assert result["metrics"] == [metric]
+    again = HubModelCard(str(HubModelCard(text))).data
+    assert again.eval_results == HubModelCard(text).data.eval_results
+    assert again.model_name == "albef-small"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("---\n", "", "no front matter"),
+        ("language: en", "language: [en", "is not YAML"),
+        ("license: apache-2.0", "licence: apache-2.0", "names no `license`"),
+        ("- name: albef-small", "- title: albef-small", "`model-index.name` is missing"),
+        ("      type: zero-shot-object-detection", "      kind: odd", "`task.type` is missing"),
+        ("      split: test", "      part: test", "`dataset.split` is missing"),
+        ("- type: pointing_game_accuracy", "- kind: odd", "`metrics.type` is missing"),
+        ("value: 0.5", "value: good", "`metrics.value` must be a number, got 'good'"),
+        ("value: 0.5", "value: .nan", "`metrics.value` must be a number, got nan"),
+    ],
+)
+def test_a_front_matter_that_the_hub_cannot_read_is_refused(metrics_file, old, new, words):
+    metrics_file.write_text(json.dumps({"test": METRICS["test"]}), encoding="utf-8")
+    text = render_model_card(make_card(metrics_file))
+    assert old in text
+    with pytest.raises(ValueError, match=words):
+        check_front_matter(text.replace(old, new, 1))
+
+
+def test_the_command_of_the_numbers_names_the_repository(metrics_file):
+    command = "albef-amc evaluate CHECKPOINT synthetic --split test"
+    text = render_model_card(make_card(metrics_file, evaluation_command=command, repo_id="your-name/mine"))
+    assert text.count("albef-amc evaluate your-name/mine synthetic --split test\n") == 1
+    assert "CHECKPOINT" not in text
+    metrics_file.write_text(
+        json.dumps({**METRICS["test"], "split": "val", "command": "albef-amc evaluate CHECKPOINT x"})
+    )
+    section = get_section(render_model_card(make_card(metrics_file, evaluation_command=command)), "Results")
+    assert "| val | 50.00 | 987 |" in section
+    assert "albef-amc evaluate your-name/albef-small x\n" in section
+    assert "synthetic --split" not in section
+
+
+def test_the_split_of_a_single_result_can_be_named(metrics_file):
+    metrics_file.write_text(json.dumps({"eval": METRICS["test"]}), encoding="utf-8")
+    text = render_model_card(make_card(metrics_file, evaluation_split="validation[:100]"))
+    assert "| validation[:100] | 50.00 | 987 |" in text
+    assert HubModelCard(text).data.eval_results[0].dataset_split == "validation[:100]"
+
+
+def test_protocol_recipe_and_software_are_said():
+    text = render_model_card(make_card(image_size=(256, 384), recipe="amc_vg", software={"torch": "2.13.0"}))
+    assert "It reads images of 256 x 384 pixels." in get_section(text, "Results")
+    assert "recipe `amc_vg`." in get_section(text, "Training")
+    assert "With torch 2.13.0." in get_section(text, "Training")
+
+
+def test_hardware_and_time_without_an_estimate_of_energy():
+    text = render_model_card(make_card(hardware="Accelerator X", num_processes=4, training_seconds=5400))
+    section = get_section(text, "Hardware and energy")
+    assert "- Hardware: 4 x Accelerator X.\n" in section
+    assert "1.5 hours, evaluations during training included; 6 hours over 4 processes." in section
+    assert "Energy was not measured." in section
+    assert "Time, as measured: 42 seconds, " in render_model_card(make_card(training_seconds=42))
+    assert "co2_eq_emissions" not in text
+    assert "Hardware and energy" not in render_model_card(make_card())
+
+
+def test_an_estimate_of_the_emissions_is_in_grams_for_the_hub():
+    text = render_model_card(make_card(hardware="Accelerator X", co2_emissions_kg=1.25))
+    emissions = HubModelCard(text).data.to_dict()["co2_eq_emissions"]
+    assert emissions["emissions"] == 1250
+    assert emissions["hardware_used"] == "Accelerator X"
+    assert "1.25 kg CO2 equivalent, an estimate" in get_section(text, "Hardware and energy")
+    assert "not measured" not in text
+
+
+@pytest.mark.parametrize(("name", "value"), [("co2_emissions_kg", -1), ("training_seconds", float("nan"))])
+def test_impossible_amounts_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be a finite number from 0"):
+        make_card(**{name: value})
+
+
+def test_the_papers_are_cited():
+    section = get_section(render_model_card(make_card()), "Citation")
+    assert section.count("@inproceedings{") == 2
+    assert section.count("{") == section.count("}")
+    assert "Align before Fuse" in section and "Gradient-based Explanations" in section
+    assert "pages" not in section
+
+
+def test_the_folder_of_a_base_model_is_hidden():
+    text = render_model_card(make_card(base_model="/data/checkpoints/albef-14m"))
+    assert "Started from albef-14m;" in text
+    assert "/data" not in text
+
+
+def test_a_stored_card_is_read_back_and_rendered_the_same(tmp_path, metrics_file):
+    path = write_model_card(tmp_path / "checkpoint", make_card(metrics_file, image_size=(32, 32)))
+    card = read_model_card(path.parent)
+    assert card.metrics_file == path.parent / "metrics.json"
+    assert render_model_card(card) == path.read_text(encoding="utf-8")
+
+
+def test_a_card_edited_by_hand_is_not_taken_for_its_fields(tmp_path):
+    path = write_model_card(tmp_path, make_card())
+    path.write_text(path.read_text() + "\nBy hand.\n")
+    assert read_model_card(tmp_path) is None
+    (tmp_path / "model_card.json").unlink()
+    assert read_model_card(tmp_path) is None
+
+
+@pytest.mark.parametrize("change", [{"metrics_file": "../metrics.json"}, {"unknown": 1}, {"source": "clip"}])
+def test_damaged_fields_are_refused(tmp_path, change):
+    write_model_card(tmp_path, make_card())
+    stored = json.loads((tmp_path / "model_card.json").read_text())
+    stored["fields"] |= change
+    (tmp_path / "model_card.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"model_card.json is damaged"):
+        read_model_card(tmp_path)

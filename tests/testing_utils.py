@@ -137,8 +137,11 @@ class Golden:
         assert difference <= self.tolerance(name), f"{name}: {difference:.3g} > {self.tolerance(name):.3g}"
 
 
-def run_without_package(code: str, *arguments: str, cwd: Path) -> str:
-    """Runs Python code in a fresh process in which `albef_amc` cannot be imported; returns its standard output."""
+def run_without_package(code: str, *arguments: str, cwd: Path, environment: dict[str, str] | None = None) -> str:
+    """Runs Python code in a fresh process in which `albef_amc` cannot be imported; returns its standard output.
+
+    Without `environment` the process is offline.
+    """
     blocker = """
         import importlib.abc, sys
 
@@ -156,9 +159,13 @@ def run_without_package(code: str, *arguments: str, cwd: Path) -> str:
             raise SystemExit("albef_amc is importable: the test would prove nothing")
     """
     program = textwrap.dedent(blocker) + textwrap.dedent(code)
-    environment = dict(os.environ, HF_HUB_OFFLINE="1", HF_HOME=str(cwd / "hf_home"), TOKENIZERS_PARALLELISM="false")
+    own = dict(os.environ, HF_HUB_OFFLINE="1", HF_HOME=str(cwd / "hf_home"), TOKENIZERS_PARALLELISM="false")
     done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], cwd=cwd, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", program, *arguments],
+        cwd=cwd,
+        env=own | (environment or {}),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

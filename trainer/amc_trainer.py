@@ -10,7 +10,6 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from torch.utils.data import Subset
-from transformers import Trainer
 from transformers.utils import logging
 
 from albef_amc import AlbefForPreTraining, AlbefPreTrainingOutput
@@ -23,6 +22,7 @@ from albef_amc.trainer.data_collator import DataCollatorForGrounding
 from albef_amc.trainer.evaluation import GroundingEvaluation, predict_points, score_points
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.freezing import check_loss_trains, freeze_parameters
+from albef_amc.trainer.hub_publisher import HubPublisher
 from albef_amc.trainer.parallel import (
     average_over_processes,
     build_whole_model,
@@ -32,6 +32,7 @@ from albef_amc.trainer.parallel import (
     sum_counts,
 )
 from albef_amc.trainer.phrase_rows import build_epoch_dataset
+from albef_amc.trainer.run_facts import TrainingClock, describe_run
 from albef_amc.trainer.schedules import PublishedOptimization
 
 logger = logging.get_logger(__name__)
@@ -49,29 +50,9 @@ MODEL_INPUTS = (
     "negative_text_index",
     "negative_uniforms",
 )
-CARD_ARGUMENTS = (
-    "amc_weight",
-    "itc_weight",
-    "itm_weight",
-    "mlm_weight",
-    "mean_margin",
-    "max_margin",
-    "mean_weight",
-    "max_weight",
-    "amc_mean_reduction",
-    "heatmap_denominator",
-    "distillation_axis",
-    "candidate_scope",
-    "learning_rate",
-    "weight_decay",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "phrases_per_image",
-    "seed",
-)
 
 
-class AmcTrainer(AdapterTraining, PublishedOptimization, Trainer):
+class AmcTrainer(AdapterTraining, PublishedOptimization, HubPublisher):
     r"""Trains [`AlbefForPreTraining`] on phrases with regions: ITC + ITM + MLM + AMC.
 
     The heatmap is part of the model's `forward`, so that wrappers see one ordinary forward pass. Every term is logged
@@ -147,6 +128,7 @@ class AmcTrainer(AdapterTraining, PublishedOptimization, Trainer):
         )
         self.amc_objective = args.build_amc_loss()
         self.card_details = dict(card_details or {})
+        self.add_callback(TrainingClock())
         self._evaluations: dict[str, dict[str, Any]] = {}
         self._evaluation_step: int | None = None
         self._momentum_step: int | None = None
@@ -298,7 +280,8 @@ class AmcTrainer(AdapterTraining, PublishedOptimization, Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
-        self._write_card(Path(output_dir or self.args.output_dir))
+        if self.args.should_save:
+            self._write_card(Path(output_dir or self.args.output_dir))
 
     def create_model_card(self, **kwargs) -> None:
         """Writes the card of the run's last weights."""
@@ -307,16 +290,11 @@ class AmcTrainer(AdapterTraining, PublishedOptimization, Trainer):
 
     def _write_card(self, folder: Path) -> None:
         """Card of the present weights; its numbers are those of an evaluation at this very step, or none."""
-        details: dict[str, Any] = {"model_name": Path(self.args.output_dir).resolve().name, **self.card_details}
-        details.setdefault("description", "An ALBEF model for phrase grounding, fine-tuned with albef-amc.")
+        details = {**describe_run(self), **self.card_details}
         if self._evaluation_step == self.state.global_step and self._evaluations:
-            metrics_file = folder / "metrics.json"
-            write_json(metrics_file, self._evaluations)
-            details.setdefault("evaluation_dataset", "the run's evaluation data")
-            details["metrics_file"] = metrics_file
-        arguments = self.args.to_dict()
-        chosen = {name: arguments[name] for name in CARD_ARGUMENTS}
-        write_model_card(folder, ModelCard(training_arguments={"steps": self.state.global_step, **chosen}, **details))
+            details["metrics_file"] = folder / "metrics.json"
+            write_json(details["metrics_file"], self._evaluations)
+        write_model_card(folder, ModelCard(**details))
 
 
 def build_training_collator(processor: Any, args: AmcConfig, mlm_probability: float) -> DataCollatorForGrounding:

@@ -12,6 +12,7 @@ import yaml
 
 import albef_amc.configuration
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
+from albef_amc.model_cards import ModelCard
 from albef_amc.text_processing_albef import build_tokenizer, clean_caption
 from albef_amc.trainer.adapters import list_lora_fields
 from albef_amc.trainer.amc_config import AmcConfig
@@ -177,6 +178,7 @@ def _check_sections(content: dict[str, Any], where: str) -> None:
     _check_keys(content.get("machine") or {}, MACHINE_KEYS, "machine")
     if content.get("peft") is not None:
         _check_keys(content["peft"], list_lora_fields(), "peft")
+    _check_keys(content.get("card") or {}, [item.name for item in dataclasses.fields(ModelCard)], "card")
 
 
 def _check_data(content: dict[str, Any], path: Path) -> None:

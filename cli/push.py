@@ -1,0 +1,62 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""`albef-amc push`: a checkpoint, its processor, the code that reads them and the card to the Hub."""
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from albef_amc.cli.convert import DTYPES
+from albef_amc.cli.reporting import print_result, report
+from albef_amc.trainer.publishing import DEFAULT_MESSAGE, check_token, prepare_publication, upload_publication
+
+
+def push(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder: of a run, of the demo, of convert.")],
+    repository: Annotated[str, typer.Argument(help="your-name/model; made if it does not exist.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to; made if it does not exist.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help=f"Data type of the weights, if not the checkpoint's: {', '.join(DTYPES)}.")
+    ] = None,
+    message: Annotated[str, typer.Option("--message", "-m", help="Message of the commit.")] = DEFAULT_MESSAGE,
+    metrics: Annotated[
+        Path | None, typer.Option(help="File of `albef-amc evaluate --output` about this checkpoint, for the card.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(help="Whose weights these derive from (albef, amc, albef-amc), for a checkpoint without a card."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be uploaded; contact nobody.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Uploads a checkpoint for grounding with its processor, code and card."""
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"`--dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+    if not dry_run:
+        check_token()
+    with redirect_stdout(sys.stderr), TemporaryDirectory() as folder:  # libraries speak on standard output
+        publication = prepare_publication(
+            checkpoint,
+            folder,
+            repository,
+            revision=revision,
+            dtype=None if dtype is None else getattr(torch, dtype),
+            metrics_file=metrics,
+            source=source,
+        )
+        if publication.card is None:
+            report("README.md was edited by hand: it is uploaded as it is.")
+        result: dict[str, Any] = {"repository": repository, "revision": revision, "bytes": publication.list_files()}
+        if dry_run:
+            result["card"] = (publication.folder / "README.md").read_text(encoding="utf-8")
+        else:
+            report(f"uploading {len(result['bytes'])} files to {repository}")
+            result |= upload_publication(publication, private=private or None, message=message)
+    if dry_run and not as_json:
+        report(result.pop("card"))
+    print_result(result, as_json)

@@ -1,0 +1,137 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""The part of a card that the Hub reads: what it must hold, and whether a text holds it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+CHECKPOINT_SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
+TAGS = ("visual-grounding", "grad-cam", "albef", "amc")
+METRIC_TYPE, METRIC_NAME = "pointing_game_accuracy", "Pointing game accuracy"
+GRAMS_PER_KILOGRAM = 1000
+# Keys of a `model-index` that the Hub needs, and one more that keeps the splits of a data set apart.
+REQUIRED_KEYS = {"task": ("type",), "dataset": ("name", "type", "split")}
+REQUIRED_METRIC_KEYS = ("type", "name", "value")
+
+
+def build_front_matter(
+    *,
+    model_name: str,
+    licence: str,
+    pipeline_tag: str,
+    metrics: Mapping[str, Mapping[str, Any]],
+    evaluation_dataset: str,
+    datasets: Sequence[str] = (),
+    base_model: str | None = None,
+    co2_emissions_kg: float | None = None,
+    hardware: str | None = None,
+) -> ModelCardData:
+    """What the Hub reads of a card.
+
+    Args:
+        model_name (`str`): name in the `model-index`.
+        licence (`str`): the Hub's word for the licence.
+        pipeline_tag (`str`): task under which the Hub lists the model.
+        metrics (mapping): split -> result of the pointing game.
+        evaluation_dataset (`str`): what the metrics were computed on.
+        datasets (sequence of `str`): training data sets; those with a Hub name are linked.
+        base_model (`str`, *optional*): checkpoint that training started from; linked if it has a Hub name.
+        co2_emissions_kg (`float`, *optional*): estimate given by the authors of the run.
+        hardware (`str`, *optional*): what the run used; part of the emissions' entry.
+    """
+    results = [
+        EvalResult(
+            task_type=pipeline_tag,
+            dataset_type=evaluation_dataset,
+            dataset_name=evaluation_dataset,
+            dataset_split=split,
+            metric_type=METRIC_TYPE,
+            metric_name=METRIC_NAME,
+            metric_value=result[METRIC_TYPE],
+        )
+        for split, result in metrics.items()
+    ]
+    emissions: dict[str, Any] = {}
+    if co2_emissions_kg is not None:
+        entry: dict[str, Any] = {
+            "emissions": co2_emissions_kg * GRAMS_PER_KILOGRAM,
+            "source": "estimate of the authors of the run",
+        }
+        emissions["co2_eq_emissions"] = {**entry, **({"hardware_used": hardware} if hardware else {})}
+    return ModelCardData(
+        model_name=model_name,
+        language="en",
+        license=licence,
+        library_name="transformers",
+        pipeline_tag=pipeline_tag,
+        tags=list(TAGS),
+        datasets=[name for name in datasets if "/" in name and is_hub_name(name)] or None,
+        base_model=base_model if base_model and is_hub_name(base_model) else None,
+        metrics=[METRIC_TYPE] if results else None,
+        eval_results=results or None,
+        **emissions,
+    )
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether the Hub can link to the name; a file or words stay in the text of the card alone."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not Path(name).exists() and Path(name).suffix not in CHECKPOINT_SUFFIXES
+
+
+def check_front_matter(text: str) -> None:
+    """Refuses a card whose front matter the Hub cannot read.
+
+    Args:
+        text (`str`): the whole card.
+
+    Raises:
+        ValueError: no front matter, invalid YAML, no licence, or a `model-index` with a part missing.
+    """
+    parts = text.split("---\n", 2)
+    if parts[0] or len(parts) < 3:
+        raise ValueError("the card has no front matter: it must begin with YAML between two lines `---`.")
+    try:
+        data = yaml.safe_load(parts[1])
+    except yaml.YAMLError as error:
+        raise ValueError(f"the front matter of the card is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("license"), str):
+        raise ValueError("the front matter of the card names no `license`.")
+    if "model-index" in data:
+        _check_model_index(data["model-index"])
+
+
+def _check_model_index(index: Any) -> None:
+    for model in _entries(index, "model-index"):
+        _need(model, ("name",), "model-index")
+        for result in _entries(model.get("results"), "results"):
+            for part, keys in REQUIRED_KEYS.items():
+                _need(result.get(part), keys, part)
+            for metric in _entries(result.get("metrics"), "metrics"):
+                _need(metric, REQUIRED_METRIC_KEYS[:-1], "metrics")
+                value = metric.get("value")
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                    raise ValueError(f"`model-index` of the card: `metrics.value` must be a number, got {value!r}.")
+
+
+def _entries(value: Any, where: str) -> list[dict]:
+    if not isinstance(value, list) or not value or not all(isinstance(entry, dict) for entry in value):
+        raise ValueError(f"`model-index` of the card: `{where}` must be a list of mappings, got {value!r}.")
+    return value
+
+
+def _need(entry: Any, keys: Sequence[str], where: str) -> None:
+    for key in keys:
+        if not isinstance(entry, dict) or not isinstance(entry.get(key), str) or not entry[key]:
+            raise ValueError(f"`model-index` of the card: `{where}.{key}` is missing or is not text.")
+
+
+__all__ = ["build_front_matter", "check_front_matter", "is_hub_name"]

@@ -1,0 +1,91 @@
+"""What a run knows about itself: time over resumptions, resolved settings, the command of its numbers."""
+
+import dataclasses
+import json
+import time
+
+import pytest
+from test_amc_trainer import build_arguments, build_trainer
+
+from albef_amc.model_cards import read_model_card
+from albef_amc.trainer.amc_config import AmcConfig
+from albef_amc.trainer.recipes import load_recipe
+from albef_amc.trainer.run_facts import (
+    CARD_ARGUMENTS,
+    TrainingClock,
+    build_evaluation_command,
+    describe_recipe,
+    list_card_arguments,
+)
+
+STORED_SECONDS = 5000.0
+
+
+def test_the_clock_runs_in_training_alone_and_goes_on_after_a_resumption(
+    tiny_pretraining_model, tiny_processor, tmp_path
+):
+    def run(resume=None):
+        options = dict(save_strategy="steps", save_steps=1, restore_callback_states_from_checkpoint=resume is not None)
+        trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, **options)
+        began = time.perf_counter()
+        trainer.train(resume_from_checkpoint=resume)
+        most = time.perf_counter() - began
+        time.sleep(0.2)
+        trainer.save_model()
+        return read_model_card(tmp_path).training_seconds, most
+
+    seconds, most = run()
+    assert 0 < seconds < most
+    checkpoint = tmp_path / "checkpoint-1"
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    assert 0 < state["stateful_callbacks"]["TrainingClock"]["attributes"]["seconds_before"] <= seconds
+    state["stateful_callbacks"]["TrainingClock"]["attributes"]["seconds_before"] = STORED_SECONDS
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    seconds, most = run(resume=str(checkpoint))
+    assert STORED_SECONDS < seconds < STORED_SECONDS + most
+
+
+def test_a_checkpoint_of_a_run_without_a_clock_starts_it_at_zero(tiny_pretraining_model, tiny_processor, tmp_path):
+    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path)
+    trainer.state.global_step, trainer.state.stateful_callbacks = 7, {}
+    clock = TrainingClock()
+    clock.on_train_begin(trainer.args, trainer.state, trainer.control)
+    assert 0 <= clock.seconds < 1
+    assert "TrainingClock" in trainer.state.stateful_callbacks
+
+
+def test_every_setting_of_our_own_is_on_the_card_and_no_secret_or_folder(tmp_path):
+    arguments = build_arguments(tmp_path, hub_token="hf_secret", mean_margin=0.25)
+    values = list_card_arguments(arguments)
+    assert {"amc_weight", "mean_margin", "learning_rate", "seed"} <= values.keys() == set(CARD_ARGUMENTS)
+    assert values["mean_margin"] == 0.25
+    assert {name for name in AmcConfig.__dataclass_fields__ if name.endswith("_margin")} <= values.keys()
+    assert "hf_secret" not in str(values) and str(tmp_path) not in str(values)
+
+
+def test_the_command_hides_the_folders_of_one_machine():
+    options = {"data_root": "photos", "cache_dir": "cache", "phrases": "/data/my.json"}
+    command = build_evaluation_command("coco_phrases", "test[:10]", options, image_size=384)
+    expected = "albef-amc evaluate CHECKPOINT coco_phrases --split 'test[:10]' --data data_root=photos "
+    assert command == expected + "--data phrases=PHRASES --image-size 384"
+
+
+@pytest.mark.parametrize("overrides", [[], ["card.evaluation_split=mine", "card.description=Mine."]])
+def test_a_recipe_says_data_and_command_and_its_own_words_go_first(overrides):
+    details = describe_recipe(load_recipe("demo", overrides))
+    assert details["datasets"] == ["synthetic"]
+    assert details["evaluation_command"].startswith(
+        "albef-amc evaluate CHECKPOINT synthetic --split 'validation[:100]'"
+    )
+    assert details["evaluation_split"] == ("mine" if overrides else "validation[:100]")
+    assert details.get("description") == ("Mine." if overrides else None)
+
+
+def test_a_recipe_without_evaluation_names_no_command():
+    recipe = dataclasses.replace(load_recipe("demo"), evaluation_data=None)
+    assert describe_recipe(recipe) == {"datasets": ["synthetic"], "base_model": None}
+
+
+def test_a_mistyped_field_of_the_card_is_found_before_the_run():
+    with pytest.raises(ValueError, match="card: unknown key `co2_emission_kg`. Did you mean `co2_emissions_kg`"):
+        load_recipe("demo", ["card.co2_emission_kg=1"])

@@ -1,0 +1,293 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Checkpoints on the Hub: the matching model, its processor, the code that reads them, and the card.
+
+What is published is made in a folder of its own and checked there, before anything is sent.
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
+
+from albef_amc import AlbefForImageTextMatching, VisualGroundingPipeline
+from albef_amc.model_cards import ModelCard, check_front_matter, read_metrics, read_model_card, render_model_card
+from albef_amc.trainer.checkpoints import load_model_and_processor
+from albef_amc.trainer.files import write_json, write_whole
+
+CARD_FILE, CONFIG_FILE, ADAPTER_FILE, METRICS_FILE = "README.md", "config.json", "adapter_config.json", "metrics.json"
+PROCESSOR_FILES = ("processor_config.json", "tokenizer.json", "tokenizer_config.json")
+# Files of an earlier push that the new one may not have: weights in more parts, code under another name.
+REPLACED_FILES = ("model*.safetensors", "model.safetensors.index.json", "*_albef.py")
+# What an evaluation writes beside its results: a folder of one machine, and every phrase.
+PRIVATE_METRICS = ("checkpoint", "phrases")
+ORIGINS = {
+    "albef": "a checkpoint of ALBEF, whose training is not recorded here",
+    "amc": "a checkpoint of AMC, whose training is not recorded here",
+    "albef-amc": "a checkpoint whose training is not recorded here",
+}
+DEFAULT_MESSAGE = "Upload model, processor, code and card"
+UNAUTHORIZED, SERVER_ERRORS = 401, 500
+
+
+@dataclass
+class Publication:
+    """A checkpoint as it will be on the Hub.
+
+    Args:
+        folder (`Path`): holds exactly the files to upload.
+        repo_id (`str`): repository.
+        revision (`str`, *optional*): branch; the repository's main one by default.
+        card ([`~model_cards.ModelCard`], *optional*): fields of the card; `None` for one that was edited by hand,
+            which is uploaded as it is.
+    """
+
+    folder: Path
+    repo_id: str
+    revision: str | None
+    card: ModelCard | None
+
+    def list_files(self) -> dict[str, int]:
+        """Name and bytes of every file."""
+        return {path.name: path.stat().st_size for path in sorted(self.folder.iterdir())}
+
+    def write_card(self, card: ModelCard) -> None:
+        """Writes the card's text into the folder."""
+        write_whole(self.folder / CARD_FILE, render_model_card(card).encode())
+
+
+def prepare_publication(
+    checkpoint: str | Path,
+    folder: str | Path,
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    metrics_file: str | Path | None = None,
+    source: str | None = None,
+) -> Publication:
+    """Makes what is published of a checkpoint: the matching model without momentum copies and queues, and the rest.
+
+    Args:
+        checkpoint (`str` or `Path`): folder of a checkpoint, of training or of grounding.
+        folder (`str` or `Path`): empty folder to write to.
+        repo_id (`str`): repository, as it stands in the card's loading line.
+        revision (`str`, *optional*): branch.
+        dtype (`torch.dtype`, *optional*): of the weights; the checkpoint's by default.
+        metrics_file (`str` or `Path`, *optional*): what `albef-amc evaluate --output` wrote about this checkpoint, for
+            the card, in the place of the evaluation of the run.
+        source (`str`, *optional*): whose weights these derive from (see [`~model_cards.ModelCard`]), for a checkpoint
+            without a card.
+
+    Raises:
+        FileNotFoundError: no checkpoint folder, or a file is missing.
+        ValueError: not a repository's name, an adapter, an incomplete checkpoint, a card that the Hub cannot read, or
+            no card and no `source`.
+    """
+    if repo_id.count("/") != 1:
+        raise ValueError(f"a repository is named your-name/model, got {repo_id!r}.")
+    validate_repo_id(repo_id)
+    checkpoint, folder = Path(checkpoint), Path(folder)
+    _check_checkpoint(checkpoint)
+    card = _gather_card(checkpoint, repo_id, source)
+    if card is None and metrics_file is not None:
+        raise ValueError(f"{checkpoint / CARD_FILE} was edited by hand: write the metrics into it, not `--metrics`.")
+    if card is not None:
+        changes = {} if metrics_file is None else _describe_metrics(metrics_file)
+        name = repo_id.rpartition("/")[2]
+        card = dataclasses.replace(card, model_name=name, repo_id=repo_id, revision=revision, **changes)
+    model, processor = load_model_and_processor(AlbefForImageTextMatching, checkpoint)
+    if card is not None and dtype not in (None, model.dtype):
+        card.converted_dtype = (_name(model.dtype), _name(dtype))
+    model = model.to(model.dtype if dtype is None else dtype).eval()
+    VisualGroundingPipeline(model=model, processor=processor, device="cpu").save_pretrained(str(folder))
+    publication = Publication(folder, repo_id, revision, card)
+    _place_card(publication, checkpoint)
+    _check_folder(folder)
+    return publication
+
+
+def _place_card(publication: Publication, checkpoint: Path) -> None:
+    """The card and the metrics that it was read from, into the folder of the publication."""
+    card, folder = publication.card, publication.folder
+    if card is None:
+        for name in (CARD_FILE, METRICS_FILE):
+            if (checkpoint / name).is_file():
+                shutil.copyfile(checkpoint / name, folder / name)
+        return
+    if card.metrics_file is not None:
+        results = {
+            split: {name: value for name, value in result.items() if name not in PRIVATE_METRICS}
+            for split, result in read_metrics(card.metrics_file).items()
+        }
+        card.metrics_file = folder / METRICS_FILE
+        write_json(card.metrics_file, results)
+    publication.write_card(card)
+
+
+def _describe_metrics(path: str | Path) -> dict[str, Any]:
+    """Fields of a card for a file that `albef-amc evaluate --output` wrote."""
+    results = read_metrics(path)
+    datasets = {str(result.get("dataset", "")) for result in results.values()}
+    if len(datasets) != 1 or not all(datasets):
+        raise ValueError(f"{path} names no `dataset`. Give a file that `albef-amc evaluate --output` wrote.")
+    (dataset,) = datasets
+    dataset = Path(dataset).name if Path(dataset).is_absolute() else dataset
+    return {"metrics_file": path, "evaluation_dataset": dataset, "evaluation_split": None}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _check_checkpoint(checkpoint: Path) -> None:
+    if not checkpoint.is_dir():
+        raise FileNotFoundError(f"No checkpoint folder at {checkpoint}. Give a folder that a run or `convert` wrote.")
+    if (checkpoint / ADAPTER_FILE).is_file():
+        base = json.loads((checkpoint / ADAPTER_FILE).read_text(encoding="utf-8")).get("base_model_name_or_path")
+        raise ValueError(
+            f"{checkpoint} is an adapter of {base}, which holds no model of its own. Merge it into its base model and "
+            "push the merged checkpoint."
+        )
+    if not (checkpoint / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"No `{CONFIG_FILE}` in {checkpoint}: this is no checkpoint folder.")
+
+
+def _gather_card(checkpoint: Path, repo_id: str, source: str | None) -> ModelCard | None:
+    """Fields of the checkpoint's card, or `None` where it was edited by hand."""
+    if (checkpoint / CARD_FILE).is_file():
+        if source is not None:
+            raise ValueError(f"`--source {source}`, but {checkpoint / CARD_FILE} says whose weights these are.")
+        return read_model_card(checkpoint)
+    if source is None:
+        raise ValueError(
+            f"{checkpoint} has no card (`{CARD_FILE}`) that says whose weights these are, and under which licence. "
+            f"Say it with `--source`: {', '.join(ORIGINS)}."
+        )
+    return ModelCard(
+        model_name=repo_id.rpartition("/")[2],
+        description="An ALBEF model for phrase grounding.",
+        base_model=ORIGINS.get(source),
+        source=source,
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses a folder that lacks something of what a reader on the Hub needs."""
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    modules = {reference.partition(".")[0] + ".py" for reference in config["auto_map"].values()}
+    modules |= {entry["impl"].partition(".")[0] + ".py" for entry in config["custom_pipelines"].values()}
+    missing = [name for name in (*PROCESSOR_FILES, CARD_FILE, *sorted(modules)) if not (folder / name).is_file()]
+    if not any(folder.glob("model*.safetensors")):
+        missing.append("model.safetensors")
+    if missing:
+        raise FileNotFoundError(f"nothing was uploaded: the checkpoint to publish lacks {', '.join(missing)}.")
+    check_front_matter((folder / CARD_FILE).read_text(encoding="utf-8"))
+
+
+def upload_publication(
+    publication: Publication,
+    *,
+    private: bool | None = None,
+    message: str = DEFAULT_MESSAGE,
+    token: str | None = None,
+) -> dict[str, Any]:
+    """Uploads a publication in one commit, then the card again, with that commit pinned as the code's revision.
+
+    Args:
+        publication ([`Publication`]): what to upload.
+        private (`bool`, *optional*): whether a repository that does not exist yet is made private.
+        message (`str`): of the commit.
+        token (`str`, *optional*): with write permission; the one of `hf auth login` or `HF_TOKEN` by default.
+
+    Returns:
+        `dict`: `url` of the repository, `commit` of the files, `code_revision` in the card (`None` for one that was
+        edited by hand).
+
+    Raises:
+        ValueError: no token, or the Hub refuses; also where `private` is asked for and the repository is public.
+        ConnectionError: the Hub cannot be reached or has failed.
+    """
+    check_token(token)
+    api = HfApi(token=token, library_name="albef-amc", library_version=version("albef-amc"))
+    with explaining_hub_errors(publication.repo_id):
+        url = api.create_repo(publication.repo_id, private=private, exist_ok=True)
+        repo_id = url.repo_id
+        if private and not api.repo_info(repo_id).private:
+            raise ValueError(f"`{repo_id}` exists and is public: nothing was uploaded. Make it private on its page.")
+        if publication.revision is not None:
+            api.create_branch(repo_id, branch=publication.revision, exist_ok=True)
+        where: dict[str, Any] = {"repo_id": repo_id, "revision": publication.revision}
+        commit = api.upload_folder(
+            folder_path=publication.folder, commit_message=message, delete_patterns=list(REPLACED_FILES), **where
+        )
+        pinned = None
+        if publication.card is not None:
+            pinned = commit.oid
+            publication.write_card(dataclasses.replace(publication.card, code_revision=pinned))
+            api.upload_file(
+                path_or_fileobj=publication.folder / CARD_FILE,
+                path_in_repo=CARD_FILE,
+                commit_message="Pin the code revision in the card",
+                **where,
+            )
+    return {"url": str(url), "commit": commit.oid, "code_revision": pinned}
+
+
+def publish_checkpoint(
+    checkpoint: str | Path, repo_id: str, *, revision: str | None = None, **upload_options
+) -> dict[str, Any]:
+    """[`prepare_publication`] in a temporary folder, then [`upload_publication`]."""
+    with TemporaryDirectory() as folder:
+        publication = prepare_publication(checkpoint, folder, repo_id, revision=revision)
+        return upload_publication(publication, **upload_options)
+
+
+def check_token(token: str | None = None) -> None:
+    """Refuses to go on without a token.
+
+    Raises:
+        ValueError: none is given and none is stored.
+    """
+    if token is None and get_token() is None:
+        raise ValueError("No Hugging Face token: run `hf auth login`, or set HF_TOKEN to a token that may write.")
+
+
+@contextmanager
+def explaining_hub_errors(repo_id: str | None) -> Iterator[None]:
+    """Turns what the Hub answers into one line: a `ValueError` for a refusal, a `ConnectionError` for a failure."""
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        reason = error.server_message or f"status {status}"
+        if status >= SERVER_ERRORS:
+            raise ConnectionError(f"{constants.ENDPOINT} failed ({reason}). Push again later.") from error
+        if status == UNAUTHORIZED:
+            raise ValueError(f"{constants.ENDPOINT} does not accept the token ({reason}): log in again.") from error
+        raise ValueError(
+            f"{constants.ENDPOINT} refused `{repo_id}` ({reason}). Is the name yours, and may the token write to it?"
+        ) from error
+    except (HTTPError, OfflineModeIsEnabled) as error:
+        raise ConnectionError(f"cannot reach {constants.ENDPOINT} ({error}). Push again later.") from error
+
+
+__all__ = [
+    "DEFAULT_MESSAGE",
+    "Publication",
+    "check_token",
+    "explaining_hub_errors",
+    "prepare_publication",
+    "publish_checkpoint",
+    "upload_publication",
+]
