@@ -102,15 +102,11 @@ class AmcConfig(TrainingArguments):
     def __post_init__(self):
         has_best = self.load_best_model_at_end or self.save_strategy == "best" or self.early_stopping_patience
         if has_best and self.metric_for_best_model is None:
-            self.metric_for_best_model = (
-                POINTING_ACCURACY  # the Trainer's own default, a loss, is not evaluated
-            )
+            self.metric_for_best_model = POINTING_ACCURACY  # the Trainer's own default, a loss, is not evaluated
         super().__post_init__()
         for name in ("amc_weight", "itc_weight", "itm_weight", "mlm_weight", "distillation_ramp_epochs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
-        if not self.build_heatmap_objectives() and not self.objectives:
-            raise ValueError("`amc_weight`, `itc_weight`, `itm_weight` and `mlm_weight` are all 0: nothing to learn.")
         check_choice("heatmap_denominator", self.heatmap_denominator, HeatmapDenominator)
         check_choice("distillation_axis", self.distillation_axis, DistillationAxis)
         check_choice("candidate_scope", self.candidate_scope, CandidateScope)
@@ -126,6 +122,8 @@ class AmcConfig(TrainingArguments):
         if self.fp16:
             raise ValueError("`fp16=True` is refused: gradients of AMC underflow in half precision. Use `bf16=True`.")
 
+        if not self.build_heatmap_objectives() and not self.objectives:
+            raise ValueError("`amc_weight`, `itc_weight`, `itm_weight` and `mlm_weight` are all 0: nothing to learn.")
         self._check_batches()
         self._check_evaluation()
 
@@ -133,8 +131,8 @@ class AmcConfig(TrainingArguments):
         """Rows of a batch are images, results are phrases: nobody may split a batch by its first dimension."""
         if self.accelerator_config.dispatch_batches:
             raise ValueError(
-                "`accelerator_config` has `dispatch_batches=True`, which cuts phrases and images at the same row. Leave "
-                "it out: every process reads its own rows."
+                "`accelerator_config` has `dispatch_batches=True`, which cuts phrases and images at the same row. "
+                "Leave it out: every process reads its own rows."
             )
         self.accelerator_config.dispatch_batches = False
 

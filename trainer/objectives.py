@@ -58,7 +58,8 @@ class HeatmapObjectives:
         Returns:
             `torch.Tensor` of shape `(num_objectives,)`, int64.
         """
-        return torch.stack([objective.count(**_select(objective, inputs)) for objective in self.objectives])
+        counts = [objective.count(**_select(objective, inputs)) for objective in self.objectives]
+        return torch.stack(counts) if counts else torch.zeros(0, dtype=torch.int64)
 
     def __call__(
         self,
