@@ -112,9 +112,10 @@ class SelfConsistencyLoss(HeatmapObjective):
     def _consistency(self, heatmap: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
         """Deviation and missing height of one side of the pairs, `(num_pairs,)`."""
         area = shared.sum(-1)
-        variance = (heatmap * shared).var(-1, correction=0)
+        product = heatmap * shared
+        variance = (product - product.mean(-1, keepdim=True)).square().mean(-1)
         deviation = torch.where(variance > 0, variance, 1).sqrt() * (variance > 0)
-        mean = (heatmap * shared).sum(-1) / area.clamp(min=1)
+        mean = product.sum(-1) / area.clamp(min=1)
         return deviation + F.relu(self.threshold / 2 - mean) * (area > 0)
 
 
