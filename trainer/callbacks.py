@@ -26,7 +26,7 @@ POINTING_ACCURACY = re.compile(r"eval_(?:(?P<benchmark>.+)_)?pointing_game_accur
 UNNAMED_BENCHMARK = "eval"  # as in metrics.json, where the evaluation data has no name
 BEST_FOLDER, RECORD_FILE = "best-", "best.json"
 ASIDE = ".previous-"  # what a folder is called while it is replaced
-EVALUATION_SETTINGS = ("num_heatmaps_drawn", "keep_best", "early_stopping_patience")
+EVALUATION_SETTINGS = ("num_heatmaps_drawn", "keep_best")
 
 
 class ThroughputCallback(TrainerCallback):
