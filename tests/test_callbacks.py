@@ -3,7 +3,11 @@
 import importlib.util
 import json
 import math
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -407,3 +411,85 @@ def test_tensorboard_gets_every_term(tiny_pretraining_model, tiny_processor, tmp
     names = ("loss", "itc_loss", "itm_loss", "mlm_loss", "amc_loss", "amc_mean_loss", "phrases_per_second")
     for name in names:
         assert [event.step for event in board.Scalars(f"train/{name}")] == [1, 2]
+
+
+# ---- several processes
+
+RUN_SCRIPT = """
+import json
+import sys
+
+import torch
+from testing_utils import build_rows, build_tiny_config, build_tiny_processor
+
+from albef_amc import AlbefForPreTraining
+from albef_amc.trainer import AmcConfig, AmcTrainer
+
+
+def run(folder, batch_size):
+    torch.manual_seed(0)
+    config = build_tiny_config()
+    config.text_config.hidden_dropout_prob = config.text_config.attention_probs_dropout_prob = 0.0
+    rows = build_rows(4)
+    rows[0]["phrases"][1]["boxes"] = rows[1]["phrases"][0]["boxes"] = rows[1]["phrases"][1]["boxes"] = None
+    for index in (0, 2, 3):
+        rows[index]["phrases"][0]["paraphrases"] = ["the small cup", "the big car"]
+    arguments = AmcConfig(
+        output_dir=str(folder),
+        use_cpu=True,
+        per_device_train_batch_size=batch_size,
+        max_steps=1,
+        logging_steps=1,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="no",
+        mask_size=16,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        use_augmentation=False,
+        use_paraphrases=True,
+        extra_objectives={"dice": 0.5, "kl": 0.5, "selfeq": 1.0},
+        keep_best=True,
+        num_heatmaps_drawn=1,
+        early_stopping_patience=2,
+    )
+    model = AlbefForPreTraining(config)
+    trainer = AmcTrainer(model, arguments, build_tiny_processor(), train_dataset=rows, eval_dataset=build_rows(3))
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    if trainer.is_world_process_zero():
+        wrapper = type(trainer.model_wrapped).__name__
+        with open(f"{folder}/logs.json", "w") as file:
+            json.dump({"world_size": arguments.world_size, "wrapper": wrapper, "logs": logs}, file)
+
+
+if __name__ == "__main__":
+    run(sys.argv[1], 2)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_log_what_one_does_and_write_once(tmp_path):
+    """Phrases with a region, and pairs, are spread unevenly over the processes."""
+    script = tmp_path / "run.py"
+    script.write_text(RUN_SCRIPT)
+    names = {"__name__": "one_process"}
+    exec(RUN_SCRIPT, names)
+    names["run"](tmp_path / "one", 4)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(Path(__file__).parent), HF_HUB_OFFLINE="1")
+    command += [script, tmp_path / "two"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / name / "logs.json").read_text()) for name in ("one", "two"))
+    assert (one["world_size"], two["world_size"], two["wrapper"]) == (1, 2, "DistributedDataParallel")
+    for name in ("one", "two"):
+        assert [path.name for path in (tmp_path / name / "heatmaps").iterdir()] == ["step-1.png"]
+        assert (tmp_path / name / "best-eval" / "model.safetensors").is_file()
+    (alone,), (together,) = one["logs"], two["logs"]
+    for name in ("amc_loss", "dice_loss", "kl_loss", "selfeq_loss"):
+        assert together[name] == pytest.approx(alone[name], rel=1e-5), name
+    speeds = [entry["phrases_per_second"] / entry["images_per_second"] for entry in (alone, together)]
+    assert speeds == pytest.approx([11 / 4] * 2)  # eight phrases and three paraphrases of four images

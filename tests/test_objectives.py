@@ -2,12 +2,16 @@
 
 import dataclasses
 import importlib
+import re
 
 import pytest
 import torch
+import yaml
 from testing_utils import PROJECT_FOLDER
 
-from albef_amc.trainer.objectives import OBJECTIVES, HeatmapObjectives, build_objective, register_objective
+from albef_amc.trainer import AmcConfig
+from albef_amc.trainer.heatmap_objective import OBJECTIVES, RegionObjective, register_objective
+from albef_amc.trainer.objectives import HeatmapObjectives, build_objective
 
 NAMES = sorted(OBJECTIVES)
 NUM_PHRASES, GRID, MASK_SIDE = 8, 4, 6
@@ -187,3 +191,33 @@ def test_a_name_is_given_once():
     with pytest.raises(ValueError, match="two objectives are called 'amc'"):
         register_objective("amc")(OBJECTIVES["dice"])
     assert OBJECTIVES["dice"].name == "dice"
+
+
+def test_a_new_objective_needs_nothing_but_its_name(tmp_path, request):
+    request.addfinalizer(lambda: OBJECTIVES.pop("brightness"))
+
+    @register_objective("brightness")
+    @dataclasses.dataclass(frozen=True)
+    class Brightness(RegionObjective):
+        target: float = 0.5
+
+        def compare(self, heatmap, mask, denominator):
+            return {"brightness_loss": (heatmap.mean(-1) - self.target).abs().sum() / denominator}
+
+    arguments = AmcConfig(output_dir=str(tmp_path), use_cpu=True, extra_objectives={"brightness": {"target": 0.25}})
+    inputs = build_inputs()
+    _, terms = arguments.build_heatmap_objectives()(torch.ones(NUM_PHRASES, GRID, GRID), inputs)
+    assert terms["brightness_loss"].item() == 0.75 and "amc_loss" in terms
+
+
+def test_the_page_of_the_objectives_is_complete_and_runs(tmp_path):
+    text = (PROJECT_FOLDER / "docs" / "objectives.md").read_text()
+    assert [name for name in NAMES if f"| `{name}` |" not in text] == []
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    arguments = AmcConfig(output_dir=str(tmp_path), use_cpu=True, **yaml.safe_load(recipe)["training"])
+    objectives = arguments.build_heatmap_objectives()
+    assert objectives.weights == {"amc": 1.0, "dice": 0.5, "kl": 0.1, "selfeq": 1.0}
+    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    names = {}
+    exec(block, names)
+    assert set(names["terms"]) == {"amc_loss", "amc_mean_loss", "amc_max_loss", "dice_loss"}

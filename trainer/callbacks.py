@@ -119,6 +119,7 @@ class HeatmapSheetCallback(TrainerCallback):
                 result["heatmap"],
                 boxes=phrase.get("boxes"),
                 point=result["point"].tolist(),
+                phrase="match",
                 score=float(result["score"]),
             )
             rows.append([phrase["phrase"], overlay_heatmap(image, boxes=phrase.get("boxes")), overlay])
