@@ -226,6 +226,7 @@ def test_only_the_main_process_draws(tiny_pretraining_model, tiny_processor, tmp
 # ---- the best model
 
 
+@pytest.mark.slow
 def test_the_best_model_is_kept_whole_with_its_card(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
     saved = {}
     trainer = build_scored_trainer(
@@ -368,6 +369,7 @@ def test_with_several_data_sets_the_named_one_counts(tiny_pretraining_model, tin
         build_trainer(*arguments, eval_strategy="steps", **changes)
 
 
+@pytest.mark.slow
 def test_patience_survives_a_resume(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
     start = {name: tensor.clone() for name, tensor in tiny_pretraining_model.state_dict().items()}
     stopped = []

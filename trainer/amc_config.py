@@ -13,6 +13,7 @@ from albef_amc.trainer.data_collator import BOX_CHOICES, REGION_SOURCES
 from albef_amc.trainer.objectives import (
     MEAN_REDUCTIONS,
     AttentionMaskConsistencyLoss,
+    HeatmapObjective,
     HeatmapObjectives,
     build_objective,
 )
@@ -168,7 +169,7 @@ class AmcConfig(TrainingArguments):
         Raises:
             ValueError: an unknown name or option, or an objective that needs paraphrases without `use_paraphrases`.
         """
-        weighted = [(self.amc_weight, self.build_amc_loss())]
+        weighted: list[tuple[float, HeatmapObjective]] = [(self.amc_weight, self.build_amc_loss())]
         for name, setting in (self.extra_objectives or {}).items():
             if name == "amc":
                 raise ValueError("`extra_objectives` has `amc`: set `amc_weight` and the margins beside it instead.")

@@ -3,7 +3,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch.nn import functional as F
@@ -40,17 +40,15 @@ class HeatmapObjective(ABC):
     inputs: ClassVar[tuple[str, ...]]
 
     @abstractmethod
-    def count(self, **tensors: torch.Tensor) -> torch.Tensor:
+    def count(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """How many phrases (or pairs of phrases) of a batch take part: a scalar of type int64."""
 
     @abstractmethod
-    def __call__(
-        self, normalized_heatmap: torch.Tensor, *tensors: torch.Tensor, num_regions: float | torch.Tensor | None = None
-    ) -> dict[str, torch.Tensor]:
+    def __call__(self, normalized_heatmap: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """Scalars by name: `<name>_loss` and its parts, whose names end in `_loss` too.
 
-        `num_regions` replaces the local [`count`] as the denominator, for losses that are normalised by a count over
-        several processes or micro-batches.
+        The keyword `num_regions` replaces the local [`count`] as the denominator, for losses that are normalised by a
+        count over several processes or micro-batches.
         """
 
     def check_not_negative(self, *names: str) -> None:
