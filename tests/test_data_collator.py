@@ -230,3 +230,61 @@ def test_no_rows(processor):
 def test_wrong_options_are_named(processor, name, value):
     with pytest.raises(ValueError, match=f"`{name}`"):
         DataCollatorForGrounding(processor, **{name: value})
+
+
+def make_paraphrased_row(**values) -> dict:
+    phrases = [
+        make_phrase("0", "a red dog", boxes=[[0.0, 0, 8, 8], [8, 0, 16, 8]], paraphrases=["the dog", "a dog on red"]),
+        make_phrase("1", "a cat", paraphrases=[]),
+        make_phrase("2", "a cup", boxes=[[8.0, 0, 16, 4]], paraphrases=["the left cup"]),
+    ]
+    return make_row(phrases=phrases, **values)
+
+
+def test_paraphrases_follow_their_phrases_with_the_same_region(processor):
+    collator = DataCollatorForGrounding(processor, mask_size=4, use_paraphrases=True, return_phrase_ids=True)
+    batch = collator([make_paraphrased_row(image_id="one"), make_paraphrased_row(image_id="two")])
+    assert batch["paraphrase_index"].tolist() == [1, -1, -1, 4, -1, 6, -1, -1, 9, -1]
+    assert batch["paraphrase_index"].dtype == torch.int64
+    assert batch["image_index"].tolist() == [0] * 5 + [1] * 5
+    assert batch["phrase_ids"][2:5] == ["1", "2", "2~0"]
+    for row, other in enumerate(batch["paraphrase_index"].tolist()):
+        if other >= 0:
+            assert torch.equal(batch["region_mask"][row], batch["region_mask"][other])
+            assert batch["has_region"][row] and batch["has_region"][other]
+            assert not torch.equal(batch["input_ids"][row], batch["input_ids"][other])
+    assert "paraphrase_index" not in DataCollatorForGrounding(processor)([make_paraphrased_row()])
+
+
+def test_paraphrases_are_drawn_by_seed_draw_and_ids(processor):
+    collator = make_random_collator(processor, phrases_per_image=None, use_paraphrases=True)
+    drawn = {collator([make_paraphrased_row(draw=draw)])["phrase_ids"][1] for draw in range(20)}
+    assert drawn == {"0~0", "0~1"}
+    torch.manual_seed(9)
+    state = torch.get_rng_state()
+    assert_equal(collator([make_paraphrased_row(draw=3)]), collator([make_paraphrased_row(draw=3)]))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_phrase_and_its_paraphrase_share_the_drawn_box_and_the_mirror(processor):
+    flip = GroundingAugmentation(flip_probability=1, gray_probability=0, jitter_probability=0)
+    collator = DataCollatorForGrounding(processor, mask_size=2, use_paraphrases=True, box_choice="random")
+    for draw in range(8):
+        masks = collator([make_paraphrased_row(draw=draw)])["region_mask"]
+        assert torch.equal(masks[0], masks[1]) and masks[0].sum() == 2
+    collator.augmentation = flip
+    flipped = collator([make_paraphrased_row()])
+    assert flipped["input_ids"][4, 2] == VOCABULARY.index("right")
+    assert torch.equal(flipped["region_mask"][3], flipped["region_mask"][4])
+
+
+def test_phrases_are_counted_before_paraphrases_are_added(processor):
+    collator = DataCollatorForGrounding(processor, phrases_per_image=1, use_paraphrases=True, return_phrase_ids=True)
+    drawn = {tuple(collator([make_paraphrased_row(draw=draw)])["phrase_ids"]) for draw in range(40)}
+    assert drawn == {("0", "0~0"), ("0", "0~1"), ("1",), ("2", "2~0")}
+
+
+def test_an_empty_paraphrase_is_named(processor):
+    row = make_row(phrases=[make_phrase("p7", "a dog", paraphrases=["  "])])
+    with pytest.raises(ValueError, match="paraphrase 0 of phrase 'p7' of image 'photo' is empty"):
+        DataCollatorForGrounding(processor, use_paraphrases=True)([row])

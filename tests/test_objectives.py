@@ -1,205 +1,223 @@
-# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""The AMC objective on maps small enough to work out on paper, and against an oracle written from the formula."""
+"""What holds for every registered objective on heatmaps, and their sum by name and weight."""
 
-import numpy as np
+import dataclasses
+import importlib
+import re
+
 import pytest
 import torch
+import yaml
+from testing_utils import PROJECT_FOLDER
 
-from albef_amc.trainer.objectives import AttentionMaskConsistencyLoss
+from albef_amc.trainer import AmcConfig
+from albef_amc.trainer.heatmap_objective import OBJECTIVES, RegionObjective, register_objective
+from albef_amc.trainer.objectives import HeatmapObjectives, build_objective
 
-LOSS_NAMES = ("amc_loss", "amc_mean_loss", "amc_max_loss")
-TRUE = torch.tensor([True])
+NAMES = sorted(OBJECTIVES)
+NUM_PHRASES, GRID, MASK_SIDE = 8, 4, 6
+ABSENT = {"has_region": torch.zeros(NUM_PHRASES, dtype=torch.bool), "paraphrase_index": torch.full((NUM_PHRASES,), -1)}
 
 
-def make_batch(num_phrases: int = 5, grid: int = 4, mask_side: int = 8, dtype=torch.float32):
+def build_inputs(dtype=torch.float32) -> dict[str, torch.Tensor]:
+    """Eight phrases: half a batch is rows 0 to 3 or 4 to 7, with two regions and two pairs, or three and one."""
     generator = torch.Generator().manual_seed(0)
-    heatmap = torch.rand(num_phrases, grid, grid, generator=generator, dtype=dtype)
-    mask = torch.zeros(num_phrases, mask_side, mask_side, dtype=dtype)
-    for index in range(num_phrases):
-        mask[index, index % 3 : index % 3 + 3, 1 : 3 + index] = 1.0
-        mask[index, 6, 6] = 0.3
-    return heatmap, mask, torch.ones(num_phrases, dtype=torch.bool)
-
-
-def oracle(heatmap, mask, mean_margin=0.1, max_margin=0.5, mean_weight=0.2, max_weight=0.8, pooled=False):
-    """Equation (1) of the paper over maps of the size of the mask, in float64, phrase by phrase."""
-    heatmap, mask = np.asarray(heatmap, np.float64), np.asarray(mask, np.float64)
-    mean_terms, max_terms = [], []
-    for map_, region in zip(heatmap, mask, strict=True):
-        outside = 1 - region
-        mean_terms.append(
-            max(0, (map_ * outside).sum() / outside.sum() - (map_ * region).sum() / region.sum() + mean_margin)
-        )
-        max_terms.append(max(0, (map_ * outside).max() - (map_ * region).max() + max_margin))
-    mean_term = np.mean(mean_terms)
-    if pooled:
-        outside = 1 - mask
-        mean_term = (heatmap * outside).sum() / outside.sum() - (heatmap * mask).sum() / mask.sum() + mean_margin
-        mean_term = max(0, mean_term)
-    max_term = np.mean(max_terms)
+    mask = torch.zeros(NUM_PHRASES, MASK_SIDE, MASK_SIDE, dtype=dtype)
+    for index in range(NUM_PHRASES):
+        mask[index, index % 3 : index % 3 + 3, 1 : 2 + index % 4] = 1.0
+        mask[index, 5, 5] = 0.25
     return {
-        "amc_loss": mean_weight * mean_term + max_weight * max_term,
-        "amc_mean_loss": mean_term,
-        "amc_max_loss": max_term,
+        "normalized_heatmap": torch.rand(NUM_PHRASES, GRID, GRID, generator=generator, dtype=dtype),
+        "region_mask": mask,
+        "has_region": torch.tensor([True, False, True, False, True, True, True, False]),
+        "paraphrase_index": torch.tensor([1, -1, 3, -1, 5, -1, -1, -1]),
     }
 
 
-def test_worked_out_by_hand():
-    heatmap = torch.tensor([[[0.2, 0.6], [1.0, 0.0]]])
-    mask = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
-    losses = AttentionMaskConsistencyLoss()(heatmap, mask, TRUE)
-    # outside mean 0.5, inside mean 0.4: 0.1 + 0.1; outside maximum 1.0, inside 0.6: 0.4 + 0.5
-    assert losses["amc_mean_loss"].item() == pytest.approx(0.2, abs=1e-6)
-    assert losses["amc_max_loss"].item() == pytest.approx(0.9, abs=1e-6)
-    assert losses["amc_loss"].item() == pytest.approx(0.2 * 0.2 + 0.8 * 0.9, abs=1e-6)
-    assert losses["num_regions"].item() == 1
+def call(objective, inputs: dict[str, torch.Tensor], **options) -> dict[str, torch.Tensor]:
+    tensors = {name: inputs[name] for name in objective.inputs}
+    return objective(inputs["normalized_heatmap"], **tensors, **options)
 
 
-def test_maxima_are_over_products_not_subsets():
-    heatmap = torch.tensor([[[0.8, 0.5]]])
-    mask = torch.tensor([[[0.5, 0.0]]])
-    losses = AttentionMaskConsistencyLoss()(heatmap, mask, TRUE)
-    # products outside 0.4 and 0.5, inside 0.4
-    assert losses["amc_max_loss"].item() == pytest.approx(0.5 - 0.4 + 0.5, abs=1e-6)
+def list_losses(losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in losses.items() if name.endswith("_loss")}
 
 
-def test_zero_when_the_margins_are_met():
-    heatmap = torch.tensor([[[1.0, 0.9], [0.1, 0.0]]], requires_grad=True)
-    mask = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
-    losses = AttentionMaskConsistencyLoss()(heatmap, mask, TRUE)
-    assert all(losses[name].item() == 0 for name in LOSS_NAMES)
-    losses["amc_loss"].backward()
-    assert torch.equal(heatmap.grad, torch.zeros_like(heatmap))
+@pytest.fixture(params=NAMES)
+def objective(request):
+    return OBJECTIVES[request.param]()
 
 
-@pytest.mark.parametrize("mean_reduction", ["sample", "batch"])
-def test_matches_oracle(mean_reduction):
-    heatmap, mask, has_region = make_batch(grid=8)
-    expected = oracle(heatmap, mask, pooled=mean_reduction == "batch")
-    losses = AttentionMaskConsistencyLoss(mean_reduction=mean_reduction)(heatmap, mask, has_region)
-    for name in LOSS_NAMES:
-        assert losses[name].dtype == torch.float32
-        assert losses[name].item() == pytest.approx(expected[name], abs=1e-6)
+def test_the_family():
+    assert {"amc", "dice", "kl", "selfeq"} <= set(NAMES)
 
 
-def test_margins_and_weights_are_used():
-    heatmap, mask, has_region = make_batch(grid=8)
-    values = {"mean_margin": 0.3, "max_margin": 0.2, "mean_weight": 0.5, "max_weight": 2.0}
-    losses = AttentionMaskConsistencyLoss(**values)(heatmap, mask, has_region)
-    expected = oracle(heatmap, mask, **values)
-    for name in LOSS_NAMES:
-        assert losses[name].item() == pytest.approx(expected[name], abs=1e-6)
+def test_every_objective_has_its_two_files_and_the_parts_of_its_docstring(objective):
+    module = importlib.import_module(type(objective).__module__)
+    assert module.__name__ == f"albef_amc.trainer.objective_{objective.name}"
+    assert (PROJECT_FOLDER / "tests" / f"test_objective_{objective.name}.py").is_file()
+    for part in ("Formula", "Inputs:", "Reduction:", "Example:"):
+        assert part in type(objective).__doc__, part
+    assert "Source:" in type(objective).__doc__ or "Departures:" in type(objective).__doc__
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        objective.name = "other"
 
 
-def test_resizes_bilinearly_without_aligned_corners():
-    heatmap = torch.tensor([[[0.0, 1.0]]])
-    mask = torch.tensor([[[0.0, 0.0, 0.0, 1.0]]])
-    losses = AttentionMaskConsistencyLoss()(heatmap, mask, TRUE)
-    # resized to 0, 0.25, 0.75, 1: outside mean 1/3 and maximum 0.75, inside 1
-    assert losses["amc_max_loss"].item() == pytest.approx(0.25, abs=1e-6)
-    assert losses["amc_mean_loss"].item() == 0
+def test_names_of_the_losses(objective):
+    losses = list_losses(call(objective, build_inputs()))
+    assert f"{objective.name}_loss" in losses
+    assert all(name.startswith(f"{objective.name}_") and value.ndim == 0 for name, value in losses.items())
+    assert all(value > 0 for value in losses.values())
 
 
-@pytest.mark.parametrize("mean_reduction", ["sample", "batch"])
-def test_unchanged_by_permuting_phrases(mean_reduction):
-    heatmap, mask, has_region = make_batch()
-    has_region[2] = False
-    order = torch.tensor([3, 1, 4, 0, 2])
-    loss = AttentionMaskConsistencyLoss(mean_reduction=mean_reduction)
-    before, after = loss(heatmap, mask, has_region), loss(heatmap[order], mask[order], has_region[order])
-    for name in LOSS_NAMES:
-        torch.testing.assert_close(before[name], after[name])
+def test_the_order_of_phrases_changes_nothing(objective):
+    inputs = build_inputs()
+    order = torch.tensor([3, 6, 0, 7, 5, 1, 4, 2])
+    places = torch.argsort(order)
+    shuffled = {name: tensor[order] for name, tensor in inputs.items()}
+    index = shuffled["paraphrase_index"]
+    shuffled["paraphrase_index"] = torch.where(index >= 0, places[index.clamp(min=0)], -1)
+    torch.testing.assert_close(call(objective, shuffled), call(objective, inputs))
 
 
-@pytest.mark.parametrize("mean_reduction", ["sample", "batch"])
-def test_phrases_without_region_take_no_part(mean_reduction):
-    heatmap, mask, has_region = make_batch()
-    loss = AttentionMaskConsistencyLoss(mean_reduction=mean_reduction)
-    expected = loss(heatmap[2:], mask[2:], has_region[2:])
-    has_region[0] = False
-    mask[1] = 0.0  # no area
-    heatmap[0] = float("nan")
-    heatmap.requires_grad_()
-    losses = loss(heatmap, mask, has_region)
-    assert losses["num_regions"].item() == 3
-    for name in LOSS_NAMES:
-        torch.testing.assert_close(losses[name].detach(), expected[name])
-    losses["amc_loss"].backward()
-    assert torch.equal(heatmap.grad[:2], torch.zeros_like(heatmap.grad[:2]))
-    assert heatmap.grad[2:].abs().sum() > 0
+def test_gradcheck(objective):
+    inputs = build_inputs(torch.float64)
+    heatmap = inputs["normalized_heatmap"].requires_grad_()
+
+    def loss(normalized_heatmap):
+        return call(objective, {**inputs, "normalized_heatmap": normalized_heatmap})[f"{objective.name}_loss"]
+
+    assert torch.autograd.gradcheck(loss, (heatmap,))
 
 
-@pytest.mark.parametrize("mean_reduction", ["sample", "batch"])
-def test_batch_without_regions_is_zero_and_in_the_graph(mean_reduction):
-    heatmap, mask, has_region = make_batch()
-    heatmap.requires_grad_()
-    losses = AttentionMaskConsistencyLoss(mean_reduction=mean_reduction)(heatmap, mask, ~has_region)
-    assert losses["num_regions"].item() == 0
-    for name in LOSS_NAMES:
-        assert losses[name].item() == 0 and losses[name].requires_grad
-    losses["amc_loss"].backward()
-    assert torch.equal(heatmap.grad, torch.zeros_like(heatmap))
-
-
-@pytest.mark.parametrize("mean_reduction", ["sample", "batch"])
-def test_full_mask_has_no_mean_term_and_compares_with_zero(mean_reduction):
-    heatmap = torch.tensor([[[0.2, 0.3], [0.1, 0.0]]], requires_grad=True)
-    losses = AttentionMaskConsistencyLoss(mean_reduction=mean_reduction)(heatmap, torch.ones(1, 2, 2), TRUE)
-    assert losses["amc_mean_loss"].item() == 0
-    assert losses["amc_max_loss"].item() == pytest.approx(0.5 - 0.3, abs=1e-6)
-    losses["amc_loss"].backward()
-    assert torch.isfinite(heatmap.grad).all()
-    assert heatmap.grad[0, 0, 1].item() == pytest.approx(-0.8, abs=1e-6)
-
-
-@pytest.mark.parametrize("mean_reduction", ["sample", "batch"])
-def test_gradcheck(mean_reduction):
-    heatmap, mask, has_region = make_batch(num_phrases=3, grid=3, mask_side=7, dtype=torch.float64)
-    has_region[1] = False
-    loss = AttentionMaskConsistencyLoss(mean_reduction=mean_reduction)
-    heatmap.requires_grad_()
-    assert torch.autograd.gradcheck(lambda heatmap: loss(heatmap, mask, has_region)["amc_loss"], (heatmap,))
-
-
-@pytest.mark.parametrize("parts", [(2, 3), (1, 4)])
-def test_parts_normalised_by_the_global_count_add_up(parts):
-    heatmap, mask, has_region = make_batch()
-    has_region[3] = False
-    loss = AttentionMaskConsistencyLoss()
-    whole = loss(heatmap, mask, has_region)
-    splits = zip(heatmap.split(parts), mask.split(parts), has_region.split(parts), strict=True)
-    pieces = [loss(*split, num_regions=whole["num_regions"]) for split in splits]
-    for name in LOSS_NAMES:
-        torch.testing.assert_close(sum(piece[name] for piece in pieces), whole[name])
-
-
-def test_float32_under_autocast_and_for_bfloat16():
-    heatmap, mask, has_region = make_batch()
-    loss = AttentionMaskConsistencyLoss()
-    expected = loss(heatmap, mask, has_region)
+def test_float32_under_autocast_and_for_bfloat16(objective):
+    inputs = build_inputs()
+    expected = list_losses(call(objective, inputs))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = loss(heatmap, mask, has_region)
-    assert torch.equal(inside["amc_loss"], expected["amc_loss"])
-    assert loss(heatmap.bfloat16(), mask.bfloat16(), has_region)["amc_loss"].dtype == torch.float32
+        inside = list_losses(call(objective, inputs))
+    half = list_losses(call(objective, {**inputs, "normalized_heatmap": inputs["normalized_heatmap"].bfloat16()}))
+    for name, value in expected.items():
+        assert torch.equal(inside[name], value) and half[name].dtype == torch.float32
+
+
+def test_zero_and_in_the_graph_where_no_phrase_takes_part(objective):
+    inputs = {**build_inputs(), **ABSENT}
+    heatmap = inputs["normalized_heatmap"].requires_grad_()
+    losses = list_losses(call(objective, inputs))
+    assert all(value.item() == 0 and value.requires_grad for value in losses.values())
+    losses[f"{objective.name}_loss"].backward()
+    assert torch.equal(heatmap.grad, torch.zeros_like(heatmap))
+    assert objective.count(**{name: inputs[name] for name in objective.inputs}).item() == 0
+
+
+def test_phrases_that_take_no_part_change_nothing_and_get_no_gradient(objective):
+    inputs = build_inputs()
+    expected = list_losses(call(objective, inputs))
+    apart = 7  # neither a region nor a pair
+    heatmap = inputs["normalized_heatmap"].clone()
+    heatmap[apart] = float("nan")
+    heatmap.requires_grad_()
+    losses = list_losses(call(objective, {**inputs, "normalized_heatmap": heatmap}))
+    torch.testing.assert_close({name: value.detach() for name, value in losses.items()}, expected)
+    losses[f"{objective.name}_loss"].backward()
+    assert torch.equal(heatmap.grad[apart], torch.zeros(GRID, GRID))
+    assert torch.isfinite(heatmap.grad).all() and heatmap.grad.abs().sum() > 0
+
+
+def split_in_two(inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    halves = [{name: tensor[rows] for name, tensor in inputs.items()} for rows in (slice(0, 4), slice(4, 8))]
+    index = halves[1]["paraphrase_index"]
+    halves[1]["paraphrase_index"] = torch.where(index >= 0, index - 4, -1)
+    return halves
+
+
+def test_two_halves_normalised_by_the_global_count_are_the_whole():
+    """As the trainer does it: global count over two processes as the share of each, and the mean over both."""
+    objectives = HeatmapObjectives([build_objective(name, 0.5) for name in NAMES])
+    inputs = build_inputs()
+    whole = inputs["normalized_heatmap"].clone().requires_grad_()
+    total, terms = objectives(whole, inputs)
+    total.backward()
+    parts = inputs["normalized_heatmap"].clone().requires_grad_()
+    halves = split_in_two({**inputs, "normalized_heatmap": parts})
+    shares = sum(objectives.count_regions(half) for half in halves) / 2
+    assert (shares * 2).tolist() == objectives.count_regions(inputs).tolist()
+    results = [objectives(half["normalized_heatmap"], half, shares) for half in halves]
+    (sum(result for result, _ in results) / 2).backward()
+    torch.testing.assert_close(parts.grad, whole.grad)
+    for name, value in terms.items():
+        torch.testing.assert_close(sum(half_terms[name] for _, half_terms in results) / 2, value)
+
+
+def test_counts_and_weights_by_name():
+    objectives = HeatmapObjectives([build_objective("dice", 0.5), build_objective("selfeq", {"weight": 2.0})])
+    inputs = build_inputs()
+    assert objectives.count_regions(inputs).tolist() == [5, 3]
+    total, terms = objectives(inputs["normalized_heatmap"], inputs)
+    assert total.item() == pytest.approx(0.5 * terms["dice_loss"].item() + 2 * terms["selfeq_loss"].item(), rel=1e-6)
+    assert set(terms) == {"dice_loss", "selfeq_loss", "selfeq_similarity_loss", "selfeq_consistency_loss"}
+
+
+def test_options_of_a_recipe_reach_the_objective():
+    weight, objective = build_objective("kl", {"weight": "1e-1", "epsilon": "2e-2"})  # as YAML reads 1e-1
+    assert (weight, objective.epsilon) == (0.1, 0.02)
+    assert build_objective("kl", {})[0] == 1.0
+    assert build_objective("amc", {"mean_reduction": "batch"})[1].mean_reduction == "batch"
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("name", "setting", "words"),
     [
-        (lambda heatmap, mask, has: (heatmap, mask[:4], has), "one mask per phrase"),
-        (lambda heatmap, mask, has: (heatmap[:, None], mask, has), "three dimensions"),
-        (lambda heatmap, mask, has: (heatmap, mask, has[:, None]), "`has_region` must be a bool tensor"),
-        (lambda heatmap, mask, has: (heatmap, mask, has.long()), "`has_region` must be a bool tensor"),
+        ("dise", 1.0, "unknown objective `dise`. Did you mean `dice`"),
+        ("hinge", 1.0, "Valid: amc, dice, kl, selfeq"),
+        ("kl", {"epsilom": 1.0}, "`extra_objectives.kl`: unknown option `epsilom`. Did you mean `epsilon`"),
+        ("kl", {"epsilon": "small"}, "`extra_objectives.kl.epsilon` must be a number, got 'small'"),
+        ("kl", "much", "`extra_objectives.kl.weight` must be a number"),
+        ("kl", None, "`extra_objectives.kl.weight` must be a number"),
+        ("dice", -1.0, "`weight` must be 0 or more, got -1.0"),
     ],
 )
-def test_wrong_shapes_are_named(change, words):
+def test_wrong_settings_are_named(name, setting, words):
     with pytest.raises(ValueError, match=words):
-        AttentionMaskConsistencyLoss()(*change(*make_batch()))
+        build_objective(name, setting)
 
 
-@pytest.mark.parametrize(
-    ("values", "words"), [({"mean_reduction": "pixel"}, "`mean_reduction`"), ({"max_margin": -0.1}, "`max_margin`")]
-)
-def test_wrong_options_are_named(values, words):
-    with pytest.raises(ValueError, match=words):
-        AttentionMaskConsistencyLoss(**values)
+def test_a_batch_without_the_tensor_says_which_option_makes_it():
+    objectives = HeatmapObjectives([build_objective("selfeq", 1.0)])
+    with pytest.raises(ValueError, match="'selfeq' reads `paraphrase_index`.*Set `use_paraphrases=True`"):
+        objectives.count_regions({"has_region": torch.tensor([True])})
+
+
+def test_a_name_is_given_once():
+    with pytest.raises(ValueError, match="two objectives are called 'amc'"):
+        register_objective("amc")(OBJECTIVES["dice"])
+    assert OBJECTIVES["dice"].name == "dice"
+
+
+def test_a_new_objective_needs_nothing_but_its_name(tmp_path, request):
+    request.addfinalizer(lambda: OBJECTIVES.pop("brightness"))
+
+    @register_objective("brightness")
+    @dataclasses.dataclass(frozen=True)
+    class Brightness(RegionObjective):
+        target: float = 0.5
+
+        def compare(self, heatmap, mask, denominator):
+            return {"brightness_loss": (heatmap.mean(-1) - self.target).abs().sum() / denominator}
+
+    arguments = AmcConfig(output_dir=str(tmp_path), use_cpu=True, extra_objectives={"brightness": {"target": 0.25}})
+    inputs = build_inputs()
+    _, terms = arguments.build_heatmap_objectives()(torch.ones(NUM_PHRASES, GRID, GRID), inputs)
+    assert terms["brightness_loss"].item() == 0.75 and "amc_loss" in terms
+
+
+def test_the_page_of_the_objectives_is_complete_and_runs(tmp_path):
+    text = (PROJECT_FOLDER / "docs" / "objectives.md").read_text()
+    assert [name for name in NAMES if f"| `{name}` |" not in text] == []
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    arguments = AmcConfig(output_dir=str(tmp_path), use_cpu=True, **yaml.safe_load(recipe)["training"])
+    objectives = arguments.build_heatmap_objectives()
+    assert objectives.weights == {"amc": 1.0, "dice": 0.5, "kl": 0.1, "selfeq": 1.0}
+    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    names = {}
+    exec(block, names)
+    assert set(names["terms"]) == {"amc_loss", "amc_mean_loss", "amc_max_loss", "dice_loss"}

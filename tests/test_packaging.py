@@ -105,7 +105,7 @@ def test_constraints_name_every_requirement_and_keep_its_bound():
     }
     setup = read_setup()
     needed = setup["options"]["install_requires"].split("\n")
-    for extra in ("train", "peft", "timm", "dev"):
+    for extra in ("train", "peft", "timm", "track", "dev"):
         needed += setup["options.extras_require"][extra].split("\n")
     for requirement in map(Requirement, filter(None, needed)):
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement

@@ -2,6 +2,7 @@
 """Settings of a training run: those of `transformers`' Trainer, and the objectives' margins, weights and choices."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
 
@@ -9,9 +10,17 @@ from albef_amc.contrastive_albef import DistillationAxis
 from albef_amc.explanation_albef import HeatmapDenominator, check_choice
 from albef_amc.parallel_albef import CandidateScope
 from albef_amc.trainer.data_collator import BOX_CHOICES, REGION_SOURCES
-from albef_amc.trainer.objectives import MEAN_REDUCTIONS, AttentionMaskConsistencyLoss
+from albef_amc.trainer.objectives import (
+    MEAN_REDUCTIONS,
+    AttentionMaskConsistencyLoss,
+    HeatmapObjective,
+    HeatmapObjectives,
+    build_objective,
+)
 from albef_amc.trainer.phrase_rows import EPOCH_UNITS
 from albef_amc.trainer.schedules import SCHEDULES
+
+POINTING_ACCURACY = "pointing_game_accuracy"
 
 
 @dataclass
@@ -28,6 +37,8 @@ class AmcConfig(TrainingArguments):
         mean_margin (`float`, defaults to 0.1), max_margin (`float`, defaults to 0.5), mean_weight (`float`, defaults
             to 0.2), max_weight (`float`, defaults to 0.8), amc_mean_reduction (`str`, defaults to `"sample"`): see
             [`~trainer.objectives.AttentionMaskConsistencyLoss`].
+        extra_objectives (`dict`, *optional*): further objectives on heatmaps (docs/objectives.md), name -> weight, or
+            name -> options with `weight` among them: `{"dice": 0.5, "kl": {"weight": 0.1, "epsilon": 0.01}}`.
         heatmap_denominator (`str`, defaults to `"kept"`): pieces that divide the heatmap's sum over pieces.
         distillation_axis (`str`, defaults to `"vocabulary"`): axis of the masked-word distillation.
         candidate_scope (`str`, defaults to `"joint"`): with several processes, contrastive candidates and hard
@@ -38,6 +49,10 @@ class AmcConfig(TrainingArguments):
         phrases_per_image (`int`, *optional*): phrases drawn of each image in a step; all by default.
         epoch_unit (`str`, defaults to `"image"`): what an epoch sees once: every `"image"`, or every `"phrase"` as in
             the released data sets, an image then coming as often as its phrases need.
+        use_paraphrases (`bool`, defaults to `False`): adds one paraphrase of each drawn phrase that has any, as a
+            further phrase with the same region. The objective `selfeq` needs it.
+        group_by_image (`bool`, defaults to `False`): merges training rows of the same image into one before training,
+            for data sets with one row per phrase.
         max_length (`int`, defaults to 25): pieces of a phrase at most in training, [CLS] included.
         mask_size (`int`, *optional*): side of the region masks in pixels; the image size by default.
         region_source (`str`, defaults to `"boxes"`): `"boxes"`, `"polygons"` or `"masks"`.
@@ -50,6 +65,13 @@ class AmcConfig(TrainingArguments):
         freeze (list of `str`, *optional*): parts that are not trained, or beginnings of parameter names; see
             [`~trainer.freezing.freeze_parameters`].
         use_momentum_updates (`bool`, defaults to `True`): momentum weights follow the online ones; else they stay.
+        num_heatmaps_drawn (`int`, defaults to 0): images of each evaluation data set whose heatmaps are drawn at every
+            evaluation, into `<output_dir>/heatmaps/step-N.png`.
+        keep_best (`bool`, defaults to `False`): keeps the model with the best pointing accuracy so far, per evaluation
+            data set, in `<output_dir>/best-<name>`.
+        early_stopping_patience (`int`, *optional*): stops the run after this many evaluations in a row without a
+            better `metric_for_best_model`, by default `pointing_game_accuracy`. With several evaluation data sets name
+            one: `<name>_pointing_game_accuracy`.
 
     Raises:
         ValueError: a value outside its range, or half precision (`fp16`), which AMC does not support: use `bf16`.
@@ -64,6 +86,7 @@ class AmcConfig(TrainingArguments):
     mean_weight: float = 0.2
     max_weight: float = 0.8
     amc_mean_reduction: str = "sample"
+    extra_objectives: dict[str, Any] | None = None
     heatmap_denominator: str = "kept"
     distillation_axis: str = "vocabulary"
     candidate_scope: str = "joint"
@@ -72,6 +95,8 @@ class AmcConfig(TrainingArguments):
     mlm_probability: float | None = None
     phrases_per_image: int | None = None
     epoch_unit: str = "image"
+    use_paraphrases: bool = False
+    group_by_image: bool = False
     max_length: int = 25
     mask_size: int | None = None
     region_source: str = "boxes"
@@ -84,6 +109,9 @@ class AmcConfig(TrainingArguments):
     warmup_interval_steps: int = 100
     freeze: list[str] | None = None
     use_momentum_updates: bool = True
+    num_heatmaps_drawn: int = 0
+    keep_best: bool = False
+    early_stopping_patience: int | None = None
     learning_rate: float = 1e-5
     weight_decay: float = 0.02
     max_grad_norm: float = field(default=0.0, metadata={"help": "0: no clipping, as published."})
@@ -92,12 +120,13 @@ class AmcConfig(TrainingArguments):
     ddp_find_unused_parameters: bool | None = True
 
     def __post_init__(self):
+        has_best = self.load_best_model_at_end or self.save_strategy == "best" or self.early_stopping_patience
+        if has_best and self.metric_for_best_model is None:
+            self.metric_for_best_model = POINTING_ACCURACY  # the Trainer's own default, a loss, is not evaluated
         super().__post_init__()
         for name in ("amc_weight", "itc_weight", "itm_weight", "mlm_weight", "distillation_ramp_epochs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
-        if self.amc_weight + self.itc_weight + self.itm_weight + self.mlm_weight == 0:
-            raise ValueError("`amc_weight`, `itc_weight`, `itm_weight` and `mlm_weight` are all 0: nothing to learn.")
         check_choice("heatmap_denominator", self.heatmap_denominator, HeatmapDenominator)
         check_choice("distillation_axis", self.distillation_axis, DistillationAxis)
         check_choice("candidate_scope", self.candidate_scope, CandidateScope)
@@ -127,6 +156,31 @@ class AmcConfig(TrainingArguments):
         if self.fp16:
             raise ValueError("`fp16=True` is refused: gradients of AMC underflow in half precision. Use `bf16=True`.")
 
+        if not self.build_heatmap_objectives() and not self.objectives:
+            raise ValueError("`amc_weight`, `itc_weight`, `itm_weight` and `mlm_weight` are all 0: nothing to learn.")
+        self._check_batches()
+        self._check_evaluation()
+
+    def _check_batches(self) -> None:
+        """Rows of a batch are images, results are phrases: nobody may split a batch by its first dimension."""
+        if self.accelerator_config.dispatch_batches:
+            raise ValueError(
+                "`accelerator_config` has `dispatch_batches=True`, which cuts phrases and images at the same row. "
+                "Leave it out: every process reads its own rows."
+            )
+        self.accelerator_config.dispatch_batches = False
+
+    def _check_evaluation(self) -> None:
+        if self.num_heatmaps_drawn < 0:
+            raise ValueError(f"`num_heatmaps_drawn` must be 0 or more, got {self.num_heatmaps_drawn}.")
+        if self.early_stopping_patience is None:
+            return
+        if self.early_stopping_patience < 1:
+            raise ValueError(f"`early_stopping_patience` must be 1 or more, got {self.early_stopping_patience}.")
+        if self.eval_strategy == "no":
+            raise ValueError('`early_stopping_patience` needs evaluations: set `eval_strategy` to "steps" or "epoch".')
+        self.restore_callback_states_from_checkpoint = True  # a resumed run stops where the whole one would have
+
     @property
     def objectives(self) -> tuple[str, ...]:
         """Pre-training objectives with a weight, as the model's `forward` takes them."""
@@ -141,6 +195,22 @@ class AmcConfig(TrainingArguments):
             max_weight=self.max_weight,
             mean_reduction=self.amc_mean_reduction,
         )
+
+    def build_heatmap_objectives(self) -> HeatmapObjectives:
+        """Every objective on heatmaps with a weight: AMC first, then `extra_objectives` in their order.
+
+        Raises:
+            ValueError: an unknown name or option, or an objective that needs paraphrases without `use_paraphrases`.
+        """
+        weighted: list[tuple[float, HeatmapObjective]] = [(self.amc_weight, self.build_amc_loss())]
+        for name, setting in (self.extra_objectives or {}).items():
+            if name == "amc":
+                raise ValueError("`extra_objectives` has `amc`: set `amc_weight` and the margins beside it instead.")
+            weight, objective = build_objective(name, setting)
+            if weight > 0 and "paraphrase_index" in objective.inputs and not self.use_paraphrases:
+                raise ValueError(f"`extra_objectives`: {name!r} compares paraphrases. Set `use_paraphrases=True`.")
+            weighted.append((weight, objective))
+        return HeatmapObjectives([(weight, objective) for weight, objective in weighted if weight > 0])
 
 
 __all__ = ["AmcConfig"]

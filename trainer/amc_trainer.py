@@ -18,10 +18,12 @@ from albef_amc.model_cards import ModelCard, write_model_card
 from albef_amc.trainer.adapter_training import AdapterTraining, attach_adapter
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.augmentation import GroundingAugmentation
+from albef_amc.trainer.callbacks import ThroughputCallback, add_callbacks
 from albef_amc.trainer.data_collator import DataCollatorForGrounding
 from albef_amc.trainer.evaluation import GroundingEvaluation, predict_points, score_points
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.freezing import check_loss_trains, freeze_parameters
+from albef_amc.trainer.grouping import group_rows_by_image
 from albef_amc.trainer.hub_publisher import HubPublisher
 from albef_amc.trainer.parallel import (
     average_over_processes,
@@ -56,8 +58,9 @@ class AmcTrainer(AdapterTraining, PublishedOptimization, HubPublisher):
     r"""Trains [`AlbefForPreTraining`] on phrases with regions: ITC + ITM + MLM + AMC.
 
     The heatmap is part of the model's `forward`, so that wrappers see one ordinary forward pass. Every term is logged
-    (`itc_loss`, `itm_loss`, `mlm_loss`, `amc_loss`, `amc_mean_loss`, `amc_max_loss`). Order of events in a step:
-    before the first micro-batch the temperature is clamped and the momentum weights are updated; after each
+    (`itc_loss`, `itm_loss`, `mlm_loss`, `amc_loss`, `amc_mean_loss`, `amc_max_loss`, and those of
+    `extra_objectives`), with `phrases_per_second` and `images_per_second` over all processes. Order of events in a
+    step: before the first micro-batch the temperature is clamped and the momentum weights are updated; after each
     micro-batch's backward pass its momentum features enter the queues.
 
     Args:
@@ -110,6 +113,8 @@ class AmcTrainer(AdapterTraining, PublishedOptimization, HubPublisher):
         if data_collator is None:
             data_collator = build_training_collator(processing_class, args, model.config.mlm_probability)
         refuse_zero3(args)
+        if args.group_by_image and train_dataset is not None:
+            train_dataset = group_rows_by_image(train_dataset)
         if train_dataset is not None:
             train_dataset = build_epoch_dataset(train_dataset, args)
         if peft_config is not None:
@@ -126,7 +131,9 @@ class AmcTrainer(AdapterTraining, PublishedOptimization, HubPublisher):
             data_collator=data_collator,
             **kwargs,
         )
-        self.amc_objective = args.build_amc_loss()
+        self.heatmap_objectives = args.build_heatmap_objectives()
+        self.throughput = ThroughputCallback()
+        add_callbacks(self)
         self.card_details = dict(card_details or {})
         self.add_callback(TrainingClock())
         self._evaluations: dict[str, dict[str, Any]] = {}
@@ -147,6 +154,7 @@ class AmcTrainer(AdapterTraining, PublishedOptimization, HubPublisher):
                 unwrapped.clamp_temperature()
             self.move_momentum(unwrapped)
         loss = super().training_step(model, inputs, num_items_in_batch)
+        self.throughput.count(inputs)
         if self._pending_features is not None:
             unwrapped.enqueue(**self._pending_features, across_processes=True)
             self._pending_features = None
@@ -169,7 +177,7 @@ class AmcTrainer(AdapterTraining, PublishedOptimization, HubPublisher):
                 distillation_alpha=self.get_distillation_alpha(),
                 distillation_axis=args.distillation_axis,
                 candidate_scope=args.candidate_scope,
-                output_heatmap=args.amc_weight > 0,
+                output_heatmap=len(self.heatmap_objectives) > 0,
                 heatmap_denominator=args.heatmap_denominator,
             )
         counts = self._count_items(inputs)
@@ -178,16 +186,11 @@ class AmcTrainer(AdapterTraining, PublishedOptimization, HubPublisher):
         terms = {f"{name}_loss": getattr(outputs, f"{name}_loss") for name in args.objectives}
         if "mlm_loss" in terms and "mlm_labels" in inputs:
             terms["mlm_loss"] = terms["mlm_loss"] * (counts[0] / shares[0])
-        if args.amc_weight > 0:
-            amc_terms = self.amc_objective(
-                outputs.normalized_heatmap, inputs["region_mask"], inputs["has_region"], num_regions=shares[1]
-            )
-            terms.update({name: amc_terms[name] for name in ("amc_loss", "amc_mean_loss", "amc_max_loss")})
-        loss = sum(
-            getattr(args, f"{name}_weight") * terms[f"{name}_loss"]
-            for name in ("itc", "itm", "mlm", "amc")
-            if getattr(args, f"{name}_weight") > 0
-        )
+        loss = sum(getattr(args, f"{name}_weight") * terms[f"{name}_loss"] for name in args.objectives)
+        if self.heatmap_objectives:
+            heatmap_loss, heatmap_terms = self.heatmap_objectives(outputs.normalized_heatmap, inputs, shares[1:])
+            loss = loss + heatmap_loss
+            terms.update(heatmap_terms)
         if model.training:
             check_loss_trains(loss)
             self._collect_terms(terms)
@@ -200,11 +203,11 @@ class AmcTrainer(AdapterTraining, PublishedOptimization, HubPublisher):
         return (loss, outputs) if return_outputs else loss
 
     def _count_items(self, inputs: Mapping[str, Any]) -> torch.Tensor:
-        """Masked pieces and annotated phrases of a micro-batch, `(2,)`: what MLM and AMC take their means over."""
+        """What means run over in a micro-batch: masked pieces (MLM), then the phrases of each heatmap objective."""
         num_masked = (inputs["mlm_labels"] != IGNORED_LABEL).sum() if "mlm_labels" in inputs else torch.tensor(0)
-        region_mask, has_region = inputs["region_mask"], inputs["has_region"]
-        num_regions = (has_region & (region_mask.flatten(1).sum(dim=1) > 0)).sum()
-        return torch.stack([num_masked.to(num_regions.device), num_regions]).float()
+        num_regions = self.heatmap_objectives.count_regions(inputs)
+        device = inputs["input_ids"].device
+        return torch.cat([num_masked.to(device)[None], num_regions.to(device)]).float()
 
     def _count_micro_batches(self) -> int:
         return self.args.world_size * self.current_gradient_accumulation_steps
@@ -229,10 +232,10 @@ class AmcTrainer(AdapterTraining, PublishedOptimization, HubPublisher):
         self._term_count += 1
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of every loss term since the last training log."""
+        """Adds the mean of every loss term since the last training log, and the speed."""
         if "loss" in logs and self._term_count:
             means = {name: total / self._term_count for name, total in self._term_sums.items()}
-            logs = {**logs, **average_over_processes(means)}
+            logs = {**logs, **average_over_processes(means), **self.throughput.compute(self.args.device)}
             self._term_sums.clear()
             self._term_count = 0
         super().log(logs, start_time)
@@ -314,6 +317,7 @@ def build_training_collator(processor: Any, args: AmcConfig, mlm_probability: fl
         mask_size=args.mask_size,
         region_source=args.region_source,
         box_choice=args.box_choice,
+        use_paraphrases=args.use_paraphrases,
         augmentation=GroundingAugmentation() if args.use_augmentation else None,
         mlm_probability=mlm_probability,
         seed=args.seed,

@@ -36,6 +36,8 @@ class DataCollatorForGrounding:
         max_length (`int`, *optional*, defaults to 25): pieces of a phrase at most, [CLS] included. `None`: not cut.
         mask_size (`int` or (height, width), *optional*): size of `region_mask` in pixels; the image's size in the
             model by default.
+        use_paraphrases (`bool`, defaults to `False`): one paraphrase, drawn, of each phrase that has any becomes a
+            further phrase behind it, with the same region; the batch then holds `paraphrase_index`.
         region_source (`str`, defaults to `"boxes"`): annotation that becomes the region: `"boxes"`, `"polygons"` or
             `"masks"`. A phrase without it has no region.
         box_choice (`str`, defaults to `"all"`): `"all"`: the region is the union of a phrase's boxes; `"random"`: one
@@ -58,6 +60,7 @@ class DataCollatorForGrounding:
     | `image_index` | (P,) int64 | image row of each phrase |
     | `region_mask` | (P, M_h, M_w) float32 | annotated region in [0, 1] |
     | `has_region` | (P,) bool | False without annotation, or where the mask has no area |
+    | `paraphrase_index` | (P,) int64 | row of the phrase's paraphrase, -1 for none |
     | `mlm_input_ids`, `mlm_labels` | (P, T) int64 | masked pieces, and what they were (-100 elsewhere) |
     | `negative_uniforms` | (P, 2) float32 | numbers in [0, 1) that choose the negatives of each phrase |
 
@@ -93,6 +96,7 @@ class DataCollatorForGrounding:
         mlm_probability: float | None = None,
         seed: int = 0,
         return_phrase_ids: bool = False,
+        use_paraphrases: bool = False,
     ):
         if phrases_per_image is not None and phrases_per_image < 1:
             raise ValueError(f"`phrases_per_image` must be at least 1 or None (all), got {phrases_per_image}.")
@@ -112,6 +116,7 @@ class DataCollatorForGrounding:
         self.mlm_probability = mlm_probability
         self.seed = seed
         self.return_phrase_ids = return_phrase_ids
+        self.use_paraphrases = use_paraphrases
         self.num_empty_regions = 0
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, Any]:
@@ -126,6 +131,8 @@ class DataCollatorForGrounding:
             raise ValueError(f"{error} (image {self._find_bad_row(rows)!r})") from error
         self._count_empty_regions(phrases, batch["has_region"])
         batch["image_ids"] = torch.tensor([hash_image_id(row["image_id"]) for row in rows])
+        if self.use_paraphrases:
+            batch["paraphrase_index"] = _find_paraphrases(phrases)
         if self.mlm_probability is not None:
             generators = [
                 self._generator(row, f"phrase {phrase['phrase_id']}") for row in rows for phrase in row["phrases"]
@@ -149,11 +156,28 @@ class DataCollatorForGrounding:
         if self.phrases_per_image is not None and len(phrases) > self.phrases_per_image:
             chosen = self._numpy_generator(row, "phrases").choice(len(phrases), self.phrases_per_image, replace=False)
             phrases = [phrases[index] for index in sorted(chosen)]
+        if self.use_paraphrases:
+            phrases = [wording for phrase in phrases for wording in self._draw_wordings(row, phrase)]
         row = {**row, "phrases": phrases, "image": load_image(row["image"], name=f"image {row['image_id']!r}")}
         _check_size(row, row["image"])
         if self.augmentation is None:
             return row
         return self.augmentation(row, self._numpy_generator(row, "augmentation"))
+
+    def _draw_wordings(self, row: dict, phrase: dict) -> list[dict]:
+        """A phrase and, where it has any, one of its paraphrases, drawn, as a phrase with the same region."""
+        paraphrases = phrase.get("paraphrases") or ()
+        if not paraphrases:
+            return [phrase]
+        phrase_id = phrase["phrase_id"]
+        chosen = int(self._numpy_generator(row, f"paraphrase {phrase_id}").integers(len(paraphrases)))
+        wording = {**phrase, "phrase": paraphrases[chosen], "phrase_id": f"{phrase_id}~{chosen}"}
+        if not (wording["phrase"] or "").strip():
+            raise ValueError(
+                f"paraphrase {chosen} of phrase {phrase_id!r} of image {row['image_id']!r} is empty. Filter such "
+                "paraphrases out of the data set."
+            )
+        return [phrase, {**wording, "paraphrase_of": phrase_id}]
 
     def _process(self, rows: list[dict]) -> dict[str, Any]:
         regions = [[self._region(row, phrase) for phrase in row["phrases"]] for row in rows]
@@ -180,7 +204,8 @@ class DataCollatorForGrounding:
     def _region(self, row: dict, phrase: dict) -> list | None:
         annotation = phrase.get(self.region_source) or None
         if annotation and self.region_source == "boxes" and self.box_choice == "random":
-            generator = self._numpy_generator(row, f"box {phrase['phrase_id']}")
+            phrase_id = phrase.get("paraphrase_of") or phrase["phrase_id"]  # one box for both wordings
+            generator = self._numpy_generator(row, f"box {phrase_id}")
             return [annotation[generator.integers(len(annotation))]]
         return annotation
 
@@ -241,6 +266,15 @@ def _complete_phrase(row: dict, index: int, phrase: dict) -> dict:
             "Filter such phrases out of the data set."
         )
     return {**phrase, "phrase_id": phrase.get("phrase_id") or f"{row['image_id']}#{index}"}
+
+
+def _find_paraphrases(phrases: list[dict]) -> torch.Tensor:
+    """Row of each phrase's paraphrase, which stands behind it, and -1 for none, `(P,)`."""
+    rows = torch.full((len(phrases),), -1)
+    for index, phrase in enumerate(phrases):
+        if "paraphrase_of" in phrase:
+            rows[index - 1] = index
+    return rows
 
 
 def _check_size(row: dict, image: Image.Image) -> None:

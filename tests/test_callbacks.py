@@ -1,0 +1,497 @@
+"""What people look at during a run: speed, sheets of heatmaps, the best model per data set, early stopping."""
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from testing_utils import build_rows
+from transformers import TrainerControl, TrainerState
+
+from albef_amc import AlbefForImageTextMatching, AlbefProcessor
+from albef_amc.trainer import AmcConfig, AmcTrainer
+from albef_amc.trainer.callbacks import (
+    HeatmapSheetCallback,
+    KeepBestCallback,
+    PatienceCallback,
+    ThroughputCallback,
+    replace_folder,
+)
+
+ACCURACY = "pointing_game_accuracy"
+
+
+def build_arguments(folder, **changes) -> AmcConfig:
+    values = dict(
+        output_dir=str(folder),
+        use_cpu=True,
+        per_device_train_batch_size=2,
+        max_steps=2,
+        logging_steps=1,
+        save_strategy="no",
+        mask_size=16,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    return AmcConfig(**{**values, **changes})
+
+
+def build_trainer(model, processor, folder, eval_rows=None, **changes) -> AmcTrainer:
+    arguments = build_arguments(folder, **changes)
+    return AmcTrainer(model, arguments, processor, train_dataset=build_rows(), eval_dataset=eval_rows)
+
+
+def build_scored_trainer(monkeypatch, accuracies, *arguments, **changes) -> AmcTrainer:
+    """A trainer whose evaluations give these accuracies, one after another, of real evaluations' other numbers."""
+    trainer = build_trainer(*arguments, eval_strategy="steps", eval_steps=1, **changes)
+    evaluate, given = trainer.evaluate_phrases, iter(accuracies)
+
+    def evaluate_phrases(dataset):
+        evaluation = evaluate(dataset)
+        evaluation.metrics[ACCURACY] = next(given)
+        return evaluation
+
+    monkeypatch.setattr(trainer, "evaluate_phrases", evaluate_phrases)
+    return trainer
+
+
+def training_logs(trainer) -> list[dict]:
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+# ---- extra objectives, as they are logged
+
+
+def test_extra_objectives_are_logged_and_added(tiny_pretraining_model, tiny_processor, tmp_path):
+    extra = {"dice": 0.5, "kl": {"weight": 0.1, "epsilon": 0.1}, "selfeq": {}}
+    trainer = build_trainer(
+        tiny_pretraining_model, tiny_processor, tmp_path, extra_objectives=extra, use_paraphrases=True
+    )
+    for row in trainer.train_dataset.rows:
+        row["phrases"][0]["paraphrases"] = ["the small cup"]
+    trainer.train()
+    for entry in training_logs(trainer):
+        weights = {"itc": 1, "itm": 1, "mlm": 1, "amc": 1, "dice": 0.5, "kl": 0.1, "selfeq": 1}
+        assert all(math.isfinite(entry[f"{name}_loss"]) for name in weights)
+        assert entry["selfeq_similarity_loss"] > 0
+        total = sum(weight * entry[f"{name}_loss"] for name, weight in weights.items())
+        assert entry["loss"] == pytest.approx(total, rel=1e-4)
+
+
+def test_objectives_without_amc_and_without_the_others(tiny_pretraining_model, tiny_processor, tmp_path):
+    weights = dict.fromkeys(("amc_weight", "itc_weight", "itm_weight", "mlm_weight"), 0.0)
+    before = {name: tensor.clone() for name, tensor in tiny_pretraining_model.state_dict().items()}
+    trainer = build_trainer(
+        tiny_pretraining_model, tiny_processor, tmp_path, extra_objectives={"dice": 2.0, "kl": 0}, **weights
+    )
+    trainer.train()
+    entry = training_logs(trainer)[0]
+    assert entry["loss"] == pytest.approx(2 * entry["dice_loss"], rel=1e-4)
+    assert not {"amc_loss", "mlm_loss", "kl_loss"} & entry.keys()
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
+
+
+def test_rows_are_grouped_where_the_run_says_so(tiny_pretraining_model, tiny_processor, tmp_path):
+    rows = [{**row, "phrases": [phrase]} for row in build_rows(2) for phrase in row["phrases"]]
+    for group, count in ((True, 2), (False, 4)):
+        arguments = build_arguments(tmp_path, group_by_image=group)
+        trainer = AmcTrainer(tiny_pretraining_model, arguments, tiny_processor, train_dataset=rows)
+        assert len(trainer.train_dataset) == count
+        assert sum(len(trainer.train_dataset[index]["phrases"]) for index in range(count)) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"extra_objectives": {"dise": 1.0}}, "unknown objective `dise`. Did you mean `dice`"),
+        ({"extra_objectives": {"amc": 1.0}}, "set `amc_weight`"),
+        ({"extra_objectives": {"selfeq": 1.0}}, "Set `use_paraphrases=True`"),
+        ({"accelerator_config": {"dispatch_batches": True}}, "`dispatch_batches=True`.*Leave it out"),
+        ({"num_heatmaps_drawn": -1}, "`num_heatmaps_drawn` must be 0 or more"),
+        ({"early_stopping_patience": 0, "eval_strategy": "steps"}, "`early_stopping_patience` must be 1 or more"),
+        ({"early_stopping_patience": 2}, "`early_stopping_patience` needs evaluations: set `eval_strategy`"),
+    ],
+)
+def test_settings_refuse_bad_values(tmp_path, changes, words):
+    with pytest.raises(ValueError, match=words):
+        build_arguments(tmp_path, **changes)
+
+
+def test_batches_are_never_dispatched(tmp_path, tiny_pretraining_model, tiny_processor):
+    for given in (None, {"split_batches": False}, {"dispatch_batches": None}):
+        assert build_arguments(tmp_path, accelerator_config=given).accelerator_config.dispatch_batches is False
+    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path)
+    assert trainer.accelerator.dispatch_batches is False
+
+
+def test_the_best_model_is_chosen_by_pointing(tmp_path):
+    for changes in ({"early_stopping_patience": 2}, {"load_best_model_at_end": True, "save_strategy": "steps"}):
+        arguments = build_arguments(tmp_path, eval_strategy="steps", eval_steps=500, **changes)
+        assert (arguments.metric_for_best_model, arguments.greater_is_better) == (ACCURACY, True)
+    assert build_arguments(tmp_path).metric_for_best_model is None
+    named = build_arguments(
+        tmp_path, eval_strategy="steps", early_stopping_patience=1, metric_for_best_model=f"flickr_{ACCURACY}"
+    )
+    assert named.metric_for_best_model == f"flickr_{ACCURACY}" and named.greater_is_better
+
+
+# ---- speed
+
+
+def test_speed_is_logged_beside_the_losses(tiny_pretraining_model, tiny_processor, tmp_path):
+    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, gradient_accumulation_steps=2)
+    began = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - began
+    logs = training_logs(trainer)
+    assert len(logs) == 2
+    for entry in logs:
+        assert entry["phrases_per_second"] == pytest.approx(2 * entry["images_per_second"])
+    assert sum(4 / entry["images_per_second"] for entry in logs) <= seconds
+
+
+def test_evaluations_and_checkpoints_are_no_training_time(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    callback, state = ThroughputCallback(), (None, TrainerState(), TrainerControl())
+    inputs = {"pixel_values": torch.zeros(2, 3, 4, 4), "input_ids": torch.zeros(6, 5)}
+    callback.on_train_begin(*state)
+    for training, logs, evaluation, saving in ((2.0, False, 50.0, 0.0), (1.0, True, 7.0, 30.0), (4.0, True, 0.0, 0.0)):
+        clock[0] += training
+        callback.count(inputs)
+        callback.on_step_end(*state)
+        if logs:
+            speed = callback.compute(torch.device("cpu"))
+            expected = 2 * 2 / 3.0 if training == 1.0 else 2 / 4.0
+            assert speed["images_per_second"] == pytest.approx(expected)
+            assert speed["phrases_per_second"] == pytest.approx(3 * expected)
+        clock[0] += evaluation
+        callback.on_evaluate(*state)
+        clock[0] += saving
+        callback.on_save(*state)
+
+
+# ---- sheets
+
+
+def test_sheets_are_drawn_at_every_evaluation(tiny_pretraining_model, tiny_processor, tmp_path):
+    parts = {"first": build_rows(3), "second": build_rows(1)}
+    trainer = build_trainer(
+        tiny_pretraining_model,
+        tiny_processor,
+        tmp_path,
+        parts,
+        num_heatmaps_drawn=2,
+        eval_strategy="steps",
+        eval_steps=1,
+    )
+    callback = next(item for item in trainer.callback_handler.callbacks if isinstance(item, HeatmapSheetCallback))
+    assert [phrase["phrase_id"] for phrase in callback.phrases] == ["0-0", "1-1", "0-0"]
+    trainer.train()
+    assert sorted(path.name for path in (tmp_path / "heatmaps").iterdir()) == ["step-1.png", "step-2.png"]
+    with Image.open(tmp_path / "heatmaps" / "step-2.png") as sheet:
+        assert sheet.width > 3 * 240 and sheet.height > 3 * 100
+
+
+def test_drawing_leaves_model_and_random_states_alone(tiny_pretraining_model, tiny_processor, tmp_path):
+    model = tiny_pretraining_model.train()
+    learns = [parameter.requires_grad for parameter in model.parameters()]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    callback = HeatmapSheetCallback([*build_rows(2), {**build_rows(1)[0], "phrases": []}], tiny_processor, tmp_path)
+    callback.on_evaluate(None, TrainerState(global_step=7), TrainerControl(), model=model)
+    assert (tmp_path / "step-7.png").is_file()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert [parameter.requires_grad for parameter in model.parameters()] == learns
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_only_the_main_process_draws(tiny_pretraining_model, tiny_processor, tmp_path):
+    callback = HeatmapSheetCallback(build_rows(1), tiny_processor, tmp_path)
+    other = TrainerState(global_step=7, is_world_process_zero=False)
+    callback.on_evaluate(None, other, TrainerControl(), model=tiny_pretraining_model)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- the best model
+
+
+@pytest.mark.slow
+def test_the_best_model_is_kept_whole_with_its_card(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+    saved = {}
+    trainer = build_scored_trainer(
+        monkeypatch,
+        [0.25, 0.75, 0.5, 0.75],
+        tiny_pretraining_model,
+        tiny_processor,
+        tmp_path,
+        build_rows(2),
+        keep_best=True,
+        max_steps=4,
+        learning_rate=1e-2,
+    )
+    evaluate = trainer.evaluate
+
+    def remember(*args, **kwargs):
+        saved[trainer.state.global_step] = trainer.model.export_matching_model().state_dict()
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(trainer, "evaluate", remember)
+    trainer.train()
+    best = tmp_path / "best-eval"
+    assert json.loads((best / "best.json").read_text()) == {ACCURACY: 0.75, "step": 2}
+    weights = AlbefForImageTextMatching.from_pretrained(best).state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in saved[2].items())
+    assert any(not torch.equal(weights[name], tensor) for name, tensor in saved[4].items())
+    assert not (best / "optimizer.pt").exists()
+    assert "75.00" in (best / "README.md").read_text()
+    assert json.loads((best / "metrics.json").read_text())["eval"][ACCURACY] == 0.75
+    ids = AlbefProcessor.from_pretrained(best)(text=["the red dog"], return_tensors="pt")["input_ids"]
+    assert torch.equal(ids, tiny_processor(text=["the red dog"], return_tensors="pt")["input_ids"])
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_every_data_set_has_its_best(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+    parts = {"flickr": build_rows(1), "refcoco_plus": build_rows(1)}
+    trainer = build_scored_trainer(
+        monkeypatch,
+        [0.5, 0.5, 0.25, 1.0],
+        tiny_pretraining_model,
+        tiny_processor,
+        tmp_path,
+        parts,
+        keep_best=True,
+    )
+    trainer.train()
+    steps = {name: json.loads((tmp_path / f"best-{name}" / "best.json").read_text())["step"] for name in parts}
+    assert steps == {"flickr": 1, "refcoco_plus": 2}
+
+
+def test_a_resumed_run_knows_the_best_and_a_new_one_does_not(tiny_model, tmp_path):
+    best = tmp_path / "best-eval"
+    best.mkdir()
+    (best / "best.json").write_text(json.dumps({ACCURACY: 0.5, "step": 3}))
+    moved_aside = tmp_path / ".previous-best-other"
+    moved_aside.mkdir()
+    (moved_aside / "best.json").write_text(json.dumps({ACCURACY: 0.25, "step": 1}))
+    callback = KeepBestCallback(None)
+    arguments = build_arguments(tmp_path)
+    callback.on_train_begin(arguments, TrainerState(global_step=4), None)
+    assert callback.best == {"eval": 0.5, "other": 0.25}
+    assert (tmp_path / "best-other").is_dir() and not moved_aside.exists()
+    callback.on_train_begin(arguments, TrainerState(), None)
+    assert callback.best == {}
+
+
+def test_an_evaluation_before_training_keeps_nothing(tiny_pretraining_model, tiny_processor, tmp_path):
+    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, build_rows(1), keep_best=True)
+    trainer.evaluate()
+    assert not (tmp_path / "best-eval").exists()
+
+
+def test_keeping_the_best_draws_no_random_numbers(tiny_pretraining_model, tiny_processor, tmp_path):
+    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, build_rows(1), keep_best=True)
+    callback = next(item for item in trainer.callback_handler.callbacks if isinstance(item, KeepBestCallback))
+    callback.on_train_begin(trainer.args, trainer.state, trainer.control)
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    metrics = {f"eval_{ACCURACY}": 0.5}
+    callback.on_evaluate(trainer.args, trainer.state, trainer.control, metrics=metrics, model=trainer.model)
+    assert (tmp_path / "best-eval" / "model.safetensors").is_file()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_failed_save_leaves_the_best_of_before(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, build_rows(1), keep_best=True)
+    callback = next(item for item in trainer.callback_handler.callbacks if isinstance(item, KeepBestCallback))
+    callback.best = {"eval": -0.5}
+    (tmp_path / "best-eval").mkdir()
+    (tmp_path / "best-eval" / "best.json").write_text("{}")
+
+    def fail(folder):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(trainer, "_write_card", fail)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.evaluate()
+    assert [path.name for path in tmp_path.iterdir()] == ["best-eval"]
+    assert (tmp_path / "best-eval" / "best.json").read_text() == "{}"
+
+
+def test_a_folder_replaces_another(tmp_path):
+    for name in ("new", "target", ".previous-target"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    replace_folder(tmp_path / "new", tmp_path / "target")
+    assert [(path.name, (path / "file").read_text()) for path in tmp_path.iterdir()] == [("target", "new")]
+
+
+# ---- early stopping
+
+
+def test_a_run_stops_where_pointing_no_longer_improves(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+    accuracies = [0.2, 0.5, 0.4, 0.3, 0.9]
+    trainer = build_scored_trainer(
+        monkeypatch,
+        accuracies,
+        tiny_pretraining_model,
+        tiny_processor,
+        tmp_path,
+        build_rows(1),
+        early_stopping_patience=2,
+        max_steps=5,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 4
+    assert trainer.state.best_metric == 0.5
+
+
+def test_with_several_data_sets_the_named_one_counts(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+    parts = {"first": build_rows(1), "second": build_rows(1)}
+    arguments = (tiny_pretraining_model, tiny_processor, tmp_path, parts)
+    changes = dict(early_stopping_patience=1, max_steps=4)
+    accuracies = [0.1, 0.5, 0.2, 0.4, 0.9, 0.9]
+    metric = f"second_{ACCURACY}"
+    trainer = build_scored_trainer(monkeypatch, accuracies, *arguments, metric_for_best_model=metric, **changes)
+    trainer.train()
+    assert trainer.state.global_step == 2
+    with pytest.raises(ValueError, match="give `first_pointing_game_accuracy`, `second_pointing_game_accuracy`: name"):
+        build_trainer(*arguments, eval_strategy="steps", **changes)
+
+
+@pytest.mark.slow
+def test_patience_survives_a_resume(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+    start = {name: tensor.clone() for name, tensor in tiny_pretraining_model.state_dict().items()}
+    stopped = []
+    for resume, accuracies in ((None, [0.5, 0.4, 0.3, 0.2]), ("checkpoint-2", [0.3, 0.2])):
+        tiny_pretraining_model.load_state_dict(start)
+        trainer = build_scored_trainer(
+            monkeypatch,
+            accuracies,
+            tiny_pretraining_model,
+            tiny_processor,
+            tmp_path,
+            build_rows(1),
+            early_stopping_patience=2,
+            max_steps=4,
+            save_strategy="steps",
+            save_steps=1,
+        )
+        trainer.train(resume_from_checkpoint=resume and str(tmp_path / resume))
+        stopped.append(trainer.state.global_step)
+        assert sum(isinstance(item, PatienceCallback) for item in trainer.callback_handler.callbacks) == 1
+    assert stopped == [3, 3]
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_heatmaps_drawn", 2), ("keep_best", True)])
+def test_settings_that_need_evaluation_data(tiny_pretraining_model, tiny_processor, tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"`{name}` needs evaluations: pass an `eval_dataset`"):
+        build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, **{name: value})
+
+
+# ---- trackers
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
+def test_tensorboard_gets_every_term(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, report_to="tensorboard").train()
+    (events,) = {path.parent for path in (tmp_path / "board").rglob("events.*")}
+    board = EventAccumulator(str(events)).Reload()
+    names = ("loss", "itc_loss", "itm_loss", "mlm_loss", "amc_loss", "amc_mean_loss", "phrases_per_second")
+    for name in names:
+        assert [event.step for event in board.Scalars(f"train/{name}")] == [1, 2]
+
+
+# ---- several processes
+
+RUN_SCRIPT = """
+import json
+import sys
+
+import torch
+from testing_utils import build_rows, build_tiny_config, build_tiny_processor
+
+from albef_amc import AlbefForPreTraining
+from albef_amc.trainer import AmcConfig, AmcTrainer
+
+
+def run(folder, batch_size):
+    torch.manual_seed(0)
+    config = build_tiny_config()
+    config.text_config.hidden_dropout_prob = config.text_config.attention_probs_dropout_prob = 0.0
+    rows = build_rows(4)
+    rows[0]["phrases"][1]["boxes"] = rows[1]["phrases"][0]["boxes"] = rows[1]["phrases"][1]["boxes"] = None
+    for index in (0, 2, 3):
+        rows[index]["phrases"][0]["paraphrases"] = ["the small cup", "the big car"]
+    arguments = AmcConfig(
+        output_dir=str(folder),
+        use_cpu=True,
+        per_device_train_batch_size=batch_size,
+        max_steps=1,
+        logging_steps=1,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="no",
+        mask_size=16,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        use_augmentation=False,
+        use_paraphrases=True,
+        extra_objectives={"dice": 0.5, "kl": 0.5, "selfeq": 1.0},
+        keep_best=True,
+        num_heatmaps_drawn=1,
+        early_stopping_patience=2,
+    )
+    model = AlbefForPreTraining(config)
+    trainer = AmcTrainer(model, arguments, build_tiny_processor(), train_dataset=rows, eval_dataset=build_rows(3))
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    if trainer.is_world_process_zero():
+        wrapper = type(trainer.model_wrapped).__name__
+        with open(f"{folder}/logs.json", "w") as file:
+            json.dump({"world_size": arguments.world_size, "wrapper": wrapper, "logs": logs}, file)
+
+
+if __name__ == "__main__":
+    run(sys.argv[1], 2)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_log_what_one_does_and_write_once(tmp_path):
+    """Phrases with a region, and pairs, are spread unevenly over the processes."""
+    script = tmp_path / "run.py"
+    script.write_text(RUN_SCRIPT)
+    names = {"__name__": "one_process"}
+    exec(RUN_SCRIPT, names)
+    names["run"](tmp_path / "one", 4)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(Path(__file__).parent), HF_HUB_OFFLINE="1")
+    command += [script, tmp_path / "two"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / name / "logs.json").read_text()) for name in ("one", "two"))
+    assert (one["world_size"], two["world_size"], two["wrapper"]) == (1, 2, "DistributedDataParallel")
+    for name in ("one", "two"):
+        assert [path.name for path in (tmp_path / name / "heatmaps").iterdir()] == ["step-1.png"]
+        assert (tmp_path / name / "best-eval" / "model.safetensors").is_file()
+    (alone,), (together,) = one["logs"], two["logs"]
+    for name in ("amc_loss", "dice_loss", "kl_loss", "selfeq_loss"):
+        assert together[name] == pytest.approx(alone[name], rel=1e-5), name
+    speeds = [entry["phrases_per_second"] / entry["images_per_second"] for entry in (alone, together)]
+    assert speeds == pytest.approx([11 / 4] * 2)  # eight phrases and three paraphrases of four images

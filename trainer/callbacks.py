@@ -1,0 +1,268 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""What people look at during a run: speed, heatmaps of the same phrases again and again, the best model so far."""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers.utils import logging
+
+from albef_amc import AlbefForPreTraining
+from albef_amc.parallel_albef import sum_over_processes
+from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap
+from albef_amc.trainer.files import write_json
+from albef_amc.trainer.parallel import build_whole_model
+
+logger = logging.get_logger(__name__)
+
+POINTING_ACCURACY = re.compile(r"eval_(?:(?P<benchmark>.+)_)?pointing_game_accuracy")
+UNNAMED_BENCHMARK = "eval"  # as in metrics.json, where the evaluation data has no name
+BEST_FOLDER, RECORD_FILE = "best-", "best.json"
+ASIDE = ".previous-"  # what a folder is called while it is replaced
+EVALUATION_SETTINGS = ("num_heatmaps_drawn", "keep_best")
+
+
+class ThroughputCallback(TrainerCallback):
+    """Phrases and images per second of training; evaluations and checkpoints do not count as training time.
+
+    The trainer says what it trains on with [`count`] and asks with [`compute`] whenever it logs.
+    """
+
+    def __init__(self):
+        self.num_images = self.num_phrases = 0
+        self.began = self.paused_from = time.perf_counter()
+
+    def count(self, inputs: Mapping[str, torch.Tensor]) -> None:
+        """Counts one micro-batch of this process."""
+        self.num_images += len(inputs["pixel_values"])
+        self.num_phrases += len(inputs["input_ids"])
+
+    def compute(self, device: torch.device) -> dict[str, float]:
+        """`phrases_per_second` and `images_per_second` of all processes since the last call, which each must make."""
+        now = time.perf_counter()
+        counts = sum_over_processes(torch.tensor([self.num_phrases, self.num_images], device=device)).tolist()
+        seconds = max(now - self.began, 1e-9)
+        self.num_images = self.num_phrases = 0
+        self.began = now
+        return {"phrases_per_second": counts[0] / seconds, "images_per_second": counts[1] / seconds}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Starts the clock."""
+        self.began = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """An evaluation or a checkpoint may follow."""
+        self.paused_from = time.perf_counter()
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        """Leaves out the time that the evaluation took."""
+        now = time.perf_counter()
+        self.began += now - max(self.paused_from, self.began)
+        self.paused_from = now
+
+    def on_save(self, args, state, control, **kwargs):
+        """Leaves out the time that the checkpoint took."""
+        self.on_evaluate(args, state, control)
+
+
+class HeatmapSheetCallback(TrainerCallback):
+    """Draws the heatmaps of the same phrases at every evaluation, one picture per step.
+
+    One phrase of each row: the first of the first row, the second of the second, and so on, so that a data set whose
+    rows begin alike shows different kinds. Random states and the training mode of the model stay as they were. Every
+    process computes the heatmaps, which a model in parts needs; the main one draws.
+
+    Args:
+        rows (sequence of `dict`): data set rows.
+        processor ([`AlbefProcessor`]): of the model.
+        folder (`str` or `Path`): where `step-N.png` is written.
+    """
+
+    def __init__(self, rows: Sequence[dict], processor: Any, folder: str | Path):
+        self.processor = processor
+        self.folder = Path(folder)
+        rows = [row for row in rows if row["phrases"]]
+        self.images = [row["image"] for row in rows]
+        self.phrases = [row["phrases"][index % len(row["phrases"])] for index, row in enumerate(rows)]
+        self.last_step: int | None = None
+
+    def on_evaluate(self, args, state, control, model=None, **kwargs):
+        """Draws once per step, also where several data sets are evaluated."""
+        if self.last_step == state.global_step or not self.phrases:
+            return
+        self.last_step = state.global_step
+        with torch.random.fork_rng(devices=[]):  # making a model of the parts draws numbers
+            results = self._ground(build_whole_model(model))
+        if state.is_world_process_zero:
+            headings = ["phrase", "region", f"heatmap at step {state.global_step}"]
+            path = draw_sheet(self._draw_rows(results), headings, self.folder / f"step-{state.global_step}.png")
+            logger.info(f"Heatmaps: {path}")
+
+    def _ground(self, model: Any) -> list[dict]:
+        texts = [[phrase["phrase"]] for phrase in self.phrases]
+        inputs = self.processor(images=self.images, text=texts, return_tensors="pt")
+        outputs = model.ground(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
+        return [results[0] for results in self.processor.post_process_grounding(outputs)]
+
+    def _draw_rows(self, results: Sequence[dict]) -> list[list[Any]]:
+        rows = []
+        for image, phrase, result in zip(self.images, self.phrases, results, strict=True):
+            overlay = overlay_heatmap(
+                image,
+                result["heatmap"],
+                boxes=phrase.get("boxes"),
+                point=result["point"].tolist(),
+                phrase="match",
+                score=float(result["score"]),
+            )
+            rows.append([phrase["phrase"], overlay_heatmap(image, boxes=phrase.get("boxes")), overlay])
+        return rows
+
+
+class KeepBestCallback(TrainerCallback):
+    """Keeps the matching model with the best pointing accuracy of each evaluation data set in a folder of its own.
+
+    `<output_dir>/best-<name>` holds the model without momentum copies and queues, its processor and code, its card,
+    `metrics.json`, and `best.json` with the accuracy and the step. It is replaced only by a better one, and as a
+    whole. A resumed run reads the record from the folder; evaluations before training are not of the run.
+
+    Args:
+        trainer ([`AmcTrainer`]): the run.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.best: dict[str, float] | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Forgets what an earlier run in the folder reached, unless this run goes on from it."""
+        records = self._read_records(Path(args.output_dir)) if state.is_world_process_zero else {}
+        self.best = broadcast_object_list([records])[0] if state.global_step > 0 else {}
+
+    def _read_records(self, output_dir: Path) -> dict[str, float]:
+        """Accuracies of the folders of before; one that a killed run had moved aside is put back."""
+        for aside in output_dir.glob(f"{ASIDE}{BEST_FOLDER}*"):
+            target = output_dir / aside.name.removeprefix(ASIDE)
+            if target.exists():
+                shutil.rmtree(aside)
+            else:
+                aside.rename(target)
+        records = {}
+        for file in output_dir.glob(f"{BEST_FOLDER}*/{RECORD_FILE}"):
+            name = file.parent.name.removeprefix(BEST_FOLDER)
+            records[name] = json.loads(file.read_text())["pointing_game_accuracy"]
+        return records
+
+    def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
+        """Saves the present model for every data set that it is the best for."""
+        if self.best is None:
+            return
+        for metric, accuracy in (metrics or {}).items():
+            found = POINTING_ACCURACY.fullmatch(metric)
+            name = (found["benchmark"] or UNNAMED_BENCHMARK) if found else None
+            if name is None or accuracy <= self.best.get(name, -1.0):
+                continue
+            self.best[name] = accuracy
+            with torch.random.fork_rng(devices=[]):  # making a model draws numbers, and a resumed run makes fewer
+                whole_model = build_whole_model(model)
+                if state.is_world_process_zero:
+                    record = {"pointing_game_accuracy": accuracy, "step": state.global_step}
+                    self._save(Path(args.output_dir) / f"{BEST_FOLDER}{name}", whole_model, record)
+
+    def _save(self, target: Path, model: Any, record: Mapping[str, Any]) -> None:
+        unfinished = target.with_name(f".unfinished-{target.name}")
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+        if isinstance(model, AlbefForPreTraining):
+            model = model.export_matching_model()
+        try:
+            model.save_pretrained(unfinished)
+            self.trainer.processing_class.save_pretrained(unfinished)
+            self.trainer._write_card(unfinished)
+            write_json(unfinished / RECORD_FILE, record)
+            replace_folder(unfinished, target)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        logger.info(f"Best so far, {record['pointing_game_accuracy']:.4f} at step {record['step']}: {target}")
+
+
+class PatienceCallback(EarlyStoppingCallback):
+    """Early stopping on one metric; evaluations of data sets that it does not belong to are passed over.
+
+    Args:
+        early_stopping_patience (`int`): evaluations in a row without a better `metric_for_best_model`.
+    """
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        """Counts an evaluation that has the metric."""
+        if f"eval_{args.metric_for_best_model.removeprefix('eval_')}" in metrics:
+            super().on_evaluate(args, state, control, metrics, **kwargs)
+
+
+def replace_folder(folder: Path, target: Path) -> None:
+    """Renames `folder` to `target`; what was there stays beside it, under a name with a dot, until that is done."""
+    aside = target.with_name(f"{ASIDE}{target.name}")
+    if target.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        target.rename(aside)
+    folder.rename(target)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def add_callbacks(trainer: Any) -> None:
+    """Adds what the settings of a run ask for to its trainer.
+
+    Args:
+        trainer ([`AmcTrainer`]): the run, with its arguments and evaluation data.
+
+    Raises:
+        ValueError: a setting that needs evaluation data, without any; a `metric_for_best_model` of none of several
+            data sets.
+    """
+    args, datasets = trainer.args, trainer.eval_dataset
+    trainer.add_callback(trainer.throughput)
+    asked = [name for name in EVALUATION_SETTINGS if getattr(args, name)]
+    if asked and not datasets:
+        raise ValueError(f"`{asked[0]}` needs evaluations: pass an `eval_dataset`.")
+    parts = datasets if isinstance(datasets, dict) else {}
+    _check_metric(args, parts)
+    if args.num_heatmaps_drawn:
+        chosen = [
+            part[index]
+            for part in (parts.values() if parts else [datasets])
+            for index in range(min(args.num_heatmaps_drawn, len(part)))
+        ]
+        trainer.add_callback(
+            HeatmapSheetCallback(chosen, trainer.processing_class, Path(args.output_dir) / "heatmaps")
+        )
+    if args.keep_best:
+        trainer.add_callback(KeepBestCallback(trainer))
+    if args.early_stopping_patience:
+        trainer.add_callback(PatienceCallback(args.early_stopping_patience))
+
+
+def _check_metric(args: Any, parts: Mapping[str, Any]) -> None:
+    metric = args.metric_for_best_model
+    if metric is None or not parts or args.eval_strategy == "no":
+        return
+    if not metric.removeprefix("eval_").startswith(tuple(f"{name}_" for name in parts)):
+        choices = ", ".join(f"`{name}_pointing_game_accuracy`" for name in parts)
+        raise ValueError(
+            f"`metric_for_best_model` is {metric!r}, but the evaluation data sets give {choices}: name one."
+        )
+
+
+__all__ = [
+    "HeatmapSheetCallback",
+    "KeepBestCallback",
+    "PatienceCallback",
+    "ThroughputCallback",
+    "add_callbacks",
+    "replace_folder",
+]

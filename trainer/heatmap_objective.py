@@ -1,0 +1,154 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""What every objective on heatmaps shares: its name, its interface, and the choice of annotated phrases."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch.nn import functional as F
+
+Objective = TypeVar("Objective", bound="type[HeatmapObjective]")
+OBJECTIVES: dict[str, "type[HeatmapObjective]"] = {}
+
+
+def register_objective(name: str) -> Callable[[Objective], Objective]:
+    """Class decorator: makes an objective known under `name`, in recipes, logs and the names of its terms.
+
+    Raises:
+        ValueError: another class has the name.
+    """
+
+    def register(objective: Objective) -> Objective:
+        if name in OBJECTIVES:
+            raise ValueError(f"two objectives are called {name!r}: choose another name for {objective.__name__}.")
+        objective.name = name
+        OBJECTIVES[name] = objective
+        return objective
+
+    return register
+
+
+class HeatmapObjective(ABC):
+    """A loss on heatmaps: a frozen dataclass of margins and weights that is called with named tensors.
+
+    It knows nothing of the model. `inputs` names the tensors of the batch that it reads beside `normalized_heatmap`;
+    [`count`] and the call take them under these names.
+    """
+
+    name: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def count(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """How many phrases (or pairs of phrases) of a batch take part: a scalar of type int64."""
+
+    @abstractmethod
+    def __call__(self, normalized_heatmap: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Scalars by name: `<name>_loss` and its parts, whose names end in `_loss` too.
+
+        The keyword `num_regions` replaces the local [`count`] as the denominator, for losses that are normalised by a
+        count over several processes or micro-batches.
+        """
+
+    def check_not_negative(self, *names: str) -> None:
+        """Raises ValueError where one of the fields is negative."""
+        for name in names:
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)!r}.")
+
+
+class RegionObjective(HeatmapObjective):
+    """An objective that compares the heatmap of a phrase with its annotated region."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("region_mask", "has_region")
+
+    def count(self, region_mask: torch.Tensor, has_region: torch.Tensor) -> torch.Tensor:
+        """Phrases with a region: a mask without area is none."""
+        return (has_region & (region_mask.sum((1, 2)) > 0)).sum()
+
+    def __call__(
+        self,
+        normalized_heatmap: torch.Tensor,
+        region_mask: torch.Tensor,
+        has_region: torch.Tensor,
+        num_regions: float | torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Compute the loss of P phrases.
+
+        Args:
+            normalized_heatmap (`torch.Tensor` of shape `(P, G_h, G_w)`):
+                Explanations in [0, 1], attached to the graph when training. Resized bilinearly
+                (`align_corners=False`) to the mask.
+            region_mask (`torch.Tensor` of shape `(P, M_h, M_w)`): annotated regions in [0, 1].
+            has_region (`torch.Tensor` of shape `(P,)`, bool): False where a phrase takes no part.
+            num_regions (`float` or scalar `torch.Tensor`, *optional*):
+                Replaces the local number of phrases with a region as the denominator, for losses that are normalised
+                by a count over several processes or micro-batches.
+
+        Returns:
+            `dict` of scalars, float32 (float64 for float64 heatmaps): the losses (attached to the graph also when
+            they are 0), and `num_regions`, the local number of phrases that took part.
+        """
+        check_region_shapes(normalized_heatmap, region_mask, has_region)
+        with torch.autocast(device_type=normalized_heatmap.device.type, enabled=False):
+            heatmap = keep_precise(normalized_heatmap)
+            takes_part = has_region & (region_mask.sum((1, 2)) > 0)
+            mask = region_mask.to(heatmap.dtype)[takes_part].flatten(1)  # (num_regions, M_h * M_w)
+            heatmap = resize_to_mask(heatmap, *region_mask.shape[1:])[takes_part].flatten(1)
+            count = takes_part.sum().to(heatmap.dtype)
+            denominator = count.clamp(min=1) if num_regions is None else num_regions
+            return {**self.compare(heatmap, mask, denominator), "num_regions": count}
+
+    @abstractmethod
+    def compare(
+        self, heatmap: torch.Tensor, mask: torch.Tensor, denominator: float | torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The losses of annotated phrases: sums over phrases, divided by `denominator`.
+
+        Args:
+            heatmap (`torch.Tensor` of shape `(num_regions, num_pixels)`): values in [0, 1], float32 or float64.
+            mask (`torch.Tensor` of the same shape): regions in [0, 1], none of them without area.
+            denominator (`float` or scalar `torch.Tensor`): count that the sums are divided by.
+        """
+
+
+def keep_precise(heatmap: torch.Tensor) -> torch.Tensor:
+    """The heatmap in float32, or in float64 where it is that already."""
+    return heatmap if heatmap.dtype == torch.float64 else heatmap.float()
+
+
+def resize_to_mask(heatmap: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Resize heatmaps `(P, G_h, G_w)` bilinearly (`align_corners=False`) to `(P, height, width)`."""
+    return F.interpolate(heatmap[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]
+
+
+def check_region_shapes(normalized_heatmap: torch.Tensor, region_mask: torch.Tensor, has_region: torch.Tensor) -> None:
+    """Raises ValueError unless there is one mask and one bool per heatmap."""
+    if normalized_heatmap.ndim != 3 or region_mask.ndim != 3:
+        raise ValueError(
+            "`normalized_heatmap` and `region_mask` must have three dimensions (phrases, height, width), got shapes "
+            f"{tuple(normalized_heatmap.shape)} and {tuple(region_mask.shape)}."
+        )
+    num_phrases = normalized_heatmap.shape[0]
+    if region_mask.shape[0] != num_phrases:
+        raise ValueError(
+            f"`region_mask` has {region_mask.shape[0]} rows but `normalized_heatmap` has {num_phrases}: one mask per "
+            "phrase is needed. Pass `has_region=False` for phrases without an annotation."
+        )
+    if has_region.dtype != torch.bool or tuple(has_region.shape) != (num_phrases,):
+        raise ValueError(
+            f"`has_region` must be a bool tensor of shape ({num_phrases},), one entry per phrase, got "
+            f"{has_region.dtype} of shape {tuple(has_region.shape)}."
+        )
+
+
+__all__ = [
+    "OBJECTIVES",
+    "HeatmapObjective",
+    "RegionObjective",
+    "check_region_shapes",
+    "keep_precise",
+    "register_objective",
+    "resize_to_mask",
+]
