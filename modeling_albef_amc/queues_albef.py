@@ -12,22 +12,22 @@ from .parallel_albef import gather_rows
 MODALITIES = ("image", "text")
 
 
-class FeatureQueues:
+class FeatureQueues(nn.Module):
     """Gives a model an image and a text queue, each with the identity of every column and a pointer to the oldest."""
 
-    def _build_queues(self: nn.Module, width: int, size: int) -> None:
+    def _build_queues(self, width: int, size: int) -> None:
         for modality in MODALITIES:
             self.register_buffer(f"{modality}_queue", torch.zeros(width, size))
             ids = torch.full((size,), UNKNOWN_IMAGE_ID, dtype=torch.int64)
             self.register_buffer(f"{modality}_queue_ids", ids)
             self.register_buffer(f"{modality}_queue_pointer", torch.zeros(1, dtype=torch.int64))
 
-    def _keep_queues_precise(self: nn.Module) -> None:
+    def _keep_queues_precise(self) -> None:
         for modality in MODALITIES:
             setattr(self, f"{modality}_queue", at_least_float32(getattr(self, f"{modality}_queue")))
 
     @torch.no_grad()
-    def _reset_queues(self: nn.Module) -> None:
+    def _reset_queues(self) -> None:
         """Fills them with random unit features that stand for no image."""
         for modality in MODALITIES:
             queue = getattr(self, f"{modality}_queue")

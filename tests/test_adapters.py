@@ -18,6 +18,7 @@ from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProce
 from albef_amc.cli.main import main
 from albef_amc.trainer import AmcTrainer, build_lora_config, merge_adapter
 from albef_amc.trainer.checkpoints import load_model_and_processor
+from albef_amc.trainer.publishing import prepare_publication
 from albef_amc.trainer.recipes import load_recipe
 
 STATE_FILE = "pretraining_state.safetensors"
@@ -576,3 +577,24 @@ def test_lora_on_random_weights_is_refused(recipe, tmp_path):
     with pytest.raises(ValueError, match="section `peft` must hold keys"):
         (tmp_path / "list.yaml").write_text((tmp_path / "lora.yaml").read_text().replace("{r: 2, lora_alpha: 4}", "8"))
         load_recipe(tmp_path / "list.yaml")
+
+
+def test_the_best_model_of_a_lora_run_is_an_adapter(base, tiny_processor, tmp_path):
+    options = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "keep_best": True}
+    trainer = build_lora_trainer(base, tiny_processor, tmp_path / "run", eval_rows=build_rows(2), **options)
+    trainer.train()
+    best = tmp_path / "run" / "best-eval"
+    assert (best / "adapter_model.safetensors").is_file() and not (best / "model.safetensors").exists()
+    loaded, _ = load_model_and_processor(AlbefForImageTextMatching, best)
+    batch = build_batch(trainer.model.config)
+    for ours, theirs in zip(ground(loaded, batch), ground(trainer.model, batch), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_an_adapter_is_published_as_the_whole_matching_model(adapter, tmp_path):
+    publication = prepare_publication(adapter, tmp_path / "publication", "your-name/merged")
+    assert {"model.safetensors", "config.json", "README.md", "modeling_albef.py"} <= publication.list_files().keys()
+    published = AlbefForImageTextMatching.from_pretrained(publication.folder)
+    loaded, _ = load_model_and_processor(AlbefForImageTextMatching, adapter)
+    expected = loaded.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in published.state_dict().items())

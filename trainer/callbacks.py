@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from albef_amc import AlbefForPreTraining
 from albef_amc.parallel_albef import sum_over_processes
+from albef_amc.trainer.adapter_files import save_adapter
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.parallel import build_whole_model
@@ -182,7 +183,10 @@ class KeepBestCallback(TrainerCallback):
         if isinstance(model, AlbefForPreTraining):
             model = model.export_matching_model()
         try:
-            model.save_pretrained(unfinished)
+            if self.trainer.lora_momentum is None:
+                model.save_pretrained(unfinished)
+            else:
+                save_adapter(model, unfinished)
             self.trainer.processing_class.save_pretrained(unfinished)
             self.trainer._write_card(unfinished)
             write_json(unfinished / RECORD_FILE, record)

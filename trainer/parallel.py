@@ -43,7 +43,7 @@ def keeping_parameters(model: nn.Module) -> Iterator[None]:
         model.set_reshard_after_backward(True)
 
 
-def build_whole_model(model: nn.Module) -> nn.Module:
+def build_whole_model(model: Any) -> Any:
     """The model itself or, where FSDP2 keeps it in parts, a matching model with all weights on this process.
 
     Every process must call it.

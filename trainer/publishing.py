@@ -79,7 +79,8 @@ def prepare_publication(
     """Makes what is published of a checkpoint: the matching model without momentum copies and queues, and the rest.
 
     Args:
-        checkpoint (`str` or `Path`): folder of a checkpoint, of training or of grounding.
+        checkpoint (`str` or `Path`): folder of a checkpoint, of training or of grounding; a LoRA adapter is added to
+            its base model.
         folder (`str` or `Path`): empty folder to write to.
         repo_id (`str`): repository, as it stands in the card's loading line.
         revision (`str`, *optional*): branch.
@@ -91,7 +92,7 @@ def prepare_publication(
 
     Raises:
         FileNotFoundError: no checkpoint folder, or a file is missing.
-        ValueError: not a repository's name, an adapter, an incomplete checkpoint, a card that the Hub cannot read, or
+        ValueError: not a repository's name, an incomplete checkpoint, a card that the Hub cannot read, or
             no card and no `source`.
     """
     if repo_id.count("/") != 1:
@@ -153,13 +154,7 @@ def _name(dtype: torch.dtype) -> str:
 def _check_checkpoint(checkpoint: Path) -> None:
     if not checkpoint.is_dir():
         raise FileNotFoundError(f"No checkpoint folder at {checkpoint}. Give a folder that a run or `convert` wrote.")
-    if (checkpoint / ADAPTER_FILE).is_file():
-        base = json.loads((checkpoint / ADAPTER_FILE).read_text(encoding="utf-8")).get("base_model_name_or_path")
-        raise ValueError(
-            f"{checkpoint} is an adapter of {base}, which holds no model of its own. Merge it into its base model and "
-            "push the merged checkpoint."
-        )
-    if not (checkpoint / CONFIG_FILE).is_file():
+    if not any((checkpoint / name).is_file() for name in (CONFIG_FILE, ADAPTER_FILE)):
         raise FileNotFoundError(f"No `{CONFIG_FILE}` in {checkpoint}: this is no checkpoint folder.")
 
 
