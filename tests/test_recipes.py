@@ -228,3 +228,8 @@ def test_model_from_a_checkpoint_at_another_size(tmp_path, tiny_processor):
     model, processor = build_model_and_processor(ModelRecipe(checkpoint=str(tmp_path), image_size=64), [])
     assert model.config.vision_config.grid_size == (8, 8)
     assert processor.image_processor.size["height"] == 64
+
+
+def test_sections_can_be_left_out():
+    recipe = load_recipe("demo", ["evaluation_data=null", "eval_strategy=no"])
+    assert recipe.evaluation_data is None and load_recipe("demo").evaluation_data is not None

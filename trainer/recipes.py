@@ -20,6 +20,7 @@ from albef_amc.trainer.checkpoints import load_model_and_processor
 
 CONFIGURATION_FOLDER = Path(albef_amc.configuration.__file__).parent
 DEFAULT_OUTPUT_FOLDER = Path("runs")
+OPTIONAL_SECTIONS = ("evaluation_data", "peft")
 MACHINE_KEYS = ("num_processes",)
 DATA_SECTIONS = ("train_data", "evaluation_data")
 VOCABULARY_OF_DATA = "data"
@@ -125,6 +126,7 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
         name_or_path (`str` or `Path`): a YAML file, or the name of a recipe in `configuration/training`.
         overrides (iterable of `str`): `key=value` with YAML values. A key without a dot is a field of `training`
             (or `output_dir`); others say their section: `model.checkpoint=runs/first`, `train_data.split=all`.
+            `evaluation_data=null` and `peft=null` leave a section out.
 
     Raises:
         ValueError: an unknown key (the nearest valid one is named), or a value of the wrong type.
@@ -202,6 +204,9 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
         raise ValueError(f"`--set {override}` is not of the form key=value.")
     if key == "output_dir":
         content[key] = text
+        return
+    if key in OPTIONAL_SECTIONS and yaml.safe_load(text) is None:
+        content[key] = None
         return
     section, _, name = key.rpartition(".")
     owner = content.setdefault(section or "training", {})
