@@ -10,7 +10,6 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from torch.utils.data import Subset
-from transformers import Trainer
 from transformers.utils import logging
 
 from albef_amc import AlbefForPreTraining, AlbefPreTrainingOutput
@@ -30,6 +29,7 @@ from albef_amc.trainer.parallel import (
     sum_counts,
 )
 from albef_amc.trainer.phrase_rows import build_epoch_dataset
+from albef_amc.trainer.run_checkpoints import WholeCheckpoints
 from albef_amc.trainer.schedules import PublishedOptimization
 
 logger = logging.get_logger(__name__)
@@ -69,7 +69,7 @@ CARD_ARGUMENTS = (
 )
 
 
-class AmcTrainer(PublishedOptimization, Trainer):
+class AmcTrainer(PublishedOptimization, WholeCheckpoints):
     r"""Trains [`AlbefForPreTraining`] on phrases with regions: ITC + ITM + MLM + AMC.
 
     The heatmap is part of the model's `forward`, so that wrappers see one ordinary forward pass. Every term is logged
