@@ -42,6 +42,8 @@ class AmcConfig(TrainingArguments):
         mask_size (`int`, *optional*): side of the region masks in pixels; the image size by default.
         region_source (`str`, defaults to `"boxes"`): `"boxes"`, `"polygons"` or `"masks"`.
         box_choice (`str`, defaults to `"all"`): `"all"`, or `"random"` for one random box of a phrase as published.
+        max_skipped_steps (`int`, defaults to 5): steps in a row whose loss or gradient is not finite, after which the
+            run stops.
         use_augmentation (`bool`, defaults to `True`): flips, gray and colour jitter that region and words follow.
         lr_scheduler (`str`, *optional*): `"albef_cosine"`, the published [`~trainer.schedules.AlbefCosine`]; what
             `lr_scheduler_type` and `warmup_steps` say by default.
@@ -73,6 +75,7 @@ class AmcConfig(TrainingArguments):
     mask_size: int | None = None
     region_source: str = "boxes"
     box_choice: str = "all"
+    max_skipped_steps: int = 5
     use_augmentation: bool = True
     lr_scheduler: str | None = None
     min_learning_rate: float = 1e-6
@@ -117,6 +120,8 @@ class AmcConfig(TrainingArguments):
                 f"`warmup_intervals` must be 0 or more and `warmup_interval_steps` 1 or more, got "
                 f"{self.warmup_intervals} and {self.warmup_interval_steps}."
             )
+        if self.max_skipped_steps < 1:
+            raise ValueError(f"`max_skipped_steps` must be at least 1, got {self.max_skipped_steps}.")
         if self.fp16:
             raise ValueError("`fp16=True` is refused: gradients of AMC underflow in half precision. Use `bf16=True`.")
 

@@ -31,6 +31,7 @@ from albef_amc.trainer.parallel import (
 from albef_amc.trainer.phrase_rows import build_epoch_dataset
 from albef_amc.trainer.run_checkpoints import WholeCheckpoints
 from albef_amc.trainer.schedules import PublishedOptimization
+from albef_amc.trainer.survival import SurvivingTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -69,7 +70,7 @@ CARD_ARGUMENTS = (
 )
 
 
-class AmcTrainer(PublishedOptimization, WholeCheckpoints):
+class AmcTrainer(PublishedOptimization, WholeCheckpoints, SurvivingTrainer):
     r"""Trains [`AlbefForPreTraining`] on phrases with regions: ITC + ITM + MLM + AMC.
 
     The heatmap is part of the model's `forward`, so that wrappers see one ordinary forward pass. Every term is logged
@@ -193,7 +194,7 @@ class AmcTrainer(PublishedOptimization, WholeCheckpoints):
             for name in ("itc", "itm", "mlm", "amc")
             if getattr(args, f"{name}_weight") > 0
         )
-        if model.training:
+        if model.training and self.is_finite_loss(loss, inputs):
             self._collect_terms(terms)
             self._pending_features = {
                 "image_features": outputs.momentum_image_features,

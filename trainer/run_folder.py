@@ -69,7 +69,7 @@ def check_run_folder(output_dir: Path, recipe: Any, resume: bool) -> None:
         holds_weights = (output_dir / CONFIG_FILE).is_file() or list_checkpoints(output_dir)
         if holds_weights or differences:
             raise ValueError(
-                f"{output_dir} holds a run already. Choose another `--output-dir`, or pass `--resume` to go on with it."
+                f"{output_dir} holds a run already. Choose another `--output-dir`, or go on with it: `--resume`."
             )
         return
     if stored is None and list_checkpoints(output_dir):
