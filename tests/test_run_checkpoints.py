@@ -276,7 +276,7 @@ def test_the_epoch_reaches_workers_that_live_on():
     [
         {"max_steps": 5, "save_steps": 2},  # in the middle of an epoch, and in the middle of the next one
         {"max_steps": 5, "save_steps": 3, "eval_strategy": "epoch"},  # where an epoch ends, before its evaluation
-        {"max_steps": 4, "save_steps": 1, "gradient_accumulation_steps": 2, "max_grad_norm": 1.0},
+        {"max_steps": 3, "save_steps": 1, "gradient_accumulation_steps": 2, "max_grad_norm": 1.0},
     ],
     ids=["middle", "end_of_epoch", "accumulation"],
 )

@@ -285,7 +285,8 @@ class AmcTrainer(PublishedOptimization, WholeCheckpoints, SurvivingTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
-        self._write_card(Path(output_dir or self.args.output_dir))
+        if self.args.should_save:
+            self._write_card(Path(output_dir or self.args.output_dir))
 
     def create_model_card(self, **kwargs) -> None:
         """Writes the card of the run's last weights."""

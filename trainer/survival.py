@@ -15,6 +15,8 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
 
+from albef_amc.parallel_albef import sum_over_processes
+
 logger = logging.get_logger(__name__)
 
 SIGTERM_STATUS = 128 + signal.SIGTERM  # 143, what a shell reports of a process that SIGTERM ended
@@ -189,11 +191,7 @@ class SurvivingTrainer(Trainer):
 
 def is_true_anywhere(value: bool, device: torch.device) -> bool:
     """Whether a value is true on any process; every process must ask."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    note = torch.tensor(int(value), device=device)
-    torch.distributed.all_reduce(note, op=torch.distributed.ReduceOp.MAX)
-    return bool(note)
+    return bool(sum_over_processes(torch.tensor(int(value), device=device)))
 
 
 def _shorten(row_ids: list[str]) -> str:
