@@ -114,23 +114,24 @@ def _compare_training(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> l
     defaults = {item.name: item.default for item in dataclasses.fields(AmcConfig)}
     different = []
     for name in sorted({*stored, *wanted}):
-        old, new = (_get_value(values, name, defaults.get(name)) for values in (stored, wanted))
-        if name.startswith(FREE_SETTINGS) or old == new:
+        old, new = (values.get(name, defaults.get(name)) for values in (stored, wanted))
+        if name.startswith(FREE_SETTINGS) or _to_number(old) == _to_number(new):
             continue
         if name not in LENGTHS:
             different.append(f"{name}: {old} -> {new}")
-        elif _is_shorter(old, new):
+        elif _is_shorter(_to_number(old), _to_number(new)):
             different.append(f"{name}: {old} -> {new} (shorter)")
         else:
-            logger.warning(
-                f"{name} was {old} and is {new} now: from here on the learning rate follows the longer run."
-            )
+            logger.warning(f"{name} was {old} and is {new} now: from here on the learning rate follows {new}.")
     return different
 
 
-def _get_value(values: Mapping[str, Any], name: str, default: Any) -> Any:
-    value = values.get(name, default)
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+def _to_number(value: Any) -> Any:
+    """A number as a float, also where YAML reads it as text (1e-3); anything else as it is."""
+    try:
+        return float(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else value
+    except ValueError:
+        return value
 
 
 def _is_shorter(old: Any, new: Any) -> bool:
