@@ -1,7 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """A small run is killed at random moments and resumed until it ends; its weights must be those of a run left alone.
 
-    python benchmarks/survival.py                          # 20 kills on one process, 20 on two: some minutes
+    python benchmarks/survival.py                          # 20 kills on one process, 20 on two: ten minutes or more
     python benchmarks/survival.py run FOLDER --steps 12    # the run itself; also in several processes
 
 Dropout, augmentation, accumulation, an evaluation and a save every other step are on. A kill is SIGKILL to every
@@ -32,6 +32,7 @@ from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, Alb
 from albef_amc.text_processing_albef import build_tokenizer
 from albef_amc.trainer import AmcConfig, AmcTrainer
 from albef_amc.trainer.files import write_json
+from albef_amc.trainer.manifests import get_step, list_checkpoints
 
 RESULTS_FILE = Path(__file__).parent / "results" / "survival.json"
 WORDS = "a the red blue green circle square triangle".split()
@@ -139,10 +140,10 @@ def read_progress(folder: Path) -> int:
     return json.loads(path.read_text()) if path.is_file() else 0
 
 
-def is_under_way(folder: Path, since: float) -> bool:
-    """Whether the run in a folder has finished a step after a time."""
+def has_reached(folder: Path, step: int, since: float) -> bool:
+    """Whether the run in a folder has finished a step since a time; a resumed run counts from its checkpoint again."""
     path = folder / PROGRESS_FILE
-    return path.is_file() and path.stat().st_mtime > since
+    return path.is_file() and path.stat().st_mtime > since and read_progress(folder) >= step
 
 
 def wait_for(folder: Path, started: list[subprocess.Popen], is_reached) -> bool:
@@ -178,9 +179,10 @@ def survive(folder: Path, processes: int, words: list[str], num_kills: int, seed
     draws, kills = random.Random(seed), []
     while len(kills) < num_kills:
         begin, started = time.time(), start(folder, processes, words)
-        if not wait_for(folder, started, partial(is_under_way, folder, begin)):
+        step = max(map(get_step, list_checkpoints(folder)), default=0) + draws.randint(1, 4)
+        if not wait_for(folder, started, partial(has_reached, folder, step, begin)):
             break  # it ended before it could be killed
-        time.sleep(draws.uniform(0, 0.6))
+        time.sleep(draws.uniform(0, 0.3))
         draws.shuffle(started)
         kill(started)
         in_save = any(folder.glob(".unfinished-*")) or any(folder.glob(".replaced-*"))

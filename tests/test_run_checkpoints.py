@@ -231,7 +231,7 @@ def test_a_disk_that_is_too_small_is_seen_before_the_first_step(tiny_pretraining
     with pytest.raises(OSError, match="need about .* GB and the disk has") as caught:
         build_trainer(tiny_pretraining_model, folder / "run").train()
     assert caught.value.errno == errno.ENOSPC
-    assert not (folder / "run").exists()
+    assert list((folder / "run").iterdir()) == []
 
 
 def test_the_data_path_draws_from_no_global_generator():
@@ -325,12 +325,12 @@ survival.main()
 @pytest.mark.parametrize(
     ("processes", "words", "kill_at"),
     [
-        (1, ["--accumulation", "2", "--workers", "2", "--persistent"], [3, 6]),
+        (1, ["--accumulation", "2", "--workers", "2", "--persistent"], [3]),
         (2, ["--workers", "1"], [5]),
     ],
 )
 def test_killed_runs_end_with_the_same_bits(processes, words, kill_at, tmp_path):
-    words = ["--steps", "8", *words]
+    words = ["--steps", "6", *words]
     expected = survival.finish(tmp_path / "whole", survival.start(tmp_path / "whole", processes, words))
     folder = tmp_path / "killed"
     for step in kill_at:
@@ -340,9 +340,9 @@ def test_killed_runs_end_with_the_same_bits(processes, words, kill_at, tmp_path)
     if processes == 1:
         program = ["-c", SLOW_SAVES, str(PROJECT_FOLDER / "benchmarks")]
         started = survival.start(folder, processes, words, program)
-        unfinished = folder / ".unfinished-checkpoint-8"
+        unfinished = folder / ".unfinished-checkpoint-6"
         assert survival.wait_for(folder, started, lambda: (unfinished / "trainer_state.json").is_file())
         survival.kill(started)
-        assert unfinished.is_dir() and not (folder / "checkpoint-8").exists()
+        assert unfinished.is_dir() and not (folder / "checkpoint-6").exists()
     assert survival.finish(folder, survival.start(folder, processes, words)) == expected
     assert not list(folder.glob(".*"))
