@@ -24,7 +24,7 @@ RECIPE_FILE = "recipe.json"
 CONFIG_FILE = "config.json"
 OPTIMIZER_STATES = 2  # numbers that AdamW keeps for every trainable one
 # What does not decide the weights: sections of a recipe, and beginnings of names in its `training`.
-FREE_SECTIONS = ("evaluation_data", "card")
+FREE_SECTIONS = ("evaluation_data", "card", "machine", "output_dir")
 FREE_SETTINGS = (
     "logging_",
     "report_to",
@@ -105,7 +105,7 @@ def compare_recipes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> lis
         if names:
             pairs = [(f"{section}.{name}", old.get(name), new.get(name)) for name in names]
         else:
-            pairs = [(section, old or None, new or None)]
+            pairs = [(section, old, new)]
         different += [f"{name}: {before} -> {after}" for name, before, after in pairs if before != after]
     return different + _compare_training(stored.get("training") or {}, wanted.get("training") or {})
 
