@@ -94,9 +94,9 @@ class WholeCheckpoints(Trainer):
                 outcome = [action(), None]
             except Exception as error:
                 outcome = [None, error]
-        value, error = broadcast_object_list(outcome)
-        if error is not None:
-            raise error
+        value, failure = broadcast_object_list(outcome)
+        if failure is not None:
+            raise failure
         return value
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

@@ -84,7 +84,7 @@ class SurvivingTrainer(Trainer):
     is not finite, before the step, and after a step whose gradient was not.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.sigterm = StopOnSigterm()
         self.add_callback(self.sigterm)
@@ -108,7 +108,7 @@ class SurvivingTrainer(Trainer):
         """Ends a run; one that SIGTERM ended keeps every checkpoint and does nothing more."""
         if not self.sigterm.is_agreed:
             return super()._finalize_training(*args, **kwargs)
-        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+        self.control: Any = self.callback_handler.on_train_end(self.args, self.state, self.control)
         self.is_in_train = False
         checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         logger.warning(
