@@ -2,7 +2,8 @@
 """The command `albef-amc`: finds the verb, runs it, and turns what went wrong into one line and an exit status.
 
 Exit status 0: done. 2: bad input (an unknown option, a missing file, a value that cannot be used), said in one line.
-1: it failed for another reason; an error that nobody foresaw shows its traceback. 130: interrupted.
+1: it failed for another reason; an error that nobody foresaw shows its traceback. 130: interrupted. 143: stopped by
+SIGTERM, in training after a checkpoint was saved.
 
 `python -m albef_amc.cli.main` is the same command, and so is `torchrun -m albef_amc.cli.main` in each process.
 """
@@ -107,7 +108,7 @@ def _common_options(
 def _explain(error: Exception, show_traceback: bool) -> int:
     """Says on standard error what went wrong, and returns the exit status that goes with it."""
     bad_input = _is_bad_input(error)
-    if show_traceback or not (bad_input or isinstance(error, (OSError, ImportError))):
+    if show_traceback or not (bad_input or isinstance(error, (OSError, ImportError, FloatingPointError))):
         traceback.print_exception(error, file=sys.stderr)
     words = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ModuleNotFoundError) and "pip install" not in words:

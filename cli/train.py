@@ -10,7 +10,6 @@ import typer
 
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.datasets_scripts import load_grounding_dataset
-from albef_amc.trainer.adapter_files import ADAPTER_CONFIG_FILE
 from albef_amc.trainer.adapters import build_lora_config
 from albef_amc.trainer.amc_trainer import AmcTrainer
 from albef_amc.trainer.machine_checks import check_machine, check_regions, warn_of_other_batch
@@ -22,6 +21,8 @@ from albef_amc.trainer.recipes import (
     load_recipe,
 )
 from albef_amc.trainer.run_facts import describe_recipe
+from albef_amc.trainer.run_folder import check_run_folder, store_recipe
+from albef_amc.trainer.survival import TrainingTerminated
 
 
 def train(
@@ -49,14 +50,14 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
     """Trains, evaluates (with `evaluation_data`) and saves; returns the numbers of the run.
 
     Raises:
-        ValueError: the folder of the run holds a checkpoint already and `resume` is False, or what the recipe asks
-            for is more than the machine or the data has.
+        ValueError: the folder holds another run, or a run of this recipe and `resume` is False, or what the recipe
+            asks for is more than the machine or the data has.
+        TrainingTerminated: SIGTERM came; a checkpoint is saved, and the process ends with status 143.
     """
     check_machine(recipe)
     arguments = build_arguments(recipe, output_dir)
     warn_of_other_batch(recipe, arguments)
-    if not resume and any((output_dir / name).is_file() for name in ("config.json", ADAPTER_CONFIG_FILE)):
-        raise ValueError(f"{output_dir} holds a checkpoint. Choose another `--output-dir`, or pass `--resume`.")
+    check_run_folder(output_dir, recipe, resume)
     needs_phrases = recipe.model.vocabulary == VOCABULARY_OF_DATA
     built = None if needs_phrases else build_model_and_processor(recipe.model, ())
     train_rows = load_grounding_dataset(**recipe.train_data)
@@ -76,7 +77,13 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
         card_details=describe_recipe(recipe),
         peft_config=peft_config,
     )
-    outcome = trainer.train(resume_from_checkpoint=resume or None)
+    if trainer.is_world_process_zero():
+        store_recipe(output_dir, recipe)
+    try:
+        outcome = trainer.train(resume_from_checkpoint=resume or None)
+    except TrainingTerminated as stopped:
+        report(f"stopped by SIGTERM; {stopped.checkpoint} is saved. Go on with the same command and `--resume`.")
+        raise
     metrics = trainer.evaluate() if evaluation_rows is not None else {}
     trainer.save_model()
     trainer.save_state()

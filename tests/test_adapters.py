@@ -274,7 +274,7 @@ def test_commands_take_an_adapter(adapter, tmp_path, capsys):
     assert main(["merge", str(adapter), "--output-dir", str(merged), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["output_dir"] == str(merged)
     assert main(["merge", str(adapter), "--output-dir", str(merged)]) == 2
-    assert "holds a checkpoint" in capsys.readouterr().err
+    assert "holds a run already" in capsys.readouterr().err
     points = []
     for checkpoint in (adapter, merged):
         output = tmp_path / checkpoint.name / "pictures"
@@ -549,7 +549,7 @@ def test_a_recipe_trains_an_adapter(recipe, base, tmp_path, capsys):
     assert stored["base_model_name_or_path"] == str(base) and stored["modules_to_save"] == ["itm_head"]
     capsys.readouterr()
     assert main(words) == 2
-    assert "holds a checkpoint" in capsys.readouterr().err
+    assert "holds a run already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

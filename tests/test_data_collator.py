@@ -59,6 +59,7 @@ def test_what_a_batch_holds(processor):
         "region_mask": ((6, 4, 4), torch.float32),
         "has_region": ((6,), torch.bool),
     }
+    assert batch.pop("row_ids") == ["one", "two"]
     assert {name: (tuple(value.shape), value.dtype) for name, value in batch.items()} == expected
     assert type(batch) is dict
     assert batch["original_sizes"].tolist() == [[8, 16], [16, 8]]

@@ -57,6 +57,8 @@ class AmcConfig(TrainingArguments):
         mask_size (`int`, *optional*): side of the region masks in pixels; the image size by default.
         region_source (`str`, defaults to `"boxes"`): `"boxes"`, `"polygons"` or `"masks"`.
         box_choice (`str`, defaults to `"all"`): `"all"`, or `"random"` for one random box of a phrase as published.
+        max_skipped_steps (`int`, defaults to 5): steps in a row whose loss or gradient is not finite, after which the
+            run stops.
         use_augmentation (`bool`, defaults to `True`): flips, gray and colour jitter that region and words follow.
         lr_scheduler (`str`, *optional*): `"albef_cosine"`, the published [`~trainer.schedules.AlbefCosine`]; what
             `lr_scheduler_type` and `warmup_steps` say by default.
@@ -101,6 +103,7 @@ class AmcConfig(TrainingArguments):
     mask_size: int | None = None
     region_source: str = "boxes"
     box_choice: str = "all"
+    max_skipped_steps: int = 5
     use_augmentation: bool = True
     lr_scheduler: str | None = None
     min_learning_rate: float = 1e-6
@@ -153,6 +156,8 @@ class AmcConfig(TrainingArguments):
             )
         if isinstance(self.freeze, str):
             raise ValueError(f"`freeze` must be a list of parts, got {self.freeze!r}: write [{self.freeze}].")
+        if self.max_skipped_steps < 1:
+            raise ValueError(f"`max_skipped_steps` must be at least 1, got {self.max_skipped_steps}.")
         if self.fp16:
             raise ValueError("`fp16=True` is refused: gradients of AMC underflow in half precision. Use `bf16=True`.")
 

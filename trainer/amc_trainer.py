@@ -34,8 +34,10 @@ from albef_amc.trainer.parallel import (
     sum_counts,
 )
 from albef_amc.trainer.phrase_rows import build_epoch_dataset
+from albef_amc.trainer.run_checkpoints import WholeCheckpoints
 from albef_amc.trainer.run_facts import TrainingClock, describe_run
 from albef_amc.trainer.schedules import PublishedOptimization
+from albef_amc.trainer.survival import SurvivingTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -54,7 +56,7 @@ MODEL_INPUTS = (
 )
 
 
-class AmcTrainer(AdapterTraining, PublishedOptimization, HubPublisher):
+class AmcTrainer(WholeCheckpoints, SurvivingTrainer, AdapterTraining, PublishedOptimization, HubPublisher):
     r"""Trains [`AlbefForPreTraining`] on phrases with regions: ITC + ITM + MLM + AMC.
 
     The heatmap is part of the model's `forward`, so that wrappers see one ordinary forward pass. Every term is logged
@@ -193,6 +195,7 @@ class AmcTrainer(AdapterTraining, PublishedOptimization, HubPublisher):
             terms.update(heatmap_terms)
         if model.training:
             check_loss_trains(loss)
+        if model.training and self.is_finite_loss(loss, inputs):
             self._collect_terms(terms)
             self._pending_features = {
                 "image_features": outputs.momentum_image_features,

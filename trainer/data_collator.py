@@ -56,6 +56,7 @@ class DataCollatorForGrounding:
     | `pixel_values` | (N, 3, image_height, image_width) | normalised images |
     | `original_sizes` | (N, 2) int64 | height and width after EXIF rotation |
     | `image_ids` | (N,) int64 | hash of the row's `image_id`, the same everywhere |
+    | `row_ids` | list of N `str` | the `image_id` of each row, for messages |
     | `input_ids`, `attention_mask` | (P, T) int64 | pieces, and 1 for real ones |
     | `image_index` | (P,) int64 | image row of each phrase |
     | `region_mask` | (P, M_h, M_w) float32 | annotated region in [0, 1] |
@@ -130,7 +131,8 @@ class DataCollatorForGrounding:
         except ValueError as error:
             raise ValueError(f"{error} (image {self._find_bad_row(rows)!r})") from error
         self._count_empty_regions(phrases, batch["has_region"])
-        batch["image_ids"] = torch.tensor([hash_image_id(row["image_id"]) for row in rows])
+        batch["row_ids"] = [row["image_id"] for row in rows]
+        batch["image_ids"] = torch.tensor([hash_image_id(row_id) for row_id in batch["row_ids"]])
         if self.use_paraphrases:
             batch["paraphrase_index"] = _find_paraphrases(phrases)
         if self.mlm_probability is not None:

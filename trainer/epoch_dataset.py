@@ -3,14 +3,16 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch.utils.data import Dataset
 
 
 class EpochDataset(Dataset):
     """Wraps a map-style data set; every row gets `draw`, the epoch, which seeds the collator's random choices.
 
-    The Trainer calls `set_epoch` at the beginning of an epoch, also after a resume: a row's augmentation, masks and
-    negatives depend on (seed, epoch, row) and on nothing that ran before.
+    [`~trainer.run_checkpoints.WholeCheckpoints`] calls `set_epoch` at the beginning of an epoch, also after a resume:
+    a row's augmentation, masks and negatives depend on (seed, epoch, row) and on nothing that ran before. The epoch
+    lies in shared memory, where worker processes that live longer than an epoch see it change.
 
     Args:
         rows (sequence of `dict`): data set rows.
@@ -18,11 +20,16 @@ class EpochDataset(Dataset):
 
     def __init__(self, rows: Sequence[dict]):
         self.rows = rows
-        self.epoch = 0
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """Epoch that rows are read in, counted from 0."""
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch that rows are read in, counted from 0."""
-        self.epoch = int(epoch)
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -1,0 +1,348 @@
+"""Checkpoints that are whole or refused, and resumed runs that end with the bits of an uninterrupted one."""
+
+import copy
+import errno
+import json
+import random
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from testing_utils import PROJECT_FOLDER, build_rows, build_tiny_processor
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+
+from albef_amc.trainer import AmcConfig, AmcTrainer, DataCollatorForGrounding, GroundingAugmentation
+from albef_amc.trainer.epoch_dataset import EpochDataset
+from albef_amc.trainer.manifests import clear_leftovers, find_damage, list_checkpoints, put_in_place
+from albef_amc.trainer.run_checkpoints import choose_checkpoint
+
+sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
+import survival  # noqa: E402
+
+
+def build_trainer(model, folder, rows=None, callbacks=None, **changes) -> AmcTrainer:
+    values = dict(
+        output_dir=str(folder),
+        use_cpu=True,
+        per_device_train_batch_size=2,
+        max_steps=4,
+        save_strategy="steps",
+        save_steps=2,
+        logging_steps=1,
+        learning_rate=1e-3,
+        mask_size=16,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    arguments = AmcConfig(**{**values, **changes})
+    rows = build_rows(5) if rows is None else rows
+    return AmcTrainer(
+        model, arguments, build_tiny_processor(), train_dataset=rows, eval_dataset=rows[:2], callbacks=callbacks
+    )
+
+
+def copy_state(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def read_folder(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def _finished_run(_tiny_models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    build_trainer(copy.deepcopy(_tiny_models["pretraining"]), folder).train()
+    return folder
+
+
+@pytest.fixture
+def finished_run(_finished_run, tmp_path):
+    """Folder of a run with checkpoints at steps 2 and 4, a fresh copy for each test."""
+    return shutil.copytree(_finished_run, tmp_path / "run")
+
+
+def test_a_checkpoint_is_whole_and_its_manifest_names_every_file(finished_run):
+    assert sorted(path.name for path in finished_run.iterdir()) == ["checkpoint-2", "checkpoint-4"]
+    for step in (2, 4):
+        folder = finished_run / f"checkpoint-{step}"
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["step"] == step and manifest["circumstances"]["world_size"] == 1
+        files = {entry["name"]: entry["size"] for entry in manifest["files"]}
+        assert files == {name: len(data) for name, data in read_folder(folder).items() if name != "manifest.json"}
+        assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= {*files}
+        assert find_damage(folder) is None
+
+
+def write_outside(folder):
+    entry = {"name": "../outside", "size": 0, "sha256": ""}
+    (folder / "manifest.json").write_text(json.dumps({"files": [entry], "circumstances": {}}))
+
+
+def flip_last_byte(path):
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+DAMAGES = {
+    "missing": (lambda folder: (folder / "optimizer.pt").unlink(), r"lacks optimizer\.pt"),
+    "cut": (lambda folder: (folder / "optimizer.pt").write_bytes(b"0"), r"has 1 bytes in optimizer\.pt"),
+    "flipped": (lambda folder: flip_last_byte(folder / "model.safetensors"), r"other bytes in model\.safetensors"),
+    "garbled": (lambda folder: (folder / "manifest.json").write_text("{"), "cannot be read"),
+    "list": (lambda folder: (folder / "manifest.json").write_text("[]"), "cannot be read"),
+    "outside": (write_outside, "that is none"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_is_found_and_an_older_checkpoint_taken(kind, finished_run, caplog):
+    damage, words = DAMAGES[kind]
+    damage(finished_run / "checkpoint-4")
+    with pytest.raises(ValueError, match=rf"checkpoint-4 .*{words}"):
+        choose_checkpoint(finished_run, str(finished_run / "checkpoint-4"))
+    assert choose_checkpoint(finished_run, True) == finished_run / "checkpoint-2"
+    assert sum("passed over" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_only_damaged_checkpoints_are_an_error_and_none_a_beginning(finished_run, tmp_path, caplog):
+    (finished_run / "checkpoint-2" / "manifest.json").unlink()
+    flip_last_byte(finished_run / "checkpoint-4" / "scheduler.pt")
+    with pytest.raises(ValueError, match=r"has other bytes in scheduler\.pt.*has no manifest\.json"):
+        choose_checkpoint(finished_run, True)
+    assert choose_checkpoint(finished_run, str(finished_run / "checkpoint-2")) is not None
+    assert "whether it is whole is not known" in caplog.text
+    assert choose_checkpoint(tmp_path / "nothing", True) is None
+    assert "starts from the beginning" in caplog.text
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        choose_checkpoint(tmp_path, str(tmp_path / "nothing"))
+
+
+def test_other_circumstances_are_said(finished_run, tiny_pretraining_model, caplog):
+    path = finished_run / "checkpoint-4" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["circumstances"]["world_size"] = 8
+    path.write_text(json.dumps(manifest))
+    build_trainer(tiny_pretraining_model, finished_run).train(resume_from_checkpoint=True)
+    assert "world_size 8 -> 1" in caplog.text
+
+
+def test_a_checkpoint_is_replaced_and_never_lost_between(tmp_path):
+    for name, content in (("checkpoint-3", "old"), (".unfinished-checkpoint-3", "new")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(content)
+    final, unfinished = tmp_path / "checkpoint-3", tmp_path / ".unfinished-checkpoint-3"
+    shutil.copytree(tmp_path, tmp_path / "killed")
+    put_in_place(unfinished, final)
+    assert (final / "file").read_text() == "new" and [path.name for path in list_checkpoints(tmp_path)] == [final.name]
+
+    killed = tmp_path / "killed"  # between the two renames
+    (killed / "checkpoint-3").rename(killed / ".replaced-checkpoint-3")
+    clear_leftovers(killed)
+    assert [path.name for path in killed.iterdir()] == ["checkpoint-3"]
+    assert (killed / "checkpoint-3" / "file").read_text() == "old"
+
+
+def test_the_same_step_is_saved_twice(tiny_pretraining_model, tmp_path):
+    trainer = build_trainer(tiny_pretraining_model, tmp_path, max_steps=2)
+    trainer.train()
+    trainer._save_checkpoint(trainer.model, trial=None)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+    assert find_damage(tmp_path / "checkpoint-2") is None
+
+
+def test_rotation_keeps_the_best_and_the_newest(tiny_pretraining_model, tmp_path):
+    for step in (1, 3, 9):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    trainer = build_trainer(tiny_pretraining_model, tmp_path, save_total_limit=3)
+    trainer.state.best_model_checkpoint = str(tmp_path / "checkpoint-1")
+    (tmp_path / "checkpoint-4").mkdir()
+    trainer._rotate(tmp_path, tmp_path / "checkpoint-4")
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-1", "checkpoint-3", "checkpoint-4"]
+
+
+def test_the_best_checkpoint_is_named_as_it_is_found(tiny_pretraining_model, tmp_path):
+    changes = dict(eval_strategy="steps", eval_steps=2, metric_for_best_model="pointing_game_accuracy")
+    trainer = build_trainer(
+        tiny_pretraining_model, tmp_path, **changes, load_best_model_at_end=True, save_total_limit=1, max_steps=2
+    )
+    trainer.train()
+    stored = json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())
+    assert stored["best_model_checkpoint"] == str(tmp_path / "checkpoint-2")
+
+
+def test_a_save_that_fails_leaves_what_was_there(finished_run, tiny_pretraining_model):
+    before = read_folder(finished_run)
+    (finished_run / ".unfinished-checkpoint-6").write_text("in the way")
+    trainer = build_trainer(tiny_pretraining_model, finished_run, max_steps=6)
+    with pytest.raises(OSError, match="cannot write the checkpoint; earlier ones are unchanged"):
+        trainer.train(resume_from_checkpoint=True)
+    (finished_run / ".unfinished-checkpoint-6").unlink()
+    assert read_folder(finished_run) == before
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Mounts a file system of a size in memory, which needs the right to."""
+    mounted = []
+
+    def mount(size: str):
+        folder = tmp_path / "disk"
+        folder.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=False)
+        if done.returncode != 0:
+            pytest.skip("mounting a small file system is not permitted here")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+class FillDisk(TrainerCallback):
+    """Leaves a tenth of a megabyte of a disk after the first save."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_save(self, args, state, control, **kwargs):
+        free = shutil.disk_usage(self.folder).free
+        (self.folder / "other").write_bytes(bytes(free - 100_000))
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_costs_the_new_checkpoint_alone(tiny_pretraining_model, disk):
+    folder = disk("16m")
+    trainer = build_trainer(tiny_pretraining_model, folder / "run", callbacks=[FillDisk(folder)])
+    with pytest.raises(OSError, match="No space left") as caught:
+        trainer.train()
+    assert caught.value.errno == errno.ENOSPC
+    assert [path.name for path in (folder / "run").iterdir()] == ["checkpoint-2"]
+    assert find_damage(folder / "run" / "checkpoint-2") is None
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_too_small_is_seen_before_the_first_step(tiny_pretraining_model, disk):
+    folder = disk("1m")
+    with pytest.raises(OSError, match="need about .* GB and the disk has") as caught:
+        build_trainer(tiny_pretraining_model, folder / "run").train()
+    assert caught.value.errno == errno.ENOSPC
+    assert list((folder / "run").iterdir()) == []
+
+
+def test_the_data_path_draws_from_no_global_generator():
+    collator = DataCollatorForGrounding(
+        build_tiny_processor(),
+        phrases_per_image=1,
+        max_length=24,
+        mask_size=16,
+        box_choice="random",
+        augmentation=GroundingAugmentation(),
+        mlm_probability=0.5,
+    )
+    before = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()
+    collator([{**row, "draw": 1} for row in build_rows(4)])
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[1].tobytes() == before[1]
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+def test_evaluation_and_the_start_of_an_epoch_draw_from_no_global_generator(tiny_pretraining_model, tmp_path):
+    trainer = build_trainer(tiny_pretraining_model, tmp_path)
+    before = torch.get_rng_state()
+    next(iter(trainer.get_train_dataloader()))
+    trainer._evaluate(trial=None, ignore_keys_for_eval=None)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def get_draws(rows: list[dict]) -> list[int]:
+    return [row["draw"] for row in rows]
+
+
+def test_the_epoch_reaches_workers_that_live_on():
+    dataset = EpochDataset([{"image_id": "a"}] * 4)
+    loader = DataLoader(dataset, batch_size=2, num_workers=1, persistent_workers=True, collate_fn=get_draws)
+    assert list(loader) == [[0, 0], [0, 0]]
+    dataset.set_epoch(3)
+    assert list(loader) == [[3, 3], [3, 3]]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_steps": 5, "save_steps": 2},  # in the middle of an epoch, and in the middle of the next one
+        {"max_steps": 5, "save_steps": 3, "eval_strategy": "epoch"},  # where an epoch ends, before its evaluation
+        {"max_steps": 3, "save_steps": 1, "gradient_accumulation_steps": 2, "max_grad_norm": 1.0},
+    ],
+    ids=["middle", "end_of_epoch", "accumulation"],
+)
+def test_a_resumed_run_sees_the_same_rows_and_ends_with_the_same_bits(changes, tiny_pretraining_model, tmp_path):
+    begin = copy_state(tiny_pretraining_model)
+
+    def train(resume):
+        tiny_pretraining_model.load_state_dict(begin)
+        trainer = build_trainer(tiny_pretraining_model, tmp_path, **changes)
+        collator, seen = trainer.data_collator, []
+
+        def record(rows):
+            seen.append([(row["image_id"], row["draw"]) for row in rows])
+            return collator(rows)
+
+        trainer.data_collator = record
+        trainer.train(resume_from_checkpoint=resume)
+        return seen, copy_state(trainer.model)
+
+    seen, expected = train(None)
+    for checkpoint in list_checkpoints(tmp_path)[:-1]:
+        seen_again, state = train(str(checkpoint))
+        assert seen_again == seen[-len(seen_again) :], checkpoint.name
+        assert [name for name in expected if not torch.equal(state[name], expected[name])] == []
+
+
+SLOW_SAVES = """
+import sys, time
+sys.path.insert(0, sys.argv.pop(1))
+import albef_amc.trainer.run_checkpoints as run_checkpoints
+
+write_manifest = run_checkpoints.write_manifest
+
+def write_slowly(*arguments):
+    time.sleep(0.5)
+    write_manifest(*arguments)
+    time.sleep(0.5)
+
+run_checkpoints.write_manifest = write_slowly
+import survival
+survival.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("processes", "words", "kill_at"),
+    [
+        (1, ["--accumulation", "2", "--workers", "2", "--persistent"], [3]),
+        (2, ["--workers", "1"], [5]),
+    ],
+)
+def test_killed_runs_end_with_the_same_bits(processes, words, kill_at, tmp_path):
+    words = ["--steps", "6", *words]
+    expected = survival.finish(tmp_path / "whole", survival.start(tmp_path / "whole", processes, words))
+    folder = tmp_path / "killed"
+    for step in kill_at:
+        started = survival.start(folder, processes, words)
+        assert survival.wait_for(folder, started, lambda step=step: survival.read_progress(folder) >= step)
+        survival.kill(started)
+    if processes == 1:
+        program = ["-c", SLOW_SAVES, str(PROJECT_FOLDER / "benchmarks")]
+        started = survival.start(folder, processes, words, program)
+        unfinished = folder / ".unfinished-checkpoint-6"
+        assert survival.wait_for(folder, started, lambda: (unfinished / "trainer_state.json").is_file())
+        survival.kill(started)
+        assert unfinished.is_dir() and not (folder / "checkpoint-6").exists()
+    assert survival.finish(folder, survival.start(folder, processes, words)) == expected
+    assert not list(folder.glob(".*"))

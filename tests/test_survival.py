@@ -1,0 +1,241 @@
+"""What a run does when a loss or gradient is not finite, and when it is told to stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+import torch
+from testing_utils import PROJECT_FOLDER, build_rows, build_tiny_processor
+from transformers import TrainerCallback
+
+from albef_amc.trainer import AmcConfig, AmcTrainer
+from albef_amc.trainer.amc_trainer import build_training_collator
+from albef_amc.trainer.manifests import find_damage
+from albef_amc.trainer.survival import TrainingTerminated
+
+sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
+import survival  # noqa: E402
+
+
+class PoisonedCollator:
+    """The run's collator, with one row's pixels not a number."""
+
+    def __init__(self, collator, row_id: str):
+        self.collator = collator
+        self.row_id = row_id
+
+    def __call__(self, rows):
+        batch = self.collator(rows)
+        for index, row_id in enumerate(batch["row_ids"]):
+            if row_id == self.row_id:
+                batch["pixel_values"][index] = float("nan")
+        return batch
+
+
+def build_trainer(model, folder, poisoned=None, callbacks=None, **changes) -> AmcTrainer:
+    values = dict(
+        output_dir=str(folder),
+        use_cpu=True,
+        per_device_train_batch_size=2,
+        max_steps=2,
+        save_strategy="no",
+        logging_steps=1,
+        learning_rate=1e-3,
+        mask_size=16,
+        max_length=24,
+        train_sampling_strategy="sequential",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    arguments, processor = AmcConfig(**{**values, **changes}), build_tiny_processor()
+    collator = build_training_collator(processor, arguments, model.config.mlm_probability)
+    collator = collator if poisoned is None else PoisonedCollator(collator, poisoned)
+    return AmcTrainer(model, arguments, processor, build_rows(4), data_collator=collator, callbacks=callbacks)
+
+
+def copy_state(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def list_changes(before, model, prefix: str = "") -> list[str]:
+    state = model.state_dict()
+    return [name for name in before if name.startswith(prefix) and not torch.equal(before[name], state[name])]
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_a_loss_that_is_not_finite_changes_nothing(max_grad_norm, tiny_pretraining_model, tmp_path, caplog):
+    tiny_pretraining_model.config.momentum = 1.0  # momentum copies stay for another reason
+    before = copy_state(tiny_pretraining_model)
+    trainer = build_trainer(tiny_pretraining_model, tmp_path, "1", max_steps=1, max_grad_norm=max_grad_norm)
+    trainer.train()
+    assert list_changes(before, trainer.model) == []
+    assert trainer.optimizer.optimizer.state == {}
+    assert trainer.skipped_steps == 1 and trainer.state.global_step == 1
+    assert [entry["step"] for entry in trainer.state.log_history if "skipped_steps" in entry] == [1]
+    assert "step 1 is skipped: the loss is not finite. Images: 0, 1." in caplog.text
+
+
+def test_the_next_step_is_taken(tiny_pretraining_model, tmp_path):
+    before = copy_state(tiny_pretraining_model)
+    trainer = build_trainer(tiny_pretraining_model, tmp_path, "1")
+    trainer.train()
+    assert trainer.skipped_steps == 1
+    assert list_changes(before, trainer.model, "albef.") != []
+    assert all(torch.isfinite(tensor).all() for tensor in trainer.model.state_dict().values())
+    assert trainer.model.image_queue_pointer.item() == 2
+    logged = [entry for entry in trainer.state.log_history if "amc_loss" in entry]
+    assert [entry["step"] for entry in logged] == [2]
+
+
+def test_one_bad_micro_batch_skips_the_step_and_keeps_the_other_features(tiny_pretraining_model, tmp_path):
+    before = copy_state(tiny_pretraining_model)
+    trainer = build_trainer(tiny_pretraining_model, tmp_path, "3", max_steps=1, gradient_accumulation_steps=2)
+    trainer.train()
+    assert list_changes(before, trainer.model, "albef.") == []
+    assert trainer.model.image_queue_pointer.item() == 2
+    assert torch.isfinite(trainer.model.image_queue).all()
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(tiny_pretraining_model, tmp_path, caplog):
+    before = copy_state(tiny_pretraining_model)
+    trainer = build_trainer(tiny_pretraining_model, tmp_path, max_steps=1)
+    trainer.model.itm_head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    trainer.train()
+    assert list_changes(before, trainer.model, "albef.") == list_changes(before, trainer.model, "itm_head") == []
+    assert "step 1 is skipped: the gradient is not finite. Images: 0, 1." in caplog.text
+
+
+def test_too_many_skips_in_a_row_stop_the_run_with_the_images(tiny_pretraining_model, tmp_path):
+    with torch.no_grad():
+        tiny_pretraining_model.itm_head.weight.fill_(float("inf"))
+    trainer = build_trainer(tiny_pretraining_model, tmp_path, max_skipped_steps=3, max_steps=9)
+    with pytest.raises(FloatingPointError, match=r"step 1: 0, 1; step 2: 2, 3; step 3: 0, 1\. Look"):
+        trainer.train()
+    with pytest.raises(ValueError, match="`max_skipped_steps` must be at least 1, got 0"):
+        build_trainer(tiny_pretraining_model, tmp_path, max_skipped_steps=0)
+
+
+def test_skips_are_counted_over_a_resume(tiny_pretraining_model, tmp_path):
+    changes = dict(max_steps=3, save_strategy="steps", save_steps=1)
+    build_trainer(tiny_pretraining_model, tmp_path, "1", **changes).train()
+    trainer = build_trainer(tiny_pretraining_model, tmp_path, "1", **changes)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert trainer.skipped_steps == 2
+
+
+class SignalAtStep(TrainerCallback):
+    """Sends SIGTERM to this process in a step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step + 1 == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_finishes_the_step_saves_and_stops(tiny_pretraining_model, tmp_path):
+    begin, handler = copy_state(tiny_pretraining_model), signal.getsignal(signal.SIGTERM)
+
+    def build(folder, callbacks=None):
+        tiny_pretraining_model.load_state_dict(begin)
+        return build_trainer(tiny_pretraining_model, folder, callbacks=callbacks, max_steps=4, save_total_limit=1)
+
+    whole = build(tmp_path / "whole")
+    whole.train()
+    expected = copy_state(whole.model)
+    with pytest.raises(TrainingTerminated) as caught:
+        build(tmp_path / "stopped", [SignalAtStep(3)]).train()
+    assert caught.value.code == 143
+    assert caught.value.checkpoint == tmp_path / "stopped" / "checkpoint-3"
+    assert find_damage(caught.value.checkpoint) is None
+    assert signal.getsignal(signal.SIGTERM) is handler
+    resumed = build(tmp_path / "stopped")
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 4
+    assert list_changes(expected, resumed.model) == []
+
+
+def test_training_in_another_thread_leaves_the_signal_alone(tiny_pretraining_model, tmp_path):
+    trainer = build_trainer(tiny_pretraining_model, tmp_path, max_steps=1)
+    thread = threading.Thread(target=trainer.train)
+    thread.start()
+    thread.join()
+    assert trainer.state.global_step == 1
+
+
+TWO_PROCESSES = """
+import json, os, sys
+sys.path[:0] = sys.argv[1:3]
+import torch
+from test_survival import SignalAtStep, build_trainer
+from testing_utils import build_tiny_config
+from albef_amc import AlbefForPreTraining
+from albef_amc.trainer.survival import TrainingTerminated
+
+rank, folder = int(os.environ["RANK"]), sys.argv[4]
+
+def train(poisoned, callbacks):
+    torch.manual_seed(0)
+    model = AlbefForPreTraining(build_tiny_config())
+    trainer = build_trainer(model, folder, poisoned, callbacks, max_steps=3, per_device_train_batch_size=1)
+    status = 0
+    try:
+        trainer.train()
+    except TrainingTerminated as stopped:
+        status = stopped.code
+    state = model.state_dict()
+    assert type(trainer.model_wrapped).__name__ == "DistributedDataParallel"
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
+    total = float(sum(tensor.double().sum() for tensor in state.values()))
+    return [status, trainer.state.global_step, trainer.skipped_steps, model.image_queue_pointer.item(), total]
+
+results = [train("3", None), train(None, [SignalAtStep(2)] if rank == 1 else None)]
+print("RESULT " + json.dumps(results), flush=True)
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_a_skip_and_on_stopping(tmp_path):
+    program = ["-c", textwrap.dedent(TWO_PROCESSES), str(PROJECT_FOLDER / "tests"), str(PROJECT_FOLDER / "benchmarks")]
+    for process in survival.start(tmp_path, 2, [], program):
+        assert process.wait(timeout=200) == 0, (tmp_path / "log-0.txt").read_text()
+    logs = [(tmp_path / f"log-{rank}.txt").read_text() for rank in (0, 1)]
+    results = [json.loads(line[7:]) for log in logs for line in log.splitlines() if line.startswith("RESULT ")]
+    assert results[0] == results[1]
+    (poisoned, stopped) = results[0]
+    assert poisoned[:4] == [0, 3, 1, 4]  # one step of three skipped: two images of each other one in the queue
+    assert "step 2 is skipped: the loss is not finite. Images: 3." in logs[1]
+    assert stopped[:4] == [143, 2, 0, 4]
+    assert find_damage(tmp_path / "checkpoint-2") is None
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_143_and_says_how_to_go_on(tmp_path, tiny_pretraining_model):
+    tiny_pretraining_model.config.to_json_file(tmp_path / "tiny.json")
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(
+        f"""
+        model: {{config: {tmp_path / "tiny.json"}, vocabulary: data}}
+        train_data: {{name: synthetic, split: train, num_train_scenes: 8, num_validation_scenes: 4, num_test_scenes: 4,
+                      cache_dir: {tmp_path / "cache"}}}
+        training: {{max_steps: 100000, per_device_train_batch_size: 2, max_length: 24, save_steps: 1, use_cpu: true,
+                    save_total_limit: 1, disable_tqdm: true}}
+        """
+    )
+    program = ["-m", "albef_amc.cli.main", "train", str(recipe), "--output-dir", str(tmp_path / "run")]
+    process = subprocess.Popen([sys.executable, *program], stderr=subprocess.PIPE, text=True)
+    survival.wait_for(tmp_path, [process], lambda: any((tmp_path / "run").glob("checkpoint-*")))
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, error[-2000:]
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    assert f"{checkpoint} is saved. Go on with the same command and `--resume`" in error
+    assert find_damage(checkpoint) is None
