@@ -1,7 +1,6 @@
 """The folder of a run: another run is refused before anything is loaded, and a resume keeps to its recipe."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -115,17 +114,16 @@ def test_space_is_counted_for_the_checkpoints_that_are_kept(tmp_path):
     model.bias.requires_grad_(False)  # the optimizer keeps 2 x 400 bytes
     checkpoint = 500 + 800
 
-    def estimate(num_present=0, **changes):
+    def estimate(num_present=0, is_adapter=False, **changes):
         arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **changes)
-        return estimate_run_bytes(model, arguments, num_present)
+        return estimate_run_bytes(model, arguments, num_present, is_adapter)
 
     assert estimate() == 2 * checkpoint
     assert estimate(save_total_limit=3) == 4 * checkpoint
     assert estimate(save_total_limit=3, num_present=3) == checkpoint
     assert estimate(save_only_model=True) == 2 * 500
     assert estimate(save_strategy="no") == 500
-    model.peft_config = SimpleNamespace()
-    assert estimate() == 2 * (400 + 800)
+    assert estimate(is_adapter=True) == 2 * (2 * 400 + 60 + 800)
 
 
 def test_the_stored_recipe_is_the_resolved_one(recipe_file, tmp_path):

@@ -54,6 +54,8 @@ class WholeCheckpoints(Trainer):
     With several processes the output folder is one that all of them see.
     """
 
+    lora_momentum: Any = None  # of a run that saves an adapter
+
     def train(
         self,
         resume_from_checkpoint: str | bool | None = None,
@@ -83,7 +85,7 @@ class WholeCheckpoints(Trainer):
         checkpoint = choose_checkpoint(folder, wanted)
         if checkpoint is not None and (checkpoint / MANIFEST_FILE).is_file():
             _compare_circumstances(checkpoint, self.args.world_size)
-        check_free_space(self.model, self.args)
+        check_free_space(self.model, self.args, is_adapter=self.lora_momentum is not None)
         return None if checkpoint is None else str(checkpoint)
 
     def _on_main_process(self, action: Callable[[], Value]) -> Value:

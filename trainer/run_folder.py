@@ -154,7 +154,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
-def check_free_space(model: nn.Module, arguments: TrainingArguments) -> None:
+def check_free_space(model: nn.Module, arguments: TrainingArguments, is_adapter: bool = False) -> None:
     """Compares what the checkpoints of a run will take, roughly, with what the disk has left.
 
     Counted are weights, buffers and AdamW's two numbers for every trainable one, for the checkpoints that are kept at
@@ -165,7 +165,7 @@ def check_free_space(model: nn.Module, arguments: TrainingArguments) -> None:
     """
     folder = Path(arguments.output_dir).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.is_dir())
-    needed = estimate_run_bytes(model, arguments, num_present=len(list_checkpoints(folder)))
+    needed = estimate_run_bytes(model, arguments, len(list_checkpoints(folder)), is_adapter)
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise OSError(
@@ -176,17 +176,20 @@ def check_free_space(model: nn.Module, arguments: TrainingArguments) -> None:
         )
 
 
-def estimate_run_bytes(model: nn.Module, arguments: TrainingArguments, num_present: int = 0) -> int:
+def estimate_run_bytes(
+    model: nn.Module, arguments: TrainingArguments, num_present: int = 0, is_adapter: bool = False
+) -> int:
     """Bytes that a run will add to its folder at most at a time, roughly; see [`check_free_space`].
 
     Args:
-        model (`nn.Module`): what is trained; of an adapter only the trainable weights are saved.
+        model (`nn.Module`): what is trained.
         arguments (`TrainingArguments`): the run's settings.
         num_present (`int`, defaults to 0): checkpoints in the folder already.
+        is_adapter (`bool`, defaults to `False`): only what is trained is saved, its momentum copies and the buffers.
     """
     trainable = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
-    is_adapter = hasattr(model, "peft_config")
-    weights = trainable if is_adapter else sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    weights = 2 * trainable if is_adapter else sum(weight.nbytes for weight in model.parameters())
+    weights += sum(buffer.nbytes for buffer in model.buffers())
     if arguments.save_strategy == SaveStrategy.NO:
         return weights
     checkpoint = weights + (0 if arguments.save_only_model else OPTIMIZER_STATES * trainable)
