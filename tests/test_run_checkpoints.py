@@ -321,28 +321,32 @@ survival.main()
 """
 
 
+def kill_at(folder, processes: int, words: list[str], is_reached, program: list[str] | None = None) -> None:
+    """Starts the small run, and kills it when it is as far as wanted."""
+    started = survival.start(folder, processes, words, program)
+    assert survival.wait_for(folder, started, is_reached)
+    survival.kill(started)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("processes", "words", "kill_at"),
-    [
-        (1, ["--accumulation", "2", "--workers", "2", "--persistent"], [3]),
-        (2, ["--workers", "1"], [5]),
-    ],
-)
-def test_killed_runs_end_with_the_same_bits(processes, words, kill_at, tmp_path):
-    words = ["--steps", "6", *words]
-    expected = survival.finish(tmp_path / "whole", survival.start(tmp_path / "whole", processes, words))
-    folder = tmp_path / "killed"
-    for step in kill_at:
-        started = survival.start(folder, processes, words)
-        assert survival.wait_for(folder, started, lambda step=step: survival.read_progress(folder) >= step)
-        survival.kill(started)
-    if processes == 1:
-        program = ["-c", SLOW_SAVES, str(PROJECT_FOLDER / "benchmarks")]
-        started = survival.start(folder, processes, words, program)
-        unfinished = folder / ".unfinished-checkpoint-6"
-        assert survival.wait_for(folder, started, lambda: (unfinished / "trainer_state.json").is_file())
-        survival.kill(started)
-        assert unfinished.is_dir() and not (folder / "checkpoint-6").exists()
-    assert survival.finish(folder, survival.start(folder, processes, words)) == expected
+def test_a_run_killed_in_a_step_and_in_a_save_ends_with_the_same_bits(tmp_path):
+    words = ["--steps", "6", "--accumulation", "2", "--workers", "2", "--persistent"]
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    kill_at(folder, 1, words, lambda: survival.read_progress(folder) >= 3)
+    program = ["-c", SLOW_SAVES, str(PROJECT_FOLDER / "benchmarks")]
+    unfinished = folder / ".unfinished-checkpoint-6"
+    kill_at(folder, 1, words, lambda: (unfinished / "trainer_state.json").is_file(), program)
+    assert unfinished.is_dir() and not (folder / "checkpoint-6").exists()
+    for target in (whole, folder):
+        survival.run(target, steps=6, accumulation=2, workers=2, persistent=True)
+    digests = [json.loads((target / "digest.json").read_text()) for target in (whole, folder)]
+    assert len(digests[0]) > 200 and digests[0] == digests[1]
     assert not list(folder.glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_run_on_two_processes_ends_with_the_same_bits(tmp_path):
+    words, folder = ["--steps", "6", "--workers", "1"], tmp_path / "killed"
+    expected = survival.finish(tmp_path / "whole", survival.start(tmp_path / "whole", 2, words))
+    kill_at(folder, 2, words, lambda: survival.read_progress(folder) >= 5)
+    assert survival.finish(folder, survival.start(folder, 2, words)) == expected
