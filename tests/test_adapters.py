@@ -274,7 +274,7 @@ def test_commands_take_an_adapter(adapter, tmp_path, capsys):
     assert main(["merge", str(adapter), "--output-dir", str(merged), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["output_dir"] == str(merged)
     assert main(["merge", str(adapter), "--output-dir", str(merged)]) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "holds a checkpoint" in capsys.readouterr().err
     points = []
     for checkpoint in (adapter, merged):
         output = tmp_path / checkpoint.name / "pictures"

@@ -211,6 +211,23 @@ def test_results_are_those_of_the_committed_files():
     known |= {f"{grounding['speed_ratio']:.1f}", f"{grounding['ground']['phrases_per_second']:.1f}"}
     known |= {f"{grounding[side]['peak_memory_gb']:.2f}" for side in ("released", "ground")}
     known |= {f"{grounding['released']['phrases_per_second']:.2f}"}
+    training = json.loads((PROJECT_FOLDER / "benchmarks/results/training.json").read_text())
+    known |= {f"{100 * training['cost_of_amc']:.1f}"}
     shown = re.findall(r"\d+\.\d+", text)
     assert len(shown) > 15
     assert set(shown) <= known
+
+
+def test_cost_of_amc_and_survival_are_those_of_the_committed_files():
+    """What docs/training.md and the README say of a step's cost and of kills is what the benchmarks wrote."""
+    training = json.loads((PROJECT_FOLDER / "benchmarks/results/training.json").read_text())
+    text = (PROJECT_FOLDER / "docs" / "training.md").read_text().partition("## What it costs")[2].partition("\n## ")[0]
+    sides = [training[name] for name in ("without_amc", "with_amc")]
+    known = {f"{side[name]:.2f}" for side in sides for name in ("seconds_median", "peak_memory_gb")}
+    known |= {f"{100 * training['cost_of_amc']:.1f}"}
+    shown = set(re.findall(r"\d+\.\d+", text))
+    (cosine,) = shown - known
+    assert float(cosine) <= training["least_bfloat16_heatmap_cosine"]
+    survival = json.loads((PROJECT_FOLDER / "benchmarks/results/survival.json").read_text())
+    assert {run["processes"]: len(run["kills"]) for run in survival["runs"]} == {1: 20, 2: 20}
+    assert all(run["equal"] for run in survival["runs"])
