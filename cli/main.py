@@ -126,7 +126,7 @@ def _is_bad_input(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno not in MACHINE_ERRNOS and not isinstance(error, ConnectionError)
     invalid_configuration = (StrictDataclassClassValidationError, StrictDataclassFieldValidationError)
-    return isinstance(error, (ValueError, TypeError, *invalid_configuration))
+    return isinstance(error, (ValueError, TypeError, NotImplementedError, *invalid_configuration))
 
 
 def _leave_process_group(wait_for_others: bool) -> None:

@@ -13,6 +13,7 @@ from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.adapters import build_lora_config
 from albef_amc.trainer.amc_trainer import AmcTrainer
 from albef_amc.trainer.machine_checks import check_machine, check_regions, warn_of_other_batch
+from albef_amc.trainer.parallel import refuse_zero3
 from albef_amc.trainer.recipes import (
     VOCABULARY_OF_DATA,
     Recipe,
@@ -56,6 +57,7 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
     """
     check_machine(recipe)
     arguments = build_arguments(recipe, output_dir)
+    refuse_zero3(arguments)
     warn_of_other_batch(recipe, arguments)
     check_run_folder(output_dir, recipe, resume)
     needs_phrases = recipe.model.vocabulary == VOCABULARY_OF_DATA

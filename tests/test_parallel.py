@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from sharded_cases import FSDP_CASES, ZERO_CASES, build_inputs, build_trainer, r
 from albef_amc.contrastive_albef import JointBatch
 from albef_amc.parallel_albef import JointRows, gather_rows, pad_pieces
 from albef_amc.trainer import AmcConfig, AmcTrainer
-from albef_amc.trainer.parallel import build_whole_model, keeping_parameters, refuse_zero3, split_rows
+from albef_amc.trainer.parallel import build_whole_model, keeping_parameters, split_rows
 
 RELATIVE_TOLERANCE = 1e-6
 FLOAT32_TOLERANCE = 1e-5  # sums in another order, of gradients whose parts cancel
@@ -119,15 +120,30 @@ def test_zero_has_the_gradients_of_one_process(reference, tmp_path):
             assert_close(part["momentum"], reference["momentum"], RELATIVE_TOLERANCE)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
 def test_zero3_is_refused_with_the_alternative(tmp_path):
-    class Plugin:
-        zero_stage = 3
+    """In a process of its own: transformers remembers that ZeRO-3 was asked for, and would load models in parts."""
+    program = """
+        import sys
+        from albef_amc.trainer import AmcConfig
+        from albef_amc.trainer.parallel import refuse_zero3
 
-    arguments = AmcConfig(output_dir=str(tmp_path), use_cpu=True)
-    refuse_zero3(arguments)
-    arguments.deepspeed_plugin = Plugin()
-    with pytest.raises(NotImplementedError, match=r"ZeRO-3.*zero2.json.*fsdp2.yaml"):
-        refuse_zero3(arguments)
+        for stage in (2, 3):
+            settings = {"zero_optimization": {"stage": stage}, "train_micro_batch_size_per_gpu": "auto"}
+            refuse_zero3(AmcConfig(output_dir=sys.argv[1], deepspeed=settings))
+            print("accepted", stage)
+    """
+    environment = dict(os.environ, DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "accepted 2" in done.stdout and "accepted 3" not in done.stdout
+    message = done.stderr.splitlines()[-1]
+    assert all(word in message for word in ("NotImplementedError", "ZeRO-3", "zero2.json", "fsdp2.yaml"))
 
 
 def test_two_gpus_without_a_launcher_are_refused(tmp_path, tiny_pretraining_model, tiny_processor):
