@@ -11,8 +11,6 @@ Both sides must give the same heatmaps.
 """
 
 import argparse
-import json
-import re
 import statistics
 import subprocess
 import sys
@@ -21,12 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from machine import describe_machine
+from machine import read_peak_memory, write_result
 
 from albef_amc import AlbefConfig, AlbefForImageTextMatching
 from albef_amc.explanation_albef import average_over_pieces
 
-RESULTS_FOLDER = Path(__file__).parent / "results"
 RELEASED_BATCH = 8
 SMALL = {"hidden_size": 96, "intermediate_size": 384, "num_attention_heads": 4}
 
@@ -96,12 +93,6 @@ def measure_memory(side: str, arguments: argparse.Namespace) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def read_peak_memory() -> float:
-    """Peak resident memory of this process in GB (`VmHWM`; `ru_maxrss` would include the parent's)."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) * 1024 / 1e9
-
-
 def measure(arguments: argparse.Namespace) -> dict:
     """Both sides in this process, interleaved, and the memory of each in a process of its own."""
     model, inputs = build_model(arguments.quick), build_inputs(arguments.phrases)
@@ -148,16 +139,8 @@ def main() -> None:
         print(read_peak_memory())
         return
     size = "small" if arguments.quick else "full"
-    result = {
-        "command": " ".join(["python", "benchmarks/grounding.py", *sys.argv[1:]]),
-        "model": f"{size} size, 256 px, {arguments.phrases} phrases on one image, float32",
-        "machine": describe_machine(),
-        **measure(arguments),
-    }
-    output = arguments.output or RESULTS_FOLDER / f"grounding{'_quick' * arguments.quick}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    model = f"{size} size, 256 px, {arguments.phrases} phrases on one image, float32"
+    write_result("grounding", {"model": model, **measure(arguments)}, arguments.output, arguments.quick)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,18 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""What a benchmark ran on; every result file says so."""
+"""What a benchmark ran on, what it took, and where it writes: every result file says command and machine."""
 
+import json
 import platform
+import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 
 CPU_FILE = Path("/proc/cpuinfo")
+RESULTS_FOLDER = Path(__file__).parent / "results"
 
 
 def describe_machine() -> dict:
@@ -21,3 +26,26 @@ def describe_machine() -> dict:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def read_peak_memory() -> float:
+    """Peak resident memory of this process in GB (`VmHWM`; `ru_maxrss` would include the parent's)."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) * 1024 / 1e9
+
+
+def write_result(script: str, measured: dict[str, Any], output: Path | None, quick: bool) -> None:
+    """Writes and prints what a benchmark measured, with its command and machine.
+
+    Args:
+        script (`str`): name of the benchmark, without `.py`.
+        measured (`dict`): what it measured.
+        output (`Path`, *optional*): JSON to write; `benchmarks/results/<script>[_quick].json` by default.
+        quick (`bool`): whether it was a quick run.
+    """
+    command = " ".join(["python", f"benchmarks/{script}.py", *sys.argv[1:]])
+    content = json.dumps({"command": command, "machine": describe_machine(), **measured}, indent=2)
+    output = output or RESULTS_FOLDER / f"{script}{'_quick' * quick}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(content + "\n")
+    print(content)

@@ -11,7 +11,6 @@ process of its own per side, the interpreter and libraries included (on a GPU: t
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -21,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from grounding import RESULTS_FOLDER, SMALL, read_peak_memory
-from machine import describe_machine
+from grounding import SMALL
+from machine import read_peak_memory, write_result
 
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
 from albef_amc.text_processing_albef import build_tokenizer
@@ -175,17 +174,11 @@ def main() -> None:
             return
         measured = measure(arguments, folder)
     size, precision = "small" if arguments.quick else "full", "bfloat16" if arguments.bf16 else "float32"
-    result = {
-        "command": " ".join(["python", "benchmarks/training.py", *sys.argv[1:]]),
+    described = {
         "model": f"{size} size, 256 px, {arguments.images} images x {arguments.phrases} phrases, {precision}",
         "device": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
-        "machine": describe_machine(),
-        **measured,
     }
-    output = arguments.output or RESULTS_FOLDER / f"training{'_quick' * arguments.quick}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    write_result("training", {**described, **measured}, arguments.output, arguments.quick)
 
 
 if __name__ == "__main__":
