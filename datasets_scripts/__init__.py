@@ -13,6 +13,7 @@ from .synthetic_grounding import SyntheticGrounding, SyntheticGroundingConfig, b
 from .synthetic_phrases import vocabulary
 from .synthetic_reader import find_referents
 from .synthetic_scenes import HELD_OUT_COMPOSITIONS
+from .visual_genome import VisualGenome, VisualGenomeConfig
 
 __all__ = [
     "BUILDERS",
@@ -30,6 +31,8 @@ __all__ = [
     "RefCocoConfig",
     "SyntheticGrounding",
     "SyntheticGroundingConfig",
+    "VisualGenome",
+    "VisualGenomeConfig",
     "build_phrase",
     "build_row",
     "build_scene",

@@ -12,6 +12,7 @@ from .coco_phrases import CocoPhrases
 from .features import GROUNDING_FEATURES
 from .refcoco import RefCoco
 from .synthetic_grounding import SyntheticGrounding
+from .visual_genome import VisualGenome
 
 BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "synthetic": SyntheticGrounding,
@@ -19,6 +20,7 @@ BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "amc_json": AmcJson,
     "albef_json": AlbefJson,
     "refcoco": RefCoco,
+    "visual_genome": VisualGenome,
 }
 
 
