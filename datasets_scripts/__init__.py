@@ -7,6 +7,7 @@ from .annotation_lists import AnnotationListConfig
 from .coco_phrases import CocoPhrases, CocoPhrasesConfig, choose_split
 from .coco_records import ReadingReport
 from .features import GROUNDING_FEATURES, PHRASE_FEATURES, build_phrase, build_row, compute_statistics
+from .flickr30k_entities import Flickr30kEntities, Flickr30kEntitiesConfig
 from .loading import BUILDERS, load_grounding_dataset
 from .refcoco import RefCoco, RefCocoConfig
 from .synthetic_grounding import SyntheticGrounding, SyntheticGroundingConfig, build_scene, generate_scenes
@@ -26,6 +27,8 @@ __all__ = [
     "AnnotationListConfig",
     "CocoPhrases",
     "CocoPhrasesConfig",
+    "Flickr30kEntities",
+    "Flickr30kEntitiesConfig",
     "ReadingReport",
     "RefCoco",
     "RefCocoConfig",

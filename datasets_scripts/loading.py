@@ -10,6 +10,7 @@ from .albef_json import AlbefJson
 from .amc_json import AmcJson
 from .coco_phrases import CocoPhrases
 from .features import GROUNDING_FEATURES
+from .flickr30k_entities import Flickr30kEntities
 from .refcoco import RefCoco
 from .synthetic_grounding import SyntheticGrounding
 from .visual_genome import VisualGenome
@@ -21,6 +22,7 @@ BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "albef_json": AlbefJson,
     "refcoco": RefCoco,
     "visual_genome": VisualGenome,
+    "flickr30k_entities": Flickr30kEntities,
 }
 
 

@@ -12,6 +12,8 @@ from .visual_genome_phrases import AnnotationKind, PhraseRecord
 
 IMAGE_DATA_FILE = "image_data.json"
 IMAGE_FOLDERS = ("VG_100K", "VG_100K_2")
+# Numbers that share a page of `IdSet`.
+PAGE_LENGTH = 1024
 
 
 class ListedImage(NamedTuple):
@@ -56,6 +58,29 @@ def load_image_data(path: Path, report: ReadingReport) -> dict[int, ListedImage]
     return images
 
 
+class IdSet:
+    """Whole numbers that were seen; millions of them that lie close together take little memory.
+
+    Example:
+        >>> ids = IdSet()
+        >>> ids.add(5_408_689)
+        >>> 5_408_689 in ids, 5 in ids
+        (True, False)
+    """
+
+    def __init__(self) -> None:
+        self.pages: dict[int, int] = {}
+
+    def add(self, number: int) -> None:
+        """Remembers a number: a bit of its page."""
+        page, bit = divmod(number, PAGE_LENGTH)
+        self.pages[page] = self.pages.get(page, 0) | 1 << bit
+
+    def __contains__(self, number: int) -> bool:
+        page, bit = divmod(number, PAGE_LENGTH)
+        return bool(self.pages.get(page, 0) >> bit & 1)
+
+
 def read_id(record: dict[str, Any], names: tuple[str, ...], where: str) -> int:
     """The id of a record under the first of its names that is there."""
     value = next((record[name] for name in names if name in record), None)
@@ -82,7 +107,7 @@ def group_phrases(
         ValueError: the file is damaged or a record of another form; the message names file and entry.
     """
     groups: dict[int, bytearray] = {}
-    seen: set[int] = set()
+    seen = IdSet()
     for number, entry in enumerate(iterate_json_list(path)):
         where = f"{path}: entry {number}"
         image_id = read_id(entry, ("image_id", "id"), where)
@@ -109,7 +134,7 @@ def iterate_phrases(group: bytearray) -> Iterator[tuple[str, PhraseRecord]]:
 
 
 def _read_records(
-    records: list[dict], kind: AnnotationKind, image_id: int, where: str, seen: set[int], report: ReadingReport
+    records: list[dict], kind: AnnotationKind, image_id: int, where: str, seen: IdSet, report: ReadingReport
 ) -> Iterator[tuple[str, PhraseRecord]]:
     """Phrases of an entry with the id of their record; a repeated record is left out, a repeated id numbered."""
     in_entry: dict[int, list[dict]] = {}
