@@ -50,7 +50,7 @@ def _iterate(
     path: Path, chunk_length: int, ends: str, kind: str, decode: Callable[["_ChunkReader"], Any]
 ) -> Iterator[Any]:
     """What `decode` takes between the first and the last character of a file, separated by commas."""
-    first, last = ends
+    first, last = ends[0], ends[1]
     number = 0
     try:
         with path.open(encoding="utf-8-sig") as file:

@@ -96,7 +96,7 @@ class VisualGenome(SourceBuilder):
         phrases = []
         for phrase_id, record in iterate_phrases(group):
             box = clean_box(record.box, stored.width, stored.height, f"phrase {phrase_id}", report, is_xywh=True)
-            words, boxes = record.phrase, box and [stored.turn_box(box)]
+            words, boxes = record.phrase, None if box is None else [stored.turn_box(box)]
             if self.config.annotations == SPATIAL:
                 if not boxes:
                     report.add("phrase without a usable box has no place: left out", f"phrase {phrase_id}")
