@@ -7,12 +7,14 @@ from .annotation_lists import AnnotationListConfig
 from .coco_phrases import CocoPhrases, CocoPhrasesConfig, choose_split
 from .coco_records import ReadingReport
 from .features import GROUNDING_FEATURES, PHRASE_FEATURES, build_phrase, build_row, compute_statistics
+from .flickr30k_entities import Flickr30kEntities, Flickr30kEntitiesConfig
 from .loading import BUILDERS, load_grounding_dataset
 from .refcoco import RefCoco, RefCocoConfig
 from .synthetic_grounding import SyntheticGrounding, SyntheticGroundingConfig, build_scene, generate_scenes
 from .synthetic_phrases import vocabulary
 from .synthetic_reader import find_referents
 from .synthetic_scenes import HELD_OUT_COMPOSITIONS
+from .visual_genome import VisualGenome, VisualGenomeConfig
 
 __all__ = [
     "BUILDERS",
@@ -25,11 +27,15 @@ __all__ = [
     "AnnotationListConfig",
     "CocoPhrases",
     "CocoPhrasesConfig",
+    "Flickr30kEntities",
+    "Flickr30kEntitiesConfig",
     "ReadingReport",
     "RefCoco",
     "RefCocoConfig",
     "SyntheticGrounding",
     "SyntheticGroundingConfig",
+    "VisualGenome",
+    "VisualGenomeConfig",
     "build_phrase",
     "build_row",
     "build_scene",

@@ -127,13 +127,13 @@ def _read_captions(entry: dict, where: str, report: ReadingReport, place: str) -
         raise ValueError(
             f"{where} has no `caption` (a text or a list of texts is expected, got {entry.get('caption')!r:.80})."
         )
-    usable = [caption for caption in captions if caption.strip() and _is_encodable(caption)]
+    usable = [caption for caption in captions if caption.strip() and is_encodable(caption)]
     if len(usable) < len(captions) or not captions:
         report.add("caption without words or with broken characters: left out", place)
     return usable
 
 
-def _is_encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
     """JSON can hold halves of characters that no file of text can."""
     try:
         text.encode()

@@ -111,3 +111,30 @@ def read_image_file(path: Path, report: ReadingReport) -> StoredImage | None:
         return None
     is_known = orientation in (*EXCHANGED, *MIRRORED_IN_X, *MIRRORED_IN_Y)
     return StoredImage(data, width, height, orientation if is_known else UPRIGHT)
+
+
+def choose_frame(
+    stored: StoredImage, annotated_size: tuple[Any, Any], path: Path, report: ReadingReport
+) -> StoredImage | None:
+    """The image with the turn that its annotations need; `None` (reported) where they were made for another size.
+
+    The published readers ignore EXIF, so numbers belong to the stored pixels, unless the published size is that of
+    the upright picture.
+
+    Args:
+        stored (`StoredImage`): the image file.
+        annotated_size (`tuple`): width and height that the annotations give; the image's own where they give none.
+        path (`Path`): for the report.
+        report (`ReadingReport`): receives what was done.
+    """
+    if annotated_size not in ((stored.width, stored.height), stored.upright_size):
+        sizes = f"{stored.width} x {stored.height}, not {annotated_size[0]} x {annotated_size[1]}"
+        report.add("image size differs from the annotation: image left out", f"{path} ({sizes})")
+        return None
+    if stored.orientation == UPRIGHT:
+        return stored
+    if annotated_size != (stored.width, stored.height):
+        report.add("image is turned by its EXIF data: boxes are those of the upright picture", str(path))
+        return StoredImage(stored.data, *stored.upright_size)
+    report.add("image is turned by its EXIF data: boxes are turned with it", str(path))
+    return stored

@@ -1,9 +1,9 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""JSON lists of gigabytes, read entry by entry: no more than an entry and a chunk of text is in memory."""
+"""JSON lists and objects of gigabytes, read entry by entry: no more than an entry and a chunk of text is in memory."""
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,24 +27,46 @@ def iterate_json_list(path: Path, chunk_length: int = CHUNK_LENGTH) -> Iterator[
     Raises:
         ValueError: not a list of objects, or cut off; the message names file and entry.
     """
+    yield from _iterate(path, chunk_length, "[]", "a list of entries", _ChunkReader.decode_object)
+
+
+def iterate_json_object(path: Path, chunk_length: int = CHUNK_LENGTH) -> Iterator[tuple[str, Any]]:
+    """Keys and values of a file that holds one object whose values are lists or objects.
+
+    Args:
+        path (`Path`): the file, UTF-8.
+        chunk_length (`int`, defaults to 2 ** 20): characters read at a time.
+
+    Returns:
+        iterator of `tuple`: key and value in their order; a repeated key comes again.
+
+    Raises:
+        ValueError: not such an object, or cut off; the message names file and entry.
+    """
+    yield from _iterate(path, chunk_length, "{}", "an object with keys", _ChunkReader.decode_member)
+
+
+def _iterate(
+    path: Path, chunk_length: int, ends: str, kind: str, decode: Callable[["_ChunkReader"], Any]
+) -> Iterator[Any]:
+    """What `decode` takes between the first and the last character of a file, separated by commas."""
+    first, last = ends[0], ends[1]
     number = 0
     try:
         with path.open(encoding="utf-8-sig") as file:
             reader = _ChunkReader(file, chunk_length)
-            if reader.peek() not in ("[", ""):
-                raise ValueError("a list of entries is expected at the top level")
-            reader.skip("[")
-            while reader.peek() != "]" or number:
-                if reader.peek() not in ("{", ""):
-                    raise ValueError(f"`{reader.peek()}` where an object in braces is expected")
-                yield reader.decode()
+            if reader.peek() not in (first, ""):
+                raise ValueError(f"{kind} is expected at the top level")
+            reader.skip(first)
+            while reader.peek() != last or number:
+                yield decode(reader)
                 number += 1
-                if reader.peek() == "]":
+                if reader.peek() == last:
                     break
                 reader.skip(",")
-            reader.skip("]")
+            reader.skip(last)
             if reader.peek():
-                raise ValueError(f"`{reader.peek()}` behind the end of the list")
+                raise ValueError(f"`{reader.peek()}` behind the end of {kind}")
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} cannot be read at entry {number} ({error}). It may be cut off or of another format: fetch it "
@@ -77,7 +99,7 @@ class _ChunkReader:
             raise ValueError(f"`{character}` is expected here, found {self.peek() or 'the end of the file'}")
         self.position += 1
 
-    def decode(self) -> dict[str, Any]:
+    def decode(self) -> Any:
         """Takes the next value; what is cut off by the chunk is tried again with more text."""
         while True:
             try:
@@ -86,6 +108,22 @@ class _ChunkReader:
             except ValueError:
                 if len(self.text) - self.position > MAX_ENTRY_LENGTH or not self._extend():
                     raise
+
+    def decode_object(self) -> dict[str, Any]:
+        """Takes the next value, which must be an object."""
+        if self.peek() not in ("{", ""):
+            raise ValueError(f"`{self.peek()}` where an object in braces is expected")
+        return self.decode()
+
+    def decode_member(self) -> tuple[str, Any]:
+        """Takes a key and its value, which must be a list or an object: a number could be cut by the chunk."""
+        if self.peek() not in ('"', ""):
+            raise ValueError(f"`{self.peek()}` where a key in quotes is expected")
+        key = self.decode()
+        self.skip(":")
+        if self.peek() not in ("[", "{", ""):
+            raise ValueError(f"`{self.peek()}` where a list or an object is expected")
+        return key, self.decode()
 
     def _extend(self) -> bool:
         """Reads at least as much again as is left over, so that a long entry is not tried too often."""

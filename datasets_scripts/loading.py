@@ -10,8 +10,10 @@ from .albef_json import AlbefJson
 from .amc_json import AmcJson
 from .coco_phrases import CocoPhrases
 from .features import GROUNDING_FEATURES
+from .flickr30k_entities import Flickr30kEntities
 from .refcoco import RefCoco
 from .synthetic_grounding import SyntheticGrounding
+from .visual_genome import VisualGenome
 
 BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "synthetic": SyntheticGrounding,
@@ -19,6 +21,8 @@ BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "amc_json": AmcJson,
     "albef_json": AlbefJson,
     "refcoco": RefCoco,
+    "visual_genome": VisualGenome,
+    "flickr30k_entities": Flickr30kEntities,
 }
 
 

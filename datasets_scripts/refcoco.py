@@ -11,7 +11,7 @@ from .coco_files import load_annotations
 from .coco_records import ReadingReport, clean_box, read_region
 from .detections import Detections, build_proposals, load_detections
 from .features import build_phrase, build_row
-from .image_files import UPRIGHT, StoredImage, read_image_file
+from .image_files import StoredImage, choose_frame, read_image_file
 from .restricted_pickle import load_plain_pickle
 from .source_builder import ImageRootConfig, SourceBuilder
 
@@ -120,7 +120,9 @@ class RefCoco(SourceBuilder):
         entry, refs, annotations, categories, detections = source
         path = self.config.get_image_folder() / entry["file_name"]
         stored = read_image_file(path, report)
-        stored = stored and _choose_frame(stored, entry, path, report)
+        if stored is not None:
+            size = (entry.get("width", stored.width), entry.get("height", stored.height))
+            stored = choose_frame(stored, size, path, report)
         if stored is None:
             return None
         phrases = [phrase for ref in refs for phrase in _read_phrases(ref, annotations, categories, stored, report)]
@@ -172,26 +174,6 @@ def _check_ref(ref: Any, number: int, path: Path) -> None:
         raise ValueError(f"{path}: a sentence of ref {ref['ref_id']} has no text `sent`.")
     if len({entry.get("sent_id") for entry in sentences} - {None}) < len(sentences):
         raise ValueError(f"{path}: two sentences of ref {ref['ref_id']} share a `sent_id`, or one has none.")
-
-
-def _choose_frame(stored: StoredImage, entry: dict[str, Any], path: Path, report: ReadingReport) -> StoredImage | None:
-    """The image with the turn that its annotations need; `None` where they were made for another size.
-
-    The published readers ignore EXIF, so numbers belong to the stored pixels, unless the published size is that of
-    the upright picture.
-    """
-    annotated = (entry.get("width", stored.width), entry.get("height", stored.height))
-    if annotated not in ((stored.width, stored.height), stored.upright_size):
-        sizes = f"{stored.width} x {stored.height}, not {annotated[0]} x {annotated[1]}"
-        report.add("image size differs from the annotation: image left out", f"{path} ({sizes})")
-        return None
-    if stored.orientation == UPRIGHT:
-        return stored
-    if annotated != (stored.width, stored.height):
-        report.add("image is turned by its EXIF data: boxes are those of the upright picture", str(path))
-        return StoredImage(stored.data, *stored.upright_size)
-    report.add("image is turned by its EXIF data: boxes are turned with it", str(path))
-    return stored
 
 
 def _read_phrases(

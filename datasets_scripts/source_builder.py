@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.exceptions import DatasetGenerationError
 from datasets.utils import logging
 from PIL import Image
 
@@ -127,7 +128,12 @@ class SourceBuilder(datasets.GeneratorBasedBuilder):
         self.report.update(report)
 
     def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
-        super()._download_and_prepare(*args, **kwargs)
+        try:
+            super()._download_and_prepare(*args, **kwargs)
+        except DatasetGenerationError as error:
+            if isinstance(error.__cause__, ValueError):
+                raise error.__cause__ from None  # it names file and place, the error of `datasets` does not
+            raise
         logger = logging.get_logger(type(self).__module__)
         self.report.log(logger, self.config.data_root)
         num_rows = {name: split.num_examples for name, split in (self.info.splits or {}).items()}

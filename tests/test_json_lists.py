@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from albef_amc.datasets_scripts.json_lists import iterate_json_list
+from albef_amc.datasets_scripts.json_lists import iterate_json_list, iterate_json_object
 
 ENTRIES = [
     {"image": "a.jpg", "caption": 'a "quoted" \\ caption, with ] and }', "bbox": [[1.5, -2e3, 3, 4]]},
@@ -43,7 +43,7 @@ def test_an_empty_list_has_no_entries(tmp_path, text):
         ('[{"a": 1},', 1, "Expecting value"),
         ('[{"a": 1}, {"a": "cut of', 1, "Unterminated string"),
         ('[{"a": 1}, {"a": 2, }]', 1, "double quotes|trailing comma"),
-        ('[{"a": 1}] [', 1, "behind the end of the list"),
+        ('[{"a": 1}] [', 1, "behind the end of a list"),
         ('[{"a": ' + "[" * 100_000, 0, "recursion"),
     ],
 )
@@ -53,6 +53,35 @@ def test_damage_names_file_and_entry(tmp_path, text, entry, reason, chunk_length
     path.write_text(text)
     with pytest.raises(ValueError, match=rf"list.json cannot be read at entry {entry} \(.*({reason})"):
         list(iterate_json_list(path, chunk_length))
+
+
+@pytest.mark.parametrize("chunk_length", [1, 3, 1 << 20])
+def test_members_of_an_object_do_not_depend_on_chunks(tmp_path, chunk_length):
+    path = tmp_path / "object.json"
+    contents = {str(number): entry for number, entry in enumerate(ENTRIES)} | {"list": [1, 2], 'a "b"': []}
+    path.write_text(json.dumps(contents, indent=1), encoding="utf-8")
+    assert dict(iterate_json_object(path, chunk_length)) == contents
+    path.write_text("{ }")
+    assert list(iterate_json_object(path, chunk_length)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "entry", "reason"),
+    [
+        ("", 0, "the end of the file"),
+        ("[]", 0, "an object with keys is expected"),
+        ("{1: []}", 0, "`1` where a key in quotes"),
+        ('{"a": 1}', 0, "`1` where a list or an object"),
+        ('{"a": []} []', 1, "behind the end of an object"),
+        ('{"a": [], "b": {"c', 1, "Unterminated string"),
+        ('{"a": [], "b"', 1, "`:` is expected here, found the end of the file"),
+    ],
+)
+def test_damage_of_an_object_names_file_and_entry(tmp_path, text, entry, reason):
+    path = tmp_path / "object.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"object.json cannot be read at entry {entry} \(.*({reason})"):
+        list(iterate_json_object(path))
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):

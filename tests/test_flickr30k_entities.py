@@ -1,0 +1,379 @@
+"""Flickr30k Entities: rows against the expected values of the raw files, both sources, damaged files, evaluation."""
+
+import json
+import shutil
+
+import pytest
+from testing_utils import FIXTURES_FOLDER
+
+from albef_amc.cli.main import main
+from albef_amc.datasets_scripts import GROUNDING_FEATURES, Flickr30kEntities, load_grounding_dataset
+from albef_amc.datasets_scripts.coco_records import ReadingReport, clean_box
+from albef_amc.datasets_scripts.flickr30k_entities_files import parse_caption, read_captions, read_chain_boxes
+
+SOURCE = FIXTURES_FOLDER / "flickr30k_entities"
+EXPECTED = json.loads((SOURCE / "expected.json").read_text())
+INFO_GROUND = {"source": "info_ground", "data_root": SOURCE / "info_ground", "image_root": SOURCE / "flickr30k-images"}
+MISSING = "image file missing: image left out"
+# Reasons for a phrase without a box by the name that the expected values give them.
+REASONS = {
+    "notvisual": "not visual",
+    "scene": "a scene",
+    "nobox": "flagged",
+    "not_annotated": "not annotated",
+    "empty_box": "its boxes cannot be used",
+}
+
+
+def build(cache, data_root=SOURCE, **options):
+    """Builder of a prepared data set."""
+    options = {name: str(value) if name == "image_root" else value for name, value in options.items()}
+    builder = Flickr30kEntities(cache_dir=str(cache), data_root=str(data_root), **options)
+    builder.download_and_prepare()
+    assert builder.info.features == GROUNDING_FEATURES
+    return builder
+
+
+def list_rows(builder):
+    return [(split, row) for split in builder.info.splits for row in builder.as_dataset(split=split)]
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A copy of the raw files that a test spoils."""
+    shutil.copytree(SOURCE, tmp_path / "flickr30k_entities")
+    return tmp_path / "flickr30k_entities"
+
+
+@pytest.mark.parametrize("options", [{}, INFO_GROUND], ids=["xml", "info_ground"])
+def test_rows_are_those_of_the_published_reader(tmp_path, options):
+    rows = list_rows(build(tmp_path, **options))
+    expected = {(row["split"], row["image_id"]): row for row in EXPECTED["rows"]}
+    assert sorted((split, row["image_id"]) for split, row in rows) == sorted(expected)
+    for split, row in rows:
+        expected_row = expected[split, row["image_id"]]
+        size = [expected_row["width"], expected_row["height"]]
+        assert [row["width"], row["height"]] == expected_row.get("size_after_exif", size)
+        for phrase, expected_phrase in zip(row["phrases"], expected_row["phrases"], strict=True):
+            for name in ("phrase_id", "phrase", "types", "caption", "spans"):
+                assert phrase[name] == expected_phrase[name]
+            ((start, end),) = phrase["spans"]
+            assert phrase["caption"][start:end] == phrase["phrase"]
+            boxes = expected_phrase.get("boxes_after_exif", expected_phrase["boxes"])
+            assert (phrase["boxes"] or []) == [pytest.approx(box, abs=1e-4) for box in boxes]
+
+
+@pytest.mark.parametrize("options", [{}, INFO_GROUND], ids=["xml", "info_ground"])
+def test_what_is_left_out_is_counted_with_its_reason(tmp_path, options):
+    report = build(tmp_path, **options).report
+    phrases = [phrase for row in EXPECTED["rows"] for phrase in row["phrases"]]
+    expected = {
+        f"phrase without a box, {words}: kept without a region": sum(
+            phrase["has_no_box"] == name for phrase in phrases
+        )
+        for name, words in REASONS.items()
+    }
+    expected |= {
+        MISSING: 1,
+        "box reaches over the border: cut there": 1,
+        "empty box: box left out": 1,
+        "image is turned by its EXIF data: boxes are turned with it": 1,
+    }
+    if not options:
+        expected |= {"image listed twice in a split: one row": 1, "caption unrelated to its image: kept": 1}
+        assert report.first_places["image listed twice in a split: one row"].endswith("train.txt, line 3 (2100045871)")
+    assert report.counts == expected
+    assert report.first_places[MISSING].endswith("4310077720.jpg")
+
+
+def test_evaluated_phrases_are_those_of_amc(tmp_path):
+    """AMC evaluates every mention whose chain has boxes; its reader does not clamp them and misses no picture."""
+    builder = build(tmp_path)
+    for split, phrases in EXPECTED["amc_evaluation"]["phrases"].items():
+        sizes = {row["image_id"]: (row["width"], row["height"]) for row in EXPECTED["rows"]}
+        turned = {row["image_id"] for row in EXPECTED["rows"] if "exif_orientation" in row}
+        expected = []
+        for image, phrase, boxes, _ in phrases:
+            cleaned = [clean_box(box, *sizes[image], "", ReadingReport()) for box in boxes] if image in sizes else []
+            if any(cleaned):
+                expected.append((image, phrase.replace("orange green", "orange/green"), cleaned))
+        found = []
+        for row in builder.as_dataset(split=split):
+            for phrase in row["phrases"]:
+                if phrase["boxes"]:
+                    found.append((row["image_id"], phrase["phrase"].lower(), phrase["boxes"]))
+        assert [entry[:2] for entry in found] == [entry[:2] for entry in expected]
+        assert [entry for entry in found if entry[0] not in turned] == [
+            entry for entry in expected if entry[0] not in turned
+        ]
+
+
+def test_boxes_hold_the_colour_that_the_phrase_names(tmp_path):
+    rows = {row["image_id"]: row for _, row in list_rows(build(tmp_path))}
+    (phrase,) = (phrase for phrase in rows["2100045871"]["phrases"] if phrase["phrase"] == "a blue coat")
+    pixels = rows["2100045871"]["image"].crop(phrase["boxes"][0]).resize((1, 1))
+    red, green, blue = pixels.getpixel((0, 0))
+    assert blue > max(red, green)
+
+
+def test_one_split_alone(tmp_path, source):
+    (source / "train.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"No `train.txt` in .* leave its split out of `splits`"):
+        build(tmp_path / "cache", source)
+    assert list(build(tmp_path / "cache", source, splits=["test"]).info.splits) == ["test"]
+    assert list(build(tmp_path / "cache", source, splits="val").info.splits) == ["val"]
+
+
+def test_an_image_in_two_splits_is_kept_in_each(tmp_path, source):
+    (source / "val.txt").write_text("310022957\n77100264\n")
+    builder = build(tmp_path / "cache", source)
+    assert builder.as_dataset(split="val")["image_id"][:] == ["310022957", "77100264"]
+    assert builder.report.counts["image in several splits: kept in each"] == 1
+
+
+@pytest.mark.parametrize("line", ["../../secret", "/etc/passwd", "12a", "１２"])
+def test_an_id_that_could_leave_the_folder_is_refused(tmp_path, source, line):
+    (source / "test.txt").write_text(f"660418277\n\n{line}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"test\.txt, line 3: .* is no id of an image"):
+        build(tmp_path / "cache", source)
+
+
+def test_broken_xml_is_refused(tmp_path, source):
+    shutil.copy(source / "edge" / "Annotations" / "broken.xml", source / "Annotations" / "77100264.xml")
+    with pytest.raises(ValueError, match=r"77100264\.xml is not a whole annotation in XML.*Fetch it again") as caught:
+        build(tmp_path / "cache", source).as_dataset()
+    assert "no element found" in str(caught.value)
+
+
+def test_xml_with_a_document_type_is_refused(tmp_path):
+    path = tmp_path / "1.xml"
+    entities = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 9))
+    path.write_text(f'<!DOCTYPE x [<!ENTITY a0 "ha">{entities}]><annotation>&a8;</annotation>')
+    with pytest.raises(ValueError, match=r"1\.xml .*a document type `x` is declared"):
+        read_chain_boxes(path, ReadingReport())
+
+
+def test_odd_boxes_are_left_out(tmp_path, source):
+    shutil.copy(source / "edge" / "Annotations" / "edge0.xml", source / "Annotations" / "77100264.xml")
+    text = (source / "Annotations" / "77100264.xml").read_text().replace(">60<", ">96<").replace(">40<", ">128<")
+    (source / "Annotations" / "77100264.xml").write_text(text.replace("<xmin>70<", "<xmin>seventy<"))
+    mentions = " ".join(f"[/EN#{chain}/other thing {chain}]" for chain in (1, 2, 3))
+    (source / "Sentences" / "77100264.txt").write_text(mentions)
+    builder = build(tmp_path / "cache", source, splits="test")
+    (row,) = (row for _, row in list_rows(builder) if row["image_id"] == "77100264")
+    assert [phrase["boxes"] for phrase in row["phrases"]] == [[[0, 0, 29, 19]], None, None]
+    counts = builder.report.counts
+    assert counts["coordinate below 1 in a file that counts from 1"] == 1
+    assert counts["reversed box: box left out"] == counts["box is not four finite numbers: box left out"] == 1
+
+
+def test_a_box_outside_is_left_out(tmp_path, source):
+    path = source / "Annotations" / "77100264.xml"
+    text = path.read_text().replace("<xmin>10<", "<xmin>100<").replace("<xmax>48<", "<xmax>120<")
+    path.write_text(text)
+    builder = build(tmp_path / "cache", source, splits="test")
+    assert builder.report.counts["box outside the image: box left out"] == 1
+
+
+@pytest.mark.parametrize(
+    "size", ["", "<size><width>96</width></size>", "<size><width>a</width><height>b</height></size>"]
+)
+def test_xml_without_a_size_takes_that_of_the_image(tmp_path, source, size):
+    path = source / "Annotations" / "77100264.xml"
+    text = path.read_text()
+    path.write_text(text[: text.index("<size>")] + size + text[text.index("</size>") + 7 :])
+    builder = build(tmp_path / "cache", source, splits="test")
+    assert builder.report.counts["annotation without a size: the image's own is taken"] == 1
+    (row,) = (row for _, row in list_rows(builder) if row["image_id"] == "77100264")
+    assert (row["width"], row["height"]) == (96, 128) and row["phrases"][0]["boxes"] == [[9, 12, 47, 63]]
+
+
+def test_an_image_of_another_size_is_left_out(tmp_path, source):
+    path = source / "Annotations" / "77100264.xml"
+    path.write_text(path.read_text().replace(">96<", ">97<"))
+    builder = build(tmp_path / "cache", source, splits="test")
+    assert builder.report.counts["image size differs from the annotation: image left out"] == 1
+
+
+@pytest.mark.parametrize("folder", ["Annotations", "Sentences"])
+def test_half_an_archive_is_counted(tmp_path, source, folder):
+    next((source / folder).glob("77100264.*")).unlink()
+    builder = build(tmp_path / "cache", source, splits="test")
+    assert builder.report.counts["annotation file missing: image left out"] == 1
+    assert "77100264" in builder.report.first_places["annotation file missing: image left out"]
+
+
+def test_damaged_images_are_left_out(tmp_path, source):
+    (source / "flickr30k-images" / "77100264.jpg").write_bytes(b"\xff\xd8\xff half")
+    builder = build(tmp_path / "cache", source, splits="test")
+    assert builder.report.counts["image file damaged or not an image: image left out"] == 1
+
+
+def test_captions_with_broken_brackets_are_left_out_by_line():
+    report = ReadingReport()
+    assert read_captions(SOURCE / "edge" / "Sentences" / "glued_bracket.txt", report) == {}
+    ((reason, count),) = report.counts.items()
+    assert (reason, count) == ("caption with broken brackets: left out", 2)
+    assert "glued_bracket.txt, line 1 (`man],` is out of place)" in report.first_places[reason]
+
+
+def test_blank_lines_are_no_captions():
+    captions = read_captions(SOURCE / "edge" / "Sentences" / "two_captions_and_a_blank_line.txt", ReadingReport())
+    assert [(number, caption) for number, (caption, _) in captions.items()] == [
+        (0, "A man smiles ."),
+        (1, "A man nods ."),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[/EN#1/people A man",
+        "[/EN#1/people A [/EN#2/other man] ]",
+        "[/EN#1/people ] smiles",
+        "[/EN#1 A man] smiles",
+        "[/EN#x/people A man] smiles",
+        "a[/EN#1/people A man] smiles",
+    ],
+)
+def test_broken_brackets_are_found(line):
+    with pytest.raises(ValueError, match="out of place|not closed|no words"):
+        parse_caption(line)
+
+
+def test_text_that_is_no_utf_8_is_refused(tmp_path, source):
+    (source / "Sentences" / "77100264.txt").write_bytes("Café".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"77100264\.txt is no text in UTF-8"):
+        build(tmp_path / "cache", source)
+
+
+def test_a_list_of_unrelated_captions_of_another_form_is_refused(tmp_path, source):
+    (source / "UNRELATED_CAPTIONS").write_text("# ids\n5500912036\n")
+    with pytest.raises(ValueError, match="UNRELATED_CAPTIONS, line 2: an image id and the number"):
+        build(tmp_path / "cache", source)
+
+
+def change_json(source, name, edit):
+    path = source / "info_ground" / name
+    contents = json.loads(path.read_text())
+    edit(contents)
+    path.write_text(json.dumps(contents))
+    return {**INFO_GROUND, "data_root": source / "info_ground", "splits": ["test"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "reason"),
+    [
+        (
+            "sentences_test.json",
+            lambda data: data["77100264"][0]["phrases"][0].update(first_word_index=40),
+            "words are not in the caption where they are said to be: span left out",
+        ),
+        (
+            "sentences_test.json",
+            lambda data: data["77100264"][0]["phrases"][0].update(first_word_index=-3),
+            "words are not in the caption where they are said to be: span left out",
+        ),
+        (
+            "sentences_test.json",
+            lambda data: data["77100264"][0].update(sentence="A \ud83d red hat ."),
+            "caption with broken characters: left out",
+        ),
+        (
+            "sentences_test.json",
+            lambda data: data["77100264"][0]["phrases"][0].update(phrase=" "),
+            "phrase without words: left out",
+        ),
+        (
+            "bounding_boxes_test.json",
+            lambda data: data["77100264"].pop("width"),
+            "annotation without a size: the image's own is taken",
+        ),
+        (
+            "bounding_boxes_test.json",
+            lambda data: data.pop("77100264"),
+            "image in one of the two files of its split: left out",
+        ),
+        (
+            "bounding_boxes_test.json",
+            lambda data: data["77100264"]["boxes"].update({"283585": [[1, 2, 3]]}),
+            "box is not four finite numbers: box left out",
+        ),
+    ],
+)
+def test_odd_entries_of_info_ground_are_counted(tmp_path, source, name, edit, reason):
+    builder = build(tmp_path / "cache", **change_json(source, name, edit))
+    assert builder.report.counts[reason] == 1
+    rows = [row for _, row in list_rows(builder)]
+    spans = [phrase["spans"] for row in rows for phrase in row["phrases"]]
+    assert spans.count(None) == ("span left out" in reason)
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "message"),
+    [
+        ("sentences_test.json", lambda data: data.update({"../1": []}), "'../1' is no id of an image"),
+        ("sentences_test.json", lambda data: data["77100264"][0].pop("sentence"), "sentence 0 has no text `sentence`"),
+        ("sentences_test.json", lambda data: data["77100264"][0].pop("phrases"), "sentence 0 has no list `phrases`"),
+        (
+            "sentences_test.json",
+            lambda data: data["77100264"][0]["phrases"][0].update(phrase_id=1),
+            "a phrase has no `phrase_id` of type `str`",
+        ),
+        ("bounding_boxes_test.json", lambda data: data["77100264"].pop("boxes"), "image 77100264 has no `boxes`"),
+        (
+            "bounding_boxes_test.json",
+            lambda data: data["77100264"].update(scene=3),
+            "`scene` and `nobox` must be lists",
+        ),
+    ],
+)
+def test_entries_of_info_ground_of_another_form_are_refused(tmp_path, source, name, edit, message):
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path / "cache", **change_json(source, name, edit))
+
+
+def test_half_a_json_is_refused(tmp_path, source):
+    path = source / "info_ground" / "sentences_test.json"
+    path.write_text(path.read_text()[:-300])
+    with pytest.raises(ValueError, match=r"sentences_test\.json cannot be read at entry 2.*fetch it again"):
+        build(tmp_path / "cache", **{**INFO_GROUND, "data_root": source / "info_ground"})
+
+
+def test_a_repeated_image_of_a_json_is_one_row(tmp_path, source):
+    path = source / "info_ground" / "sentences_test.json"
+    path.write_text(path.read_text().rstrip()[:-1] + ', "77100264": []}')
+    builder = build(tmp_path / "cache", **{**INFO_GROUND, "data_root": source / "info_ground", "splits": "test"})
+    assert builder.info.splits["test"].num_examples == 3
+    assert builder.report.counts["image listed twice in a split: one row"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"source": "mdetr"}, ValueError, "`source` must be one of xml, info_ground; got 'mdetr'"),
+        ({"splits": ["dev"]}, ValueError, r"`splits` must name some of train, val, test; got \['dev'\]"),
+        ({"splits": []}, ValueError, "`splits` must name some of train, val, test"),
+        ({"image_root": "nowhere"}, FileNotFoundError, "No image folder nowhere"),
+        ({"source": "info_ground"}, FileNotFoundError, "No `bounding_boxes_train.json` in .*`source`"),
+    ],
+)
+def test_wrong_choices_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        Flickr30kEntities(**{"data_root": str(SOURCE), **options})
+
+
+def test_an_unknown_split_is_named(tmp_path):
+    with pytest.raises(
+        ValueError, match="`flickr30k_entities` has no split 'testA' here; it has train, val, test, all"
+    ):
+        load_grounding_dataset("flickr30k_entities", "testA", data_root=SOURCE, cache_dir=str(tmp_path))
+
+
+def test_a_checkpoint_is_evaluated_on_it(checkpoint, tmp_path, capsys):
+    options = [f"data_root={SOURCE}", f"cache_dir={tmp_path / 'cache'}"]
+    words = [word for option in options for word in ("--data", option)]
+    command = ["evaluate", str(checkpoint), "flickr30k_entities", "--split", "test", *words, "--json"]
+    assert main([*command, "--device", "cpu"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["num_phrases"] == len(EXPECTED["amc_evaluation"]["phrases"]["test"])
