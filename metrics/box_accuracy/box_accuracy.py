@@ -133,8 +133,12 @@ class BoxAccuracy(evaluate.Metric):
             raise ValueError(
                 "`heat_sums` or `phrase_types` were given without `predictions`: give them to `add_batch`."
             )
-        if self.num_process == 1 and not len(self):
-            raise ValueError("no phrase was added: the accuracy of nothing is undefined. Pass at least one phrase.")
+        if not len(self):
+            if self.num_process == 1:
+                raise ValueError(
+                    "no phrase was added: the accuracy of nothing is undefined. Pass at least one phrase."
+                )
+            self.add_batch(predictions=[], references=[])  # the file of this process, which process 0 waits for
         return super().compute(area_exponent=area_exponent, overlap_rule=overlap_rule, return_hits=return_hits)
 
     def add_batch(self, *, predictions=None, references=None, heat_sums=None, phrase_types=None):

@@ -101,8 +101,10 @@ class PhraseRecall(evaluate.Metric):
             )
         elif phrase_types is not None:
             raise ValueError("`phrase_types` were given without answers: give them to `add_batch`.")
-        if self.num_process == 1 and not len(self):
-            raise ValueError("no phrase was added: the recall of nothing is undefined. Pass at least one phrase.")
+        if not len(self):
+            if self.num_process == 1:
+                raise ValueError("no phrase was added: the recall of nothing is undefined. Pass at least one phrase.")
+            self.add_batch(predictions=[], references=[])  # the file of this process, which process 0 waits for
         return super().compute(return_ious=return_ious)
 
     def add_batch(self, *, predictions=None, references=None, mask_ious=None, phrase_types=None):

@@ -94,8 +94,12 @@ class PointingGame(evaluate.Metric):
             self.add_batch(predictions=predictions, references=references, phrase_types=phrase_types)
         elif phrase_types is not None:
             raise ValueError("`phrase_types` were given without `predictions`: give them to `add_batch`.")
-        if self.num_process == 1 and not len(self):
-            raise ValueError("no phrase was added: the accuracy of nothing is undefined. Pass at least one phrase.")
+        if not len(self):
+            if self.num_process == 1:
+                raise ValueError(
+                    "no phrase was added: the accuracy of nothing is undefined. Pass at least one phrase."
+                )
+            self.add_batch(predictions=[], references=[])  # the file of this process, which process 0 waits for
         return super().compute(return_hits=return_hits)
 
     def add_batch(self, *, predictions=None, references=None, phrase_types=None):

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""The pointing game against the reference outputs of the published evaluation: points, hits and accuracies."""
+"""Pointing game and proposal ranking against the reference outputs of the published evaluation, item by item."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from albef_amc.metrics import get_metric_folder
 from albef_amc.regions_albef import find_point, resize_heatmap
+from albef_amc.trainer.heatmap_measures import sum_heat_in_boxes
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics"
 INPUTS = json.loads((GOLDEN / "inputs.json").read_text("utf-8"))
@@ -20,6 +21,11 @@ HEATMAPS = load_file(GOLDEN / "heatmaps.safetensors")
 @pytest.fixture
 def pointing_game(tmp_path):
     return evaluate.load(str(get_metric_folder("pointing_game")), cache_dir=str(tmp_path))
+
+
+@pytest.fixture
+def box_accuracy(tmp_path):
+    return evaluate.load(str(get_metric_folder("box_accuracy")), cache_dir=str(tmp_path))
 
 
 def convert_xywh(box: list[float]) -> list[float]:
@@ -97,3 +103,47 @@ def test_points_on_and_beside_the_border(pointing_game, expected):
         predictions=points, references=[[convert_xywh(box)] for box in boxes], return_hits=True
     )
     assert result["hits"] == OUTPUTS[expected]
+
+
+@pytest.fixture(scope="module")
+def detections() -> dict[str, list]:
+    """Detections of every item as published (`boxes_xywh`), and the inputs of the metric made from them."""
+    items = INPUTS["refcoco"]["items"]
+    published = [[box[:4] for box in INPUTS["refcoco"]["detections"][str(item["image_id"])]] for item in items]
+    boxes = [[convert_xywh(box) for box in boxes] for boxes in published]
+    sums = [
+        sum_heat_in_boxes(resize_heatmap(heatmap, item["height"], item["width"]), candidates)
+        for heatmap, item, candidates in zip(HEATMAPS["refcoco"], items, boxes, strict=True)
+    ]
+    return {"boxes_xywh": published, "predictions": boxes, "heat_sums": sums}
+
+
+@pytest.mark.parametrize("mode", ["box_mode", "box_mode_alpha_1"])
+def test_chosen_detections_and_accuracies(box_accuracy, detections, mode):
+    splits = [get_refcoco_split(item) for item in INPUTS["refcoco"]["items"]]
+    result = box_accuracy.compute(
+        predictions=detections["predictions"],
+        references=collect_boxes("refcoco"),
+        heat_sums=detections["heat_sums"],
+        phrase_types=[[split] if split else [] for split in splits],
+        area_exponent=OUTPUTS[mode]["alpha"],
+        overlap_rule="released",
+        return_hits=True,
+    )
+    chosen = [boxes[index] for boxes, index in zip(detections["boxes_xywh"], result["chosen"], strict=True)]
+    assert chosen == OUTPUTS[mode]["chosen_box"]
+    assert result["box_accuracy_at_50_by_type"] == OUTPUTS[mode]["accuracies"]
+    if mode == "box_mode":
+        assert [int(hit) for hit in result["hits"]] == OUTPUTS[mode]["correct"]
+        assert result["ious"] == pytest.approx(OUTPUTS[mode]["iou"], abs=1e-12)
+
+
+def test_overlap_of_inclusive_pixel_ranges(box_accuracy):
+    first, second = zip(*INPUTS["compute_iou"], strict=True)
+    result = box_accuracy.compute(
+        predictions=[[convert_xywh(box)] for box in first],
+        references=[[convert_xywh(box)] for box in second],
+        overlap_rule="released",
+        return_hits=True,
+    )
+    assert result["ious"] == pytest.approx(OUTPUTS["compute_iou"], abs=1e-12)
