@@ -1,60 +1,179 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""`albef-amc evaluate`: the pointing game of a checkpoint on a data set and split."""
+"""`albef-amc evaluate`: a checkpoint on a benchmark with its published protocol, or on any data set."""
 
-import time
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
+from accelerate import PartialState
 
+from albef_amc.cli.comparison import list_comparison_lines
 from albef_amc.cli.loading import load_checkpoint
-from albef_amc.cli.reporting import print_result, report, track
-from albef_amc.datasets_scripts import load_grounding_dataset
-from albef_amc.trainer.evaluation import evaluate_baselines, evaluate_grounding
-from albef_amc.trainer.files import write_json
+from albef_amc.cli.reporting import is_main_process, print_result, report, to_plain, track
+from albef_amc.datasets_scripts import BUILDERS, load_grounding_dataset
+from albef_amc.trainer.benchmark import evaluate_split
+from albef_amc.trainer.bootstrap import NUM_RESAMPLES
+from albef_amc.trainer.evaluation_recipes import (
+    EvaluationRecipe,
+    find_evaluation_recipe,
+    load_evaluation_recipe,
+    resolve_split,
+)
+from albef_amc.trainer.evaluation_results import check_results_path, write_results
 from albef_amc.trainer.run_facts import build_evaluation_command
+
+DEFAULT_SPLIT = "test"
+# Parts of a result that are printed for people in lines of their own.
+COMPARISON = ("protocol", "published")
 
 
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="Folder or Hub repository of the model.")],
-    dataset: Annotated[str, typer.Argument(help="Builder (synthetic, refcoco, ...), folder or Hub repository.")],
-    split: Annotated[str, typer.Option(help="Split, such as test or all.")] = "test",
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE_OR_DATASET",
+            help="Recipe (refcoco_plus, flickr30k_entities, ..., a YAML file), builder, folder or Hub repository.",
+        ),
+    ],
+    splits: Annotated[
+        list[str] | None, typer.Argument(help="Splits; those of the recipe, or test, by default.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="One split of a data set, such as test or all, read without a recipe.")
+    ] = None,
     options: Annotated[
         list[str] | None, typer.Option("--data", help="Argument of the builder: data_root=photos. Repeatable.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded together.")] = 16,
-    image_size: Annotated[int | None, typer.Option(help="Image side in pixels, if not the checkpoint's.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Image side in pixels, if not the recipe's or the checkpoint's.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... (the fastest one by default).")] = None,
     baselines: Annotated[bool, typer.Option(help="Also score centre, random point and largest object.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write metrics and points.")] = None,
+    resamples: Annotated[
+        int, typer.Option(min=0, help="Draws of the bootstrap for 95 % intervals; 0 leaves them out.")
+    ] = NUM_RESAMPLES,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write metrics and points: .parquet or JSON.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Scores a checkpoint on a data set, per phrase type, with the number of phrases and the throughput."""
-    model, processor = load_checkpoint(checkpoint, image_size, device)
-    data = read_options(options or ())
-    rows = load_grounding_dataset(dataset, split, **data)
-    report(f"{len(rows)} images of {dataset}, split {split}")
-    began = time.perf_counter()
-    evaluation = evaluate_grounding(
-        model, processor, rows, batch_size=batch_size, progress=lambda batches: track(batches, "grounding")
-    )
-    seconds = time.perf_counter() - began
-    result: dict[str, Any] = {
-        "checkpoint": checkpoint,
-        "dataset": dataset,
-        "split": split,
-        **evaluation.metrics,
-        "num_phrases_without_box": evaluation.num_skipped,
-        "seconds": seconds,
-        "phrases_per_second": evaluation.metrics["num_phrases"] / seconds,
-    }
-    if baselines:
-        result["baselines"] = evaluate_baselines(rows)
+    """Scores a checkpoint on a benchmark beside the published numbers, or on a data set; also under torchrun."""
+    recipe = choose_recipe(target, split)
+    chosen = choose_splits(splits or [], split, recipe)
     if output is not None:
-        command = build_evaluation_command(dataset, split, data, image_size)
-        write_json(output, {**result, "command": command, "phrases": evaluation.to_rows()})
-    print_result(result, as_json)
+        check_results_path(output)
+    data = read_options(options or ())
+    rank, world_size = join_processes(device)
+    model, processor = load_checkpoint(checkpoint, image_size or (recipe and recipe.image_size), device)
+    results, phrases = {}, {}
+    for name in chosen:
+        source, rows = load_rows(target, recipe, name, data)
+        measured, evaluation = evaluate_split(
+            model,
+            processor,
+            rows,
+            name,
+            recipe,
+            source,
+            baselines,
+            resamples,
+            seed,
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+            progress=lambda batches: track(batches, "grounding"),
+        )
+        dataset = target if recipe is None else recipe.name
+        results[name] = to_plain({"checkpoint": checkpoint, "dataset": dataset, **measured})
+        phrases[name] = evaluation.to_rows()
+    if output is not None and is_main_process():
+        commands = {
+            name: build_evaluation_command(target, name, data, image_size, recipe is not None) for name in chosen
+        }
+        commanded = {name: {**result, "command": commands[name]} for name, result in results.items()}
+        write_results(output, commanded, phrases)
+    print_results(results, as_json)
+
+
+def choose_recipe(target: str, split: str | None) -> EvaluationRecipe | None:
+    """The recipe that the words mean, or `None` for a plain data set.
+
+    A name that is a recipe and a builder means the recipe, unless `--split` says how the data set is read.
+
+    Raises:
+        ValueError: `--split` for a recipe that is no builder.
+    """
+    path = find_evaluation_recipe(target)
+    if path is None or (split is not None and target in BUILDERS):
+        return None
+    if split is not None:
+        raise ValueError(
+            f"`--split {split}` reads a data set without a recipe, and {target} is a recipe. Name its splits behind "
+            f"it: albef-amc evaluate CHECKPOINT {target} {split}"
+        )
+    return load_evaluation_recipe(path)
+
+
+def choose_splits(splits: list[str], split: str | None, recipe: EvaluationRecipe | None) -> list[str]:
+    """The splits to evaluate, each once.
+
+    Raises:
+        ValueError: splits behind the data set and `--split`.
+    """
+    if splits and split is not None:
+        raise ValueError(f"`--split {split}` and {', '.join(splits)} behind the data set: give one or the other.")
+    if split is not None:
+        splits = [split]
+    default = [DEFAULT_SPLIT] if recipe is None else list(recipe.splits)
+    return list(dict.fromkeys(splits)) or default
+
+
+def join_processes(device: str | None) -> tuple[int, int]:
+    """Rank and number of the processes that a launcher started; opens their process group."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1
+    state = PartialState(cpu=device == "cpu")
+    return state.process_index, state.num_processes
+
+
+def load_rows(
+    target: str, recipe: EvaluationRecipe | None, split: str, options: dict[str, Any]
+) -> tuple[dict[str, Any], Any]:
+    """Name and arguments of the data, and the rows of a split.
+
+    Raises:
+        ValueError: `--data name=...` without a recipe, whose data it would replace.
+    """
+    if recipe is None and "name" in options:
+        raise ValueError(f"`--data name={options['name']}` is for recipes; {target} is the data set here. Name one.")
+    data = {"name": target, **options} if recipe is None else recipe.choose_data(options)
+    source = split if recipe is None else resolve_split(recipe, split, data)
+    arguments = {name: value for name, value in data.items() if name != "name"}
+    rows = load_grounding_dataset(data["name"], source, **arguments)
+    protocol = "no recipe" if recipe is None else f"recipe {recipe.name}"
+    report(f"{len(rows)} images of {data['name']}, split {source}, {protocol}")
+    return data, rows
+
+
+def print_results(results: dict[str, dict[str, Any]], as_json: bool) -> None:
+    """The result of the only split, or split -> result; for people the published numbers below."""
+    only = next(iter(results.values())) if len(results) == 1 else None
+    if as_json:
+        print_result(results if only is None else only, as_json=True)
+        return
+    plain = {
+        split: {name: value for name, value in result.items() if name not in COMPARISON}
+        for split, result in results.items()
+    }
+    print_result(plain if only is None else next(iter(plain.values())))
+    lines = [line for split, result in results.items() for line in list_comparison_lines(split, result)]
+    if is_main_process() and lines:
+        print("\n".join(lines), flush=True)
 
 
 def read_options(options: list[str] | tuple[str, ...]) -> dict[str, Any]:

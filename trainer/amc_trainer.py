@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
-from torch.utils.data import Subset
 from transformers.utils import logging
 
 from albef_amc import AlbefForPreTraining, AlbefPreTrainingOutput
@@ -20,7 +18,7 @@ from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.augmentation import GroundingAugmentation
 from albef_amc.trainer.callbacks import ThroughputCallback, add_callbacks
 from albef_amc.trainer.data_collator import DataCollatorForGrounding
-from albef_amc.trainer.evaluation import GroundingEvaluation, predict_points, score_points
+from albef_amc.trainer.evaluation import GroundingEvaluation, evaluate_grounding
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.freezing import check_loss_trains, freeze_parameters
 from albef_amc.trainer.grouping import group_rows_by_image
@@ -30,7 +28,6 @@ from albef_amc.trainer.parallel import (
     build_whole_model,
     keeping_parameters,
     refuse_zero3,
-    split_rows,
     sum_counts,
 )
 from albef_amc.trainer.phrase_rows import build_epoch_dataset
@@ -267,22 +264,15 @@ class AmcTrainer(WholeCheckpoints, SurvivingTrainer, AdapterTraining, PublishedO
 
     def evaluate_phrases(self, dataset: Any) -> GroundingEvaluation:
         """Every phrase's point and hit, once each and in the order of the data set, on any number of processes."""
-        rank, world_size = self.args.process_index, self.args.world_size
-        own_rows = Subset(dataset, split_rows(len(dataset), rank, world_size))
-        results, num_skipped = predict_points(
+        return evaluate_grounding(
             build_whole_model(self.accelerator.unwrap_model(self.model)),
             self.processing_class,
-            own_rows,
+            dataset,
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=self.args.dataloader_num_workers,
+            rank=self.args.process_index,
+            world_size=self.args.world_size,
         )
-        if world_size == 1:
-            return GroundingEvaluation(score_points(results), results, num_skipped)
-        results, num_skipped = gather_object(results), sum(gather_object([num_skipped]))
-        evaluation = None
-        if rank == 0:
-            evaluation = GroundingEvaluation(score_points(results), results, num_skipped)
-        return broadcast_object_list([evaluation])[0]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)

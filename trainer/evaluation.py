@@ -9,12 +9,17 @@ from typing import Any
 import evaluate
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from accelerate.utils import broadcast_object_list, gather_object
+from torch.utils.data import DataLoader, Subset
 
 from albef_amc import ITM_MATCH_INDEX, AlbefForImageTextMatching, AlbefForPreTraining
 from albef_amc.metrics import get_metric_folder
 from albef_amc.regions_albef import find_point, resize_heatmap
 from albef_amc.trainer.augmentation import example_generator
+from albef_amc.trainer.parallel import split_rows
+from albef_amc.trainer.proposal_ranking import ProposalRanking, choose_proposal, compute_inclusive_iou
+
+BOX_RULES = ("any", "merged")
 
 PointRule = Callable[[dict, dict], tuple[float, float]]
 
@@ -30,6 +35,9 @@ class PhraseResult:
         point (`tuple`): x, y of the heatmap's maximum, same pixels.
         score (`float`, *optional*): matching probability in [0, 1].
         is_hit (`bool`, *optional*): the point lies strictly inside a box.
+        proposal (`list`, *optional*): the proposal that the heatmap fills best, x_min, y_min, x_max, y_max.
+        proposal_iou (`float`, *optional*): its IoU with the nearest box.
+        is_proposal_hit (`bool`, *optional*): that IoU reaches the threshold.
     """
 
     phrase_id: str
@@ -40,6 +48,9 @@ class PhraseResult:
     point: tuple[float, float]
     score: float | None = None
     is_hit: bool | None = None
+    proposal: list[float] | None = None
+    proposal_iou: float | None = None
+    is_proposal_hit: bool | None = None
 
 
 @dataclass
@@ -62,20 +73,43 @@ class GroundingEvaluation:
 
 
 def evaluate_grounding(
-    model: AlbefForImageTextMatching | AlbefForPreTraining, processor: Any, rows: Any, **options: Any
+    model: AlbefForImageTextMatching | AlbefForPreTraining,
+    processor: Any,
+    rows: Any,
+    box_rule: str = "any",
+    proposal_ranking: ProposalRanking | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    **options: Any,
 ) -> GroundingEvaluation:
     r"""Plays the pointing game (AMC, section 4): the heatmap's maximum must lie strictly inside a box of the phrase.
 
-    The heatmap is resized bicubically to the stored image; of equal maxima the first in row-major order counts.
+    The heatmap is resized bicubically to the stored image; of equal maxima the first in row-major order counts. On
+    several processes each answers a block of the rows, and every process gets all results, once each and in the
+    order of the data set.
 
     Args:
         model, processor, rows, options: as for [`predict_points`].
+        box_rule (`str`, defaults to `"any"`): of several boxes of a phrase, `"any"` one counts, or the `"merged"`
+            smallest box around them.
+        proposal_ranking ([`~trainer.proposal_ranking.ProposalRanking`], *optional*): also rank the proposals of the
+            rows, and add `box_accuracy_at_50` (at that threshold) to the metrics.
+        rank, world_size (`int`, default to 0 and 1): this process among those that a launcher started.
 
     Raises:
         ValueError: no phrase has a box.
     """
-    results, num_skipped = predict_points(model, processor, rows, **options)
-    return GroundingEvaluation(score_points(results), results, num_skipped)
+    own_rows = rows if world_size == 1 else Subset(rows, split_rows(len(rows), rank, world_size))
+    results, num_skipped = predict_points(model, processor, own_rows, proposal_ranking=proposal_ranking, **options)
+    if world_size > 1:
+        results, num_skipped = gather_object(results), sum(gather_object([num_skipped]))
+    evaluation = None
+    if rank == 0:
+        metrics = score_points(results, box_rule)
+        if proposal_ranking is not None:
+            metrics |= score_proposals(results, proposal_ranking, box_rule)
+        evaluation = GroundingEvaluation(metrics, results, num_skipped)
+    return evaluation if world_size == 1 else broadcast_object_list([evaluation])[0]
 
 
 def predict_points(
@@ -85,6 +119,8 @@ def predict_points(
     batch_size: int = 16,
     phrases_per_chunk: int = 64,
     num_workers: int = 0,
+    max_length: int | None = None,
+    proposal_ranking: ProposalRanking | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[list[PhraseResult], int]:
     """Points of all phrases that have a box, and the number of phrases without.
@@ -95,33 +131,41 @@ def predict_points(
         batch_size (`int`, defaults to 16): images encoded together.
         phrases_per_chunk (`int`, defaults to 64): phrases explained together.
         num_workers (`int`, defaults to 0): processes that decode and resize images.
+        max_length (`int`, *optional*): pieces of a phrase at most, [CLS] included; all of them by default.
+        proposal_ranking ([`~trainer.proposal_ranking.ProposalRanking`], *optional*): also choose a proposal.
         progress (callable, *optional*): wraps the iteration over batches, to show progress.
     """
-    collate = _GroundingInputs(processor)
+    collate = _GroundingInputs(processor, max_length)
     loader: DataLoader[Any] = DataLoader(rows, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
     results, num_skipped = [], 0
-    for phrases, inputs, skipped in progress(loader):
+    for phrases, inputs, proposals, skipped in progress(loader):
         num_skipped += skipped
         if not phrases:
             continue
         inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
         outputs = model.ground(**inputs, phrases_per_chunk=phrases_per_chunk)
-        points = locate_points(outputs.heatmap, inputs["original_sizes"][inputs["image_index"]])
+        sizes = inputs["original_sizes"][inputs["image_index"]]
+        points = locate_points(outputs.heatmap, sizes)
         scores = outputs.itm_logits.float().softmax(dim=-1)[:, ITM_MATCH_INDEX].tolist()
         for phrase, point, score in zip(phrases, points, scores, strict=True):
             phrase.point, phrase.score = point, score
             results.append(phrase)
+        if proposal_ranking is not None:
+            for phrase, heatmap, size, boxes in zip(phrases, outputs.heatmap, sizes.tolist(), proposals, strict=True):
+                best = choose_proposal(heatmap, size, boxes, proposal_ranking.area_power)
+                phrase.proposal = boxes[best] if best >= 0 else None
     return results, num_skipped
 
 
 class _GroundingInputs:
-    """Collate function: rows to the phrases that can be scored and the processor's tensors."""
+    """Collate function: rows to the phrases that can be scored, tensors, each phrase's proposals, phrases skipped."""
 
-    def __init__(self, processor: Any):
+    def __init__(self, processor: Any, max_length: int | None = None):
         self.processor = processor
+        self.max_length = max_length
 
-    def __call__(self, rows: list[dict]) -> tuple[list[PhraseResult], dict[str, torch.Tensor], int]:
-        phrases, images, texts, skipped = [], [], [], 0
+    def __call__(self, rows: list[dict]) -> tuple[list[PhraseResult], dict[str, torch.Tensor], list[list], int]:
+        phrases, images, texts, proposals, skipped = [], [], [], [], 0
         for row in rows:
             scored, num_phrases = list(iterate_phrases(row)), len(row["phrases"] or ())
             skipped += num_phrases - len(scored)
@@ -129,8 +173,11 @@ class _GroundingInputs:
                 images.append(row["image"])
                 texts.append([phrase.phrase for phrase in scored])
                 phrases.extend(scored)
-        inputs = dict(self.processor(images=images, text=texts, return_tensors="pt")) if phrases else {}
-        return phrases, inputs, skipped
+                proposals += [[proposal["box"] for proposal in row["proposals"] or ()]] * len(scored)
+        inputs = {}
+        if phrases:
+            inputs = dict(self.processor(images=images, text=texts, max_length=self.max_length, return_tensors="pt"))
+        return phrases, inputs, proposals, skipped
 
 
 def iterate_phrases(row: dict) -> Iterable[PhraseResult]:
@@ -159,7 +206,15 @@ def locate_points(heatmap: torch.Tensor, sizes: torch.Tensor) -> list[tuple[floa
     return points
 
 
-def score_points(results: Sequence[PhraseResult]) -> dict[str, Any]:
+def apply_box_rule(boxes: list[list[float]], box_rule: str) -> list[list[float]]:
+    """The boxes that an answer is compared with: all of them for `"any"`, one around them for `"merged"`."""
+    if box_rule == "any":
+        return boxes
+    left, top, right, bottom = zip(*boxes, strict=True)
+    return [[min(left), min(top), max(right), max(bottom)]]
+
+
+def score_points(results: Sequence[PhraseResult], box_rule: str = "any") -> dict[str, Any]:
     """Marks hits in `results` and returns the metrics of `metrics/pointing_game`.
 
     Raises:
@@ -170,13 +225,33 @@ def score_points(results: Sequence[PhraseResult]) -> dict[str, Any]:
     metric = evaluate.load(str(get_metric_folder("pointing_game")))
     metrics = metric.compute(
         predictions=[list(result.point) for result in results],
-        references=[result.boxes for result in results],
+        references=[apply_box_rule(result.boxes, box_rule) for result in results],
         phrase_types=[result.types for result in results],
         return_hits=True,
     )
     for result, is_hit in zip(results, metrics.pop("hits"), strict=True):
         result.is_hit = bool(is_hit)
     return metrics
+
+
+def score_proposals(
+    results: Sequence[PhraseResult], ranking: ProposalRanking, box_rule: str = "any"
+) -> dict[str, float | int]:
+    """Marks in `results` whether the chosen proposals are hits; a phrase without one is a miss.
+
+    Returns:
+        `dict` with the accuracy in [0, 1] under [`~trainer.proposal_ranking.ProposalRanking.measure`], and
+        `num_phrases_without_proposal`.
+    """
+    for result in results:
+        boxes = apply_box_rule(result.boxes, box_rule)
+        if result.proposal is not None:
+            result.proposal_iou = max(compute_inclusive_iou(result.proposal, box) for box in boxes)
+        result.is_proposal_hit = result.proposal is not None and result.proposal_iou >= ranking.iou_threshold
+    return {
+        ranking.measure: float(np.mean([result.is_proposal_hit for result in results])),
+        "num_phrases_without_proposal": sum(result.proposal is None for result in results),
+    }
 
 
 def shuffle_phrases(row: dict) -> dict:
@@ -232,13 +307,16 @@ def evaluate_baselines(rows: Iterable[dict]) -> dict[str, float]:
 
 __all__ = [
     "BASELINES",
+    "BOX_RULES",
     "GroundingEvaluation",
     "PhraseResult",
+    "apply_box_rule",
     "evaluate_baselines",
     "evaluate_grounding",
     "iterate_phrases",
     "locate_points",
     "predict_points",
     "score_points",
+    "score_proposals",
     "shuffle_phrases",
 ]

@@ -120,14 +120,14 @@ def list_card_arguments(args: TrainingArguments) -> dict[str, Any]:
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     """Fields of a card that a recipe knows; those of its own section `card` go before the others."""
     details: dict[str, Any] = {
-        "datasets": [_hide_folder(recipe.train_data["name"], "train_data")],
+        "datasets": [hide_folder(recipe.train_data["name"], "train_data")],
         "base_model": recipe.model.checkpoint,
     }
     if recipe.evaluation_data is not None:
         options = dict(recipe.evaluation_data)
         name, split = options.pop("name"), options.pop("split")
         details |= {
-            "evaluation_dataset": _hide_folder(name, "evaluation_data"),
+            "evaluation_dataset": hide_folder(name, "evaluation_data"),
             "evaluation_split": split,
             "evaluation_command": build_evaluation_command(name, split, options),
         }
@@ -135,15 +135,16 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def build_evaluation_command(
-    dataset: str, split: str, options: Mapping[str, Any], image_size: int | None = None
+    dataset: str, split: str, options: Mapping[str, Any], image_size: int | None = None, is_recipe: bool = False
 ) -> str:
     """The command that scores a checkpoint on a data set, as a card shows it: folders of one machine are hidden.
 
     Args:
-        dataset (`str`): builder, folder or repository.
+        dataset (`str`): builder, folder or repository; a recipe with `is_recipe`.
         split (`str`): split.
         options (mapping): arguments of the builder.
-        image_size (`int`, *optional*): image side in pixels, if not the checkpoint's.
+        image_size (`int`, *optional*): image side in pixels, if not the checkpoint's or the recipe's.
+        is_recipe (`bool`, defaults to `False`): `dataset` is a recipe of `configuration/evaluation`.
 
     Example:
 
@@ -154,15 +155,16 @@ def build_evaluation_command(
 
     ```
     """
-    words = ["albef-amc", "evaluate", CHECKPOINT_WORD, _hide_folder(dataset, "dataset"), "--split", split]
+    words = ["albef-amc", "evaluate", CHECKPOINT_WORD, hide_folder(dataset, "dataset")]
+    words += [split] if is_recipe else ["--split", split]
     for name, value in options.items():
         if name not in PLACES:
-            words += ["--data", f"{name}={_hide_folder(value, name)}"]
+            words += ["--data", f"{name}={hide_folder(value, name)}"]
     words += [] if image_size is None else ["--image-size", str(image_size)]
     return shlex.join(words)
 
 
-def _hide_folder(value: Any, name: str) -> Any:
+def hide_folder(value: Any, name: str) -> Any:
     """The value, or its name in capitals where it is a folder of one machine."""
     return name.upper() if isinstance(value, str) and Path(value).is_absolute() else value
 
@@ -175,5 +177,6 @@ __all__ = [
     "describe_recipe",
     "describe_run",
     "describe_software",
+    "hide_folder",
     "list_card_arguments",
 ]

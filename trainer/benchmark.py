@@ -1,0 +1,115 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""One split of a benchmark: measured numbers with their intervals, beside the published ones and their protocol."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from albef_amc.trainer.bootstrap import CONFIDENCE, NUM_RESAMPLES, bootstrap_accuracy
+from albef_amc.trainer.evaluation import GroundingEvaluation, evaluate_baselines, evaluate_grounding
+from albef_amc.trainer.evaluation_recipes import EvaluationRecipe, list_departures
+
+
+def evaluate_split(
+    model: Any,
+    processor: Any,
+    rows: Any,
+    split: str,
+    recipe: EvaluationRecipe | None = None,
+    data: Mapping[str, Any] | None = None,
+    baselines: bool = False,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+    **options: Any,
+) -> tuple[dict[str, Any], GroundingEvaluation]:
+    """Numbers of a model on a split, and the phrases behind them.
+
+    Args:
+        model, processor: the checkpoint, loaded with the image size of the recipe.
+        rows (`datasets.Dataset`): the split.
+        split (`str`): its name in the recipe or, without one, in the data.
+        recipe ([`~trainer.evaluation_recipes.EvaluationRecipe`], *optional*): the protocol and the published numbers.
+        data (mapping, *optional*): with a recipe: `name` and arguments of the data that `rows` were read from.
+        baselines (`bool`, defaults to `False`): also score rules that read no words.
+        num_resamples, seed (`int`, default to 1000 and 0): as for [`~trainer.bootstrap.bootstrap_accuracy`]; 0 draws
+            leave intervals out.
+        options: further arguments of [`~trainer.evaluation.evaluate_grounding`].
+
+    Returns:
+        `tuple` of a `dict` and a [`~trainer.evaluation.GroundingEvaluation`]. The `dict` holds the metrics,
+        `confidence_interval`, and with a recipe `protocol` and `published`.
+    """
+    began = time.perf_counter()
+    evaluation = evaluate_grounding(model, processor, rows, **_choose_protocol(recipe, rows), **options)
+    seconds = time.perf_counter() - began
+    height, width = model.config.vision_config.image_height_width
+    result: dict[str, Any] = {
+        "split": split,
+        "image_size": [height, width],
+        **evaluation.metrics,
+        "num_phrases_without_box": evaluation.num_skipped,
+        "num_images": len({phrase.image_id for phrase in evaluation.results}),
+        "seconds": seconds,
+        "phrases_per_second": evaluation.metrics["num_phrases"] / seconds,
+    }
+    if num_resamples:
+        result["confidence_interval"] = _describe_intervals(evaluation, recipe, num_resamples, seed)
+    if baselines:
+        result["baselines"] = evaluate_baselines(rows.remove_columns("image"))
+    if recipe is not None:
+        departures = list_departures(recipe, split, data or {}, (height, width), processor.image_processor.resample)
+        result |= _compare(recipe, split, departures, result)
+    return result, evaluation
+
+
+def _choose_protocol(recipe: EvaluationRecipe | None, rows: Any) -> dict[str, Any]:
+    """Arguments of `evaluate_grounding`; proposals are ranked where the rows have any."""
+    if recipe is None:
+        return {}
+    protocol = {"box_rule": recipe.box_rule, "max_length": recipe.max_length}
+    if recipe.proposal_ranking is None or all(row["proposals"] is None for row in rows.select_columns("proposals")):
+        return protocol
+    return {**protocol, "proposal_ranking": recipe.proposal_ranking}
+
+
+def _describe_intervals(
+    evaluation: GroundingEvaluation, recipe: EvaluationRecipe | None, num_resamples: int, seed: int
+) -> dict[str, Any]:
+    """Intervals of the accuracies, in [0, 1]."""
+    phrases = evaluation.results
+    images, types = [phrase.image_id for phrase in phrases], [phrase.types for phrase in phrases]
+    pointing = bootstrap_accuracy([bool(phrase.is_hit) for phrase in phrases], images, types, num_resamples, seed)
+    described = {
+        "confidence": CONFIDENCE,
+        "num_resamples": num_resamples,
+        "seed": seed,
+        "pointing_game_accuracy": pointing.overall,
+        "pointing_game_accuracy_by_type": pointing.by_type,
+    }
+    if recipe is not None and recipe.proposal_ranking and recipe.proposal_ranking.measure in evaluation.metrics:
+        hits = [bool(phrase.is_proposal_hit) for phrase in phrases]
+        ranked = bootstrap_accuracy(hits, images, num_resamples=num_resamples, seed=seed)
+        described[recipe.proposal_ranking.measure] = ranked.overall
+    return described
+
+
+def _compare(recipe: EvaluationRecipe, split: str, departures: list[str], result: Mapping[str, Any]) -> dict[str, Any]:
+    """What others got on the split, and whether this number may stand beside theirs."""
+    expected, scored = recipe.num_phrases.get(split), result["num_phrases"]
+    if expected is not None and scored != expected:
+        departures = [*departures, f"{scored} phrases were scored, not {expected}"]
+    return {
+        "protocol": {
+            "recipe": recipe.name,
+            "agrees": not departures,
+            "departures": departures,
+            "published_num_phrases": expected,
+        },
+        "published": [
+            {"method": entry.method, "measure": entry.measure, "percent": entry.percent, "source": entry.source}
+            for entry in recipe.list_published(split)
+        ],
+    }
+
+
+__all__ = ["evaluate_split"]

@@ -1,0 +1,240 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Evaluation recipes: data, protocol and published numbers of a benchmark as a YAML file, checked key by key."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import datasets
+import yaml
+from transformers.image_utils import PILImageResampling
+
+from albef_amc.datasets_scripts import BUILDERS
+from albef_amc.trainer.evaluation import BOX_RULES
+from albef_amc.trainer.proposal_ranking import ProposalRanking
+from albef_amc.trainer.recipes import list_shipped, resolve_shipped
+from albef_amc.trainer.run_facts import hide_folder
+
+RESAMPLES = tuple(filter_.name.lower() for filter_ in PILImageResampling)
+MEASURES = ("pointing_game_accuracy", "box_accuracy")
+PATTERN_CHARACTERS = "*?"
+
+
+@dataclass(frozen=True)
+class PublishedNumber:
+    """A figure that somebody printed.
+
+    Args:
+        method (`str`): what was evaluated, and what it had learned from.
+        split (`str`): split of the recipe.
+        percent (`float`): the figure, in per cent.
+        source (`str`): where it is printed.
+        measure (`str`, defaults to `"pointing_game_accuracy"`): that, or `"box_accuracy"` of ranked proposals.
+    """
+
+    method: str
+    split: str
+    percent: float
+    source: str
+    measure: str = "pointing_game_accuracy"
+
+    def __post_init__(self):
+        if self.measure not in MEASURES:
+            raise ValueError(f"`measure` of a published number is one of {', '.join(MEASURES)}; got {self.measure!r}.")
+        if not isinstance(self.percent, (int, float)) or not 0 <= self.percent <= 100:
+            raise ValueError(f"`percent` of {self.method} must lie in [0, 100], got {self.percent!r}.")
+
+
+@dataclass
+class EvaluationRecipe:
+    """How a benchmark is evaluated, and what others got.
+
+    Args:
+        data (mapping): `name` and further arguments of [`~datasets_scripts.load_grounding_dataset`].
+        splits (mapping): name of a split in reports -> split of the data, or a pattern (`"*test*"`) of splits that
+            are scored together.
+        image_size (`int`, *optional*): image side in pixels; the checkpoint's by default.
+        resample (`str`, defaults to `"bicubic"`): filter that resizes images, to a square and without cropping.
+        max_length (`int`, *optional*): pieces of a phrase at most, [CLS] included; all of them by default.
+        box_rule (`str`, defaults to `"any"`): of several boxes of a phrase, `"any"` one counts, or the `"merged"`
+            smallest box around them.
+        proposal_ranking (mapping, *optional*): fields of [`~trainer.proposal_ranking.ProposalRanking`], for rows
+            with proposals.
+        num_phrases (mapping): split -> how many phrases the published evaluation scored.
+        published (list of mappings): fields of [`PublishedNumber`].
+        name (`str`): name of the file.
+    """
+
+    data: dict[str, Any]
+    splits: dict[str, str]
+    image_size: int | None = None
+    resample: str = "bicubic"
+    max_length: int | None = None
+    box_rule: str = "any"
+    proposal_ranking: Any = None
+    num_phrases: dict[str, int] = field(default_factory=dict)
+    published: list[Any] = field(default_factory=list)
+    name: str = ""
+
+    def __post_init__(self):
+        if not isinstance(self.data, dict) or not isinstance(self.data.get("name"), str):
+            raise ValueError(f"`data` must hold `name`, a builder, folder or repository; got {self.data!r}.")
+        if not isinstance(self.splits, dict) or not all(isinstance(split, str) for split in self.splits.values()):
+            raise ValueError(f"`splits` must map names to splits of the data, got {self.splits!r}.")
+        _check_choice("resample", self.resample, RESAMPLES)
+        _check_choice("box_rule", self.box_rule, BOX_RULES)
+        for key in ("image_size", "max_length"):
+            if not (getattr(self, key) is None or isinstance(getattr(self, key), int)):
+                raise ValueError(f"`{key}` must be an integer or null, got {getattr(self, key)!r}.")
+        if self.proposal_ranking is not None:
+            self.proposal_ranking = _build(ProposalRanking, self.proposal_ranking, "proposal_ranking")
+        self.published = [_build(PublishedNumber, entry, "published") for entry in self.published]
+        for split in (*self.num_phrases, *(number.split for number in self.published)):
+            _check_choice("split", split, tuple(self.splits))
+
+    def choose_data(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The data with the arguments of a user on top; data with a `name` of its own replaces that of the recipe."""
+        return dict(options) if "name" in options else {**self.data, **options}
+
+    def list_published(self, split: str) -> list[PublishedNumber]:
+        """The published numbers of a split, in the order of the file."""
+        return [number for number in self.published if number.split == split]
+
+
+def find_evaluation_recipe(word: str) -> Path | None:
+    """The file of a recipe by path or shipped name; `None` for a word that is neither."""
+    is_path = word.endswith((".yaml", ".yml"))
+    return resolve_shipped(word, "evaluation", ".yaml") if is_path or word in list_shipped("evaluation") else None
+
+
+def load_evaluation_recipe(name_or_path: str | Path) -> EvaluationRecipe:
+    """Reads a recipe of `configuration/evaluation` by name, or any by path.
+
+    Raises:
+        ValueError: no YAML, an unknown key (the nearest valid one is named) or a value that cannot be meant.
+        FileNotFoundError: no such recipe.
+
+    Example:
+
+    ```python
+    >>> from albef_amc.trainer.evaluation_recipes import load_evaluation_recipe
+    >>> recipe = load_evaluation_recipe("refcoco_plus")
+    >>> recipe.image_size, recipe.num_phrases
+    (384, {'testA': 5726, 'testB': 4889})
+
+    ```
+    """
+    path = resolve_shipped(name_or_path, "evaluation", ".yaml")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    try:
+        return dataclasses.replace(_build(EvaluationRecipe, content, "an evaluation recipe"), name=path.stem)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def list_data_splits(data: Mapping[str, Any]) -> list[str]:
+    """Names of the splits of a data set.
+
+    Args:
+        data (mapping): `name` and further arguments of [`~datasets_scripts.load_grounding_dataset`].
+    """
+    options = dict(data)
+    name = options.pop("name")
+    if name not in BUILDERS:
+        return datasets.get_dataset_split_names(name, options.pop("config_name", None), **options)
+    builder = BUILDERS[name](**options)
+    builder.download_and_prepare()
+    return list(builder.info.splits)
+
+
+def resolve_split(recipe: EvaluationRecipe, split: str, data: Mapping[str, Any]) -> str:
+    """A split as `datasets` reads it: names of the recipe replaced, patterns written out, slices kept.
+
+    Args:
+        recipe ([`EvaluationRecipe`]): the recipe.
+        split (`str`): a split of the recipe or of the data, perhaps with a slice: `testA[:100]`.
+        data (mapping): `name` and arguments of the data.
+
+    Raises:
+        ValueError: a pattern that fits no split of the data.
+    """
+    name, bracket, rest = split.partition("[")
+    pattern = recipe.splits.get(name, name)
+    names = [pattern]
+    if any(character in pattern for character in PATTERN_CHARACTERS):
+        existing = list_data_splits(data)
+        names = [candidate for candidate in existing if fnmatchcase(candidate, pattern)]
+        if not names:
+            raise ValueError(f"no split of {data['name']} fits {pattern!r}; it has {', '.join(existing)}.")
+    return "+".join(f"{candidate}{bracket}{rest}" for candidate in names)
+
+
+def list_departures(
+    recipe: EvaluationRecipe, split: str, data: Mapping[str, Any], image_size: Sequence[int], resample: int
+) -> list[str]:
+    """What an evaluation did otherwise than its recipe, one line each.
+
+    Args:
+        recipe ([`EvaluationRecipe`]): the recipe.
+        split (`str`): split as the user named it.
+        data (mapping): `name` and arguments of the data that was read.
+        image_size (two `int`): height and width of the model's images.
+        resample (`int`): filter of the checkpoint's processor.
+    """
+    departures = [
+        f"`{key}` of the data is {hide_folder(data.get(key), key)}, not {value}"
+        for key, value in recipe.data.items()
+        if data.get(key) != value
+    ]
+    if split not in recipe.splits:
+        departures.append(f"{split} is not among the splits {', '.join(recipe.splits)}")
+    if recipe.image_size is not None and tuple(image_size) != (recipe.image_size, recipe.image_size):
+        departures.append(
+            f"images are {image_size[0]} x {image_size[1]}, not {recipe.image_size} x {recipe.image_size}"
+        )
+    used = PILImageResampling(resample).name.lower()
+    if used != recipe.resample:
+        departures.append(f"images are resized by the filter {used}, not {recipe.resample}")
+    return departures
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(choices)}; got {value!r}.")
+
+
+def _build(kind: type, content: Any, where: str) -> Any:
+    """A dataclass from a mapping, unknown and missing keys named."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} must hold keys with values, got {content!r}.")
+    fields = [item for item in dataclasses.fields(kind) if item.name != "name"]
+    names = [item.name for item in fields]
+    for key in content:
+        if key not in names:
+            nearest = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"Did you mean `{nearest[0]}`?" if nearest else f"Valid keys: {', '.join(names)}."
+            raise ValueError(f"{where}: unknown key `{key}`. {hint}")
+    unset = (dataclasses.MISSING, dataclasses.MISSING)
+    missing = [item.name for item in fields if (item.default, item.default_factory) == unset]
+    missing = [name for name in missing if name not in content]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(f'`{name}`' for name in missing)}.")
+    return kind(**content)
+
+
+__all__ = [
+    "EvaluationRecipe",
+    "PublishedNumber",
+    "find_evaluation_recipe",
+    "list_data_splits",
+    "list_departures",
+    "load_evaluation_recipe",
+    "resolve_split",
+]

@@ -1,0 +1,64 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""The file of an evaluation: numbers and phrases as JSON, or the phrases as Parquet with the numbers in its header."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from albef_amc.trainer.files import write_json, write_whole
+
+PARQUET = ".parquet"
+RESULTS_KEY = b"albef_amc_results"
+BOX = pyarrow.list_(pyarrow.float64())
+PHRASE_SCHEMA = pyarrow.schema(
+    {
+        "split": pyarrow.string(),
+        "phrase_id": pyarrow.string(),
+        "image_id": pyarrow.string(),
+        "phrase": pyarrow.string(),
+        "types": pyarrow.list_(pyarrow.string()),
+        "boxes": pyarrow.list_(BOX),
+        "point": BOX,
+        "score": pyarrow.float64(),
+        "is_hit": pyarrow.bool_(),
+        "proposal": BOX,
+        "proposal_iou": pyarrow.float64(),
+        "is_proposal_hit": pyarrow.bool_(),
+    }
+)
+
+
+def check_results_path(path: Path) -> None:
+    """Raises `ValueError` for a place that no file can be written to; an evaluation may take hours."""
+    if path.is_dir():
+        raise ValueError(f"`--output {path}` is a folder: name a file in it, such as {path / 'results.parquet'}.")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise ValueError(f"`--output {path}`: {parent} is a file, not a folder.")
+
+
+def write_results(path: Path, results: Mapping[str, Mapping[str, Any]], phrases: Mapping[str, list[dict]]) -> None:
+    """Writes the results of one or several splits whole.
+
+    Args:
+        path (`Path`): a name that ends in `.parquet` gets one row per phrase, and the numbers as JSON in the header;
+            any other gets JSON: the result of the only split, or split -> result, each with its `phrases`.
+        results (mapping): split -> result, finite numbers.
+        phrases (mapping): split -> [`~trainer.evaluation.PhraseResult`] as dictionaries.
+    """
+    if path.suffix == PARQUET:
+        rows = [{"split": split, **phrase} for split, entries in phrases.items() for phrase in entries]
+        schema = PHRASE_SCHEMA.with_metadata({RESULTS_KEY: json.dumps(results)})
+        buffer = pyarrow.BufferOutputStream()
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), buffer)
+        write_whole(path, buffer.getvalue().to_pybytes())
+        return
+    content = {split: {**result, "phrases": phrases[split]} for split, result in results.items()}
+    write_json(path, next(iter(content.values())) if len(content) == 1 else content)
+
+
+__all__ = ["PHRASE_SCHEMA", "check_results_path", "write_results"]
