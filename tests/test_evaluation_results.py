@@ -1,0 +1,53 @@
+"""Files of an evaluation: a row per phrase as Parquet, JSON that cards read, places that cannot be written to."""
+
+import json
+
+import pyarrow.parquet
+import pytest
+
+from albef_amc.model_cards import read_metrics
+from albef_amc.trainer.evaluation import PhraseResult, score_points
+from albef_amc.trainer.evaluation_results import PHRASE_SCHEMA, RESULTS_KEY, check_results_path, write_results
+
+
+@pytest.fixture
+def evaluated():
+    """Results and phrases of two splits."""
+    phrases = [
+        PhraseResult("1", "a", "the red car", ["car"], [[0.0, 0.0, 9.0, 9.0]], (4.0, 4.0), 0.75),
+        PhraseResult("2", "b", "a dog", [], [[0.0, 0.0, 9.0, 9.0], [5.0, 5.0, 7.0, 7.0]], (9.0, 4.0)),
+    ]
+    metrics = score_points(phrases)
+    rows = [vars(phrase) for phrase in phrases]
+    return {"val": {"split": "val", **metrics}, "test": {"split": "test", **metrics}}, {"val": rows[:1], "test": rows}
+
+
+def test_parquet_has_a_row_per_phrase_and_the_numbers_in_its_header(evaluated, tmp_path):
+    results, phrases = evaluated
+    path = tmp_path / "new" / "scores.parquet"
+    write_results(path, results, phrases)
+    table = pyarrow.parquet.read_table(path)
+    assert table.schema.equals(PHRASE_SCHEMA)
+    rows = table.to_pylist()
+    assert [row.pop("split") for row in rows] == ["val", "test", "test"]
+    assert rows == [{**phrase, "point": list(phrase["point"])} for split in phrases.values() for phrase in split]
+    assert json.loads(table.schema.metadata[RESULTS_KEY]) == results
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_json_is_what_cards_read(evaluated, tmp_path):
+    results, phrases = evaluated
+    write_results(tmp_path / "both.json", results, phrases)
+    assert read_metrics(tmp_path / "both.json").keys() == {"val", "test"}
+    write_results(tmp_path / "one.json", {"test": results["test"]}, {"test": phrases["test"]})
+    assert read_metrics(tmp_path / "one.json")["test"]["pointing_game_accuracy"] == 0.5
+    assert len(json.loads((tmp_path / "one.json").read_text())["phrases"]) == 2
+
+
+def test_a_place_that_cannot_be_written_to_is_found_before_the_evaluation(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a folder: name a file in it"):
+        check_results_path(tmp_path)
+    with pytest.raises(ValueError, match="file is a file, not a folder"):
+        check_results_path(tmp_path / "file" / "deep" / "scores.json")
+    check_results_path(tmp_path / "new" / "scores.json")
