@@ -15,6 +15,7 @@ from albef_amc.cli.reporting import is_main_process, print_result, report, to_pl
 from albef_amc.datasets_scripts import BUILDERS, load_grounding_dataset
 from albef_amc.trainer.benchmark import evaluate_split
 from albef_amc.trainer.bootstrap import NUM_RESAMPLES
+from albef_amc.trainer.evaluation import BOX_ACCURACY
 from albef_amc.trainer.evaluation_recipes import (
     EvaluationRecipe,
     find_evaluation_recipe,
@@ -88,9 +89,8 @@ def evaluate(
             world_size=world_size,
             progress=lambda batches: track(batches, "grounding"),
         )
-        ranking = recipe and recipe.proposal_ranking
-        if ranking and ranking.measure not in measured:
-            report(f"no proposals in the data: {ranking.measure} is left out (`--data detections_file=FILE`)")
+        if recipe is not None and recipe.proposal_ranking and BOX_ACCURACY not in measured:
+            report(f"no proposals in the data: {BOX_ACCURACY} is left out (`--data detections_file=FILE`)")
         dataset = target if recipe is None else recipe.name
         results[name] = to_plain({"checkpoint": checkpoint, "dataset": dataset, **measured})
         phrases[name] = evaluation.to_rows()

@@ -2,13 +2,20 @@
 """`albef-amc evaluate`: the pointing game of a checkpoint on made-up scenes and on real photographs."""
 
 import json
+import os
+import subprocess
+import sys
 
+import pyarrow.parquet
 import pytest
+from testing_utils import FIXTURES_FOLDER
 
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.evaluation import evaluate_grounding
 
+REFER = FIXTURES_FOLDER / "refer"
+DETECTIONS = "detections/albef_refcoco+/dets.json"
 SCENES = {"num_train_scenes": 2, "num_validation_scenes": 2, "num_test_scenes": 6}
 
 
@@ -17,6 +24,18 @@ def scene_options(tmp_path):
     """Arguments that make a few synthetic scenes."""
     options = {**SCENES, "cache_dir": tmp_path / "cache"}
     return [word for name, value in options.items() for word in ("--data", f"{name}={value}")]
+
+
+@pytest.fixture
+def refer_options(tmp_path):
+    """Arguments that read the small files of the RefCOCO family."""
+    return ["--data", f"data_root={REFER}", "--data", f"cache_dir={tmp_path / 'cache'}"]
+
+
+def count_phrases(name: str, splits: tuple[str, ...]) -> int:
+    """Phrases with a box in the raw files, as the published reader has them."""
+    rows = json.loads((REFER / "expected" / f"{name}.json").read_text())["rows"]
+    return sum(bool(phrase["boxes"]) for row in rows if row["split"] in splits for phrase in row["phrases"])
 
 
 def evaluate(capsys, *words) -> dict:
@@ -78,6 +97,14 @@ def test_photographs(checkpoint, data_folder, tmp_path, capsys):
         (["CHECKPOINT", "coco_phrases", "--data", "data_root=no_such_folder"], "no_such_folder"),
         (["no_such_checkpoint", "synthetic"], "no_such_checkpoint"),
         (["CHECKPOINT", "synthetic", "--batch-size", "0"], "--batch-size"),
+        (["CHECKPOINT", "refcoco_plus"], "data_root"),
+        (["CHECKPOINT", "refcoco_plus", "--split", "testA"], "albef-amc evaluate CHECKPOINT refcoco_plus testA"),
+        (["CHECKPOINT", "synthetic", "test", "--split", "test"], "give one or the other"),
+        (["CHECKPOINT", "synthetic", "no_split"], "no_split"),
+        (["CHECKPOINT", "no_such_recipe.yaml"], "no_such_recipe.yaml"),
+        (["CHECKPOINT", "your-name/data", "--data", "name=synthetic"], "`--data name=synthetic` is for recipes"),
+        (["CHECKPOINT", "synthetic", "--output", "."], "is a folder: name a file in it"),
+        (["CHECKPOINT", "synthetic", "--resamples", "-1"], "--resamples"),
     ],
 )
 def test_bad_input_is_one_line(words, message, checkpoint, scene_options, capsys):
@@ -88,3 +115,110 @@ def test_bad_input_is_one_line(words, message, checkpoint, scene_options, capsys
     assert message in streams.err.splitlines()[-1]
     assert "Traceback" not in streams.err
     assert streams.out == ""
+
+
+def test_a_recipe_evaluates_its_splits_at_its_image_size(checkpoint, refer_options, tmp_path, capsys):
+    output = tmp_path / "scores.parquet"
+    words = [*refer_options, "--data", f"detections_file={DETECTIONS}", "--output", output]
+    results = evaluate(capsys, checkpoint, "refcoco_plus", *words)
+    assert list(results) == ["val", "testA", "testB"]
+    for split, result in results.items():
+        assert (result["dataset"], result["split"], result["image_size"]) == ("refcoco_plus", split, [384, 384])
+        assert result["num_phrases"] == count_phrases("refcoco+_unc", (split,))
+        assert 0 <= result["box_accuracy_at_50"] <= 1
+    table = pyarrow.parquet.read_table(output).to_pylist()
+    assert len(table) == sum(result["num_phrases"] for result in results.values())
+    for split, result in results.items():
+        phrases = [phrase for phrase in table if phrase["split"] == split]
+        for name, measure in (("is_hit", "pointing_game_accuracy"), ("is_proposal_hit", "box_accuracy_at_50")):
+            assert sum(phrase[name] for phrase in phrases) / len(phrases) == pytest.approx(result[measure])
+        assert result["protocol"]["agrees"] == (split == "val")
+    assert results["testA"]["protocol"]["departures"] == ["2 phrases were scored, not 5726"]
+    assert 78.89 in [entry["percent"] for entry in results["testA"]["published"]]
+
+
+def test_several_splits_are_scored_together(checkpoint, refer_options, tmp_path, capsys):
+    output = tmp_path / "scores.json"
+    words = ["refclef", *refer_options, "--image-size", 32, "--output", output]
+    result = evaluate(capsys, checkpoint, *words)
+    assert result["num_phrases"] == count_phrases("refclef_unc", ("testA", "testAB", "testBC", "testC"))
+    assert result["protocol"]["departures"] == ["images are 32 x 32, not 384 x 384"]
+    command = json.loads(output.read_text())["command"]
+    assert command == "albef-amc evaluate CHECKPOINT refclef test --data data_root=DATA_ROOT --image-size 32"
+
+
+def test_text_has_published_numbers_beside_the_measured_one(checkpoint, refer_options, capsys):
+    capsys.readouterr()
+    assert main(["evaluate", str(checkpoint), "refcoco_plus", "testB", *refer_options, "--image-size", "32"]) == 0
+    streams = capsys.readouterr()
+    lines = streams.out.splitlines()
+    start = lines.index("published beside measured, testB, pointing_game_accuracy in per cent:")
+    assert lines[start + 1].split()[1:3] == ["this", "checkpoint"]
+    assert "   61.10  AMC (boxes of Visual Genome); Yang et al., CVPR 2023" in lines[start + 2 :]
+    departures = "images are 32 x 32, not 384 x 384; 3 phrases were scored, not 4889"
+    assert lines[-1] == f"protocol of refcoco_plus, testB: NOT followed: {departures}"
+    assert "box_accuracy_at_50 is left out (`--data detections_file=FILE`)" in streams.err
+
+
+def test_a_recipe_of_ones_own_agrees_with_itself(checkpoint, scene_options, tmp_path, capsys):
+    expected = evaluate(capsys, checkpoint, "synthetic", *scene_options)
+    recipe = tmp_path / "mine.yaml"
+    lines = ["data: {name: synthetic}", "splits: {test: test}", "image_size: 32"]
+    lines += [f"num_phrases: {{test: {expected['num_phrases']}}}"]
+    lines += ["published: [{method: me, split: test, percent: 50, source: here}]"]
+    recipe.write_text("\n".join(lines))
+    capsys.readouterr()
+    assert main(["evaluate", str(checkpoint), str(recipe), *scene_options, "--device", "cpu"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"protocol of mine, test: followed; {expected['num_phrases']} phrases, as published"
+
+
+def test_a_name_of_recipe_and_builder(checkpoint, refer_options, capsys):
+    """The recipe at its size; with `--split` the data set at the checkpoint's, as the commands on cards mean it."""
+    by_recipe = evaluate(capsys, checkpoint, "refcoco", "testA", *refer_options)
+    as_it_is = evaluate(capsys, checkpoint, "refcoco", "--split", "testA", *refer_options)
+    assert by_recipe["image_size"] == [384, 384] and by_recipe["protocol"]["agrees"]
+    assert as_it_is["image_size"] == [32, 32] and "protocol" not in as_it_is
+    assert by_recipe["num_phrases"] == as_it_is["num_phrases"]
+
+
+def test_other_data_than_the_recipe_s_is_named(checkpoint, refer_options, capsys):
+    words = [*refer_options, "--data", "dataset=refcoco+", "--image-size", 32]
+    result = evaluate(capsys, checkpoint, "refcoco", "testA[:1]", *words)
+    assert "`dataset` of the data is refcoco+, not refcoco" in result["protocol"]["departures"]
+    assert "testA[:1] is not among the splits val, testA, testB" in result["protocol"]["departures"]
+
+
+def test_intervals_hold_the_accuracy_and_can_be_left_out(checkpoint, scene_options, capsys):
+    first, other, without = (
+        evaluate(capsys, checkpoint, "synthetic", *scene_options, *words)
+        for words in (["--resamples", 50], ["--resamples", 50, "--seed", 1], ["--resamples", 0])
+    )
+    interval = first["confidence_interval"]
+    low, high = interval["pointing_game_accuracy"]
+    assert low <= first["pointing_game_accuracy"] <= high and high - low < 1
+    assert (interval["confidence"], interval["num_resamples"], interval["seed"]) == (0.95, 50, 0)
+    assert interval["pointing_game_accuracy_by_type"].keys() == first["pointing_game_accuracy_by_type"].keys()
+    assert other["confidence_interval"]["seed"] == 1
+    assert "confidence_interval" not in without
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_result_of_one(checkpoint, refer_options, tmp_path, capsys):
+    options = ["--data", f"detections_file={DETECTIONS}", "--image-size", 32, "--device", "cpu"]
+    words = ["refcoco_plus", *refer_options, *options]
+    expected = evaluate(capsys, checkpoint, *words, "--output", tmp_path / "one.parquet")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    command += ["albef_amc.cli.main", "evaluate", checkpoint, *words, "--output", tmp_path / "two.parquet", "--json"]
+    environment = dict(os.environ, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    done = subprocess.run([str(word) for word in command], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    result = json.loads(done.stdout)
+    for name in ("seconds", "phrases_per_second"):
+        for split in expected:
+            expected[split].pop(name), result[split].pop(name)
+    assert result == expected
+    one, two = (pyarrow.parquet.read_table(tmp_path / f"{name}.parquet").to_pylist() for name in ("one", "two"))
+    for phrase, other in zip(one, two, strict=True):
+        assert phrase.pop("score") == pytest.approx(other.pop("score"), abs=1e-5)
+        assert phrase == other

@@ -9,11 +9,13 @@ from testing_utils import build_rows
 from albef_amc.trainer.evaluation import (
     BASELINES,
     PhraseResult,
+    ProposalRanking,
     evaluate_baselines,
     evaluate_grounding,
     iterate_phrases,
     locate_points,
     score_points,
+    score_proposals,
     shuffle_phrases,
 )
 
@@ -104,3 +106,35 @@ def test_phrases_of_a_row_carry_their_boxes_and_no_point():
     phrases = list(iterate_phrases(build_rows(1)[0]))
     assert [phrase.phrase_id for phrase in phrases] == ["0-0", "0-1"]
     assert all(math.isnan(value) for phrase in phrases for value in phrase.point)
+
+
+def test_proposals_are_ranked_by_the_heat_inside(tiny_model, tiny_processor):
+    rows = build_rows(2)
+    box, far = rows[0]["phrases"][0]["boxes"][0], [30.0, 24.0, 40.0, 30.0]
+    rows[0]["proposals"] = [{"box": box, "score": 1.0, "label": None}]
+    rows[1]["proposals"] = None
+    ranking = ProposalRanking(area_exponent=0.5, overlap_rule="released")
+    evaluation = evaluate_grounding(tiny_model, tiny_processor, rows, proposal_ranking=ranking)
+    assert [answer.proposal for answer in evaluation.results] == [box, box, None, None]
+    assert [answer.proposal_iou for answer in evaluation.results] == [1.0, pytest.approx(304 / 339), 0.0, 0.0]
+    assert [answer.is_proposal_hit for answer in evaluation.results] == [True, True, False, False]
+    assert evaluation.metrics["box_accuracy_at_50"] == 0.5
+    assert evaluation.metrics["num_phrases_without_proposal"] == 2
+    assert "heat_sums" not in evaluation.to_rows()[0]
+    answer = result((5, 5), [box])
+    answer.heat_sums = [(far, 8.0), (box, 9.0)]
+    assert score_proposals([answer], ranking)["box_accuracy_at_50"] == 0.0  # 8 over 60 ** 0.5, 9 over 320 ** 0.5
+    assert score_proposals([answer], ProposalRanking(0, "area"))["box_accuracy_at_50"] == 1.0
+
+
+def test_several_boxes_count_one_by_one_or_merged():
+    answer = result((15, 5), [[0, 0, 10, 10], [20, 0, 30, 10]])
+    assert score_points([answer])["pointing_game_accuracy"] == 0.0
+    assert score_points([answer], "merged")["pointing_game_accuracy"] == 1.0
+    assert answer.boxes == [[0, 0, 10, 10], [20, 0, 30, 10]]
+
+
+@pytest.mark.parametrize(("values", "message"), [((-1, "area"), "`area_exponent`"), ((1, "iou"), "`overlap_rule`")])
+def test_a_ranking_with_other_values_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        ProposalRanking(*values)

@@ -6,7 +6,7 @@ import pyarrow.parquet
 import pytest
 
 from albef_amc.model_cards import read_metrics
-from albef_amc.trainer.evaluation import PhraseResult, score_points
+from albef_amc.trainer.evaluation import GroundingEvaluation, PhraseResult, score_points
 from albef_amc.trainer.evaluation_results import PHRASE_SCHEMA, RESULTS_KEY, check_results_path, write_results
 
 
@@ -18,7 +18,7 @@ def evaluated():
         PhraseResult("2", "b", "a dog", [], [[0.0, 0.0, 9.0, 9.0], [5.0, 5.0, 7.0, 7.0]], (9.0, 4.0)),
     ]
     metrics = score_points(phrases)
-    rows = [vars(phrase) for phrase in phrases]
+    rows = GroundingEvaluation(metrics, phrases).to_rows()
     return {"val": {"split": "val", **metrics}, "test": {"split": "test", **metrics}}, {"val": rows[:1], "test": rows}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from albef_amc.trainer.bootstrap import CONFIDENCE, NUM_RESAMPLES, bootstrap_accuracy
-from albef_amc.trainer.evaluation import GroundingEvaluation, evaluate_baselines, evaluate_grounding
+from albef_amc.trainer.evaluation import BOX_ACCURACY, GroundingEvaluation, evaluate_baselines, evaluate_grounding
 from albef_amc.trainer.evaluation_recipes import EvaluationRecipe, list_departures
 
 
@@ -53,7 +53,7 @@ def evaluate_split(
         "phrases_per_second": evaluation.metrics["num_phrases"] / seconds,
     }
     if num_resamples:
-        result["confidence_interval"] = _describe_intervals(evaluation, recipe, num_resamples, seed)
+        result["confidence_interval"] = _describe_intervals(evaluation, num_resamples, seed)
     if baselines:
         result["baselines"] = evaluate_baselines(rows.remove_columns("image"))
     if recipe is not None:
@@ -72,9 +72,7 @@ def _choose_protocol(recipe: EvaluationRecipe | None, rows: Any) -> dict[str, An
     return {**protocol, "proposal_ranking": recipe.proposal_ranking}
 
 
-def _describe_intervals(
-    evaluation: GroundingEvaluation, recipe: EvaluationRecipe | None, num_resamples: int, seed: int
-) -> dict[str, Any]:
+def _describe_intervals(evaluation: GroundingEvaluation, num_resamples: int, seed: int) -> dict[str, Any]:
     """Intervals of the accuracies, in [0, 1]."""
     phrases = evaluation.results
     images, types = [phrase.image_id for phrase in phrases], [phrase.types for phrase in phrases]
@@ -86,10 +84,10 @@ def _describe_intervals(
         "pointing_game_accuracy": pointing.overall,
         "pointing_game_accuracy_by_type": pointing.by_type,
     }
-    if recipe is not None and recipe.proposal_ranking and recipe.proposal_ranking.measure in evaluation.metrics:
+    if BOX_ACCURACY in evaluation.metrics:
         hits = [bool(phrase.is_proposal_hit) for phrase in phrases]
-        ranked = bootstrap_accuracy(hits, images, num_resamples=num_resamples, seed=seed)
-        described[recipe.proposal_ranking.measure] = ranked.overall
+        ranked = bootstrap_accuracy(hits, images, types, num_resamples, seed)
+        described |= {BOX_ACCURACY: ranked.overall, f"{BOX_ACCURACY}_by_type": ranked.by_type}
     return described
 
 

@@ -16,12 +16,33 @@ from albef_amc import ITM_MATCH_INDEX, AlbefForImageTextMatching, AlbefForPreTra
 from albef_amc.metrics import get_metric_folder
 from albef_amc.regions_albef import find_point, resize_heatmap
 from albef_amc.trainer.augmentation import example_generator
+from albef_amc.trainer.heatmap_measures import sum_heat_in_boxes
 from albef_amc.trainer.parallel import split_rows
-from albef_amc.trainer.proposal_ranking import ProposalRanking, choose_proposal, compute_inclusive_iou
 
 BOX_RULES = ("any", "merged")
+OVERLAP_RULES = ("area", "released")
+BOX_ACCURACY = "box_accuracy_at_50"
 
 PointRule = Callable[[dict, dict], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class ProposalRanking:
+    """How the metric `box_accuracy` ranks proposals by a heatmap.
+
+    Args:
+        area_exponent (`float`): a proposal's score is the sum of the heatmap inside over its area to this power.
+        overlap_rule (`str`): `"area"`, or `"released"` for the published convention of inclusive pixel ranges.
+    """
+
+    area_exponent: float
+    overlap_rule: str
+
+    def __post_init__(self):
+        if not isinstance(self.area_exponent, (int, float)) or self.area_exponent < 0:
+            raise ValueError(f"`area_exponent` must be a number of at least 0, got {self.area_exponent!r}.")
+        if self.overlap_rule not in OVERLAP_RULES:
+            raise ValueError(f"`overlap_rule` must be one of {', '.join(OVERLAP_RULES)}; got {self.overlap_rule!r}.")
 
 
 @dataclass
@@ -36,8 +57,9 @@ class PhraseResult:
         score (`float`, *optional*): matching probability in [0, 1].
         is_hit (`bool`, *optional*): the point lies strictly inside a box.
         proposal (`list`, *optional*): the proposal that the heatmap fills best, x_min, y_min, x_max, y_max.
-        proposal_iou (`float`, *optional*): its IoU with the nearest box.
-        is_proposal_hit (`bool`, *optional*): that IoU reaches the threshold.
+        proposal_iou (`float`, *optional*): its largest IoU with a box; 0 where no proposal is chosen.
+        is_proposal_hit (`bool`, *optional*): that IoU is 0.5 or more.
+        heat_sums (`list`, *optional*): pairs of a proposal of the image and the sum of the heatmap over it.
     """
 
     phrase_id: str
@@ -51,6 +73,7 @@ class PhraseResult:
     proposal: list[float] | None = None
     proposal_iou: float | None = None
     is_proposal_hit: bool | None = None
+    heat_sums: list[tuple[list[float], float]] | None = None
 
 
 @dataclass
@@ -68,8 +91,9 @@ class GroundingEvaluation:
     num_skipped: int = 0
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """The results as plain dictionaries."""
-        return [asdict(result) for result in self.results]
+        """The results as plain dictionaries, without what is summed over proposals."""
+        rows = [asdict(result) for result in self.results]
+        return [{name: value for name, value in row.items() if name != "heat_sums"} for row in rows]
 
 
 def evaluate_grounding(
@@ -92,15 +116,16 @@ def evaluate_grounding(
         model, processor, rows, options: as for [`predict_points`].
         box_rule (`str`, defaults to `"any"`): of several boxes of a phrase, `"any"` one counts, or the `"merged"`
             smallest box around them.
-        proposal_ranking ([`~trainer.proposal_ranking.ProposalRanking`], *optional*): also rank the proposals of the
-            rows, and add `box_accuracy_at_50` (at that threshold) to the metrics.
+        proposal_ranking ([`ProposalRanking`], *optional*): also rank the proposals of the rows, and add the metrics of
+            `metrics/box_accuracy`.
         rank, world_size (`int`, default to 0 and 1): this process among those that a launcher started.
 
     Raises:
         ValueError: no phrase has a box.
     """
     own_rows = rows if world_size == 1 else Subset(rows, split_rows(len(rows), rank, world_size))
-    results, num_skipped = predict_points(model, processor, own_rows, proposal_ranking=proposal_ranking, **options)
+    sums_heat = proposal_ranking is not None
+    results, num_skipped = predict_points(model, processor, own_rows, sums_heat=sums_heat, **options)
     if world_size > 1:
         results, num_skipped = gather_object(results), sum(gather_object([num_skipped]))
     evaluation = None
@@ -120,7 +145,7 @@ def predict_points(
     phrases_per_chunk: int = 64,
     num_workers: int = 0,
     max_length: int | None = None,
-    proposal_ranking: ProposalRanking | None = None,
+    sums_heat: bool = False,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[list[PhraseResult], int]:
     """Points of all phrases that have a box, and the number of phrases without.
@@ -132,7 +157,7 @@ def predict_points(
         phrases_per_chunk (`int`, defaults to 64): phrases explained together.
         num_workers (`int`, defaults to 0): processes that decode and resize images.
         max_length (`int`, *optional*): pieces of a phrase at most, [CLS] included; all of them by default.
-        proposal_ranking ([`~trainer.proposal_ranking.ProposalRanking`], *optional*): also choose a proposal.
+        sums_heat (`bool`, defaults to `False`): also sum the heatmaps over the proposals of the images.
         progress (callable, *optional*): wraps the iteration over batches, to show progress.
     """
     collate = _GroundingInputs(processor, max_length)
@@ -150,10 +175,10 @@ def predict_points(
         for phrase, point, score in zip(phrases, points, scores, strict=True):
             phrase.point, phrase.score = point, score
             results.append(phrase)
-        if proposal_ranking is not None:
+        if sums_heat:
             for phrase, heatmap, size, boxes in zip(phrases, outputs.heatmap, sizes.tolist(), proposals, strict=True):
-                best = choose_proposal(heatmap, size, boxes, proposal_ranking.area_power)
-                phrase.proposal = boxes[best] if best >= 0 else None
+                sums = sum_heat_in_boxes(resize_heatmap(heatmap, *size), boxes)
+                phrase.heat_sums = list(zip(boxes, sums, strict=True))
     return results, num_skipped
 
 
@@ -236,21 +261,30 @@ def score_points(results: Sequence[PhraseResult], box_rule: str = "any") -> dict
 
 def score_proposals(
     results: Sequence[PhraseResult], ranking: ProposalRanking, box_rule: str = "any"
-) -> dict[str, float | int]:
-    """Marks in `results` whether the chosen proposals are hits; a phrase without one is a miss.
+) -> dict[str, Any]:
+    """Chooses a proposal for each of `results`, marks hits, and returns metrics of `metrics/box_accuracy`.
 
     Returns:
-        `dict` with the accuracy in [0, 1] under [`~trainer.proposal_ranking.ProposalRanking.measure`], and
-        `num_phrases_without_proposal`.
+        `dict` with `box_accuracy_at_50` and `mean_box_accuracy` in [0, 1], `box_accuracy_at_50_by_type`, and
+        `num_phrases_without_proposal`, those for which none was chosen: misses.
     """
-    for result in results:
-        boxes = apply_box_rule(result.boxes, box_rule)
-        if result.proposal is not None:
-            result.proposal_iou = max(compute_inclusive_iou(result.proposal, box) for box in boxes)
-        result.is_proposal_hit = result.proposal is not None and result.proposal_iou >= ranking.iou_threshold
+    metric = evaluate.load(str(get_metric_folder("box_accuracy")))
+    scores = metric.compute(
+        predictions=[[box for box, _ in result.heat_sums or ()] for result in results],
+        heat_sums=[[total for _, total in result.heat_sums or ()] for result in results],
+        references=[apply_box_rule(result.boxes, box_rule) for result in results],
+        phrase_types=[result.types for result in results],
+        area_exponent=ranking.area_exponent,
+        overlap_rule=ranking.overlap_rule,
+        return_hits=True,
+    )
+    answers = zip(results, scores["chosen"], scores["ious"], scores["hits"], strict=True)
+    for result, best, result.proposal_iou, result.is_proposal_hit in answers:
+        result.proposal = result.heat_sums[best][0] if best >= 0 else None
+    kept = (BOX_ACCURACY, "mean_box_accuracy", f"{BOX_ACCURACY}_by_type")
     return {
-        ranking.measure: float(np.mean([result.is_proposal_hit for result in results])),
-        "num_phrases_without_proposal": sum(result.proposal is None for result in results),
+        **{name: scores[name] for name in kept},
+        "num_phrases_without_proposal": scores["num_without_choice"],
     }
 
 
@@ -307,9 +341,11 @@ def evaluate_baselines(rows: Iterable[dict]) -> dict[str, float]:
 
 __all__ = [
     "BASELINES",
+    "BOX_ACCURACY",
     "BOX_RULES",
     "GroundingEvaluation",
     "PhraseResult",
+    "ProposalRanking",
     "apply_box_rule",
     "evaluate_baselines",
     "evaluate_grounding",

@@ -14,13 +14,12 @@ import yaml
 from transformers.image_utils import PILImageResampling
 
 from albef_amc.datasets_scripts import BUILDERS
-from albef_amc.trainer.evaluation import BOX_RULES
-from albef_amc.trainer.proposal_ranking import ProposalRanking
+from albef_amc.trainer.evaluation import BOX_ACCURACY, BOX_RULES, ProposalRanking
 from albef_amc.trainer.recipes import list_shipped, resolve_shipped
 from albef_amc.trainer.run_facts import hide_folder
 
 RESAMPLES = tuple(filter_.name.lower() for filter_ in PILImageResampling)
-MEASURES = ("pointing_game_accuracy", "box_accuracy")
+MEASURES = ("pointing_game_accuracy", BOX_ACCURACY)
 PATTERN_CHARACTERS = "*?"
 
 
@@ -33,7 +32,7 @@ class PublishedNumber:
         split (`str`): split of the recipe.
         percent (`float`): the figure, in per cent.
         source (`str`): where it is printed.
-        measure (`str`, defaults to `"pointing_game_accuracy"`): that, or `"box_accuracy"` of ranked proposals.
+        measure (`str`, defaults to `"pointing_game_accuracy"`): that, or `"box_accuracy_at_50"`.
     """
 
     method: str
@@ -62,7 +61,7 @@ class EvaluationRecipe:
         max_length (`int`, *optional*): pieces of a phrase at most, [CLS] included; all of them by default.
         box_rule (`str`, defaults to `"any"`): of several boxes of a phrase, `"any"` one counts, or the `"merged"`
             smallest box around them.
-        proposal_ranking (mapping, *optional*): fields of [`~trainer.proposal_ranking.ProposalRanking`], for rows
+        proposal_ranking (mapping, *optional*): fields of [`~trainer.evaluation.ProposalRanking`], for rows
             with proposals.
         num_phrases (mapping): split -> how many phrases the published evaluation scored.
         published (list of mappings): fields of [`PublishedNumber`].
