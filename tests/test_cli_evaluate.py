@@ -11,7 +11,7 @@ import pytest
 from testing_utils import FIXTURES_FOLDER
 
 from albef_amc.cli.main import main
-from albef_amc.datasets_scripts import load_grounding_dataset
+from albef_amc.datasets_scripts import BUILDERS, load_grounding_dataset
 from albef_amc.trainer.evaluation import evaluate_grounding
 
 REFER = FIXTURES_FOLDER / "refer"
@@ -145,6 +145,23 @@ def test_several_splits_are_scored_together(checkpoint, refer_options, tmp_path,
     assert result["protocol"]["departures"] == ["images are 32 x 32, not 384 x 384"]
     command = json.loads(output.read_text())["command"]
     assert command == "albef-amc evaluate CHECKPOINT refclef test --data data_root=DATA_ROOT --image-size 32"
+
+
+@pytest.mark.skipif("flickr30k_entities" not in BUILDERS, reason="Flickr30k Entities has no builder yet")
+@pytest.mark.parametrize("source", ["xml", "info_ground"])
+def test_flickr30k_entities_counts_every_mention_with_a_box(checkpoint, tmp_path, capsys, source):
+    root = FIXTURES_FOLDER / "flickr30k_entities"
+    folder = root if source == "xml" else root / "info_ground"
+    data = dict(data_root=folder, source=source, splits="test", cache_dir=tmp_path / "cache")
+    data["image_root"] = root / "flickr30k-images"
+    words = [word for name, value in data.items() for word in ("--data", f"{name}={value}")]
+    result = evaluate(capsys, checkpoint, "flickr30k_entities", *words)
+    rows = [row for row in json.loads((root / "expected.json").read_text())["rows"] if row["split"] == "test"]
+    expected = sum(bool(phrase["boxes"]) for row in rows for phrase in row["phrases"])
+    assert result["num_phrases"] == expected > 0
+    assert result["num_phrases_without_box"] == sum(len(row["phrases"]) for row in rows) - expected
+    assert result["image_size"] == [256, 256]
+    assert result["protocol"]["departures"] == [f"{expected} phrases were scored, not 14481"]
 
 
 def test_text_has_published_numbers_beside_the_measured_one(checkpoint, refer_options, capsys):
