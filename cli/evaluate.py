@@ -71,9 +71,9 @@ def evaluate(
     data = read_options(options or ())
     rank, world_size = join_processes(device)
     model, processor = load_checkpoint(checkpoint, image_size or (recipe and recipe.image_size), device)
+    loaded = {name: load_rows(target, recipe, name, data) for name in chosen}
     results, phrases = {}, {}
-    for name in chosen:
-        source, rows = load_rows(target, recipe, name, data)
+    for name, (source, rows) in loaded.items():
         measured, evaluation = evaluate_split(
             model,
             processor,

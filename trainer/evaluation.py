@@ -278,9 +278,9 @@ def score_proposals(
         overlap_rule=ranking.overlap_rule,
         return_hits=True,
     )
-    answers = zip(results, scores["chosen"], scores["ious"], scores["hits"], strict=True)
-    for result, best, result.proposal_iou, result.is_proposal_hit in answers:
+    for result, best, iou, is_hit in zip(results, scores["chosen"], scores["ious"], scores["hits"], strict=True):
         result.proposal = result.heat_sums[best][0] if best >= 0 else None
+        result.proposal_iou, result.is_proposal_hit = iou, is_hit
     kept = (BOX_ACCURACY, "mean_box_accuracy", f"{BOX_ACCURACY}_by_type")
     return {
         **{name: scores[name] for name in kept},
