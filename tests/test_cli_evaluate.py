@@ -11,7 +11,7 @@ import pytest
 from testing_utils import FIXTURES_FOLDER
 
 from albef_amc.cli.main import main
-from albef_amc.datasets_scripts import BUILDERS, load_grounding_dataset
+from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.evaluation import evaluate_grounding
 
 REFER = FIXTURES_FOLDER / "refer"
@@ -147,7 +147,6 @@ def test_several_splits_are_scored_together(checkpoint, refer_options, tmp_path,
     assert command == "albef-amc evaluate CHECKPOINT refclef test --data data_root=DATA_ROOT --image-size 32"
 
 
-@pytest.mark.skipif("flickr30k_entities" not in BUILDERS, reason="Flickr30k Entities has no builder yet")
 @pytest.mark.parametrize("source", ["xml", "info_ground"])
 def test_flickr30k_entities_counts_every_mention_with_a_box(checkpoint, tmp_path, capsys, source):
     root = FIXTURES_FOLDER / "flickr30k_entities"

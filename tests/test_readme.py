@@ -112,8 +112,6 @@ def test_evaluation_commands_name_data_sets_and_arguments_that_exist(document, w
             name = recipe.data["name"]
             splits = list(takewhile(lambda word: not word.startswith("-"), words[3:]))
             assert {split.partition("[")[0] for split in splits} <= set(recipe.splits), document
-        if name == "flickr30k_entities" and name not in BUILDERS:
-            pytest.skip("Flickr30k Entities has a recipe but no builder yet")
         assert options.keys() <= set(inspect.signature(BUILDERS[name].BUILDER_CONFIG_CLASS).parameters), document
 
 
