@@ -46,6 +46,40 @@ def iterate_json_object(path: Path, chunk_length: int = CHUNK_LENGTH) -> Iterato
     yield from _iterate(path, chunk_length, "{}", "an object with keys", _ChunkReader.decode_member)
 
 
+def iterate_json_lists(path: Path, chunk_length: int = CHUNK_LENGTH) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Entries of all lists of objects in a file that holds one object, as COCO's files do.
+
+    Args:
+        path (`Path`): the file, UTF-8.
+        chunk_length (`int`, defaults to 2 ** 20): characters read at a time.
+
+    Returns:
+        iterator of `tuple`: key of the list and entry, in their order. Other values are passed over.
+
+    Raises:
+        ValueError: not such an object, or cut off; the message names file and the number of whole entries before.
+    """
+    number = 0
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            reader = _ChunkReader(file, chunk_length)
+            for _ in reader.iterate_items("{", "}"):
+                key = reader.decode_key()
+                if reader.peek() != "[":
+                    reader.pass_value()
+                    continue
+                for _ in reader.iterate_items("[", "]"):
+                    yield key, reader.decode_object()
+                    number += 1
+            if reader.peek():
+                raise ValueError(f"`{reader.peek()}` behind the end of the object")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} cannot be read behind {number} entries ({error}). It may be cut off or of another format: fetch "
+            "it again."
+        ) from error
+
+
 def _iterate(
     path: Path, chunk_length: int, ends: str, kind: str, decode: Callable[["_ChunkReader"], Any]
 ) -> Iterator[Any]:
@@ -117,13 +151,39 @@ class _ChunkReader:
 
     def decode_member(self) -> tuple[str, Any]:
         """Takes a key and its value, which must be a list or an object: a number could be cut by the chunk."""
+        key = self.decode_key()
+        if self.peek() not in ("[", "{", ""):
+            raise ValueError(f"`{self.peek()}` where a list or an object is expected")
+        return key, self.decode()
+
+    def decode_key(self) -> str:
+        """Takes a key and the colon behind it."""
         if self.peek() not in ('"', ""):
             raise ValueError(f"`{self.peek()}` where a key in quotes is expected")
         key = self.decode()
         self.skip(":")
-        if self.peek() not in ("[", "{", ""):
-            raise ValueError(f"`{self.peek()}` where a list or an object is expected")
-        return key, self.decode()
+        return key
+
+    def pass_value(self) -> None:
+        """Passes over the next value; of a number or a word every character that is there."""
+        if self.peek() in ('"', "{", ""):
+            self.decode()
+            return
+        while self.peek() not in (",", "}", "]", ""):
+            self.position += 1
+
+    def iterate_items(self, first: str, last: str) -> Iterator[None]:
+        """Stops before each item of a list or an object and takes what stands between the items."""
+        self.skip(first)
+        if self.peek() == last:
+            self.position += 1
+            return
+        while True:
+            yield
+            if self.peek() == last:
+                self.position += 1
+                return
+            self.skip(",")
 
     def _extend(self) -> bool:
         """Reads at least as much again as is left over, so that a long entry is not tried too often."""

@@ -9,6 +9,7 @@ import datasets
 from .albef_json import AlbefJson
 from .amc_json import AmcJson
 from .coco_phrases import CocoPhrases
+from .coco_raw import Coco
 from .features import GROUNDING_FEATURES
 from .flickr30k_entities import Flickr30kEntities
 from .refcoco import RefCoco
@@ -23,6 +24,7 @@ BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "refcoco": RefCoco,
     "visual_genome": VisualGenome,
     "flickr30k_entities": Flickr30kEntities,
+    "coco": Coco,
 }
 
 
