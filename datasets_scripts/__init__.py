@@ -5,10 +5,12 @@ from .albef_json import AlbefJson
 from .amc_json import AmcJson, AmcJsonConfig
 from .annotation_lists import AnnotationListConfig
 from .coco_phrases import CocoPhrases, CocoPhrasesConfig, choose_split
+from .coco_raw import Coco, CocoConfig
 from .coco_records import ReadingReport
 from .features import GROUNDING_FEATURES, PHRASE_FEATURES, build_phrase, build_row, compute_statistics
 from .flickr30k_entities import Flickr30kEntities, Flickr30kEntitiesConfig
 from .loading import BUILDERS, load_grounding_dataset
+from .phrasecut import PhraseCut, PhraseCutConfig
 from .refcoco import RefCoco, RefCocoConfig
 from .synthetic_grounding import SyntheticGrounding, SyntheticGroundingConfig, build_scene, generate_scenes
 from .synthetic_phrases import vocabulary
@@ -25,10 +27,14 @@ __all__ = [
     "AmcJson",
     "AmcJsonConfig",
     "AnnotationListConfig",
+    "Coco",
+    "CocoConfig",
     "CocoPhrases",
     "CocoPhrasesConfig",
     "Flickr30kEntities",
     "Flickr30kEntitiesConfig",
+    "PhraseCut",
+    "PhraseCutConfig",
     "ReadingReport",
     "RefCoco",
     "RefCocoConfig",

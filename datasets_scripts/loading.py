@@ -12,6 +12,7 @@ from .coco_phrases import CocoPhrases
 from .coco_raw import Coco
 from .features import GROUNDING_FEATURES
 from .flickr30k_entities import Flickr30kEntities
+from .phrasecut import PhraseCut
 from .refcoco import RefCoco
 from .synthetic_grounding import SyntheticGrounding
 from .visual_genome import VisualGenome
@@ -25,6 +26,7 @@ BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "visual_genome": VisualGenome,
     "flickr30k_entities": Flickr30kEntities,
     "coco": Coco,
+    "phrasecut": PhraseCut,
 }
 
 
