@@ -12,6 +12,7 @@ from .coco_phrases import CocoPhrases
 from .coco_raw import Coco
 from .features import GROUNDING_FEATURES
 from .flickr30k_entities import Flickr30kEntities
+from .kilogram import KiloGram
 from .phrasecut import PhraseCut
 from .refcoco import RefCoco
 from .synthetic_grounding import SyntheticGrounding
@@ -27,6 +28,7 @@ BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "flickr30k_entities": Flickr30kEntities,
     "coco": Coco,
     "phrasecut": PhraseCut,
+    "kilogram": KiloGram,
 }
 
 
