@@ -9,6 +9,7 @@ from .coco_raw import Coco, CocoConfig
 from .coco_records import ReadingReport
 from .features import GROUNDING_FEATURES, PHRASE_FEATURES, build_phrase, build_row, compute_statistics
 from .flickr30k_entities import Flickr30kEntities, Flickr30kEntitiesConfig
+from .jsonl import Jsonl, JsonlConfig
 from .kilogram import KiloGram, KiloGramConfig
 from .loading import BUILDERS, load_grounding_dataset
 from .phrasecut import PhraseCut, PhraseCutConfig
@@ -34,6 +35,8 @@ __all__ = [
     "CocoPhrasesConfig",
     "Flickr30kEntities",
     "Flickr30kEntitiesConfig",
+    "Jsonl",
+    "JsonlConfig",
     "KiloGram",
     "KiloGramConfig",
     "PhraseCut",

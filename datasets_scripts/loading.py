@@ -12,6 +12,7 @@ from .coco_phrases import CocoPhrases
 from .coco_raw import Coco
 from .features import GROUNDING_FEATURES
 from .flickr30k_entities import Flickr30kEntities
+from .jsonl import Jsonl
 from .kilogram import KiloGram
 from .phrasecut import PhraseCut
 from .refcoco import RefCoco
@@ -29,6 +30,7 @@ BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "coco": Coco,
     "phrasecut": PhraseCut,
     "kilogram": KiloGram,
+    "jsonl": Jsonl,
 }
 
 

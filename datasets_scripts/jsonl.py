@@ -1,0 +1,192 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""JSON Lines of one's own: a row of the schema per line, images beside the files."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from albef_amc.regions_albef import decode_rle, encode_rle
+
+from .coco_records import ReadingReport, clean_box
+from .features import build_phrase, build_row
+from .image_files import UPRIGHT, find_path_problem, read_image_file
+from .jsonl_fields import BOX_FORMATS, NORMALIZED, XYWH, XYXY, check_line
+from .source_builder import ImageRootConfig, SourceBuilder
+
+SUFFIX = ".jsonl"
+KEPT_FIELDS = ("points", "polygons", "types", "caption", "spans", "paraphrases")
+
+
+@dataclass
+class JsonlConfig(ImageRootConfig):
+    """Where the files are, and what their boxes mean.
+
+    Args:
+        data_root (`str`): folder of the files; each `NAME.jsonl` is the split NAME.
+        box_format (`str`, defaults to "xyxy"): what four numbers of a box are: "xyxy" (x_min, y_min, x_max, y_max in
+            pixels), "xywh" (x_min, y_min, width, height in pixels) or "normalized_xyxy" (shares of width and height).
+        image_root (`str`, *optional*): folder that the images' paths are relative to; `data_root` by default.
+        embed_images (`bool`, defaults to `True`): whether the rows hold the images' bytes; else they hold their paths
+            on this machine, and the files must stay where they are.
+    """
+
+    box_format: str = XYXY
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.box_format not in BOX_FORMATS:
+            raise ValueError(f"`box_format` must be one of {', '.join(BOX_FORMATS)}; got {self.box_format!r}.")
+        if not self.list_annotation_paths():
+            raise FileNotFoundError(f"No `*{SUFFIX}` in {self.data_root}. Put one there for every split.")
+        for path in self.list_annotation_paths():
+            if not re.fullmatch(r"\w+", path.stem):
+                raise ValueError(f"{path} is no name of a split: letters, digits and `_` are. Rename it.")
+
+    def list_annotation_paths(self) -> list[Path]:
+        """The files, by name."""
+        return sorted(path for path in Path(self.data_root).glob(f"*{SUFFIX}") if path.is_file())
+
+
+class Jsonl(SourceBuilder):
+    """Builder for JSON Lines: one row per line, with the fields of the schema; those that are left out are null.
+
+    What a person wrote wrongly is an error with file and line; an image that is missing or damaged is left out.
+
+    Example:
+
+        builder = Jsonl(cache_dir="cache", data_root="mine")
+        builder.download_and_prepare()
+        rows = builder.as_dataset(split="train")
+    """
+
+    BUILDER_CONFIG_CLASS = JsonlConfig
+    DESCRIPTION = "Images with phrases and regions, from JSON Lines."
+
+    def _read_splits(self) -> dict[str, dict[str, Any]]:
+        places: dict[str, str] = {}
+        splits_of: dict[str, str] = {}
+        splits: dict[str, dict[str, Any]] = {}
+        for path in self.config.list_annotation_paths():
+            rows = splits[path.stem] = {}
+            for where, text in _iterate_lines(path):
+                row = _parse_line(text, where)
+                check_line(row, self.config.box_format, where)
+                _check_path(row["image"], where)
+                image_id = _name_image(row)
+                if image_id in rows:
+                    raise ValueError(f"{where}: image id {image_id!r} is also in {rows[image_id][0]}. One line each.")
+                if splits_of.setdefault(image_id, path.stem) != path.stem:
+                    self.report.add("image in several splits: kept in each", f"{where} ({image_id})")
+                rows[image_id] = (where, text)
+                for number, phrase in enumerate(row["phrases"]):
+                    phrase_id = _name_phrase(phrase, where, number)
+                    if phrase_id in places:
+                        raise ValueError(f"{where}: phrase id {phrase_id!r} is also in {places[phrase_id]}.")
+                    places[phrase_id] = where
+        return splits
+
+    def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
+        where, text = source
+        row = json.loads(text)
+        name = str(PurePosixPath(row["image"]))
+        stored = read_image_file(self.config.get_image_folder() / name, report)
+        if stored is None:
+            return None
+        size = stored.upright_size
+        if (row.get("width") or size[0], row.get("height") or size[1]) != size:
+            found = f"{where}: {size[0]} x {size[1]}, not {row.get('width')} x {row.get('height')}"
+            report.add("image size differs from `width` and `height`: image left out", found)
+            return None
+        if stored.orientation != UPRIGHT:
+            report.add("image is turned by its EXIF data: boxes are taken as those of the upright picture", where)
+        phrases = [self._read_phrase(phrase, size, where, n, report) for n, phrase in enumerate(row["phrases"])]
+        proposals = row.get("proposals")
+        if proposals is not None:
+            proposals = [{**entry, "box": self._read_box(entry["box"], size, where, report)} for entry in proposals]
+            proposals = [entry for entry in proposals if entry["box"] is not None]
+        return build_row(self.config.build_image(name, stored), image, *size, phrases, proposals)
+
+    def _read_phrase(
+        self, phrase: dict[str, Any], size: tuple[int, int], where: str, number: int, report: ReadingReport
+    ) -> dict[str, Any]:
+        """Phrase with boxes inside the image; without a region where it has boxes and none can be used."""
+        place = f"{where}, phrase {number}"
+        fields = {name: phrase.get(name) for name in KEPT_FIELDS}
+        if phrase.get("boxes") is not None:
+            found = [self._read_box(box, size, place, report) for box in phrase["boxes"]]
+            fields["boxes"] = [box for box in found if box is not None] or None
+        if phrase.get("boxes") and not fields["boxes"]:
+            report.add("phrase without a usable box: kept without a region", place)
+            fields["polygons"] = None
+        elif phrase.get("masks"):
+            fields["masks"] = _read_masks(phrase["masks"], size, place, report)
+            if fields["masks"] is None:
+                fields["polygons"] = None
+        return build_phrase(_name_phrase(phrase, where, number), phrase["phrase"], **fields)
+
+    def _read_box(
+        self, box: list[float], size: tuple[int, int], where: str, report: ReadingReport
+    ) -> list[float] | None:
+        """A box as x_min, y_min, x_max, y_max in pixels."""
+        if self.config.box_format == NORMALIZED:
+            box = [value * side for value, side in zip(box, size * 2, strict=True)]
+        return clean_box(box, *size, where, report, is_xywh=self.config.box_format == XYWH)
+
+
+def _iterate_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Place and text of every line that is not empty."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"{path.name}, line {number}", line
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error}). Save it as UTF-8.") from error
+
+
+def _parse_line(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not valid JSON ({error}). One object per line is expected.") from error
+
+
+def _check_path(image: str, where: str) -> None:
+    problem = find_path_problem(image)
+    if problem:
+        raise ValueError(f"{where}: `image` {image!r}: {problem}. Use a path inside it.")
+
+
+def _name_image(row: dict[str, Any]) -> str:
+    """`image_id`, or the path where it is left out."""
+    image_id = row.get("image_id")
+    return str(PurePosixPath(row["image"])) if image_id is None else str(image_id)
+
+
+def _name_phrase(phrase: dict[str, Any], where: str, number: int) -> str:
+    """`phrase_id`, or the place where it is left out, such as `train:3#0`."""
+    if phrase.get("phrase_id") is not None:
+        return str(phrase["phrase_id"])
+    file_name, _, line = where.partition(f"{SUFFIX}, line ")
+    return f"{file_name}:{line}#{number}"
+
+
+def _read_masks(
+    masks: list[dict[str, Any]], size: tuple[int, int], where: str, report: ReadingReport
+) -> list[dict[str, Any]] | None:
+    """Masks as compressed run lengths; none where one is damaged or of another size."""
+    codes = []
+    for mask in masks:
+        try:
+            pixels = decode_rle(mask)
+        except (TypeError, ValueError) as error:
+            report.add("mask damaged: outlines left out", f"{where} ({error})")
+            return None
+        if pixels.shape != size[::-1] or not pixels.any():
+            report.add("mask of another size or without a pixel: outlines left out", where)
+            return None
+        codes.append(encode_rle(pixels))
+    return codes
