@@ -70,7 +70,8 @@ def evaluate(
         check_results_path(output)
     data = read_options(options or ())
     rank, world_size = join_processes(device)
-    model, processor = load_checkpoint(checkpoint, image_size or (recipe and recipe.image_size), device)
+    recipe_size = None if recipe is None else recipe.image_size
+    model, processor = load_checkpoint(checkpoint, image_size or recipe_size, device)
     loaded = {name: load_rows(target, recipe, name, data) for name in chosen}
     results, phrases = {}, {}
     for name, (source, rows) in loaded.items():

@@ -15,6 +15,11 @@ MODALITIES = ("image", "text")
 class FeatureQueues(nn.Module):
     """Gives a model an image and a text queue, each with the identity of every column and a pointer to the oldest."""
 
+    image_queue: torch.Tensor
+    text_queue: torch.Tensor
+    image_queue_ids: torch.Tensor
+    text_queue_ids: torch.Tensor
+
     def _build_queues(self, width: int, size: int) -> None:
         for modality in MODALITIES:
             self.register_buffer(f"{modality}_queue", torch.zeros(width, size))

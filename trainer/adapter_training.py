@@ -100,7 +100,7 @@ def attach_adapter(model: AlbefForPreTraining, config: "LoraConfig", args: Train
             "The model was not loaded from a checkpoint, so that its adapter has no base to name. Save the model, and "
             "load it with `from_pretrained` before LoRA, or the adapter is of use in this process alone."
         )
-    elif (Path(model.name_or_path) / ADAPTER_CONFIG_FILE).is_file():
+    elif (Path(str(model.name_or_path)) / ADAPTER_CONFIG_FILE).is_file():
         raise ValueError(f"{model.name_or_path} is an adapter. Merge it first: `albef-amc merge`.")
     with torch.random.fork_rng(devices=[]):  # the same start in every process and every run of this seed
         torch.manual_seed(args.seed)

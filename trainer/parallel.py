@@ -50,8 +50,9 @@ def build_whole_model(model: Any) -> Any:
     """
     if not isinstance(model, FSDPModule):
         return model
-    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
-    return model.build_matching_model(weights).to(model.device)
+    sharded: Any = model
+    weights = get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True))
+    return sharded.build_matching_model(weights).to(sharded.device)
 
 
 def split_rows(num_rows: int, rank: int, world_size: int) -> range:
