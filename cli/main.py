@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from albef_amc.cli.reporting import logging_to_stderr
+from albef_amc.cli.reporting import keep_deepspeed_quiet, logging_to_stderr
 
 # Verb: (module that holds the function of the same name, what `albef-amc --help` says about it).
 VERBS = {
@@ -80,6 +80,7 @@ def build_command(verb: str | None):
         function = _not_imported
         if name == verb:
             function = getattr(importlib.import_module(module), name.replace("-", "_"))
+            keep_deepspeed_quiet()
         app.command(name, short_help=description)(function)
     return typer.main.get_command(app)
 

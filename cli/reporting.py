@@ -19,6 +19,13 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def keep_deepspeed_quiet() -> None:
+    """Tells DeepSpeed that there is no GPU where there is none; it would say so on standard output, amid results."""
+    torch = sys.modules.get("torch")
+    if torch is not None and not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def print_result(result: Mapping[str, Any], as_json: bool = False) -> None:
     """Prints the result of a command on standard output, once per run however many processes it has.
 

@@ -29,9 +29,12 @@ BUNDLE = {
     "contrastive_albef.py",
     "encoders_albef.py",
     "explanation_albef.py",
+    "inputs_albef.py",
     "modeling_albef.py",
+    "parallel_albef.py",
     "pipeline_albef.py",
     "pretrained_albef.py",
+    "queues_albef.py",
     "saving_albef.py",
 }
 
