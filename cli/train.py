@@ -13,6 +13,7 @@ from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.adapters import build_lora_config
 from albef_amc.trainer.amc_trainer import AmcTrainer
 from albef_amc.trainer.machine_checks import check_machine, check_regions, warn_of_other_batch
+from albef_amc.trainer.mixtures import describe_size, list_parts, load_training_data
 from albef_amc.trainer.parallel import refuse_zero3
 from albef_amc.trainer.recipes import (
     VOCABULARY_OF_DATA,
@@ -62,12 +63,13 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
     check_run_folder(output_dir, recipe, resume)
     needs_phrases = recipe.model.vocabulary == VOCABULARY_OF_DATA
     built = None if needs_phrases else build_model_and_processor(recipe.model, ())
-    train_rows = load_grounding_dataset(**recipe.train_data)
+    train_rows = load_training_data(recipe.train_data)
     evaluation_rows = load_grounding_dataset(**recipe.evaluation_data) if recipe.evaluation_data else None
-    report(f"{len(train_rows)} training images, {len(evaluation_rows or ())} evaluation images")
+    report(f"{describe_size(train_rows)}, {len(evaluation_rows or ())} evaluation images")
     if arguments.amc_weight > 0:
         check_regions(train_rows, arguments.region_source)
-    phrases = (phrase["phrase"] for row in train_rows.remove_columns("image") for phrase in row["phrases"])
+    texts = (row["phrases"] for part in list_parts(train_rows) for row in part.select_columns(["phrases"]))
+    phrases = (phrase["phrase"] for row in texts for phrase in row)
     model, processor = built or build_model_and_processor(recipe.model, phrases)
     peft_config = None if recipe.peft is None else build_lora_config(model.config, **recipe.peft)
     trainer = AmcTrainer(

@@ -1,10 +1,12 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Grounding data sets by name: a builder of this package, a folder of Parquet files, or a repository on the Hub."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.parquet as pq
 
 from .albef_json import AlbefJson
 from .amc_json import AmcJson
@@ -18,6 +20,9 @@ from .phrasecut import PhraseCut
 from .refcoco import RefCoco
 from .synthetic_grounding import SyntheticGrounding
 from .visual_genome import VisualGenome
+
+# Shards of a data set that was built on this disk, at most: what streams are dealt out by.
+SHARDS_OF_BUILT = 64
 
 BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "synthetic": SyntheticGrounding,
@@ -34,18 +39,21 @@ BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
 }
 
 
-def load_grounding_dataset(name: str | Path, split: str, **kwargs: Any) -> datasets.Dataset:
+def load_grounding_dataset(
+    name: str | Path, split: str, streaming: bool = False, **kwargs: Any
+) -> datasets.Dataset | datasets.IterableDataset:
     """Rows of the one schema, wherever they come from.
 
     Args:
         name (`str` or `Path`): a key of `BUILDERS`; else a folder or a Hub repository that
             `datasets.load_dataset` reads.
         split (`str`): such as "train", "test[:100]" or "all".
+        streaming (`bool`, defaults to `False`): rows are read in order while training, and not copied before.
         **kwargs: configuration of the builder (and `cache_dir`), or further arguments of `load_dataset`; the name of
             a configuration is `config_name` for both.
 
     Returns:
-        `datasets.Dataset`: with the columns of `GROUNDING_FEATURES`.
+        `datasets.Dataset`, or `datasets.IterableDataset` with `streaming`: with the columns of `GROUNDING_FEATURES`.
 
     Example:
 
@@ -63,15 +71,42 @@ def load_grounding_dataset(name: str | Path, split: str, **kwargs: Any) -> datas
                 f"no image of split {chosen!r} of `{name}` can be used: its files are missing or damaged. Complete "
                 "the download; the data set is then built again."
             )
-        return builder.as_dataset(split=split)
+        built = builder.as_dataset(split=split)
+        return stream_rows(built) if streaming else built
     if not Path(name).exists() and (name.count("/") != 1 or name.startswith((".", "/"))):
         raise FileNotFoundError(
             f"No data set {name!r}: it is no builder ({', '.join(BUILDERS)}), no folder and no `user/name` of the Hub."
         )
-    dataset = datasets.load_dataset(name, kwargs.pop("config_name", None), split=split, **kwargs)
-    missing = sorted(set(GROUNDING_FEATURES) - set(dataset.column_names))
+    config_name = kwargs.pop("config_name", None)
+    dataset = datasets.load_dataset(name, config_name, split=split, streaming=streaming, **kwargs)
+    missing = sorted(set(GROUNDING_FEATURES) - set(dataset.column_names or ()))
     if missing:
         raise ValueError(
             f"{name} has no column {', '.join(missing)}. The schema is `GROUNDING_FEATURES`; see docs/datasets.md."
         )
+    if streaming and not dataset.info.splits:
+        files = datasets.load_dataset_builder(name, config_name, **kwargs).config.data_files[split]
+        _state_size(dataset, count_rows(files))
     return dataset
+
+
+def stream_rows(rows: datasets.Dataset) -> datasets.IterableDataset:
+    """A data set on this disk as a stream of several shards."""
+    stream = rows.to_iterable_dataset(num_shards=max(1, min(SHARDS_OF_BUILT, len(rows))))
+    _state_size(stream, len(rows))
+    return stream
+
+
+def count_rows(files: Iterable[str]) -> int | None:
+    """Rows of Parquet files on this disk, read off their ends; `None` for other files."""
+    paths = [Path(file) for file in files]
+    if not all(path.suffix == ".parquet" and path.is_file() for path in paths):
+        return None
+    return sum(pq.read_metadata(path).num_rows for path in paths)
+
+
+def _state_size(stream: datasets.IterableDataset, num_rows: int | None) -> None:
+    """Lets a stream say how many rows it has, as one from a repository with a card does."""
+    if num_rows is not None:
+        split = str(stream.split or "train")
+        stream.info.splits = datasets.SplitDict({split: datasets.SplitInfo(split, num_examples=num_rows)})

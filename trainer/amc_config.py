@@ -52,7 +52,9 @@ class AmcConfig(TrainingArguments):
         use_paraphrases (`bool`, defaults to `False`): adds one paraphrase of each drawn phrase that has any, as a
             further phrase with the same region. The objective `selfeq` needs it.
         group_by_image (`bool`, defaults to `False`): merges training rows of the same image into one before training,
-            for data sets with one row per phrase.
+            for data sets with one row per phrase. Of streamed ones, rows that follow each other.
+        shuffle_buffer (`int`, defaults to 0): images of a shard that are mixed where the data is streamed; 0: only the
+            order of shards is drawn.
         max_length (`int`, defaults to 25): pieces of a phrase at most in training, [CLS] included.
         mask_size (`int`, *optional*): side of the region masks in pixels; the image size by default.
         region_source (`str`, defaults to `"boxes"`): `"boxes"`, `"polygons"` or `"masks"`.
@@ -99,6 +101,7 @@ class AmcConfig(TrainingArguments):
     epoch_unit: str = "image"
     use_paraphrases: bool = False
     group_by_image: bool = False
+    shuffle_buffer: int = 0
     max_length: int = 25
     mask_size: int | None = None
     region_source: str = "boxes"
@@ -156,6 +159,8 @@ class AmcConfig(TrainingArguments):
             )
         if isinstance(self.freeze, str):
             raise ValueError(f"`freeze` must be a list of parts, got {self.freeze!r}: write [{self.freeze}].")
+        if self.shuffle_buffer < 0:
+            raise ValueError(f"`shuffle_buffer` must be 0 or more, got {self.shuffle_buffer}.")
         if self.max_skipped_steps < 1:
             raise ValueError(f"`max_skipped_steps` must be at least 1, got {self.max_skipped_steps}.")
         if self.fp16:

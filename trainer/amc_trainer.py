@@ -21,8 +21,8 @@ from albef_amc.trainer.data_collator import DataCollatorForGrounding
 from albef_amc.trainer.evaluation import GroundingEvaluation, evaluate_grounding
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.freezing import check_loss_trains, freeze_parameters
-from albef_amc.trainer.grouping import group_rows_by_image
 from albef_amc.trainer.hub_publisher import HubPublisher
+from albef_amc.trainer.mixtures import build_training_dataset
 from albef_amc.trainer.parallel import (
     average_over_processes,
     build_whole_model,
@@ -30,10 +30,10 @@ from albef_amc.trainer.parallel import (
     refuse_zero3,
     sum_counts,
 )
-from albef_amc.trainer.phrase_rows import build_epoch_dataset
 from albef_amc.trainer.run_checkpoints import WholeCheckpoints
 from albef_amc.trainer.run_facts import TrainingClock, describe_run
 from albef_amc.trainer.schedules import PublishedOptimization
+from albef_amc.trainer.stream_training import StreamingTrainer
 from albef_amc.trainer.survival import SurvivingTrainer
 
 logger = logging.get_logger(__name__)
@@ -53,7 +53,9 @@ MODEL_INPUTS = (
 )
 
 
-class AmcTrainer(WholeCheckpoints, SurvivingTrainer, AdapterTraining, PublishedOptimization, HubPublisher):
+class AmcTrainer(
+    StreamingTrainer, WholeCheckpoints, SurvivingTrainer, AdapterTraining, PublishedOptimization, HubPublisher
+):
     r"""Trains [`AlbefForPreTraining`] on phrases with regions: ITC + ITM + MLM + AMC.
 
     The heatmap is part of the model's `forward`, so that wrappers see one ordinary forward pass. Every term is logged
@@ -66,8 +68,9 @@ class AmcTrainer(WholeCheckpoints, SurvivingTrainer, AdapterTraining, PublishedO
         model ([`AlbefForPreTraining`]): the model to train.
         args ([`AmcConfig`]): the run's settings.
         processing_class ([`AlbefProcessor`]): makes tensors of rows; saved with every checkpoint.
-        train_dataset, eval_dataset: map-style data sets of rows (`datasets_scripts/features.py`). `eval_dataset` may
-            be a `dict` of several. Evaluation plays the pointing game and logs `eval_pointing_game_accuracy`.
+        train_dataset, eval_dataset: map-style data sets of rows (`datasets_scripts/features.py`). `train_dataset` may
+            also be streamed (`datasets.IterableDataset`) or a [`~trainer.mixtures.Mixture`], `eval_dataset` a `dict`
+            of several. Evaluation plays the pointing game and logs `eval_pointing_game_accuracy`.
         data_collator (*optional*): replaces the [`DataCollatorForGrounding`] made from `args`.
         card_details (mapping, *optional*): fields of [`~model_cards.ModelCard`] that the run cannot know itself
             (`model_name`, `description`, `datasets`, `evaluation_dataset`, `base_model`, `source`). Every saved
@@ -112,10 +115,8 @@ class AmcTrainer(WholeCheckpoints, SurvivingTrainer, AdapterTraining, PublishedO
         if data_collator is None:
             data_collator = build_training_collator(processing_class, args, model.config.mlm_probability)
         refuse_zero3(args)
-        if args.group_by_image and train_dataset is not None:
-            train_dataset = group_rows_by_image(train_dataset)
         if train_dataset is not None:
-            train_dataset = build_epoch_dataset(train_dataset, args)
+            train_dataset = build_training_dataset(train_dataset, args)
         if peft_config is not None:
             self.lora_momentum = attach_adapter(model, peft_config, args)
             model = self.lora_momentum.peft_model

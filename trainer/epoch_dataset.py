@@ -35,7 +35,11 @@ class EpochDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict:
-        return {**self.rows[index], "draw": self.epoch}
+        return self.read(index, self.epoch)
+
+    def read(self, index: int, epoch: int) -> dict:
+        """A row, as it comes in an epoch."""
+        return {**self.rows[index], "draw": epoch}
 
 
 __all__ = ["EpochDataset"]

@@ -1,7 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """One row per image of data sets that have one row per phrase, so that an image is encoded once for its phrases."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset
@@ -72,16 +72,28 @@ class GroupedRows(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         first, *others = self.groups[index]
-        merged = dict(self.rows[first])
-        parts = [merged, *(self._rows_without_images[other] for other in others)]
-        for part in parts:
-            size, other_size = ((row.get("width"), row.get("height")) for row in (merged, part))
-            if size != other_size:
-                raise ValueError(
-                    f"rows of image {merged['image_id']!r} state different sizes, {size} and {other_size}: their "
-                    "regions do not fit together. Give different images different `image_id`s."
-                )
-        return {**merged, "phrases": [phrase for part in parts for phrase in part["phrases"] or ()]}
+        return merge_rows([self.rows[first], *(self._rows_without_images[other] for other in others)])
 
 
-__all__ = ["GroupedRows", "group_rows_by_image"]
+def merge_rows(rows: Iterable[dict]) -> dict:
+    """One row of the rows of an image: all their phrases, everything else as in the first.
+
+    Args:
+        rows (iterable of `dict`): at least one row; those behind the first may be without `image`.
+
+    Raises:
+        ValueError: rows that state different sizes of the image.
+    """
+    parts = list(rows)
+    merged = parts[0]
+    for part in parts:
+        size, other_size = ((row.get("width"), row.get("height")) for row in (merged, part))
+        if size != other_size:
+            raise ValueError(
+                f"rows of image {merged['image_id']!r} state different sizes, {size} and {other_size}: their "
+                "regions do not fit together. Give different images different `image_id`s."
+            )
+    return {**merged, "phrases": [phrase for part in parts for phrase in part["phrases"] or ()]}
+
+
+__all__ = ["GroupedRows", "group_rows_by_image", "merge_rows"]

@@ -12,6 +12,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from transformers.utils import is_torch_bf16_gpu_available, logging
 
 from albef_amc.trainer.amc_config import AmcConfig
+from albef_amc.trainer.mixtures import describe_size, list_parts
 from albef_amc.trainer.phrase_rows import ROWS_READ_AT_ONCE
 from albef_amc.trainer.recipes import Recipe
 
@@ -139,16 +140,16 @@ def check_regions(rows: Any, region_source: str) -> None:
     """Refuses data without a single region: AMC would learn nothing from it.
 
     Args:
-        rows (`datasets.Dataset` or sequence of `dict`): training rows; images are not read, and no more rows than it
+        rows (data set of `datasets`, sequence of `dict` or [`~trainer.mixtures.Mixture`]): training rows; images are not read, and no more rows than it
             takes to find a region.
         region_source (`str`): `"boxes"`, `"polygons"` or `"masks"`.
 
     Raises:
         ValueError: no phrase of any row has the annotation.
     """
-    if not any(_has_region(part, region_source) for part in _iterate_phrases(rows)):
+    if not any(_has_region(one, region_source) for part in list_parts(rows) for one in _iterate_phrases(part)):
         raise ValueError(
-            f"None of the phrases of the {len(rows)} training images has `{region_source}`: AMC has nothing to learn "
+            f"None of the phrases of {describe_size(rows)} has `{region_source}`: AMC has nothing to learn "
             "from. Set `region_source` to what the data has, or `amc_weight=0` to train without AMC."
         )
 

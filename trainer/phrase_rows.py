@@ -48,13 +48,14 @@ class PhraseEpochDataset(EpochDataset):
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __getitem__(self, index: int) -> dict:
+    def read(self, index: int, epoch: int) -> dict:
+        """A row, as it comes in an epoch."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         index %= len(self)
         place = int(np.searchsorted(self._ends, index, side="right"))
         part = index - (int(self._ends[place - 1]) if place else 0)
-        row = super().__getitem__(place)
+        row = super().read(place, epoch)
         order = example_generator(self.seed, row["draw"], row["image_id"], "parts").permutation(len(row["phrases"]))
         chosen = sorted(order[part * self.phrases_per_row : (part + 1) * self.phrases_per_row])
         phrases = [row["phrases"][number] for number in chosen]

@@ -65,8 +65,9 @@ class Recipe:
 
     Args:
         model ([`ModelRecipe`]): where the model comes from.
-        train_data (mapping): `name`, `split` and further arguments of
-            [`~datasets_scripts.load_grounding_dataset`].
+        train_data (mapping or list): `name`, `split` and further arguments of
+            [`~datasets_scripts.load_grounding_dataset`]; a list of such mappings, each with a `weight`, is a mixture
+            ([`~trainer.mixtures.Mixture`]).
         evaluation_data (mapping, *optional*): the same for the data that is evaluated during training; without
             `name` it is the training data with these changes.
         training (mapping): fields of [`~trainer.AmcConfig`].
@@ -78,7 +79,7 @@ class Recipe:
     """
 
     model: ModelRecipe
-    train_data: dict[str, Any]
+    train_data: dict[str, Any] | list[dict[str, Any]]
     evaluation_data: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
@@ -173,7 +174,9 @@ def _check_sections(content: dict[str, Any], where: str) -> None:
     """Refuses keys that no section has, and sections that are no mappings."""
     _check_keys(content, [*(item.name for item in dataclasses.fields(Recipe)), "base"], where)
     for name, value in content.items():
-        if name != "output_dir" and value is not None and not isinstance(value, dict):
+        if name == "train_data" and isinstance(value, list):
+            _check_mixture(value, where)
+        elif name != "output_dir" and value is not None and not isinstance(value, dict):
             raise ValueError(f"{where}: section `{name}` must hold keys with values, got {value!r}.")
     _check_keys(content.get("training") or {}, _training_fields(), "training")
     _check_keys(content.get("model") or {}, [item.name for item in dataclasses.fields(ModelRecipe)], "model")
@@ -183,11 +186,30 @@ def _check_sections(content: dict[str, Any], where: str) -> None:
     _check_keys(content.get("card") or {}, [item.name for item in dataclasses.fields(ModelCard)], "card")
 
 
+def _check_mixture(parts: list[Any], where: str) -> None:
+    """Refuses a mixture without parts, and parts that are no mappings or name no data set."""
+    for part in parts or [None]:
+        if not isinstance(part, dict) or "name" not in part or "split" not in part:
+            raise ValueError(
+                f"{where}: `train_data`, where it is a list, must hold data sets with `name` and `split` each, got "
+                f"{part!r}."
+            )
+
+
 def _check_data(content: dict[str, Any], path: Path) -> None:
     if not content.get("train_data"):
         raise ValueError(f"{path} has no `train_data`.")
-    if content.get("evaluation_data") and "name" not in content["evaluation_data"]:
-        content["evaluation_data"] = {**content["train_data"], **content["evaluation_data"]}
+    evaluation = content.get("evaluation_data")
+    if evaluation and "name" not in evaluation:
+        if isinstance(content["train_data"], list):
+            raise ValueError(f"{path}: `evaluation_data` needs a `name`, since `train_data` is a mixture.")
+        inherited = {name: value for name, value in content["train_data"].items() if name != "streaming"}
+        content["evaluation_data"] = evaluation = {**inherited, **evaluation}
+    if evaluation and evaluation.get("streaming"):
+        raise ValueError(
+            f"{path}: `evaluation_data` cannot be streamed: every phrase is evaluated once, and counted before. Leave "
+            "`streaming` out."
+        )
     for section in DATA_SECTIONS:
         if content.get(section) and not {"name", "split"} <= content[section].keys():
             raise ValueError(f"`{section}` needs `name` and `split`, got {', '.join(content[section])}.")

@@ -119,8 +119,9 @@ def list_card_arguments(args: TrainingArguments) -> dict[str, Any]:
 
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     """Fields of a card that a recipe knows; those of its own section `card` go before the others."""
+    parts = recipe.train_data if isinstance(recipe.train_data, list) else [recipe.train_data]
     details: dict[str, Any] = {
-        "datasets": [hide_folder(recipe.train_data["name"], "train_data")],
+        "datasets": list(dict.fromkeys(hide_folder(part["name"], "train_data") for part in parts)),
         "base_model": recipe.model.checkpoint,
     }
     if recipe.evaluation_data is not None:
