@@ -140,8 +140,8 @@ def check_regions(rows: Any, region_source: str) -> None:
     """Refuses data without a single region: AMC would learn nothing from it.
 
     Args:
-        rows (data set of `datasets`, sequence of `dict` or [`~trainer.mixtures.Mixture`]): training rows; images are not read, and no more rows than it
-            takes to find a region.
+        rows (data set of `datasets`, sequence of `dict` or [`~trainer.mixtures.Mixture`]): training rows; images are
+            not read, and no more rows than it takes to find a region.
         region_source (`str`): `"boxes"`, `"polygons"` or `"masks"`.
 
     Raises:
@@ -149,7 +149,7 @@ def check_regions(rows: Any, region_source: str) -> None:
     """
     if not any(_has_region(one, region_source) for part in list_parts(rows) for one in _iterate_phrases(part)):
         raise ValueError(
-            f"None of the phrases of {describe_size(rows)} has `{region_source}`: AMC has nothing to learn "
+            f"None of the phrases of the {describe_size(rows)} has `{region_source}`: AMC has nothing to learn "
             "from. Set `region_source` to what the data has, or `amc_weight=0` to train without AMC."
         )
 

@@ -2,7 +2,7 @@
 """A Trainer that trains on streamed rows, and whose checkpoints know where every worker's stream stands."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import has_length
+from transformers.utils import logging
 
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.streaming import STATE_KEY, StreamedRows
+
+logger = logging.get_logger(__name__)
 
 
 class StreamBatches(IterableDataset):
@@ -70,11 +74,8 @@ class StreamBatches(IterableDataset):
         for _ in self._list_numbers(num_skipped):
             yield next(self._batches)
 
-    def _list_numbers(self, begin: int) -> Iterator[int]:
-        try:
-            return iter(range(begin, len(self)))
-        except TypeError:
-            return count(begin)
+    def _list_numbers(self, begin: int) -> Iterable[int]:
+        return range(begin, len(self)) if has_length(self.rows) else count(begin)
 
 
 class StreamCollator:
@@ -105,6 +106,11 @@ class StreamingTrainer(Trainer):
         if not isinstance(self.train_dataset, StreamedRows):
             self._stream = None
             return super().get_train_dataloader()
+        if not has_length(self.train_dataset) and self.is_world_process_zero():
+            logger.warning(
+                "How many images the streamed data has is not known: the whole run counts as one epoch, also for "
+                "`distillation_ramp_epochs` and the learning rate."
+            )
         self.train_dataset.resume({}, 0)
         self._stream = StreamBatches(self.train_dataset, self.data_collator, self.args)
         self._stream_states: dict[int, dict[str, Any]] = {}
@@ -179,16 +185,12 @@ class StreamingTrainer(Trainer):
 def check_readers(checkpoint: Path, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuses to resume a stream that was dealt out to other readers.
 
-    Example:
+    Args:
+        checkpoint (`Path`): what is resumed.
+        stored, now (mappings): processes, workers and shards of the checkpoint's run and of this one.
 
-    ```python
-    >>> from albef_amc.trainer.stream_training import check_readers
-    >>> check_readers("checkpoint-7", {"processes": 8, "shards": [16]}, {"processes": 2, "shards": [16]})
-    Traceback (most recent call last):
-    ...
-    ValueError: checkpoint-7: the rows of a stream are dealt out to ... Resume with processes 8 (not 2).
-
-    ```
+    Raises:
+        ValueError: they differ.
     """
     different = [
         f"{name} {stored.get(name)} (not {value})" for name, value in now.items() if stored.get(name) != value
