@@ -108,5 +108,5 @@ def count_rows(files: Iterable[str]) -> int | None:
 def _state_size(stream: datasets.IterableDataset, num_rows: int | None) -> None:
     """Lets a stream say how many rows it has, as one from a repository with a card does."""
     if num_rows is not None:
-        split = str(stream.split or "train")
+        split = str(stream.split or "all")
         stream.info.splits = datasets.SplitDict({split: datasets.SplitInfo(split, num_examples=num_rows)})

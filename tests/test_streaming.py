@@ -9,6 +9,7 @@ from itertools import islice, zip_longest
 import datasets
 import pytest
 import torch
+from datasets.distributed import split_dataset_by_node
 from testing_utils import PROJECT_FOLDER, build_rows, build_tiny_config, build_tiny_processor
 from torch.utils.data import DataLoader
 
@@ -84,7 +85,7 @@ def build_streams(source: StreamSource, world_size: int) -> list[StreamedRows]:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("options", [{}, {"shuffle_buffer": 3}])
 def test_every_image_comes_once_in_a_pass_over_processes_and_workers(stream, world_size, num_workers, options):
     source = StreamSource(stream, 0, True, **options)
@@ -122,7 +123,7 @@ def test_reading_goes_on_behind_any_row(phrase_parquet, options, reader, num_rea
     source = StreamSource(load_grounding_dataset(phrase_parquet, "train", streaming=True), 0, True, **options)
     whole = list(islice(source.read(reader, num_readers, Place()), 40))
     assert whole[-1][1].passes > 0
-    for number in (0, 1, 4, 11, 12, 25, 35, 36):
+    for number in (0, 4, 11, 35, 36):
         rest = [row for row, _ in islice(source.read(reader, num_readers, whole[number][1]), 39 - number)]
         assert rest == [row for row, _ in whole[number + 1 :]]
 
@@ -142,7 +143,7 @@ def test_rows_of_an_image_that_follow_each_other_become_one(phrase_parquet, worl
 
 
 def test_a_batch_of_a_stream_is_that_of_the_same_rows_read_by_number(parquet, stream):
-    collator = DataCollatorForGrounding(build_tiny_processor(), mlm_probability=0.3, mask_size=8)
+    collator = DataCollatorForGrounding(build_tiny_processor(), mlm_probability=0.3, mask_size=8, max_length=24)
     rows = EpochDataset(load_grounding_dataset(parquet, "train"))
     rows.set_epoch(1)
     streamed = StreamSource(stream, 0, shuffle_shards=False).read(0, 1, Place(passes=1))
@@ -162,12 +163,13 @@ def test_a_stream_knows_its_size_where_its_files_say_it(parquet, tmp_path):
     assert count("synthetic", "train", **scenes) == 6
     assert count("synthetic", "train[:4]", **scenes) == 4
     (tmp_path / "lines").mkdir()
-    build_table(3).to_json(tmp_path / "lines" / "train.jsonl")
+    row = {**build_table(1).remove_columns("image")[0], "image": None}
+    (tmp_path / "lines" / "train.jsonl").write_text(json.dumps(row))
     assert count(tmp_path / "lines", "train") is None
 
 
 def test_streams_that_cannot_be_dealt_out_are_refused(stream):
-    node = datasets.distributed.split_dataset_by_node(stream, 0, 2)
+    node = split_dataset_by_node(stream, 0, 2)
     with pytest.raises(ValueError, match="split by process already"):
         StreamSource(node, 0, True)
     with pytest.raises(ValueError, match="a stream needs `features`"):
@@ -185,7 +187,7 @@ def build_trainer(folder, rows, **changes) -> AmcTrainer:
         gradient_accumulation_steps=2,
         num_train_epochs=2,
         save_strategy="steps",
-        save_steps=1,
+        save_steps=500,
         learning_rate=1e-3,
         mask_size=16,
         max_length=24,
@@ -211,17 +213,13 @@ def list_changes(before: torch.nn.Module, after: torch.nn.Module) -> list[str]:
     return [name for name, tensor in before.state_dict().items() if not torch.equal(tensor, state[name])]
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("options", [{}, {"shuffle_buffer": 3, "max_steps": 9}])
-def test_a_resumed_run_reads_the_rows_that_were_left_and_ends_with_the_same_bits(
-    stream, tmp_path, num_workers, options
-):
-    options = {**options, "dataloader_num_workers": num_workers}
-    whole = build_trainer(tmp_path, stream, **options)
+@pytest.mark.parametrize("options", [{}, {"shuffle_buffer": 3, "max_steps": 8, "dataloader_num_workers": 2}])
+def test_a_resumed_run_reads_the_rows_that_were_left_and_ends_with_the_same_bits(stream, tmp_path, options):
+    whole = build_trainer(tmp_path, stream, save_steps=3, **options)
     whole.train()
     assert whole.state.global_step == options.get("max_steps", 12)  # 23 images: 12 batches, 6 steps in an epoch
-    for step in (4, 6):  # in the first epoch, and at its end
-        resumed = build_trainer(tmp_path / "resumed", stream, **options)
+    for step in (3, 6):  # in the first epoch, and at its end
+        resumed = build_trainer(tmp_path / "resumed", stream, save_strategy="no", **options)
         resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         assert resumed.seen == whole.seen[2 * step :]
         assert resumed.state.epoch == whole.state.epoch
@@ -232,23 +230,23 @@ def test_a_run_on_a_stream_of_unknown_size_needs_max_steps(phrase_parquet, tmp_p
     rows = load_grounding_dataset(phrase_parquet, "train", streaming=True)
     with pytest.raises(ValueError, match="max_steps has to be specified"):
         build_trainer(tmp_path, rows, group_by_image=True)
-    options = dict(group_by_image=True, max_steps=7, save_steps=3)
+    options = dict(group_by_image=True, max_steps=5, save_steps=3)
     whole = build_trainer(tmp_path, rows, **options)
     whole.train()
     assert Counter(image_id for ids in whole.seen[:6] for image_id in ids) == Counter(map(str, range(12)))
     assert "the whole run counts as one epoch" in caplog.text
-    resumed = build_trainer(tmp_path, rows, **options)
+    resumed = build_trainer(tmp_path, rows, **{**options, "save_strategy": "no"})
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert resumed.seen == whole.seen[6:]
     assert list_changes(whole.model, resumed.model) == []
 
 
 def test_a_stream_that_was_dealt_out_otherwise_is_not_resumed(stream, tmp_path):
-    build_trainer(tmp_path, stream, max_steps=1).train()
+    build_trainer(tmp_path, stream, max_steps=1, save_steps=1).train()
     checkpoint = tmp_path / "checkpoint-1"
     with pytest.raises(ValueError, match=r"Resume with dataloader_num_workers 0 \(not 2\)"):
         build_trainer(tmp_path, stream, max_steps=2, dataloader_num_workers=2).train(str(checkpoint))
-    build_trainer(tmp_path / "other", build_table(4), max_steps=1).train()
+    build_trainer(tmp_path / "other", build_table(4), max_steps=1, save_steps=1).train()
     with pytest.raises(FileNotFoundError, match="No stream-0.json in .*checkpoint-1: its run did not stream"):
         build_trainer(tmp_path, stream, max_steps=2).train(str(tmp_path / "other" / "checkpoint-1"))
 

@@ -127,7 +127,8 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
         name_or_path (`str` or `Path`): a YAML file, or the name of a recipe in `configuration/training`.
         overrides (iterable of `str`): `key=value` with YAML values. A key without a dot is a field of `training`
             (or `output_dir`); others say their section: `model.checkpoint=runs/first`, `train_data.split=all`.
-            `evaluation_data=null` and `peft=null` leave a section out.
+            `evaluation_data=null` and `peft=null` leave a section out; `train_data.0.split=all` is of the first data
+            set of a mixture.
 
     Raises:
         ValueError: an unknown key (the nearest valid one is named), or a value of the wrong type.
@@ -211,8 +212,9 @@ def _check_data(content: dict[str, Any], path: Path) -> None:
             "`streaming` out."
         )
     for section in DATA_SECTIONS:
-        if content.get(section) and not {"name", "split"} <= content[section].keys():
-            raise ValueError(f"`{section}` needs `name` and `split`, got {', '.join(content[section])}.")
+        given = content.get(section)
+        if isinstance(given, dict) and given and not {"name", "split"} <= given.keys():
+            raise ValueError(f"`{section}` needs `name` and `split`, got {', '.join(given)}.")
 
 
 def _training_fields() -> list[str]:
@@ -231,11 +233,16 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
         content[key] = None
         return
     section, _, name = key.rpartition(".")
-    owner = content.setdefault(section or "training", {})
+    list_name, _, number = section.rpartition(".")
+    if isinstance(content.get(list_name), list) and number.isdigit() and int(number) < len(content[list_name]):
+        owner = content[list_name][int(number)]
+    else:
+        owner = content.setdefault(section or "training", {})
     if owner is None:
         owner = content[section or "training"] = {}
     if not isinstance(owner, dict):
-        raise ValueError(f"`--set {override}`: `{section}` is no section of a recipe.")
+        hint = f" It is a list: begin with `{section}.0`, `{section}.1`, ..." if isinstance(owner, list) else ""
+        raise ValueError(f"`--set {override}`: `{section}` is no section of a recipe.{hint}")
     value = yaml.safe_load(text)
     owner[name] = _as_number(value) if isinstance(value, str) else value
 

@@ -83,8 +83,9 @@ class StreamSource:
     @property
     def num_rows(self) -> int | None:
         """Rows of a pass, where the data set says so."""
-        splits, split = self.stream.info.splits, self.stream.split
-        return splits[split].num_examples if splits and split in splits else None
+        splits = self.stream.info.splits or {}
+        name = next(iter(splits)) if self.stream.split is None and len(splits) == 1 else str(self.stream.split)
+        return splits[name].num_examples if name in splits else None
 
     def read(self, reader: int, num_readers: int, place: Place) -> Iterator[tuple[dict, Place]]:
         """Rows of one reader from a place on, pass after pass, with the place behind each.
