@@ -282,6 +282,7 @@ sys.path.insert(0, sys.argv[1])
 import torch
 from transformers import TrainerCallback
 from test_streaming import build_trainer
+from testing_utils import build_rows
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.mixtures import Mixture
 
@@ -302,6 +303,9 @@ def train(folder, resume=False, callbacks=()):
 
 folder = sys.argv[2]
 if os.path.isdir(folder + "/killed"):
+    trainer = build_trainer(folder + "/map", build_rows(6), num_train_epochs=1, gradient_accumulation_steps=1)
+    trainer.train()
+    print("MAP " + json.dumps(trainer.seen), flush=True)
     train(folder + "/killed", resume=True)
 else:
     train(folder + "/whole")
@@ -329,3 +333,6 @@ def test_two_processes_with_two_workers_each_are_killed_and_go_on_with_the_rows_
     for (seen, _), (rest, _) in zip_longest(whole, resumed):
         assert rest == seen[6:]
     assert whole[0][0] != whole[1][0]
+    seen = [json.loads(line[4:]) for log in logs for line in log.splitlines() if line[:4] == "MAP "]
+    assert [[len(ids) for ids in batches] for batches in seen] == [[2, 1], [2, 1]]
+    assert {image_id for batches in seen for ids in batches for image_id in ids} == set(map(str, range(6)))

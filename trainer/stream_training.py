@@ -14,6 +14,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
+from albef_amc.trainer.even_batches import divide_evenly
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.streaming import STATE_KEY, StreamedRows
 
@@ -93,7 +94,9 @@ class StreamCollator:
 
 
 class StreamingTrainer(Trainer):
-    """Trainer that reads [`StreamedRows`] by itself, without dispatching or splitting batches.
+    """Trainer that gives every row to one process once, and reads [`StreamedRows`] by itself.
+
+    The end of an epoch of map-style data is divided by [`EvenBatches`].
 
     A checkpoint holds `stream-RANK.json` for every process: behind which row each worker's stream stood when the step
     was over, whatever was prefetched. A resumed run goes on with the very next rows.
@@ -105,7 +108,7 @@ class StreamingTrainer(Trainer):
         """The Trainer's or, for streamed rows, one whose batches are those of this process."""
         if not isinstance(self.train_dataset, StreamedRows):
             self._stream = None
-            return super().get_train_dataloader()
+            return divide_evenly(super().get_train_dataloader())
         if not has_length(self.train_dataset) and self.is_world_process_zero():
             logger.warning(
                 "How many images the streamed data has is not known: the whole run counts as one epoch, also for "
