@@ -1,18 +1,21 @@
 """Several data sets with weights: shares, passes, names, and the recipes that ask for them."""
 
 import json
+import re
 from collections import Counter
 from itertools import islice
 
 import pytest
 from test_cli_train import train
 from test_streaming import build_table, build_trainer, list_changes, write_parquet
+from testing_utils import PROJECT_FOLDER
 
 from albef_amc.cli.main import main
-from albef_amc.trainer import AmcConfig
+from albef_amc.datasets_scripts import load_grounding_dataset
+from albef_amc.trainer import AmcConfig, AmcTrainer
 from albef_amc.trainer.epoch_dataset import EpochDataset
 from albef_amc.trainer.mixtures import MixedRows, Mixture, build_training_dataset, load_training_data
-from albef_amc.trainer.recipes import load_recipe
+from albef_amc.trainer.recipes import build_arguments, load_recipe
 from albef_amc.trainer.run_facts import describe_recipe
 
 TINY = """
@@ -200,3 +203,37 @@ def test_evaluation_data_does_not_inherit_streaming(tmp_path):
         "evaluation_data: {split: test}\n"
     )
     assert load_recipe(path).evaluation_data == {"name": "a", "split": "test"}
+
+
+def list_blocks(language: str) -> list[str]:
+    text = (PROJECT_FOLDER / "docs" / "loading.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_recipes_of_the_page_load(tmp_path):
+    streamed, mixed = list_blocks("yaml")
+    (tmp_path / "streamed.yaml").write_text(streamed)
+    recipe = load_recipe(tmp_path / "streamed.yaml")
+    assert recipe.train_data["streaming"] is True
+    assert build_arguments(recipe, tmp_path).shuffle_buffer == 1000
+    (tmp_path / "mixed.yaml").write_text(mixed)
+    assert [part["weight"] for part in load_recipe(tmp_path / "mixed.yaml").train_data] == [3, 1]
+
+
+def test_the_python_of_the_page_runs(tmp_path, tiny_pretraining_model, tiny_processor, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_parquet(tmp_path / "grounding", build_table(4), 2)
+    names = dict(
+        AmcTrainer=AmcTrainer,
+        load_grounding_dataset=load_grounding_dataset,
+        model=tiny_pretraining_model,
+        processor=tiny_processor,
+        arguments=AmcConfig(output_dir=str(tmp_path), use_cpu=True, max_length=24),
+        regions=build_table(3),
+        scenes=build_table(2),
+    )
+    kinds = []
+    for block in list_blocks("python"):
+        exec(block, names)
+        kinds.append(type(names["trainer"].train_dataset).__name__)
+    assert kinds == ["StreamedRows", "MixedRows"]
