@@ -79,7 +79,7 @@ class Recipe:
     """
 
     model: ModelRecipe
-    train_data: dict[str, Any] | list[dict[str, Any]]
+    train_data: Any  # a mapping, or a list of mappings
     evaluation_data: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)

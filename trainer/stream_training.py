@@ -134,37 +134,24 @@ class StreamingTrainer(Trainer):
             self._next_worker = (state["worker"] + 1) % self._stream.num_workers
         return loss
 
-    def _run_epoch(
-        self,
-        *,
-        epoch: int,
-        resume_from_checkpoint: str | None,
-        epochs_trained: int,
-        steps_trained_in_current_epoch: int,
-        **arguments: Any,
-    ) -> None:
-        is_resumed = resume_from_checkpoint is not None and epoch == epochs_trained
+    def _run_epoch(self, *, epoch: int, train_dataloader: Any, **arguments: Any) -> None:
+        checkpoint = arguments["resume_from_checkpoint"]
+        is_resumed = checkpoint is not None and epoch == arguments["epochs_trained"]
         if self._stream is not None and is_resumed and not self.args.ignore_data_skip:
-            self._resume_stream(Path(str(resume_from_checkpoint)), steps_trained_in_current_epoch)
-        super()._run_epoch(
-            epoch=epoch,
-            resume_from_checkpoint=resume_from_checkpoint,
-            epochs_trained=epochs_trained,
-            steps_trained_in_current_epoch=steps_trained_in_current_epoch,
-            **arguments,
-        )
+            self._resume_stream(self._stream, Path(checkpoint), arguments["steps_trained_in_current_epoch"])
+        super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **arguments)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         if self._stream is not None:
             content = {
-                "circumstances": self._describe_readers(),
+                "circumstances": self._describe_readers(self._stream),
                 "next_worker": self._next_worker,
                 "workers": {str(worker): state for worker, state in sorted(self._stream_states.items())},
             }
             write_json(Path(output_dir) / name_state_file(self.args.process_index), content)
 
-    def _resume_stream(self, checkpoint: Path, num_skipped: int) -> None:
+    def _resume_stream(self, stream: StreamBatches, checkpoint: Path, num_skipped: int) -> None:
         path = checkpoint / name_state_file(self.args.process_index)
         if not path.is_file():
             raise FileNotFoundError(
@@ -172,16 +159,16 @@ class StreamingTrainer(Trainer):
                 "only. Resume with the settings of that run."
             )
         content = json.loads(path.read_bytes())
-        check_readers(checkpoint, content["circumstances"], self._describe_readers())
+        check_readers(checkpoint, content["circumstances"], self._describe_readers(stream))
         self._stream_states = {int(worker): state for worker, state in content["workers"].items()}
         self._next_worker = content["next_worker"]
-        self._stream.resume(self._stream_states.copy(), self._next_worker, num_skipped)
+        stream.resume(self._stream_states.copy(), self._next_worker, num_skipped)
 
-    def _describe_readers(self) -> dict[str, Any]:
+    def _describe_readers(self, stream: StreamBatches) -> dict[str, Any]:
         return {
             "processes": self.args.world_size,
             "dataloader_num_workers": self.args.dataloader_num_workers,
-            "shards": [source.stream.num_shards for source in self._stream.rows.sources],
+            "shards": [source.stream.num_shards for source in stream.rows.sources],
         }
 
 
@@ -210,7 +197,7 @@ def name_state_file(rank: int) -> str:
     return f"stream-{rank}.json"
 
 
-def _leave_alone(batch: dict) -> dict:
+def _leave_alone(batch: Any) -> Any:
     return batch
 
 
