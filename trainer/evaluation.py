@@ -198,7 +198,7 @@ class _GroundingInputs:
                 images.append(row["image"])
                 texts.append([phrase.phrase for phrase in scored])
                 phrases.extend(scored)
-                proposals += [[proposal["box"] for proposal in row["proposals"] or ()]] * len(scored)
+                proposals += [[proposal["box"] for proposal in row.get("proposals") or ()]] * len(scored)
         inputs = {}
         if phrases:
             inputs = dict(self.processor(images=images, text=texts, max_length=self.max_length, return_tensors="pt"))
@@ -313,7 +313,7 @@ def point_at_random(row: dict, phrase: dict) -> tuple[float, float]:
 
 def point_at_largest_object(row: dict, phrase: dict) -> tuple[float, float]:
     """The middle of the largest proposal of the image (of the image itself without proposals)."""
-    boxes = [proposal["box"] for proposal in row["proposals"] or ()]
+    boxes = [proposal["box"] for proposal in row.get("proposals") or ()]
     if not boxes:
         return point_at_center(row, phrase)
     left, top, right, bottom = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
