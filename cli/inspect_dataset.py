@@ -18,6 +18,7 @@ from albef_amc.regions_albef import build_region_mask
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap
 
 PHRASES_PER_ROW = 3
+CELL_SIZE = 320  # width of a column in pixels: words under a photograph stay legible
 
 
 def inspect_dataset(
@@ -53,7 +54,7 @@ def draw_rows(rows: datasets.Dataset, path: Path) -> Path:
         `Path` of the picture.
     """
     columns = ["row", *(f"phrase {number + 1}" for number in range(PHRASES_PER_ROW))]
-    return draw_sheet([_draw_row(row) for row in rows], columns, path)
+    return draw_sheet([_draw_row(row) for row in rows], columns, path, CELL_SIZE)
 
 
 def _draw_row(row: dict[str, Any]) -> list[Image.Image | str | None]:

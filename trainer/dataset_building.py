@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -85,7 +86,7 @@ def build_dataset(
     if name not in BUILDERS:
         raise ValueError(f"No builder {name!r}. Builders: {', '.join(BUILDERS)}.")
     shard_bytes = convert_file_size_to_int(shard_size)
-    folder = Path(output_dir)
+    folder, hide = Path(output_dir), _build_hider(options)
     with TemporaryDirectory() as cache:
         builder = BUILDERS[name](cache_dir=cache, **options)
         chosen = sorted(set(splits))
@@ -95,7 +96,7 @@ def build_dataset(
             "name": name,
             "builder": f"{type(builder).__name__} {builder.VERSION}",
             "albef_amc": version("albef-amc"),
-            "options": {key: key.upper() if is_place(value) else value for key, value in options.items()},
+            "options": {key: _hide_option(value, hide) for key, value in options.items()},
             "contents": contents,
             "card_sha256": earlier.get("card_sha256"),
             "is_complete": False,
@@ -103,14 +104,13 @@ def build_dataset(
         }
         readers, report = list_split_readers(builder)
         readers = _choose_splits(name, readers, chosen)
-        left_out = _write_splits(folder, readers, manifest, progress, shard_bytes=shard_bytes, num_workers=num_workers)
+        left_out = _Build(folder, manifest, hide, progress, shard_bytes, num_workers).write(readers)
         if not any(split["shards"] for split in manifest["splits"].values()):
             raise ValueError(f"No image of {name!r} can be used.{_explain([report, *left_out.values()])}")
         published = builder.get_published_counts() if isinstance(builder, SourceBuilder) else {}
-    hide = _build_hider(options)
     content = _describe(folder, manifest, published)
     found = {ANNOTATIONS: report, **left_out}
-    content["left_out"] = {where: hide(report) for where, report in found.items() if report.counts}
+    content["left_out"] = {where: _list_reasons(report, hide) for where, report in found.items() if report.counts}
     write_json(folder / REPORT_FILE, content)
     _write_card(folder, manifest, content, repo_id)
     return {**content, "files": {path: (folder / path).stat().st_size for path in list_files(folder)}}
@@ -121,11 +121,6 @@ def list_files(folder: Path) -> list[str]:
     manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     shards = [shard["name"] for split in manifest["splits"].values() for shard in split["shards"]]
     return [CARD_FILE, MANIFEST_FILE, REPORT_FILE, *shards]
-
-
-def is_place(value: Any) -> bool:
-    """Whether an option is a file or folder of this machine."""
-    return isinstance(value, (str, Path)) and bool(str(value)) and Path(value).exists()
 
 
 def _identify(values: list[Any]) -> str:
@@ -164,78 +159,84 @@ def _choose_splits(name: str, readers: dict[str, SplitReader], chosen: list[str]
     return {split: reader for split, reader in readers.items() if not chosen or split in chosen}
 
 
-def _write_splits(
-    folder: Path, readers: dict[str, SplitReader], manifest: dict[str, Any], progress: Progress, **how: int
-) -> dict[str, ReadingReport]:
-    """Writes what is missing; returns what was left out, by split. The manifest follows shard by shard."""
-    kept = {split: _keep_intact(folder, manifest["splits"].get(split)) for split in readers}
-    _remove_others(folder, {shard.name for shards, _ in kept.values() for shard in shards})
-    manifest["splits"] = {
-        split: {"num_sources": len(reader), "shards": [dataclasses.asdict(shard) for shard in kept[split][0]]}
-        for split, reader in readers.items()
-    }
-    write_json(folder / MANIFEST_FILE, manifest)
-    left_out = {}
-    for split, reader in readers.items():
-        state = manifest["splits"][split]
-        state["rest"] = _write_split(folder, reader, manifest, *kept[split], progress, **how)
-        left_out[split] = unpack_report(state["rest"])
-        for shard in state["shards"]:
-            left_out[split].update(unpack_report(shard["report"]))
-    manifest["is_complete"] = True
-    write_json(folder / MANIFEST_FILE, manifest)
-    return left_out
+@dataclass
+class _Build:
+    """A build on its way: the folder, the manifest that says what of it is done, and how the rest is made."""
 
+    folder: Path
+    manifest: dict[str, Any]
+    hide: Callable[[str], str]
+    progress: Progress
+    shard_bytes: int
+    num_workers: int
 
-def _write_split(
-    folder: Path,
-    reader: SplitReader,
-    manifest: dict[str, Any],
-    done: list[Shard],
-    rest: dict[str, Any] | None,
-    progress: Progress,
-    **how: int,
-) -> dict[str, Any]:
-    """Writes the shards of a split that are missing; returns what was left out behind the last one."""
-    if rest is not None:
-        progress(reader.name, len(reader), len(reader))
-        return rest
+    def write(self, readers: dict[str, SplitReader]) -> dict[str, ReadingReport]:
+        """Writes what is missing; returns what was left out, by split. The manifest follows shard by shard."""
+        kept = {split: self._keep_intact(self.manifest["splits"].get(split)) for split in readers}
+        self._remove_others({shard.name for shards, _ in kept.values() for shard in shards})
+        self.manifest["splits"] = {
+            split: {"num_sources": len(reader), "shards": [dataclasses.asdict(shard) for shard in kept[split][0]]}
+            for split, reader in readers.items()
+        }
+        self._save()
+        left_out = {}
+        for split, reader in readers.items():
+            state = self.manifest["splits"][split]
+            state["rest"] = self._write_split(reader, *kept[split])
+            left_out[split] = ReadingReport()
+            for packed in (*(shard["report"] for shard in state["shards"]), state["rest"]):
+                left_out[split].update(unpack_report(packed))
+        self.manifest["is_complete"] = True
+        self._save()
+        return left_out
 
-    def keep(shard: Shard) -> None:
-        manifest["splits"][reader.name]["shards"].append(dataclasses.asdict(shard))
-        write_json(folder / MANIFEST_FILE, manifest)
+    def _write_split(self, reader: SplitReader, done: list[Shard], rest: dict[str, Any] | None) -> dict[str, Any]:
+        """Writes the shards of a split that are missing; returns what was left out behind the last one."""
+        if rest is not None:
+            self.progress(reader.name, len(reader), len(reader))
+            return rest
 
-    return pack_report(
-        write_shards(
-            folder,
+        def keep(shard: Shard) -> None:
+            entry = {**dataclasses.asdict(shard), "report": self._hide_places(shard.report)}
+            self.manifest["splits"][reader.name]["shards"].append(entry)
+            self._save()
+
+        report = write_shards(
+            self.folder,
             reader,
             done,
-            on_progress=lambda read: progress(reader.name, read, len(reader)),
+            shard_bytes=self.shard_bytes,
+            num_workers=self.num_workers,
+            on_progress=lambda read: self.progress(reader.name, read, len(reader)),
             on_shard=keep,
-            **how,
         )
-    )
+        return self._hide_places(pack_report(report))
 
+    def _hide_places(self, packed: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        places = packed["first_places"].items()
+        return {**packed, "first_places": {reason: self.hide(place) for reason, place in places}}
 
-def _keep_intact(folder: Path, state: dict[str, Any] | None) -> tuple[list[Shard], dict[str, Any] | None]:
-    """The first shards that are as they were written; with all of them, what was left out behind the last one."""
-    if state is None:
-        return [], None
-    shards = []
-    for entry in state["shards"]:
-        shard = Shard(**entry)
-        if not shard.is_intact(folder):
-            return shards, None
-        shards.append(shard)
-    return shards, state.get("rest")
+    def _keep_intact(self, state: dict[str, Any] | None) -> tuple[list[Shard], dict[str, Any] | None]:
+        """The first shards that are as they were written; with all of them, what was left out behind the last one."""
+        if state is None:
+            return [], None
+        shards = []
+        for entry in state["shards"]:
+            shard = Shard(**entry)
+            if not shard.is_intact(self.folder):
+                return shards, None
+            shards.append(shard)
+        return shards, state.get("rest")
 
+    def _remove_others(self, kept: set[str]) -> None:
+        """Removes shards that are not kept, and halves of shards."""
+        for path in (self.folder / DATA_FOLDER).glob("*"):
+            is_ours = path.name.endswith(UNFINISHED_SUFFIX) or re.fullmatch(r"\w+-\d{5}\.parquet", path.name)
+            if is_ours and f"{DATA_FOLDER}/{path.name}" not in kept:
+                path.unlink()
 
-def _remove_others(folder: Path, kept: set[str]) -> None:
-    """Removes shards that are not kept, and halves of shards."""
-    for path in (folder / DATA_FOLDER).glob("*"):
-        is_ours = path.name.endswith(UNFINISHED_SUFFIX) or re.fullmatch(r"\w+-\d{5}\.parquet", path.name)
-        if is_ours and f"{DATA_FOLDER}/{path.name}" not in kept:
-            path.unlink()
+    def _save(self) -> None:
+        write_json(self.folder / MANIFEST_FILE, self.manifest)
 
 
 def _explain(reports: list[ReadingReport]) -> str:
@@ -247,23 +248,39 @@ def _explain(reports: list[ReadingReport]) -> str:
     )
 
 
-def _build_hider(options: Mapping[str, Any]) -> Callable[[ReadingReport], dict[str, Any]]:
-    """A function that turns a report into plain values, folders of this machine replaced by names in capitals."""
-    folders = {str(value).rstrip("/"): key.upper() for key, value in options.items() if is_place(value)}
+def _build_hider(options: Mapping[str, Any]) -> Callable[[str], str]:
+    """A function that replaces the folders among the options, in a text, by their names in capitals."""
+    folders = {str(value).rstrip("/"): name.upper() for name, value in options.items() if name.endswith("_root")}
     folders |= {str(Path(folder).absolute()): name for folder, name in folders.items()}
-    names = sorted(folders.items(), key=lambda pair: -len(pair[0]))
+    patterns = [
+        (re.compile(rf"(?<![\w./-]){re.escape(folder)}(?=/|$)"), name)
+        for folder, name in sorted(folders.items(), key=lambda pair: -len(pair[0]))
+    ]
 
-    def hide(found: ReadingReport) -> dict[str, Any]:
-        places = dict(found.first_places)
-        for folder, name in names:
-            pattern = re.compile(rf"(?<![\w./-]){re.escape(folder)}(?=/|$)")
-            places = {reason: pattern.sub(name, place) for reason, place in places.items()}
-        return {
-            reason: {"count": count, "first": places[reason]}
-            for reason, count in sorted(found.counts.items(), key=lambda pair: -pair[1])
-        }
+    def hide(text: str) -> str:
+        for pattern, name in patterns:
+            text = pattern.sub(name, text)
+        return text
 
     return hide
+
+
+def _hide_option(value: Any, hide: Callable[[str], str]) -> Any:
+    """An option as it is published: of a path elsewhere, the last part."""
+    if isinstance(value, (list, tuple)):
+        return [_hide_option(item, hide) for item in value]
+    if not isinstance(value, str):
+        return value
+    hidden = hide(value)
+    return Path(hidden).name if Path(hidden).is_absolute() else hidden
+
+
+def _list_reasons(report: ReadingReport, hide: Callable[[str], str]) -> dict[str, Any]:
+    """What was left out, most frequent reason first."""
+    return {
+        reason: {"count": count, "first": hide(report.first_places[reason])}
+        for reason, count in report.counts.most_common()
+    }
 
 
 def _describe(folder: Path, manifest: dict[str, Any], published: dict[str, dict[str, int]]) -> dict[str, Any]:
