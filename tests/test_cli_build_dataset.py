@@ -149,7 +149,7 @@ def test_other_raw_files_are_another_build(tmp_path):
 
 
 def test_what_was_left_out_is_reported_without_folders_of_the_machine(tmp_path, capsys):
-    lists = [f"{AMC['data_root']}/vg_descriptions.json", "vg_attributes.json"]
+    lists = [f"{AMC['data_root']}/vg_descriptions.json", "vg_attributes.json", "vg_attributes_spatial.json"]
     words = ["--raw-dir", AMC["data_root"], "--option", f"image_root={AMC['image_root']}", "--json"]
     words += ["--option", f"annotation_files={json.dumps(lists)}"]
     assert main(["build-dataset", "amc_json", *words, "--output-dir", str(tmp_path / "built")]) == 0
@@ -193,6 +193,14 @@ def test_published_counts_are_compared(tmp_path, capsys, monkeypatch):
     assert json.loads(streams.out)["published_counts"]["not_compared"] == 1
     assert f"images of testA: {len(rows)}, published 10: DIFFERS" in streams.err
     assert f"| testA | images | 10 | {len(rows)} | differs |" in (tmp_path / "built" / "README.md").read_text()
+
+
+def test_published_counts_of_refcoco_belong_to_the_data_set_and_its_splits(tmp_path):
+    built = build_dataset(
+        "refcoco", tmp_path, {"data_root": str(FIXTURES_FOLDER / "refer"), "dataset": "refcoco+"}, splits=["testB"]
+    )
+    found = {(count["split"], count["what"]): count["published"] for count in built["published_counts"]}
+    assert found == {("testB", "refs"): 1798, ("testB", "images"): 750}
 
 
 def test_only_the_chosen_splits_are_built(tmp_path, capsys):

@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 from testing_utils import FIXTURES_FOLDER, build_photo
 
-from albef_amc.cli.inspect_dataset import draw_rows
+from albef_amc.cli.inspect_dataset import CELL_SIZE, draw_rows
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import GROUNDING_FEATURES, build_phrase, build_row
 from albef_amc.datasets_scripts.statistics import describe_dataset
 from albef_amc.regions_albef import encode_rle
 from albef_amc.trainer.dataset_building import build_dataset
 
-SCENES = ["num_train_scenes=12", "num_validation_scenes=2", "num_test_scenes=2"]
-SCENE_OPTIONS = [word for option in SCENES for word in ("--option", option)]
+SCENES = {"num_train_scenes": 12, "num_validation_scenes": 2, "num_test_scenes": 2}
+SCENE_OPTIONS = [word for name, value in SCENES.items() for word in ("--option", f"{name}={value}")]
 
 
 def build_data(*rows) -> datasets.Dataset:
@@ -76,19 +76,12 @@ def test_rows_without_a_box_have_no_area():
 
 
 def test_a_folder_a_builder_and_a_split(tmp_path, capsys):
-    built = build_dataset(
-        "synthetic",
-        tmp_path / "built",
-        dict(option.split("=") for option in SCENES)
-        and {name: int(value) for name, value in (option.split("=") for option in SCENES)},
-    )
+    built = build_dataset("synthetic", tmp_path / "built", SCENES)
     cache = ["--option", f"cache_dir={tmp_path / 'cache'}"]
-    found = inspect(capsys, "synthetic", *SCENE_OPTIONS, *cache)
     statistics = built["statistics"]["all"]
-    assert {name: found[name] for name in statistics} == statistics
-    assert {
-        name: value for name, value in inspect(capsys, tmp_path / "built", *cache).items() if name in statistics
-    } == statistics
+    for words in (["synthetic", *SCENE_OPTIONS], [tmp_path / "built"]):
+        found = inspect(capsys, *words, *cache)
+        assert {name: found[name] for name in statistics} == statistics
     assert inspect(capsys, tmp_path / "built", "--split", "test", *cache)["num_images"] == 2
 
 
@@ -105,25 +98,22 @@ def test_the_sheet_has_a_line_for_each_row(tmp_path, capsys):
 
 
 def test_regions_are_outlined_where_they_are(tmp_path):
-    grey = Image.new("RGB", (400, 300), (128, 128, 128))
+    green = (40, 120, 40)
     box = build_phrase(0, "box", boxes=[[40, 30, 200, 150]])
-    outline = build_phrase(1, "outline", polygons=[[200, 150, 400, 150, 400, 300, 200, 300]])
-    nothing = build_phrase(2, "nothing")
-    row = build_row(grey, "a", 400, 300, [box, outline, nothing])
-    path = draw_rows(build_data(row), tmp_path / "sheet.png")
-    pixels = np.asarray(Image.open(path)).astype(int)
-    grey_rows, grey_columns = np.nonzero((abs(pixels - 128) < 3).all(axis=2))
-    starts = [column for column in np.unique(grey_columns) if column - 1 not in grey_columns]
-    top, width, height = grey_rows.min(), 320, 240
-    bright = (abs(pixels - (90, 240, 255)) < 60).all(axis=2)
-    lefts = [starts[0], starts[0] + (np.unique(grey_columns).max() - starts[0] + 1 - width) // 2, None]
-    lefts[2] = np.unique(grey_columns).max() + 1 - width
-    shares = [bright[top : top + height, left : left + width] for left in lefts]
-    ys, xs = np.nonzero(shares[0])
-    assert np.allclose([xs.min(), ys.min(), xs.max(), ys.max()], [32, 24, 160, 120], atol=3)
-    ys, xs = np.nonzero(shares[1])
-    assert xs.min() == pytest.approx(160, abs=3) and ys.min() == pytest.approx(120, abs=3)
-    assert not shares[2].any()
+    outline = build_phrase(1, "outline", polygons=[[200, 150, 390, 150, 390, 290, 200, 290]])
+    row = build_row(Image.new("RGB", (400, 300), green), "a", 400, 300, [box, outline, build_phrase(2, "nothing")])
+    pixels = np.asarray(Image.open(draw_rows(build_data(row), tmp_path / "sheet.png"))).astype(int)
+    rows, columns = np.nonzero((abs(pixels - green) < 3).all(axis=2))
+    assert columns.max() - columns.min() > 3 * CELL_SIZE
+    distance = (columns.max() + 1 - CELL_SIZE - columns.min()) // 2  # from one of the three pictures to the next
+    bright = (abs(pixels - (90, 240, 255)) < 60).all(axis=2)[rows.min() :, columns.min() :]
+    scale = CELL_SIZE / 400
+    for number, expected in enumerate(([40, 30, 200, 150], [200, 150, 390, 290], None)):
+        ys, xs = np.nonzero(bright[:, number * distance : number * distance + CELL_SIZE])
+        if expected is None:
+            assert not len(xs)
+        else:
+            assert np.allclose([xs.min(), ys.min(), xs.max(), ys.max()], np.multiply(expected, scale), atol=4)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ def build_dataset(
         if not any(split["shards"] for split in manifest["splits"].values()):
             raise ValueError(f"No image of {name!r} can be used.{_explain([report, *left_out.values()])}")
         published = builder.get_published_counts() if isinstance(builder, SourceBuilder) else {}
+        published = {split: counts for split, counts in published.items() if not chosen or split in chosen}
     content = _describe(folder, manifest, published)
     found = {ANNOTATIONS: report, **left_out}
     content["left_out"] = {where: _list_reasons(report, hide) for where, report in found.items() if report.counts}
