@@ -4,10 +4,10 @@
     python benchmarks/building.py            # 108,077 images with 50 regions each (about half an hour on two cores)
     python benchmarks/building.py --quick    # a hundredth of it, to see that it runs
 
-The list of region descriptions is generated in AMC's form; the photographs are small drawn ones, so that the figure is
-about the annotations: the memory that images need does not grow with their number. The build runs in a process of its
-own, interpreter and libraries included; its peak is `VmHWM`. Bytes read are those that the system counted (`rchar`)
-while it built: raw files once, and the finished shards for their checksums and statistics.
+Region descriptions are generated in Visual Genome's own form and in AMC's; the photographs are small drawn ones, so
+that the figure is about the annotations: the memory that images need does not grow with their number. Each build runs
+in a process of its own, interpreter and libraries included; its peak is `VmHWM`. Bytes read are those that the system
+counted (`rchar`) while it built: raw files once, and the finished shards for their checksums and statistics.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,56 +31,90 @@ NUM_PICTURES = 1000  # different files; an image is a copy of one of them
 WORDS = (
     "a the red white black small tall wooden man woman dog street tree window sign shirt on of in behind with".split()
 )
-LIST_FILE, IMAGE_FOLDER = "vg_descriptions.json", "VG_100K"
+IMAGE_FOLDER = "VG_100K"
+URL = "https://cs.stanford.edu/people/rak248/VG_100K/{}.jpg"
+AMC_FILE, VG_FILE, VG_IMAGE_FILE = "vg_descriptions.json", "region_descriptions.json", "image_data.json"
+# Files of annotations and options of each builder.
+BUILDS: dict[str, tuple[list[str], dict]] = {
+    "visual_genome": ([VG_FILE, VG_IMAGE_FILE], {}),
+    "amc_json": ([AMC_FILE], {"annotation_files": [AMC_FILE]}),
+}
 
 
-def generate(folder: Path, num_images: int) -> dict[str, int]:
-    """Raw files in AMC's form; returns their bytes."""
+def generate_images(folder: Path, num_images: int) -> None:
+    """Drawn photographs, `NUM_PICTURES` different ones."""
     generator = random.Random(0)
-    (folder / IMAGE_FOLDER).mkdir(parents=True)
-    pictures = []
-    for number in range(min(NUM_PICTURES, num_images)):
-        color = tuple(generator.randrange(256) for _ in range(3))
-        path = folder / IMAGE_FOLDER / f"{number + 1}.jpg"
-        Image.new("RGB", (WIDTH, HEIGHT), color).save(path, quality=50)
-        pictures.append(path.read_bytes())
-    for number in range(len(pictures), num_images):
-        (folder / IMAGE_FOLDER / f"{number + 1}.jpg").write_bytes(pictures[number % len(pictures)])
-    with (folder / LIST_FILE).open("w") as file:
-        separator = "["
-        for number in range(num_images):
-            for _ in range(REGIONS_PER_IMAGE):
-                file.write(separator + json.dumps(generate_region(generator, number + 1)))
-                separator = ", "
-        file.write("]")
-    images = sum(path.stat().st_size for path in (folder / IMAGE_FOLDER).iterdir())
-    return {"list_bytes": (folder / LIST_FILE).stat().st_size, "image_bytes": images}
+    folder.mkdir(parents=True)
+    pictures: list[bytes] = []
+    for number in range(num_images):
+        path = folder / f"{number + 1}.jpg"
+        if number < NUM_PICTURES:
+            color = tuple(generator.randrange(256) for _ in range(3))
+            Image.new("RGB", (WIDTH, HEIGHT), color).save(path, quality=50)
+            pictures.append(path.read_bytes())
+        else:
+            path.write_bytes(pictures[number % NUM_PICTURES])
 
 
-def generate_region(generator: random.Random, image: int) -> dict:
-    """An entry with a phrase of five words on average."""
+def generate_annotations(folder: Path, num_images: int) -> None:
+    """The same regions in both forms, phrases of five words on average."""
+    generator = random.Random(1)
+    paths = (folder / name for name in (AMC_FILE, VG_FILE, VG_IMAGE_FILE))
+    with ExitStack() as stack:
+        amc, regions, images = (stack.enter_context(path.open("w")) for path in paths)
+        for image in range(1, num_images + 1):
+            entries = [generate_region(generator, image, number) for number in range(REGIONS_PER_IMAGE)]
+            start = "[" if image == 1 else ", "
+            regions.write(start + json.dumps({"id": image, "regions": entries}))
+            facts = {"image_id": image, "url": URL.format(image), "width": WIDTH, "height": HEIGHT}
+            images.write(start + json.dumps({**facts, "coco_id": None, "flickr_id": None}))
+            amc.write(start + ", ".join(json.dumps(to_amc(entry)) for entry in entries))
+        for file in (amc, regions, images):
+            file.write("]")
+
+
+def generate_region(generator: random.Random, image: int, number: int) -> dict:
+    """An entry of Visual Genome."""
     x, y = generator.randrange(WIDTH - 20), generator.randrange(HEIGHT - 20)
-    box = [x, y, generator.randrange(x + 10, WIDTH + 1), generator.randrange(y + 10, HEIGHT + 1)]
-    words = " ".join(generator.choices(WORDS, k=generator.randrange(3, 8)))
-    return {"image": f"{IMAGE_FOLDER}/{image}.jpg", "caption": words, "bbox": [box]}
+    return {
+        "region_id": image * REGIONS_PER_IMAGE + number,
+        "width": generator.randrange(10, WIDTH + 1 - x),
+        "height": generator.randrange(10, HEIGHT + 1 - y),
+        "image_id": image,
+        "phrase": " ".join(generator.choices(WORDS, k=generator.randrange(3, 8))),
+        "y": y,
+        "x": x,
+    }
 
 
-def build(folder: Path, num_workers: int) -> dict:
+def to_amc(region: dict) -> dict:
+    """The same region as an entry of AMC's lists."""
+    x, y = region["x"], region["y"]
+    box = [x, y, x + region["width"], y + region["height"]]
+    return {"image": f"{IMAGE_FOLDER}/{region['image_id']}.jpg", "caption": region["phrase"], "bbox": [box]}
+
+
+def build(folder: Path, name: str, num_workers: int) -> dict:
     """Builds in this process; returns what the system counted of it."""
     from albef_amc.trainer.dataset_building import build_dataset
 
-    options = {"data_root": str(folder), "annotation_files": [LIST_FILE]}
+    files, options = BUILDS[name]
+    options = {**options, "data_root": str(folder)}
     began, read_before = time.perf_counter(), count_bytes_read()
-    built = build_dataset("amc_json", folder / "built", options, num_workers=num_workers, shard_size="100MB")
+    with TemporaryDirectory(dir=folder) as output:
+        built = build_dataset(name, output, options, num_workers=num_workers, shard_size="100MB")
     statistics = built["statistics"]["all"]
     status = Path("/proc/self/status").read_text()
+    shards = [size for name, size in built["files"].items() if name.endswith(".parquet")]
     return {
-        "seconds": time.perf_counter() - began,
         "peak_memory_gb": int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) * 1024 / 1e9,
+        "seconds": time.perf_counter() - began,
+        "annotation_bytes": sum((folder / name).stat().st_size for name in files),
+        "image_bytes": sum(path.stat().st_size for path in (folder / IMAGE_FOLDER).iterdir()),
+        "parquet_bytes": sum(shards),
         "bytes_read": count_bytes_read() - read_before,
+        "num_shards": len(shards),
         **{name: statistics[name] for name in ("num_images", "num_phrases", "num_boxes")},
-        "num_shards": sum(name.endswith(".parquet") for name in built["files"]),
-        "parquet_bytes": sum(size for name, size in built["files"].items() if name.endswith(".parquet")),
     }
 
 
@@ -89,32 +124,36 @@ def count_bytes_read() -> int:
 
 
 def measure(arguments: argparse.Namespace) -> dict:
-    """Generates the raw files and builds them in a process of its own."""
+    """Generates the raw files and builds them, each time in a process of its own."""
     num_images = NUM_IMAGES // (QUICK_SHARE if arguments.quick else 1)
-    with TemporaryDirectory(dir=arguments.folder) as name:
-        raw = generate(Path(name), num_images)
-        command = [sys.executable, __file__, "--only", name, "--workers", str(arguments.workers)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    built = json.loads(done.stdout)
-    expected = {"num_images": num_images, "num_phrases": num_images * REGIONS_PER_IMAGE}
-    if any(built[name] != count for name, count in expected.items()):
-        raise RuntimeError(f"{expected} went in, {built} came out.")
-    return {**raw, **built}
+    results = {}
+    with TemporaryDirectory(dir=arguments.folder) as folder:
+        generate_images(Path(folder) / IMAGE_FOLDER, num_images)
+        generate_annotations(Path(folder), num_images)
+        for name in BUILDS:
+            command = [sys.executable, __file__, "--only", folder, name, "--workers", str(arguments.workers)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            results[name] = json.loads(done.stdout)
+            expected = {"num_images": num_images, "num_phrases": num_images * REGIONS_PER_IMAGE}
+            if any(results[name][what] != count for what, count in expected.items()):
+                raise RuntimeError(f"{expected} went in, {results[name]} came out.")
+    return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a hundredth, to see that it runs")
     parser.add_argument("--workers", type=int, default=1, help="processes that read")
-    parser.add_argument("--folder", type=Path, help="where to generate (2 GB; the system's temporary folder)")
-    parser.add_argument("--only", type=Path, help=argparse.SUPPRESS)  # the process that is measured
+    parser.add_argument("--folder", type=Path, help="where to generate (3 GB; the system's temporary folder)")
+    parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)  # the process that is measured
     parser.add_argument("--output", type=Path, help="JSON to write (benchmarks/results/building[_quick].json)")
     arguments = parser.parse_args()
     if arguments.only:
-        print(json.dumps(build(arguments.only, arguments.workers)))
+        folder, name = arguments.only
+        print(json.dumps(build(Path(folder), name, arguments.workers)))
         return
     command = " ".join(["python", "benchmarks/building.py", *sys.argv[1:]])
-    result = {"command": command, "machine": describe_machine(), "builder": "amc_json", **measure(arguments)}
+    result = {"command": command, "machine": describe_machine(), **measure(arguments)}
     output = arguments.output or RESULTS_FOLDER / f"building{'_quick' * arguments.quick}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=2) + "\n")

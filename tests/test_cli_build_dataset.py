@@ -41,15 +41,26 @@ def load(folder, split, cache):
     return datasets.load_dataset(str(folder), split=split, cache_dir=str(cache))
 
 
-def test_rows_are_those_of_the_builder(tmp_path):
-    build_dataset("amc_json", tmp_path / "built", AMC)
-    rows = load(tmp_path / "built", "train", tmp_path / "cache")
-    expected = load_grounding_dataset("amc_json", "train", cache_dir=str(tmp_path / "cache"), **AMC)
+@pytest.mark.parametrize(
+    ("name", "split", "options"),
+    [
+        ("amc_json", "train", AMC),
+        ("refcoco", "testA", {"data_root": str(FIXTURES_FOLDER / "refer")}),
+        ("visual_genome", "train", {"data_root": str(FIXTURES_FOLDER / "visual_genome")}),
+        ("flickr30k_entities", "test", {"data_root": str(FIXTURES_FOLDER / "flickr30k_entities")}),
+        ("synthetic", "test", SCENES),
+    ],
+)
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_rows_are_those_of_the_builder(name, split, options, num_workers, tmp_path):
+    build_dataset(name, tmp_path / "built", options, num_workers=num_workers)
+    rows = load(tmp_path / "built", split, tmp_path / "cache")
+    expected = load_grounding_dataset(name, split, cache_dir=str(tmp_path / "cache"), **options)
     assert rows.features == expected.features
     assert rows.remove_columns("image").to_list() == expected.remove_columns("image").to_list()
     images, raw = (data.cast_column("image", datasets.Image(decode=False))["image"] for data in (rows, expected))
     assert [image["bytes"] for image in images] == [image["bytes"] for image in raw]
-    assert [os.path.dirname(image["path"]) for image in images] == [""] * len(raw)
+    assert not [image["path"] for image in images if os.path.dirname(image["path"] or "")]
 
 
 def test_manifest_has_the_checksum_of_every_shard(tmp_path):
