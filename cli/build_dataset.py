@@ -57,6 +57,8 @@ def build_dataset(
         if push_to_hub:
             report(f"uploading {len(built['files'])} files to {push_to_hub}")
             result |= {"url": url, "commit": upload_dataset(output_dir, push_to_hub)}
+    if not as_json:
+        del result["left_out"]  # was said on standard error
     print_result(result, as_json)
 
 
@@ -90,10 +92,14 @@ def _showing_progress() -> Iterator[dataset_building.Progress]:
 
 
 def _say_what_differs(built: dict[str, Any]) -> None:
-    """What was left out, and which published counts agree, on standard error."""
+    """What was left out, which splits are empty, and which published counts agree, on standard error."""
     for where, reasons in built["left_out"].items():
         for reason, found in reasons.items():
             report(f"{where}: {found['count']} x {reason} (first: {found['first']})")
+    for split in built["empty_splits"]:
+        report(f"{split}: no image can be used; the split is not written")
+    if built["is_card_kept"]:
+        report("README.md was edited by hand: it stays as it is.")
     words = {None: "not compared", True: "agrees", False: "DIFFERS"}
     for count in built["published_counts"]:
         measured = f"{count['what']} of {count['split']}: {count['measured']}, published {count['published']}"

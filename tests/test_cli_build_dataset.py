@@ -142,11 +142,22 @@ def test_a_damaged_shard_is_found_and_built_again(tmp_path):
 
 
 def test_a_card_edited_by_hand_stays(tmp_path):
-    build_dataset("synthetic", tmp_path, SCENES)
+    assert not build_dataset("synthetic", tmp_path, SCENES)["is_card_kept"]
     card = tmp_path / "README.md"
+    assert not build_dataset("synthetic", tmp_path, SCENES, resume=True)["is_card_kept"]
     card.write_text(card.read_text() + "My words.\n")
-    build_dataset("synthetic", tmp_path, SCENES, resume=True)
-    assert card.read_text().endswith("My words.\n")
+    for _ in range(2):
+        assert build_dataset("synthetic", tmp_path, SCENES, resume=True)["is_card_kept"]
+        assert card.read_text().endswith("My words.\n")
+
+
+def test_a_split_without_a_row_is_named_and_not_written(tmp_path, capsys):
+    words = [word for name in SCENES for word in ("--option", f"{name}={2 * ('test' not in name)}")]
+    assert main(["build-dataset", "synthetic", *words, "--output-dir", str(tmp_path / "built")]) == 0
+    assert "test: no image can be used" in capsys.readouterr().err
+    found = datasets.load_dataset(str(tmp_path / "built"), cache_dir=str(tmp_path / "cache"))
+    assert set(found) == {"train", "validation"}
+    assert "No image of split test can be used." in (tmp_path / "built" / "README.md").read_text()
 
 
 def test_other_raw_files_are_another_build(tmp_path):

@@ -77,7 +77,7 @@ def build_dataset(
         progress (callable): is told how far a split is.
 
     Returns:
-        `dict`: what `report.json` holds, and `files`: bytes by name.
+        `dict`: what `report.json` holds; `files`, bytes by name; `is_card_kept`, whether the card was edited by hand.
 
     Raises:
         FileNotFoundError: raw files are missing.
@@ -112,9 +112,14 @@ def build_dataset(
     content = _describe(folder, manifest, published)
     found = {ANNOTATIONS: report, **left_out}
     content["left_out"] = {where: _list_reasons(report, hide) for where, report in found.items() if report.counts}
+    content["empty_splits"] = [split for split, state in manifest["splits"].items() if not state["shards"]]
     write_json(folder / REPORT_FILE, content)
-    _write_card(folder, manifest, content, repo_id)
-    return {**content, "files": {path: (folder / path).stat().st_size for path in list_files(folder)}}
+    is_card_kept = _write_card(folder, manifest, content, repo_id)
+    return {
+        **content,
+        "is_card_kept": is_card_kept,
+        "files": {path: (folder / path).stat().st_size for path in list_files(folder)},
+    }
 
 
 def list_files(folder: Path) -> list[str]:
@@ -221,7 +226,7 @@ class _Build:
         """The first shards that are as they were written; with all of them, what was left out behind the last one."""
         if state is None:
             return [], None
-        shards = []
+        shards: list[Shard] = []
         for entry in state["shards"]:
             shard = Shard(**entry)
             if not shard.is_intact(self.folder):
@@ -322,14 +327,15 @@ def _count_refs(files: list[Path]) -> int:
     return len(refs)
 
 
-def _write_card(folder: Path, manifest: dict[str, Any], content: dict[str, Any], repo_id: str | None) -> None:
-    """The card; one that was edited by hand stays."""
+def _write_card(folder: Path, manifest: dict[str, Any], content: dict[str, Any], repo_id: str | None) -> bool:
+    """The card; one that was edited by hand stays. Returns whether it did."""
     path = folder / CARD_FILE
     if path.is_file() and manifest.get("card_sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
-        return
+        return True
     text = render_dataset_card(folder, manifest, content, repo_id).encode()
     write_whole(path, text)
     write_json(folder / MANIFEST_FILE, {**manifest, "card_sha256": hashlib.sha256(text).hexdigest()})
+    return False
 
 
 __all__ = ["DEFAULT_SHARD_SIZE", "MANIFEST_FILE", "REPORT_FILE", "build_dataset", "list_files"]

@@ -67,6 +67,7 @@ def render_dataset_card(folder: Path, manifest: dict[str, Any], content: dict[st
         _render_statistics(splits, content["statistics"]),
         _render_published(content["published_counts"]),
         _render_left_out(content["left_out"]),
+        "".join(f"No image of split {split} can be used. " for split in content["empty_splits"]).strip(),
         _render_row(folder / manifest["splits"][splits[0]]["shards"][0]["name"]),
         _render_making(manifest),
         "The rest of this card is about the source in general.",

@@ -196,9 +196,13 @@ def _read_parts(reader: SplitReader, start: int, num_workers: int) -> Iterator[P
         return
     # Processes that are copies of this one have the annotations already.
     context = multiprocessing.get_context("fork")
-    arguments = dict(mp_context=context, initializer=_start_worker, initargs=(reader, os.getpid()))
     waiting: deque[Future[Part]] = deque()
-    with ProcessPoolExecutor(min(num_workers, len(starts)), **arguments) as pool:
+    with ProcessPoolExecutor(
+        min(num_workers, len(starts)),
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(reader, os.getpid()),
+    ) as pool:
         try:
             for first in starts:
                 waiting.append(pool.submit(_read_part, first, min(first + SOURCES_PER_PART, len(reader))))
