@@ -180,8 +180,8 @@ def print_results(results: dict[str, dict[str, Any]], as_json: bool) -> None:
         print("\n".join(lines), flush=True)
 
 
-def read_options(options: list[str] | tuple[str, ...]) -> dict[str, Any]:
-    """`key=value` words as a dictionary, values read as YAML.
+def read_options(options: list[str] | tuple[str, ...], flag: str = "--data") -> dict[str, Any]:
+    """`key=value` words behind an option as a dictionary, values read as YAML.
 
     Raises:
         ValueError: a word without `=`.
@@ -189,5 +189,5 @@ def read_options(options: list[str] | tuple[str, ...]) -> dict[str, Any]:
     pairs = [option.partition("=") for option in options]
     for option, (name, separator, _) in zip(options, pairs, strict=True):
         if not separator or not name:
-            raise ValueError(f"`--data {option}` is not of the form key=value.")
+            raise ValueError(f"`{flag} {option}` is not of the form key=value.")
     return {name: yaml.safe_load(text) for name, _, text in pairs}

@@ -33,6 +33,11 @@ VERBS = {
     "convert": ("albef_amc.cli.convert", "Turn an original .pth of ALBEF or AMC into a checkpoint folder."),
     "merge": ("albef_amc.cli.merge", "Turn a LoRA adapter and its base into a plain checkpoint."),
     "push": ("albef_amc.cli.push", "Upload a checkpoint with its processor, code and card to the Hub."),
+    "build-dataset": (
+        "albef_amc.cli.build_dataset",
+        "Turn raw files into Parquet with a dataset card, and push it to the Hub.",
+    ),
+    "inspect-dataset": ("albef_amc.cli.inspect_dataset", "Draw rows with phrases and boxes; print statistics."),
     "env": ("albef_amc.cli.env", "Versions, devices and attention back-ends, for bug reports."),
 }
 

@@ -22,6 +22,27 @@ SPLITTERS = {
     "refcocog": ("umd", "google"),
     "refclef": ("unc", "berkeley"),
 }
+# What the authors (output of pyReferDemo.ipynb) and the catalogue of TensorFlow Datasets (`ref_coco`) state.
+PUBLISHED_SIZES = {
+    ("refcoco", "unc"): {
+        "refs": {"all": 50000, "train": 42404, "val": 3811, "testA": 1975, "testB": 1810},
+        "images": {"all": 19994, "train": 16994, "val": 1500, "testA": 750, "testB": 750},
+        "phrases": {"all": 142210},
+    },
+    ("refcoco", "google"): {
+        "refs": {"train": 40000, "val": 5000, "test": 5000},
+        "images": {"train": 19213, "val": 4559, "test": 4527},
+    },
+    ("refcoco+", "unc"): {
+        "refs": {"train": 42278, "val": 3805, "testA": 1975, "testB": 1798},
+        "images": {"train": 16992, "val": 1500, "testA": 750, "testB": 750},
+    },
+    ("refcocog", "google"): {"refs": {"train": 44822, "val": 5000}, "images": {"train": 24698, "val": 4650}},
+    ("refcocog", "umd"): {
+        "refs": {"train": 42226, "val": 2573, "test": 5023},
+        "images": {"train": 21899, "val": 1300, "test": 2600},
+    },
+}
 COCO_FOLDER = "images/mscoco/images/train2014"
 CLEF_FOLDER = "images/saiapr_tc-12"
 REF_FIELDS = {"ref_id": int, "ann_id": int, "image_id": int, "split": str, "sentences": list}
@@ -100,6 +121,15 @@ class RefCoco(SourceBuilder):
 
     BUILDER_CONFIG_CLASS = RefCocoConfig
     DESCRIPTION = "Photographs with referring expressions, the box and the outline of the object meant."
+
+    def get_published_counts(self) -> dict[str, dict[str, int]]:
+        """Refs and images of each split, as published."""
+        sizes = PUBLISHED_SIZES.get((self.config.dataset, self.config.split_by), {})
+        counts: dict[str, dict[str, int]] = defaultdict(dict)
+        for what, by_split in sizes.items():
+            for split, number in by_split.items():
+                counts[split][what] = number
+        return dict(counts)
 
     def _read_splits(self) -> dict[str, dict[str, Any]]:
         images, annotations, categories = load_annotations(self.config.instances_path)

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
@@ -94,10 +94,16 @@ class SourceBuilder(datasets.GeneratorBasedBuilder):
     BUILDER_CONFIG_CLASS = SourceConfig
     DEFAULT_WRITER_BATCH_SIZE = 100
     DESCRIPTION = ""
+    # Split to what its authors say it holds, such as {"test": {"images": 1000}}; "all" is every split together.
+    PUBLISHED_COUNTS: ClassVar[dict[str, dict[str, int]]] = {}
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.report = ReadingReport()
+
+    def get_published_counts(self) -> dict[str, dict[str, int]]:
+        """`PUBLISHED_COUNTS` for the configuration of this builder."""
+        return self.PUBLISHED_COUNTS
 
     @abstractmethod
     def _read_splits(self) -> dict[str, dict[str, Any]]:

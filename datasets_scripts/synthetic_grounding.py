@@ -1,7 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Synthetic grounding: scenes of coloured shapes with phrases that need every word, made from a seed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -194,10 +194,10 @@ class SyntheticGrounding(datasets.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         counts = (self.config.num_train_scenes, self.config.num_validation_scenes, self.config.num_test_scenes)
         return [
-            datasets.SplitGenerator(name=split, gen_kwargs={"split": split, "count": count})
+            datasets.SplitGenerator(name=split, gen_kwargs={"split": split, "sources": range(count)})
             for split, count in zip(SPLITS, counts, strict=True)
         ]
 
-    def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index in range(count):
+    def _generate_examples(self, split: str, sources: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index in sources:
             yield index, build_scene(split, index, self.config)

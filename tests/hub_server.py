@@ -1,7 +1,8 @@
-"""A local server that speaks as much of the Hub's protocol as `huggingface_hub` needs to push and load models.
+"""A local server that speaks as much of the Hub's protocol as `huggingface_hub` needs to push and load repositories.
 
-It keeps every commit, knows branches, private repositories, whose name is whose and which token is good, and refuses
-what the Hub refuses there. It shows what a client sends and that it loads back; not the Hub's own quotas, its storage
+Data sets and Spaces are called `datasets/your-name/data` and `spaces/your-name/space`, models by their name alone. It
+keeps every commit, knows branches, private repositories, whose name is whose and which token is good, and refuses what
+the Hub refuses there. It shows what a client sends and that it loads back; not the Hub's own quotas, its storage
 of large files in parts, nor its checks of content beyond the card's metadata.
 """
 
@@ -13,13 +14,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from huggingface_hub import ModelCard
 
 OWNER, TOKEN = "your-name", "hf_token_of_your_name"
-LARGE_FILES = (".safetensors", ".bin")
-REPOSITORY = r"(?P<name>[\w.-]+/[\w.-]+)"
+LARGE_FILES = (".safetensors", ".bin", ".parquet")
+REPOSITORY = r"(?P<name>(?:(?:datasets|spaces)/)?[\w.-]+/[\w.-]+)"
 DATE = "2026-01-01T00:00:00.000Z"
 
 
@@ -71,7 +72,8 @@ class HubServer:
             ("POST", f"/{REPOSITORY}.git/info/lfs/objects/batch", self.prepare_large_files),
             ("PUT", "/large/(?P<digest>[0-9a-f]{64})", self.store_large_file),
             ("POST", f"/api/models/{REPOSITORY}/commit/(?P<revision>.+)", self.commit),
-            ("GET", f"/api/models/{REPOSITORY}/tree/(?P<revision>[^/]+)", self.list_tree),
+            ("GET", f"/api/models/{REPOSITORY}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", self.list_tree),
+            ("POST", f"/api/models/{REPOSITORY}/paths-info/(?P<revision>[^/]+)", self.describe_paths),
             ("GET", f"/api/models/{REPOSITORY}(?:/revision/(?P<revision>.+))?", self.describe),
             ("GET", f"/{REPOSITORY}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", self.get_file),
         ]
@@ -111,7 +113,8 @@ class HubServer:
         request.require_token()
         wanted = request.json()
         owner = wanted.get("organization") or OWNER
-        name = f"{owner}/{wanted['name']}"
+        kind = wanted.get("type", "model")
+        name = f"{'' if kind == 'model' else kind + 's/'}{owner}/{wanted['name']}"
         if owner != OWNER:
             raise Refusal(403, f"You don't have the rights to create a model under the namespace '{owner}'.")
         if name in self.repositories:
@@ -174,7 +177,19 @@ class HubServer:
         url = f"{self.url}/{name}/commit/{identity}"
         return {"success": True, "commitOid": identity, "commitUrl": url, "hookOutput": ""}
 
-    def list_tree(self, request, name, revision):
+    def list_tree(self, request, name, revision, folder=None):
+        entries = self._list_entries(request, name, revision)
+        if folder is not None:
+            entries = [entry for entry in entries if entry["path"].startswith(folder + "/")]
+        if request.query.get("recursive", ["False"]) == ["False"]:
+            entries = [entry for entry in entries if entry["path"].rpartition("/")[0] == (folder or "")]
+        return entries
+
+    def describe_paths(self, request, name, revision):
+        paths = parse_qs(request.body.decode())["paths"]
+        return [entry for entry in self._list_entries(request, name, revision) if entry["path"] in paths]
+
+    def _list_entries(self, request, name, revision):
         repository = self._readable(request, name)
         files = repository.commits[repository.resolve(revision)]
         folders = {path.rpartition("/")[0] for path in files} - {""}
@@ -198,8 +213,17 @@ class HubServer:
         if path not in repository.commits[identity]:
             raise Refusal(404, f"no {path}", "EntryNotFound")
         content = repository.commits[identity][path]
-        headers = {"ETag": f'"{_digest(content)}"', "X-Repo-Commit": identity}
-        return content, {**headers, "Content-Type": "application/octet-stream"}, 200
+        headers = {
+            "ETag": f'"{_digest(content)}"',
+            "X-Repo-Commit": identity,
+            "Content-Type": "application/octet-stream",
+        }
+        part = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
+        if part is None:
+            return content, headers, 200
+        start, end = int(part[1]), int(part[2] or len(content) - 1)
+        headers["Content-Range"] = f"bytes {start}-{min(end, len(content) - 1)}/{len(content)}"
+        return content[start : end + 1], headers, 206
 
     def _readable(self, request, name: str) -> Repository:
         repository = self.repositories.get(name)
@@ -215,6 +239,7 @@ class HubServer:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             body = b""
+            query: dict[str, list[str]] = {}
 
             def log_message(self, *_):
                 pass
@@ -231,6 +256,7 @@ class HubServer:
 
             def answer(self):
                 self.body = self._read_body()
+                self.query = parse_qs(urlsplit(self.path).query)
                 path = unquote(urlsplit(self.path).path)
                 hub.requests.append(f"{self.command} {path}")
                 try:
@@ -252,6 +278,7 @@ class HubServer:
 
             def _find_route(self, path: str):
                 method = "GET" if self.command == "HEAD" else self.command
+                path = re.sub("^/api/(datasets|spaces)/", r"/api/models/\1/", path)
                 for route_method, pattern, action in hub.routes:
                     found = re.fullmatch(pattern, path)
                     if method == route_method and found:

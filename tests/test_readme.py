@@ -115,6 +115,16 @@ def test_evaluation_commands_name_data_sets_and_arguments_that_exist(document, w
         assert options.keys() <= set(inspect.signature(BUILDERS[name].BUILDER_CONFIG_CLASS).parameters), document
 
 
+@pytest.mark.parametrize(("document", "words"), of_verb("build-dataset") + of_verb("inspect-dataset"))
+def test_building_commands_name_data_sets_and_arguments_that_exist(document, words):
+    name = words[1] if len(words) > 1 else "NAME"
+    if name in BUILDERS:
+        options = read_options(list_values(words, "--option"), "--option")
+        assert options.keys() <= set(inspect.signature(BUILDERS[name].BUILDER_CONFIG_CLASS).parameters), document
+    else:
+        assert name.isupper() or words[0] == "inspect-dataset", f"{document}: no builder {name}"
+
+
 def test_every_verb_is_documented():
     text = "\n".join(path.read_text() for path in DOCUMENTS)
     assert [verb for verb in VERBS if f"albef-amc {verb}" not in text and f"`{verb}`" not in text] == []

@@ -1,0 +1,77 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""`albef-amc inspect-dataset`: rows drawn with their phrases and regions, and statistics."""
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import datasets
+import typer
+from PIL import Image
+
+from albef_amc.cli.build_dataset import gather_options
+from albef_amc.cli.reporting import print_result, report
+from albef_amc.datasets_scripts import load_grounding_dataset
+from albef_amc.datasets_scripts.statistics import describe_dataset
+from albef_amc.regions_albef import build_region_mask
+from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap
+
+PHRASES_PER_ROW = 3
+CELL_SIZE = 320  # width of a column in pixels: words under a photograph stay legible
+
+
+def inspect_dataset(
+    dataset: Annotated[str, typer.Argument(help="Builder, folder that build-dataset wrote, or Hub repository.")],
+    split: Annotated[str, typer.Option(help="Split, such as test; all joins them.")] = "all",
+    raw_dir: Annotated[Path | None, typer.Option(help="Folder of the raw files, for a builder.")] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--option", help="Argument of the builder: dataset=refcoco+. Repeatable.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows to draw, evenly spread over the split.")] = 12,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Picture to draw: .png, .jpg, .webp.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Prints statistics of a data set and draws rows with their phrases and regions."""
+    with redirect_stdout(sys.stderr):  # libraries speak on standard output
+        found = load_grounding_dataset(dataset, split, **gather_options(raw_dir, options or (), "--option"))
+        result: dict[str, Any] = {"dataset": dataset, "split": split, **describe_dataset(found)}
+        if output is not None:
+            chosen = sorted({index * len(found) // rows for index in range(rows)})
+            result["picture"] = draw_rows(found.select(chosen), output)
+            report(f"drew {len(chosen)} of {len(found)} rows")
+    print_result(result, as_json)
+
+
+def draw_rows(rows: datasets.Dataset, path: Path) -> Path:
+    """Draws a sheet: a line for each row, a column for each of its first phrases, regions outlined.
+
+    Args:
+        rows (`datasets.Dataset`): rows of the schema.
+        path (`Path`): where to save; the ending chooses the format.
+
+    Returns:
+        `Path` of the picture.
+    """
+    columns = ["row", *(f"phrase {number + 1}" for number in range(PHRASES_PER_ROW))]
+    return draw_sheet([_draw_row(row) for row in rows], columns, path, CELL_SIZE)
+
+
+def _draw_row(row: dict[str, Any]) -> list[Image.Image | str | None]:
+    num_phrases = len(row["phrases"])
+    words = f"{row['image_id']} {row['width']} x {row['height']} {num_phrases} phrase{'s' * (num_phrases != 1)}"
+    cells: list[Image.Image | str | None] = [words]
+    cells += [_draw_phrase(row, phrase) for phrase in row["phrases"][:PHRASES_PER_ROW]]
+    return cells + [None] * (PHRASES_PER_ROW + 1 - len(cells))
+
+
+def _draw_phrase(row: dict[str, Any], phrase: dict[str, Any]) -> Image.Image:
+    """The image with the phrase's boxes, the outline of its region and its first point; words and types below."""
+    size = (row["height"], row["width"])
+    region = None
+    if phrase["polygons"] or phrase["masks"]:
+        region = build_region_mask(*size, size, polygons=phrase["polygons"], masks=phrase["masks"])
+    notes = [*(phrase["types"] or []), *(["no region"] if region is None and not phrase["boxes"] else [])]
+    words = f"{phrase['phrase']} [{', '.join(notes)}]" if notes else phrase["phrase"]
+    point = phrase["points"][0] if phrase["points"] else None
+    return overlay_heatmap(row["image"], phrase=words, boxes=phrase["boxes"], point=point, region_mask=region)

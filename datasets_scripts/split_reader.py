@@ -1,0 +1,65 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""A split of a data set, read in parts: any range of its sources becomes rows, without the rows before it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+import pyarrow as pa
+from datasets.table import embed_table_storage
+
+from .coco_records import ReadingReport
+from .features import GROUNDING_FEATURES
+from .source_builder import SourceBuilder
+
+
+@dataclass
+class SplitReader:
+    """Reads a range of the sources (images, scenes) of a split.
+
+    Args:
+        builder (`datasets.GeneratorBasedBuilder`): one whose generator takes `sources`.
+        name (`str`): the split.
+        arguments (`dict`): what the builder's generator takes; `sources` is a mapping or a sequence.
+    """
+
+    builder: datasets.GeneratorBasedBuilder
+    name: str
+    arguments: dict[str, Any]
+    keys: list[Any] = field(default_factory=list, repr=False)
+
+    def __post_init__(self):
+        self.keys = list(self.arguments["sources"])
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def read(self, start: int, stop: int) -> tuple[pa.Table, ReadingReport]:
+        """Rows of the sources from `start` to before `stop`, the images' bytes inside, and what was left out."""
+        sources, keys = self.arguments["sources"], self.keys[start:stop]
+        part = {key: sources[key] for key in keys} if isinstance(sources, dict) else keys
+        report = ReadingReport()
+        if isinstance(self.builder, SourceBuilder):
+            self.builder.report = report
+        examples = self.builder._generate_examples(**{**self.arguments, "sources": part})
+        rows = [GROUNDING_FEATURES.encode_example(row) for _, row in examples]
+        table = pa.Table.from_pylist(rows, schema=GROUNDING_FEATURES.arrow_schema)
+        return embed_table_storage(table), report
+
+
+def list_split_readers(builder: datasets.GeneratorBasedBuilder) -> tuple[dict[str, SplitReader], ReadingReport]:
+    """Reads the annotations of a data set, and no image.
+
+    Args:
+        builder (`datasets.GeneratorBasedBuilder`): one of `BUILDERS`.
+
+    Returns:
+        `dict` of [`SplitReader`] by split, and the report of what was left out so far.
+
+    Raises:
+        ValueError: annotations that cannot be used.
+    """
+    manager = datasets.DownloadManager(dataset_name=builder.name)
+    generators = builder._split_generators(manager)
+    readers = {str(split.name): SplitReader(builder, str(split.name), split.gen_kwargs) for split in generators}
+    return readers, builder.report if isinstance(builder, SourceBuilder) else ReadingReport()

@@ -1,0 +1,341 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Raw files to a folder of Parquet shards with a card, that `datasets.load_dataset` reads without this package.
+
+OUTPUT/data/SPLIT-00000.parquet   rows, the images inside
+OUTPUT/manifest.json              name, size, checksum and rows of every shard; written after each of them
+OUTPUT/report.json                statistics, what was left out and why, published counts beside the measured ones
+OUTPUT/README.md                  the card
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow.compute as pc
+from datasets.utils.py_utils import convert_file_size_to_int
+
+from albef_amc.datasets_scripts import BUILDERS, ReadingReport
+from albef_amc.datasets_scripts.source_builder import SourceBuilder
+from albef_amc.datasets_scripts.split_reader import SplitReader, list_split_readers
+from albef_amc.datasets_scripts.statistics import DatasetStatistics, iterate_tables
+from albef_amc.trainer.dataset_cards import CARD_FILE, render_dataset_card
+from albef_amc.trainer.dataset_shards import (
+    DATA_FOLDER,
+    SOURCES_PER_PART,
+    UNFINISHED_SUFFIX,
+    Shard,
+    pack_report,
+    unpack_report,
+    write_shards,
+)
+from albef_amc.trainer.files import write_json, write_whole
+
+MANIFEST_FILE, REPORT_FILE = "manifest.json", "report.json"
+DEFAULT_SHARD_SIZE = "500MB"
+ALL_SPLITS = "all"
+# What was left out before any image was read.
+ANNOTATIONS = "annotations"
+# Names of published counts: what the statistics call them.
+COUNTED = {"rows": "num_images", "images": "num_images", "phrases": "num_phrases", "boxes": "num_boxes"}
+# A phrase of these data sets is called REF#SENTENCE.
+REFS = "refs"
+
+# Gets the split, the number of sources read since the last call, and how many the split has.
+Progress = Callable[[str, int, int], None]
+
+
+def build_dataset(
+    name: str,
+    output_dir: str | Path,
+    options: Mapping[str, Any],
+    *,
+    splits: Iterable[str] = (),
+    num_workers: int = 1,
+    shard_size: str = DEFAULT_SHARD_SIZE,
+    resume: bool = False,
+    repo_id: str | None = None,
+    progress: Progress = lambda split, read, total: None,
+) -> dict[str, Any]:
+    """Builds a data set, or finishes a build that was stopped.
+
+    Args:
+        name (`str`): a key of `BUILDERS`.
+        output_dir (`str` or `Path`): folder to write; empty, unless `resume`.
+        options (mapping): configuration of the builder.
+        splits (iterable of `str`): those to build; all by default.
+        num_workers (`int`, defaults to 1): processes that read images.
+        shard_size (`str`, defaults to "500MB"): rows of about this size go into a shard.
+        resume (`bool`, defaults to `False`): keep the shards of an earlier run whose checksum is right.
+        repo_id (`str`, *optional*): repository that the card's loading line names.
+        progress (callable): is told how far a split is.
+
+    Returns:
+        `dict`: what `report.json` holds; `files`, bytes by name; `is_card_kept`, whether the card was edited by hand.
+
+    Raises:
+        FileNotFoundError: raw files are missing.
+        ValueError: an unknown data set or split, a folder that holds something else, or raw files that cannot be used.
+    """
+    if name not in BUILDERS:
+        raise ValueError(f"No builder {name!r}. Builders: {', '.join(BUILDERS)}.")
+    shard_bytes = convert_file_size_to_int(shard_size)
+    folder, hide = Path(output_dir), _build_hider(options)
+    with TemporaryDirectory() as cache:
+        builder = BUILDERS[name](cache_dir=cache, **options)
+        chosen = sorted(set(splits))
+        contents = _identify([name, str(builder.VERSION), builder.config_id, shard_bytes, chosen])
+        earlier = _open_folder(folder, resume, contents)
+        manifest = {
+            "name": name,
+            "builder": f"{type(builder).__name__} {builder.VERSION}",
+            "albef_amc": version("albef-amc"),
+            "options": {key: _hide_option(value, hide) for key, value in options.items()},
+            "contents": contents,
+            "card_sha256": earlier.get("card_sha256"),
+            "is_complete": False,
+            "splits": earlier.get("splits", {}),
+        }
+        readers, report = list_split_readers(builder)
+        readers = _choose_splits(name, readers, chosen)
+        left_out = _Build(folder, manifest, hide, progress, shard_bytes, num_workers).write(readers)
+        if not any(split["shards"] for split in manifest["splits"].values()):
+            raise ValueError(f"No image of {name!r} can be used.{_explain([report, *left_out.values()])}")
+        published = builder.get_published_counts() if isinstance(builder, SourceBuilder) else {}
+        published = {split: counts for split, counts in published.items() if not chosen or split in chosen}
+    content = _describe(folder, manifest, published)
+    found = {ANNOTATIONS: report, **left_out}
+    content["left_out"] = {where: _list_reasons(report, hide) for where, report in found.items() if report.counts}
+    content["empty_splits"] = [split for split, state in manifest["splits"].items() if not state["shards"]]
+    write_json(folder / REPORT_FILE, content)
+    is_card_kept = _write_card(folder, manifest, content, repo_id)
+    return {
+        **content,
+        "is_card_kept": is_card_kept,
+        "files": {path: (folder / path).stat().st_size for path in list_files(folder)},
+    }
+
+
+def list_files(folder: Path) -> list[str]:
+    """Paths below a built folder of everything that is published."""
+    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    shards = [shard["name"] for split in manifest["splits"].values() for shard in split["shards"]]
+    return [CARD_FILE, MANIFEST_FILE, REPORT_FILE, *shards]
+
+
+def _identify(values: list[Any]) -> str:
+    """What a build must have in common with the one that it continues."""
+    return hashlib.sha256(json.dumps([*values, SOURCES_PER_PART]).encode()).hexdigest()
+
+
+def _open_folder(folder: Path, resume: bool, contents: str) -> dict[str, Any]:
+    """The manifest of an earlier run; empty where there was none."""
+    path = folder / MANIFEST_FILE
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`--output-dir` {folder} is a file: name a folder.")
+    if not folder.exists() or not any(folder.iterdir()):
+        return {}
+    if not path.is_file():
+        raise ValueError(f"`--output-dir` {folder} is not empty and holds no build. Name a new folder.")
+    if not resume:
+        raise ValueError(f"`--output-dir` {folder} holds a build: continue it with `--resume`, or name a new folder.")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        for state in manifest["splits"].values():
+            state["shards"] = [dataclasses.asdict(Shard(**entry)) for entry in state["shards"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: remove {folder} and build again.") from error
+    if manifest.get("contents") != contents:
+        raise ValueError(
+            f"{folder} was begun with another data set, other raw files or other options. Name a new folder."
+        )
+    return manifest
+
+
+def _choose_splits(name: str, readers: dict[str, SplitReader], chosen: list[str]) -> dict[str, SplitReader]:
+    unknown = sorted(set(chosen) - set(readers))
+    if unknown:
+        raise ValueError(f"`--split`: {name!r} has no split {', '.join(unknown)} here; it has {', '.join(readers)}.")
+    return {split: reader for split, reader in readers.items() if not chosen or split in chosen}
+
+
+@dataclass
+class _Build:
+    """A build on its way: the folder, the manifest that says what of it is done, and how the rest is made."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    hide: Callable[[str], str]
+    progress: Progress
+    shard_bytes: int
+    num_workers: int
+
+    def write(self, readers: dict[str, SplitReader]) -> dict[str, ReadingReport]:
+        """Writes what is missing; returns what was left out, by split. The manifest follows shard by shard."""
+        kept = {split: self._keep_intact(self.manifest["splits"].get(split)) for split in readers}
+        self._remove_others({shard.name for shards, _ in kept.values() for shard in shards})
+        self.manifest["splits"] = {
+            split: {"num_sources": len(reader), "shards": [dataclasses.asdict(shard) for shard in kept[split][0]]}
+            for split, reader in readers.items()
+        }
+        self._save()
+        left_out = {}
+        for split, reader in readers.items():
+            state = self.manifest["splits"][split]
+            state["rest"] = self._write_split(reader, *kept[split])
+            left_out[split] = ReadingReport()
+            for packed in (*(shard["report"] for shard in state["shards"]), state["rest"]):
+                left_out[split].update(unpack_report(packed))
+        self.manifest["is_complete"] = True
+        self._save()
+        return left_out
+
+    def _write_split(self, reader: SplitReader, done: list[Shard], rest: dict[str, Any] | None) -> dict[str, Any]:
+        """Writes the shards of a split that are missing; returns what was left out behind the last one."""
+        if rest is not None:
+            self.progress(reader.name, len(reader), len(reader))
+            return rest
+
+        def keep(shard: Shard) -> None:
+            entry = {**dataclasses.asdict(shard), "report": self._hide_places(shard.report)}
+            self.manifest["splits"][reader.name]["shards"].append(entry)
+            self._save()
+
+        report = write_shards(
+            self.folder,
+            reader,
+            done,
+            shard_bytes=self.shard_bytes,
+            num_workers=self.num_workers,
+            on_progress=lambda read: self.progress(reader.name, read, len(reader)),
+            on_shard=keep,
+        )
+        return self._hide_places(pack_report(report))
+
+    def _hide_places(self, packed: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        places = packed["first_places"].items()
+        return {**packed, "first_places": {reason: self.hide(place) for reason, place in places}}
+
+    def _keep_intact(self, state: dict[str, Any] | None) -> tuple[list[Shard], dict[str, Any] | None]:
+        """The first shards that are as they were written; with all of them, what was left out behind the last one."""
+        if state is None:
+            return [], None
+        shards: list[Shard] = []
+        for entry in state["shards"]:
+            shard = Shard(**entry)
+            if not shard.is_intact(self.folder):
+                return shards, None
+            shards.append(shard)
+        return shards, state.get("rest")
+
+    def _remove_others(self, kept: set[str]) -> None:
+        """Removes shards that are not kept, and halves of shards."""
+        for path in (self.folder / DATA_FOLDER).glob("*"):
+            is_ours = path.name.endswith(UNFINISHED_SUFFIX) or re.fullmatch(r"\w+-\d{5}\.parquet", path.name)
+            if is_ours and f"{DATA_FOLDER}/{path.name}" not in kept:
+                path.unlink()
+
+    def _save(self) -> None:
+        write_json(self.folder / MANIFEST_FILE, self.manifest)
+
+
+def _explain(reports: list[ReadingReport]) -> str:
+    """Reasons and first places of reports, as the end of a message."""
+    return "".join(
+        f" {count} x {reason} (first: {found.first_places[reason]})."
+        for found in reports
+        for reason, count in found.counts.most_common()
+    )
+
+
+def _build_hider(options: Mapping[str, Any]) -> Callable[[str], str]:
+    """A function that replaces the folders among the options, in a text, by their names in capitals."""
+    folders = {str(value).rstrip("/"): name.upper() for name, value in options.items() if name.endswith("_root")}
+    folders |= {str(Path(folder).absolute()): name for folder, name in folders.items()}
+    patterns = [
+        (re.compile(rf"(?<![\w./-]){re.escape(folder)}(?=/|$)"), name)
+        for folder, name in sorted(folders.items(), key=lambda pair: -len(pair[0]))
+    ]
+
+    def hide(text: str) -> str:
+        for pattern, name in patterns:
+            text = pattern.sub(name, text)
+        return text
+
+    return hide
+
+
+def _hide_option(value: Any, hide: Callable[[str], str]) -> Any:
+    """An option as it is published: of a path elsewhere, the last part."""
+    if isinstance(value, (list, tuple)):
+        return [_hide_option(item, hide) for item in value]
+    if not isinstance(value, str):
+        return value
+    hidden = hide(value)
+    return Path(hidden).name if Path(hidden).is_absolute() else hidden
+
+
+def _list_reasons(report: ReadingReport, hide: Callable[[str], str]) -> dict[str, Any]:
+    """What was left out, most frequent reason first."""
+    return {
+        reason: {"count": count, "first": hide(report.first_places[reason])}
+        for reason, count in report.counts.most_common()
+    }
+
+
+def _describe(folder: Path, manifest: dict[str, Any], published: dict[str, dict[str, int]]) -> dict[str, Any]:
+    """Statistics of every split and of all together, and published counts beside them; from the files as written."""
+    files = {
+        split: [folder / shard["name"] for shard in state["shards"]]
+        for split, state in manifest["splits"].items()
+        if state["shards"]
+    }
+    statistics = {split: _measure(paths) for split, paths in files.items()}
+    files[ALL_SPLITS] = [path for paths in files.values() for path in paths]
+    statistics[ALL_SPLITS] = _measure(files[ALL_SPLITS]) if len(statistics) > 1 else next(iter(statistics.values()))
+    counts = []
+    for split, values in published.items():
+        for what, value in values.items():
+            measured = None
+            if split in files:
+                measured = (
+                    _count_refs(files[split]) if what == REFS else statistics[split].get(COUNTED.get(what, what))
+                )
+            agrees = None if measured is None else measured == value
+            counts.append(dict(split=split, what=what, published=value, measured=measured, agrees=agrees))
+    return {"name": manifest["name"], "statistics": statistics, "published_counts": counts}
+
+
+def _measure(files: list[Path]) -> dict[str, Any]:
+    statistics = DatasetStatistics()
+    for table in iterate_tables(files):
+        statistics.add(table)
+    return statistics.summarize()
+
+
+def _count_refs(files: list[Path]) -> int:
+    refs: set[str] = set()
+    for table in iterate_tables(files, ["phrases"]):
+        ids = table["phrases"].combine_chunks().flatten().field("phrase_id")
+        refs.update(pc.unique(pc.replace_substring_regex(ids, "#.*", "")).to_pylist())
+    return len(refs)
+
+
+def _write_card(folder: Path, manifest: dict[str, Any], content: dict[str, Any], repo_id: str | None) -> bool:
+    """The card; one that was edited by hand stays. Returns whether it did."""
+    path = folder / CARD_FILE
+    if path.is_file() and manifest.get("card_sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
+        return True
+    text = render_dataset_card(folder, manifest, content, repo_id).encode()
+    write_whole(path, text)
+    write_json(folder / MANIFEST_FILE, {**manifest, "card_sha256": hashlib.sha256(text).hexdigest()})
+    return False
+
+
+__all__ = ["DEFAULT_SHARD_SIZE", "MANIFEST_FILE", "REPORT_FILE", "build_dataset", "list_files"]

@@ -1,0 +1,235 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Shards of a data set: Parquet files that appear whole, with their checksums, read from the raw files once.
+
+Sources are read in parts of `SOURCES_PER_PART`, in this process or in several; the shards are the same, byte by byte,
+however many processes read and however often a build was stopped and continued.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets.config import DEFAULT_CDC_OPTIONS
+
+from albef_amc.datasets_scripts import GROUNDING_FEATURES
+from albef_amc.datasets_scripts.coco_records import ReadingReport
+from albef_amc.datasets_scripts.split_reader import SplitReader
+
+DATA_FOLDER, UNFINISHED_SUFFIX = "data", ".unfinished"
+SOURCES_PER_PART = 16
+# A reader of the Hub fetches a row group at a time.
+ROW_GROUP_BYTES = 16 << 20
+# Parts that wait per process: what is read ahead stays small when writing is slower.
+PARTS_AHEAD = 2
+PARENT_CHECK_SECONDS = 1.0
+
+_reader: SplitReader | None = None  # of a process that reads for another
+
+
+@dataclass
+class Shard:
+    """A finished Parquet file.
+
+    Args:
+        name (`str`): path below the folder of the data set.
+        size (`int`): bytes of the file.
+        sha256 (`str`): of the file.
+        num_rows (`int`): rows.
+        num_bytes (`int`): bytes of the rows in memory.
+        end (`int`): number of the first source of the split that is behind it.
+        report (`dict`): `counts` and `first_places` of what was left out between it and the shard before.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    num_rows: int
+    num_bytes: int
+    end: int
+    report: dict[str, dict[str, Any]]
+
+    def is_intact(self, folder: Path) -> bool:
+        """Whether the file is there with the bytes that were written."""
+        path = folder / self.name
+        return path.is_file() and path.stat().st_size == self.size and compute_sha256(path) == self.sha256
+
+
+def compute_sha256(path: Path) -> str:
+    """Checksum of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def name_shard(split: str, number: int) -> str:
+    """Path of a shard below the folder of its data set.
+
+    Example:
+        >>> name_shard("testA", 3)
+        'data/testA-00003.parquet'
+    """
+    return f"{DATA_FOLDER}/{split}-{number:05d}.parquet"
+
+
+def pack_report(report: ReadingReport) -> dict[str, dict[str, Any]]:
+    """A report as JSON knows it."""
+    return {"counts": dict(report.counts), "first_places": dict(report.first_places)}
+
+
+def unpack_report(packed: dict[str, dict[str, Any]]) -> ReadingReport:
+    """The report that [`pack_report`] took."""
+    report = ReadingReport()
+    report.counts.update(packed["counts"])
+    report.first_places.update(packed["first_places"])
+    return report
+
+
+def write_shards(
+    folder: Path,
+    reader: SplitReader,
+    done: list[Shard],
+    *,
+    shard_bytes: int,
+    num_workers: int,
+    on_progress: Callable[[int], None],
+    on_shard: Callable[[Shard], None],
+) -> ReadingReport:
+    """Writes the shards of a split that are missing.
+
+    Args:
+        folder (`Path`): of the data set.
+        reader ([`~datasets_scripts.split_reader.SplitReader`]): the split.
+        done (list of [`Shard`]): the first shards, kept from an earlier run.
+        shard_bytes (`int`): bytes of rows after which a shard is closed.
+        num_workers (`int`): processes that read; with 1, this one.
+        on_progress (callable): gets the number of sources that were read since it was called before.
+        on_shard (callable): gets each shard when it is whole.
+
+    Returns:
+        [`~datasets_scripts.ReadingReport`]: what was left out behind the last shard.
+    """
+    start = done[-1].end if done else 0
+    on_progress(start)
+    writer, report, number = None, ReadingReport(), len(done)
+    try:
+        for stop, table, part_report in _read_parts(reader, start, num_workers):
+            report.update(part_report)
+            if table.num_rows:
+                writer = writer or _ShardWriter(folder, name_shard(reader.name, number))
+                writer.add(table)
+            if writer and (writer.num_bytes >= shard_bytes or stop == len(reader)):
+                on_shard(writer.close(stop, report))
+                writer, report, number = None, ReadingReport(), number + 1
+            on_progress(stop - start)
+            start = stop
+    finally:
+        if writer:
+            writer.discard()
+    return report
+
+
+class _ShardWriter:
+    """A shard under a temporary name; it gets its own when it is whole."""
+
+    def __init__(self, folder: Path, name: str):
+        self.name, self.path = name, folder / name
+        self.unfinished = self.path.with_name(f".{self.path.name}{UNFINISHED_SUFFIX}")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.writer = pq.ParquetWriter(
+            self.unfinished,
+            GROUNDING_FEATURES.arrow_schema,
+            use_content_defined_chunking=DEFAULT_CDC_OPTIONS,
+            write_page_index=True,
+        )
+        self.num_rows = self.num_bytes = self.waiting_bytes = 0
+        self.waiting: list[pa.Table] = []
+
+    def add(self, table: pa.Table) -> None:
+        self.waiting.append(table)
+        self.waiting_bytes += table.nbytes
+        self.num_rows += table.num_rows
+        self.num_bytes += table.nbytes
+        if self.waiting_bytes >= ROW_GROUP_BYTES:
+            self._write_group()
+
+    def close(self, end: int, report: ReadingReport) -> Shard:
+        self._write_group()
+        self.writer.close()
+        size, digest = self.unfinished.stat().st_size, compute_sha256(self.unfinished)
+        self.unfinished.replace(self.path)
+        return Shard(self.name, size, digest, self.num_rows, self.num_bytes, end, pack_report(report))
+
+    def discard(self) -> None:
+        try:
+            self.writer.close()
+        finally:
+            self.unfinished.unlink(missing_ok=True)
+
+    def _write_group(self) -> None:
+        if self.waiting:
+            table = pa.concat_tables(self.waiting).combine_chunks()
+            self.writer.write_table(table, row_group_size=table.num_rows)
+        self.waiting, self.waiting_bytes = [], 0
+
+
+# One part: number of the source behind it, its rows, what was left out.
+Part = tuple[int, pa.Table, ReadingReport]
+
+
+def _read_parts(reader: SplitReader, start: int, num_workers: int) -> Iterator[Part]:
+    """Parts from `start` on, in order."""
+    starts = range(start, len(reader), SOURCES_PER_PART)
+    if num_workers == 1 or len(starts) < 2:
+        for first in starts:
+            stop = min(first + SOURCES_PER_PART, len(reader))
+            yield stop, *reader.read(first, stop)
+        return
+    # Processes that are copies of this one have the annotations already.
+    context = multiprocessing.get_context("fork")
+    waiting: deque[Future[Part]] = deque()
+    with ProcessPoolExecutor(
+        min(num_workers, len(starts)),
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(reader, os.getpid()),
+    ) as pool:
+        try:
+            for first in starts:
+                waiting.append(pool.submit(_read_part, first, min(first + SOURCES_PER_PART, len(reader))))
+                if len(waiting) > PARTS_AHEAD * num_workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(reader: SplitReader, parent: int) -> None:
+    global _reader
+    _reader = reader
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that was asked to stop says so, once
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+
+
+def _leave_with(parent: int) -> None:
+    """Ends this process when the one that it reads for is gone."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_SECONDS)
+    os._exit(1)
+
+
+def _read_part(start: int, stop: int) -> Part:
+    return stop, *_reader.read(start, stop)
+
+
+__all__ = ["Shard", "compute_sha256", "name_shard", "pack_report", "unpack_report", "write_shards"]
