@@ -152,7 +152,8 @@ def main() -> None:
         folder, name = arguments.only
         print(json.dumps(build(Path(folder), name, arguments.workers)))
         return
-    command = " ".join(["python", "benchmarks/building.py", *sys.argv[1:]])
+    words = ["--quick"] * arguments.quick + [f"--workers {arguments.workers}"] * (arguments.workers > 1)
+    command = " ".join(["python benchmarks/building.py", *words])
     result = {"command": command, "machine": describe_machine(), **measure(arguments)}
     output = arguments.output or RESULTS_FOLDER / f"building{'_quick' * arguments.quick}.json"
     output.parent.mkdir(parents=True, exist_ok=True)

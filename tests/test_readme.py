@@ -248,3 +248,18 @@ def test_cost_of_amc_and_survival_are_those_of_the_committed_files():
     survival = json.loads((PROJECT_FOLDER / "benchmarks/results/survival.json").read_text())
     assert {run["processes"]: len(run["kills"]) for run in survival["runs"]} == {1: 20, 2: 20}
     assert all(run["equal"] for run in survival["runs"])
+
+
+def test_cost_of_building_is_that_of_the_committed_file():
+    building = json.loads((PROJECT_FOLDER / "benchmarks/results/building.json").read_text())
+    text = (PROJECT_FOLDER / "docs" / "build-dataset.md").read_text().partition("## What it costs")[2]
+    known = set()
+    for name in ("visual_genome", "amc_json"):
+        build = building[name]
+        assert build["num_images"] == 108_077 and build["peak_memory_gb"] < 2
+        read_once = build["annotation_bytes"] + build["image_bytes"]
+        assert read_once < build["bytes_read"] < read_once + 3 * build["parquet_bytes"]
+        known |= {f"{build[field] / 1e9:.2f}" for field in ("annotation_bytes", "image_bytes", "bytes_read")}
+        known |= {f"{build['peak_memory_gb']:.2f}", f"{build['seconds'] / 60:.1f}"}
+    shown = set(re.findall(r"\d+\.\d+", text))
+    assert len(shown) > 5 and shown <= known
