@@ -13,7 +13,6 @@ counted (`rchar`) while it built: raw files once, and the finished shards for th
 import argparse
 import json
 import random
-import re
 import subprocess
 import sys
 import time
@@ -21,10 +20,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from machine import describe_machine
+from machine import read_peak_memory, write_result
 from PIL import Image
 
-RESULTS_FOLDER = Path(__file__).parent / "results"
 NUM_IMAGES, REGIONS_PER_IMAGE, QUICK_SHARE = 108_077, 50, 100
 WIDTH, HEIGHT = 500, 375
 NUM_PICTURES = 1000  # different files; an image is a copy of one of them
@@ -104,10 +102,9 @@ def build(folder: Path, name: str, num_workers: int) -> dict:
     with TemporaryDirectory(dir=folder) as output:
         built = build_dataset(name, output, options, num_workers=num_workers, shard_size="100MB")
     statistics = built["statistics"]["all"]
-    status = Path("/proc/self/status").read_text()
     shards = [size for name, size in built["files"].items() if name.endswith(".parquet")]
     return {
-        "peak_memory_gb": int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) * 1024 / 1e9,
+        "peak_memory_gb": read_peak_memory(),
         "seconds": time.perf_counter() - began,
         "annotation_bytes": sum((folder / name).stat().st_size for name in files),
         "image_bytes": sum(path.stat().st_size for path in (folder / IMAGE_FOLDER).iterdir()),
@@ -152,13 +149,7 @@ def main() -> None:
         folder, name = arguments.only
         print(json.dumps(build(Path(folder), name, arguments.workers)))
         return
-    words = ["--quick"] * arguments.quick + [f"--workers {arguments.workers}"] * (arguments.workers > 1)
-    command = " ".join(["python benchmarks/building.py", *words])
-    result = {"command": command, "machine": describe_machine(), **measure(arguments)}
-    output = arguments.output or RESULTS_FOLDER / f"building{'_quick' * arguments.quick}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    write_result("building", measure(arguments), arguments.output, arguments.quick)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 CPU_FILE = Path("/proc/cpuinfo")
+PLACE_OPTIONS = ("--folder", "--output")  # of one machine, and without effect on what is measured
 RESULTS_FOLDER = Path(__file__).parent / "results"
 
 
@@ -43,7 +44,9 @@ def write_result(script: str, measured: dict[str, Any], output: Path | None, qui
         output (`Path`, *optional*): JSON to write; `benchmarks/results/<script>[_quick].json` by default.
         quick (`bool`): whether it was a quick run.
     """
-    command = " ".join(["python", f"benchmarks/{script}.py", *sys.argv[1:]])
+    places = {index + step for index, word in enumerate(sys.argv) if word in PLACE_OPTIONS for step in (0, 1)}
+    words = [word for index, word in enumerate(sys.argv) if index not in places][1:]
+    command = " ".join(["python", f"benchmarks/{script}.py", *words])
     content = json.dumps({"command": command, "machine": describe_machine(), **measured}, indent=2)
     output = output or RESULTS_FOLDER / f"{script}{'_quick' * quick}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
