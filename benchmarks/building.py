@@ -13,6 +13,7 @@ counted (`rchar`) while it built: raw files once, and the finished shards for th
 import argparse
 import json
 import random
+import re
 import subprocess
 import sys
 import time
