@@ -237,3 +237,17 @@ def test_the_python_of_the_page_runs(tmp_path, tiny_pretraining_model, tiny_proc
         exec(block, names)
         kinds.append(type(names["trainer"].train_dataset).__name__)
     assert kinds == ["StreamedRows", "MixedRows"]
+
+
+def test_the_speed_on_the_page_is_what_the_benchmark_wrote():
+    result = json.loads((PROJECT_FOLDER / "benchmarks" / "results" / "loading.json").read_text())
+    speed = {name: f"{side['images_per_second']:.0f}" for name, side in result["batches"].items()}
+    rows_alone = f"{result['rows_only']['streamed']['images_per_second']:.0f}"
+    rows = [
+        f"| image files, one by one | {speed['image_files']} | |",
+        f"| map-style Parquet | {speed['map_style_0_workers']} | {speed['map_style_2_workers']} |",
+        f"| streamed Parquet | {speed['streamed_0_workers']} | {speed['streamed_2_workers']} |",
+        f"reading alone gives {rows_alone} rows a second from the stream",
+    ]
+    text = (PROJECT_FOLDER / "docs" / "loading.md").read_text()
+    assert [row for row in rows if row not in text] == []
