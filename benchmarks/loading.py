@@ -12,7 +12,6 @@ with two. `rows_only` is the reading alone, without decoding and the collator. S
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from machine import describe_machine
+from machine import write_result
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -34,7 +33,6 @@ from albef_amc.trainer import DataCollatorForGrounding, GroundingAugmentation
 from albef_amc.trainer.epoch_dataset import EpochDataset
 from albef_amc.trainer.streaming import StreamedRows, StreamSource
 
-RESULTS_FOLDER = Path(__file__).parent / "results"
 WORDS = "a the red blue green circle square triangle".split()
 WIDTH, HEIGHT = 640, 480
 NUM_SHARDS, NUM_WORKERS, BATCH_SIZE, PHRASES = 8, 2, 16, 5
@@ -190,19 +188,14 @@ def main() -> None:
         write_parquet(folder / "parquet", records)
         sides = Sides(annotations, folder / "parquet", folder / "cache", num_rows)
         image_bytes = sum(Path(record["path"]).stat().st_size for record in records)
-        result = {
-            "command": " ".join(["python", "benchmarks/loading.py", *sys.argv[1:]]),
+        measured = {
             "data": f"{num_rows} images of {WIDTH} x {HEIGHT} (JPEG), {PHRASES} phrases each, {NUM_SHARDS} files",
             "bytes_per_image": round(image_bytes / num_rows),
             "batch_size": BATCH_SIZE,
-            "machine": describe_machine(),
             "batches": measure(sides.list_batches(), num_rows, repetitions),
             "rows_only": measure(sides.list_rows(), num_rows, repetitions),
         }
-    output = arguments.output or RESULTS_FOLDER / f"loading{'_quick' * arguments.quick}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    write_result("loading", measured, arguments.output, arguments.quick)
 
 
 if __name__ == "__main__":
