@@ -77,6 +77,7 @@ class Coco(SourceBuilder):
     """
 
     BUILDER_CONFIG_CLASS = CocoConfig
+    CONFIGURATIONS: ClassVar[dict[str, dict[str, Any]]] = {kind: {"kinds": [kind]} for kind in KINDS}
     DESCRIPTION = "Photographs of COCO with the names of their objects, boxes, outlines and captions."
     PUBLISHED_COUNTS: ClassVar[dict[str, dict[str, int]]] = {
         "train2014": {"rows": 82783},

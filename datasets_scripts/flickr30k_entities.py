@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from .coco_records import ReadingReport, clean_box
 from .features import build_phrase, build_row
@@ -97,6 +97,7 @@ class Flickr30kEntities(SourceBuilder):
     """
 
     BUILDER_CONFIG_CLASS = Flickr30kEntitiesConfig
+    CONFIGURATIONS: ClassVar[dict[str, dict[str, Any]]] = {source: {"source": source} for source in SOURCES}
     DESCRIPTION = "Photographs with five captions each, and boxes of what the captions mention."
     # Lines of the published lists.
     PUBLISHED_COUNTS = {"train": {"rows": 29_783}, "val": {"rows": 1_000}, "test": {"rows": 1_000}}

@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from .coco_files import load_annotations
 from .coco_records import ReadingReport, clean_box, read_region
@@ -120,6 +120,11 @@ class RefCoco(SourceBuilder):
     """
 
     BUILDER_CONFIG_CLASS = RefCocoConfig
+    CONFIGURATIONS: ClassVar[dict[str, dict[str, Any]]] = {
+        f"{dataset}_{split_by}": {"dataset": dataset, "split_by": split_by}
+        for dataset, splitters in SPLITTERS.items()
+        for split_by in splitters
+    }
     DESCRIPTION = "Photographs with referring expressions, the box and the outline of the object meant."
 
     def get_published_counts(self) -> dict[str, dict[str, int]]:

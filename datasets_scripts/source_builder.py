@@ -97,9 +97,32 @@ class SourceBuilder(datasets.GeneratorBasedBuilder):
     # Split to what its authors say it holds, such as {"test": {"images": 1000}}; "all" is every split together.
     PUBLISHED_COUNTS: ClassVar[dict[str, dict[str, int]]] = {}
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    # Name of a configuration (`config_name`) to the options that it stands for.
+    CONFIGURATIONS: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    def __init__(self, *args: Any, config_name: str | None = None, **kwargs: Any):
+        if config_name is not None:
+            kwargs = self._expand_configuration(config_name, kwargs)
+        super().__init__(*args, config_name=config_name, **kwargs)
         self.report = ReadingReport()
+
+    def _expand_configuration(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
+        """The options with those that a configuration stands for.
+
+        Raises:
+            ValueError: an unknown configuration, or an option that contradicts it.
+        """
+        if name not in self.CONFIGURATIONS:
+            choices = ", ".join(self.CONFIGURATIONS) or "none"
+            raise ValueError(f"`config_name` {name!r} is no configuration of {type(self).__name__}: {choices}.")
+        stands_for = self.CONFIGURATIONS[name]
+        for option, value in stands_for.items():
+            if options.get(option, value) != value:
+                raise ValueError(
+                    f"`config_name` {name!r} stands for {option}={value!r}, but {option}={options[option]!r} is given "
+                    "too: leave out one of the two."
+                )
+        return {**options, **stands_for}
 
     def get_published_counts(self) -> dict[str, dict[str, int]]:
         """`PUBLISHED_COUNTS` for the configuration of this builder."""

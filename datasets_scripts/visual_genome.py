@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from .coco_records import ReadingReport, clean_box
 from .features import build_phrase, build_row
@@ -58,6 +58,7 @@ class VisualGenome(SourceBuilder):
     """
 
     BUILDER_CONFIG_CLASS = VisualGenomeConfig
+    CONFIGURATIONS: ClassVar[dict[str, dict[str, Any]]] = {kind: {"annotations": kind} for kind in ANNOTATION_KINDS}
     DESCRIPTION = "Photographs with regions and the phrases that describe them."
     # Images of release 1.2 and later; those without a usable phrase of the chosen annotations are no rows.
     PUBLISHED_COUNTS = {"train": {"rows": 108_077}}

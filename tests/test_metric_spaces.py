@@ -3,13 +3,16 @@
 
 import ast
 import importlib.util
+import json
 import multiprocessing
 import re
 
 import evaluate
 import pytest
 import yaml
-from testing_utils import PROJECT_FOLDER
+from hub_server import OWNER
+from huggingface_hub import HfApi
+from testing_utils import PROJECT_FOLDER, run_without_package
 
 from albef_amc.metrics import get_metric_folder
 
@@ -168,3 +171,34 @@ def test_the_example_of_the_documentation_scores_a_heatmap_with_every_metric():
     assert results["box_accuracy"]["mean_iou"] == pytest.approx(22 * 22 / 24 / 24)
     assert results["heatmap_quality"]["energy_inside"] > 0.85
     assert results["phrase_recall"]["mean_iou_at_1_all"] > 0.9
+
+
+LOAD_FROM_THE_HUB = """
+    import json, sys
+    import evaluate
+
+    owner, inputs = sys.argv[1], json.loads(sys.argv[2])
+    found = {name: evaluate.load(f"{owner}/{name}").compute(**batch) for name, batch in inputs.items()}
+    print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_every_metric_is_loaded_from_its_space(hub, tmp_path):
+    """Published on a local Hub, then loaded by name in a process that lacks this package."""
+    api = HfApi()
+    for name in METRICS:
+        repository = {"repo_id": f"{OWNER}/{name}", "repo_type": "space"}
+        api.create_repo(**repository, space_sdk="gradio")
+        api.upload_folder(**repository, folder_path=get_metric_folder(name), ignore_patterns="__pycache__/*")
+    inputs = {
+        name: {"predictions": predictions, "references": references}
+        for name, (predictions, references, _, _) in PHRASES.items()
+    }
+    words = (OWNER, json.dumps(inputs))
+    environment = hub.environment(tmp_path / "home") | {"HF_EVALUATE_OFFLINE": "0"}
+    printed = run_without_package(LOAD_FROM_THE_HUB, *words, cwd=tmp_path, environment=environment)
+    found = json.loads(printed.splitlines()[-1])
+    assert {name: (found[name]["num_phrases"], found[name][PHRASES[name][2]]) for name in METRICS} == {
+        name: (2, 0.5) if name != "heatmap_quality" else (2, pytest.approx(3 / 8)) for name in METRICS
+    }

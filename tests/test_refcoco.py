@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 
+import datasets
 import numpy as np
 import pytest
 from testing_utils import FIXTURES_FOLDER
@@ -267,3 +268,44 @@ def test_a_checkpoint_is_evaluated_on_it(checkpoint, tmp_path, capsys):
     expected = read_expected("refcoco+_unc")["rows"]
     assert result["num_phrases"] == sum(len(row["phrases"]) for row in expected if row["split"] == "testA")
     assert set(result["num_phrases_by_type"]) == {"person"}
+
+
+def test_a_configuration_stands_for_its_options(tmp_path):
+    named = load_grounding_dataset(
+        "refcoco", "all", data_root=str(REFER), config_name="refcocog_google", cache_dir=str(tmp_path / "named")
+    )
+    given = load_grounding_dataset(
+        "refcoco",
+        "all",
+        data_root=str(REFER),
+        dataset="refcocog",
+        split_by="google",
+        cache_dir=str(tmp_path / "given"),
+    )
+    assert [row["phrases"] for row in named] == [row["phrases"] for row in given]
+    assert list(RefCoco.CONFIGURATIONS) == [f"{dataset}_{split_by}" for dataset, split_by in DATA_SETS]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"config_name": "refcoco_umd"}, "no configuration of RefCoco: refcoco_unc, refcoco_google, refcoco.?_unc"),
+        ({"config_name": "refcoco_unc", "dataset": "refclef"}, "stands for dataset='refcoco', but dataset='refclef'"),
+    ],
+)
+def test_a_wrong_configuration_is_refused(tmp_path, options, words):
+    with pytest.raises(ValueError, match=words):
+        RefCoco(cache_dir=str(tmp_path), data_root=str(REFER), **options)
+
+
+def test_a_built_configuration_is_loaded_by_its_name(tmp_path):
+    words = ["--raw-dir", str(REFER), "--option", "config_name=refcoco+_unc", "--output-dir", str(tmp_path / "built")]
+    assert main(["build-dataset", "refcoco", *words]) == 0
+    assert datasets.get_dataset_config_names(str(tmp_path / "built")) == ["refcoco+_unc"]
+    rows = datasets.load_dataset(str(tmp_path / "built"), "refcoco+_unc", split="testA", cache_dir=str(tmp_path / "c"))
+    expected = load_grounding_dataset(
+        "refcoco", "testA", data_root=str(REFER), dataset="refcoco+", cache_dir=str(tmp_path / "cache")
+    )
+    assert rows["image_id"] == expected["image_id"] and len(rows) > 0
+    card = (tmp_path / "built" / "README.md").read_text()
+    assert 'load_dataset("path/to/this/folder", "refcoco+_unc", split=' in card

@@ -25,7 +25,7 @@ from albef_amc.datasets_scripts import BUILDERS, ReadingReport
 from albef_amc.datasets_scripts.source_builder import SourceBuilder
 from albef_amc.datasets_scripts.split_reader import SplitReader, list_split_readers
 from albef_amc.datasets_scripts.statistics import DatasetStatistics, iterate_tables
-from albef_amc.trainer.dataset_cards import CARD_FILE, render_dataset_card
+from albef_amc.trainer.dataset_cards import CARD_FILE, DEFAULT_CONFIG_NAME, render_dataset_card
 from albef_amc.trainer.dataset_shards import (
     DATA_FOLDER,
     SOURCES_PER_PART,
@@ -96,6 +96,7 @@ def build_dataset(
             "name": name,
             "builder": f"{type(builder).__name__} {builder.VERSION}",
             "albef_amc": version("albef-amc"),
+            "config_name": options.get("config_name", DEFAULT_CONFIG_NAME),
             "options": {key: _hide_option(value, hide) for key, value in options.items()},
             "contents": contents,
             "card_sha256": earlier.get("card_sha256"),

@@ -17,7 +17,7 @@ from albef_amc.model_cards import check_front_matter
 
 CARD_FILE = "README.md"
 CARDS_FOLDER = Path(albef_amc.datasets_scripts.__file__).parent / "cards"
-CONFIG_NAME = "default"
+DEFAULT_CONFIG_NAME = "default"
 # The Hub's classes of size: rows below this number.
 SIZE_CLASSES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 LARGEST_SIZE_CLASS = "1M<n<10M"
@@ -63,7 +63,7 @@ def render_dataset_card(folder: Path, manifest: dict[str, Any], content: dict[st
     sections = [
         f"---\n{_build_front_matter(front_matter, manifest, content)}\n---",
         title,
-        _render_use(splits, repo_id or "path/to/this/folder"),
+        _render_use(splits, repo_id or "path/to/this/folder", manifest["config_name"]),
         _render_statistics(splits, content["statistics"]),
         _render_published(content["published_counts"]),
         _render_left_out(content["left_out"]),
@@ -97,20 +97,21 @@ def _build_front_matter(base: dict[str, Any], manifest: dict[str, Any], content:
         download_size=sum(shard["size"] for entries in shards.values() for shard in entries),
         dataset_size=sum(split.num_bytes for split in infos.values()),
     )
-    DatasetInfosDict({CONFIG_NAME: info}).to_dataset_card_data(data)
+    DatasetInfosDict({manifest["config_name"]: info}).to_dataset_card_data(data)
     files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in shards]
-    data["configs"] = [{"config_name": CONFIG_NAME, "data_files": files}]
+    data["configs"] = [{"config_name": manifest["config_name"], "data_files": files}]
     return data.to_yaml().strip()
 
 
-def _render_use(splits: list[str], place: str) -> str:
+def _render_use(splits: list[str], place: str, config_name: str) -> str:
+    words = f'"{place}"' if config_name == DEFAULT_CONFIG_NAME else f'"{place}", "{config_name}"'
     return f"""## Use
 
 ```python
 from datasets import load_dataset
 
-rows = load_dataset("{place}", split="{splits[0]}")
-rows = load_dataset("{place}", split="{splits[0]}", streaming=True)
+rows = load_dataset({words}, split="{splits[0]}")
+rows = load_dataset({words}, split="{splits[0]}", streaming=True)
 ```
 
 {ABOUT_ROWS}"""
