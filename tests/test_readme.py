@@ -120,6 +120,8 @@ def test_building_commands_name_data_sets_and_arguments_that_exist(document, wor
     name = words[1] if len(words) > 1 else "NAME"
     if name in BUILDERS:
         options = read_options(list_values(words, "--option"), "--option")
+        configuration = options.pop("config_name", None)
+        assert configuration is None or configuration in BUILDERS[name].CONFIGURATIONS, document
         assert options.keys() <= set(inspect.signature(BUILDERS[name].BUILDER_CONFIG_CLASS).parameters), document
     else:
         assert name.isupper() or words[0] == "inspect-dataset", f"{document}: no builder {name}"
