@@ -1,11 +1,15 @@
 # Targets do their own set-up: a virtual environment in .venv, with the versions of constraints.txt.
 # Another Python: `make install PYTHON=python3.12`. Another place for the environment: `make test VENV=/path/to/venv`.
+# Tests run in two processes; another number: `make test WORKERS=8`.
 
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 TYPED = build/typed
+# Tests of a file stay together: they share what is slow to make.
+IN_PARALLEL = --numprocesses $(WORKERS) --dist loadfile
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(if $(CI),--quiet)
 
 .DEFAULT_GOAL := help
@@ -35,10 +39,10 @@ quality: $(INSTALLED)  ## ruff without changes; mypy on a regular install of the
 	MYPYPATH=$(TYPED) $(BIN)/mypy --package albef_amc
 
 test: $(INSTALLED)  ## the whole suite
-	$(BIN)/pytest
+	$(BIN)/pytest $(IN_PARALLEL)
 
 test-fast: $(INSTALLED)  ## the suite without slow tests: under a minute
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest $(IN_PARALLEL) -m "not slow"
 
 demo: $(INSTALLED)  ## the main job on data that needs no download; writes runs/demo
 	$(BIN)/albef-amc demo

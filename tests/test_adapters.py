@@ -68,6 +68,7 @@ def test_default_targets_are_the_fusion_layers_and_the_matching_head(base, tiny_
     assert {name.split("layers.")[1][0] for name in layers} == {"2", "3"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -123,6 +124,7 @@ def test_momentum_weights_follow_the_merged_weights(base, tiny_processor, tmp_pa
     assert all(torch.equal(after[name], value) for name, value in online.items())
 
 
+@pytest.mark.slow
 def test_momentum_updates_can_be_switched_off(base, tiny_processor, tmp_path):
     trainer = build_lora_trainer(base, tiny_processor, tmp_path / "run", use_momentum_updates=False)
     before = copy_state(trainer.model)
@@ -133,6 +135,7 @@ def test_momentum_updates_can_be_switched_off(base, tiny_processor, tmp_path):
     assert any(not torch.equal(before[name], after[name]) for name in list_trained(trainer))
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_the_adapter_and_not_the_base(base, tiny_processor, tmp_path):
     folder = tmp_path / "run"
     trainer = build_lora_trainer(base, tiny_processor, folder, save_strategy="steps", save_steps=2)
@@ -151,6 +154,7 @@ def test_checkpoints_hold_the_adapter_and_not_the_base(base, tiny_processor, tmp
     assert not (checkpoint / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_copy_that_equals_its_frozen_original_is_neither_moved_nor_stored(
     checkpoint, tiny_processor, tmp_path, tiny_model
 ):
@@ -167,6 +171,7 @@ def test_a_copy_that_equals_its_frozen_original_is_neither_moved_nor_stored(
     assert all(not torch.equal(before["base_model.model." + key], after[key]) for key in moving)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pretraining", "matching"])
 def test_resume_is_bit_identical(base, checkpoint, tiny_processor, tmp_path, kind):
     start, weight = (base, 1.0) if kind == "pretraining" else (checkpoint, 0.0)
@@ -186,6 +191,7 @@ def test_resume_is_bit_identical(base, checkpoint, tiny_processor, tmp_path, kin
     assert [name for name, tensor in whole.items() if not torch.equal(resumed[name], tensor)] == []
 
 
+@pytest.mark.slow
 def test_merged_and_adapted_models_agree(base, tiny_processor, tmp_path):
     trainer = build_lora_trainer(base, tiny_processor, tmp_path / "run")
     trainer.train()
@@ -215,6 +221,7 @@ def adapter(base, tiny_processor, tmp_path):
     return tmp_path / "adapter"
 
 
+@pytest.mark.slow
 def test_weights_of_the_pre_training_class_alone_are_passed_over_in_grounding(base, tiny_processor, tmp_path):
     config = LoraConfig(r=4, target_modules=["q_proj", "dense"], modules_to_save=["itm_head", "text_projection"])
     trainer = build_lora_trainer(base, tiny_processor, tmp_path / "dense", config)
@@ -237,6 +244,7 @@ def test_weights_of_the_pre_training_class_alone_are_passed_over_in_grounding(ba
         assert whole.mlm_head.decoder.weight is whole.albef.text_model.word_embeddings.weight
 
 
+@pytest.mark.slow
 def test_a_masked_word_head_trained_in_full_keeps_the_frozen_embeddings(base, tiny_processor, tmp_path):
     config = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["mlm_head"])
     trainer = build_lora_trainer(base, tiny_processor, tmp_path / "run", config)
@@ -253,6 +261,7 @@ def test_a_masked_word_head_trained_in_full_keeps_the_frozen_embeddings(base, ti
     assert pairs[id(model.momentum_mlm_head.dense.weight)] is head.dense.weight
 
 
+@pytest.mark.slow
 def test_an_adapter_keeps_the_image_size_it_was_trained_at(base, tiny_processor, tmp_path):
     model, processor = load_model_and_processor(AlbefForPreTraining, base, image_size=48)
     arguments = build_arguments(tmp_path / "run", learning_rate=2e-2)
@@ -267,6 +276,7 @@ def test_an_adapter_keeps_the_image_size_it_was_trained_at(base, tiny_processor,
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_commands_take_an_adapter(adapter, tmp_path, capsys):
     build_photo().save(tmp_path / "photo.png")
     phrase = f"the {WORDS[2]} dog"
@@ -290,6 +300,7 @@ def test_commands_take_an_adapter(adapter, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["num_phrases"] > 0
 
 
+@pytest.mark.slow
 def test_merging_takes_over_the_licence_of_the_card(adapter, tmp_path):
     card = (adapter / "README.md").read_text()
     (adapter / "README.md").write_text(card.replace("license: apache-2.0", "license: mit"))
@@ -302,6 +313,7 @@ def edit_adapter(adapter, **changes) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+@pytest.mark.slow
 def test_a_base_that_is_not_there_is_named(adapter, base, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     base.rename(tmp_path / "moved")
@@ -320,6 +332,7 @@ def test_a_base_that_is_not_there_is_named(adapter, base, tmp_path, monkeypatch)
         load_model_and_processor(AlbefForImageTextMatching, adapter)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
@@ -344,6 +357,7 @@ def test_only_adapters_are_merged(base, tmp_path):
         merge_adapter(tmp_path / "none" / "at" / "all", tmp_path / "merged")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
 def test_a_damaged_file_is_named(adapter, tmp_path, name):
     content = (adapter / name).read_bytes()
@@ -352,6 +366,7 @@ def test_a_damaged_file_is_named(adapter, tmp_path, name):
         merge_adapter(adapter, tmp_path / "merged")
 
 
+@pytest.mark.slow
 def test_resume_refuses_another_run(base, adapter, tiny_processor, tmp_path):
     run = tmp_path / "run"
     build_lora_trainer(base, tiny_processor, run, save_strategy="steps", save_steps=1, max_steps=1).train()
@@ -368,6 +383,7 @@ def test_resume_refuses_another_run(base, adapter, tiny_processor, tmp_path):
         plain.train(resume_from_checkpoint=checkpoint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "changes", "words"),
     [
@@ -384,6 +400,7 @@ def test_what_lora_cannot_do_is_refused(base, tiny_processor, tmp_path, config, 
         build_lora_trainer(base, tiny_processor, tmp_path / "run", config, **changes).train()
 
 
+@pytest.mark.slow
 def test_bases_that_lora_refuses(base, checkpoint, adapter, tiny_processor, tmp_path):
     with pytest.raises(ValueError, match="has no masked-word head"):
         build_lora_trainer(checkpoint, tiny_processor, tmp_path / "run")
@@ -409,6 +426,7 @@ def test_a_model_without_a_checkpoint_is_warned_of(tiny_pretraining_model, tiny_
     assert "has no base to name" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_loaded_at_the_end(base, tiny_processor, tmp_path):
     trainer = build_lora_trainer(
         base,
@@ -430,6 +448,7 @@ def test_the_best_checkpoint_is_loaded_at_the_end(base, tiny_processor, tmp_path
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"bf16": True}, {"gradient_checkpointing": True}])
 def test_bfloat16_and_gradient_checkpointing(base, tiny_processor, tmp_path, changes):
     logs, gradients = [], []
@@ -446,6 +465,7 @@ def test_bfloat16_and_gradient_checkpointing(base, tiny_processor, tmp_path, cha
             torch.testing.assert_close(gradients[1][name], value, rtol=0, atol=1e-4, msg=name)
 
 
+@pytest.mark.slow
 def test_the_documented_run_runs(base, tmp_path, monkeypatch):
     text = (PROJECT_FOLDER / "docs" / "lora.md").read_text()
     first, second = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
@@ -516,6 +536,7 @@ def test_two_processes_train_one_adapter(base, tmp_path):
     assert torch.isfinite(ground(model, build_batch(model.config))[1]).all()
 
 
+@pytest.mark.slow
 def test_without_peft_the_error_says_how_to_install_it(adapter, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     for words in (["merge", str(adapter)], ["train", "coco_phrases", "--set", "peft.r=8"]):
@@ -540,6 +561,7 @@ def recipe(tmp_path, base):
     return str(tmp_path / "lora.yaml")
 
 
+@pytest.mark.slow
 def test_a_recipe_trains_an_adapter(recipe, base, tmp_path, capsys):
     run = tmp_path / "run"
     words = ["train", recipe, "--output-dir", str(run), "--set", "peft.lora_dropout=0.1"]
@@ -552,6 +574,7 @@ def test_a_recipe_trains_an_adapter(recipe, base, tmp_path, capsys):
     assert "holds a run already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
@@ -579,6 +602,7 @@ def test_lora_on_random_weights_is_refused(recipe, tmp_path):
         load_recipe(tmp_path / "list.yaml")
 
 
+@pytest.mark.slow
 def test_the_best_model_of_a_lora_run_is_an_adapter(base, tiny_processor, tmp_path):
     options = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "keep_best": True}
     trainer = build_lora_trainer(base, tiny_processor, tmp_path / "run", eval_rows=build_rows(2), **options)
@@ -591,6 +615,7 @@ def test_the_best_model_of_a_lora_run_is_an_adapter(base, tiny_processor, tmp_pa
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_published_as_the_whole_matching_model(adapter, tmp_path):
     publication = prepare_publication(adapter, tmp_path / "publication", "your-name/merged")
     assert {"model.safetensors", "config.json", "README.md", "modeling_albef.py"} <= publication.list_files().keys()

@@ -43,6 +43,7 @@ def training_logs(trainer) -> list[dict]:
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
+@pytest.mark.slow
 def test_every_term_is_logged_and_the_sum_is_the_loss(tiny_pretraining_model, tiny_processor, tmp_path):
     trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, itm_weight=0.5, amc_weight=2.0)
     trainer.train()
@@ -55,6 +56,7 @@ def test_every_term_is_logged_and_the_sum_is_the_loss(tiny_pretraining_model, ti
         assert entry["amc_loss"] == pytest.approx(0.2 * entry["amc_mean_loss"] + 0.8 * entry["amc_max_loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_baseline_computes_no_heatmap(tiny_pretraining_model, tiny_processor, tmp_path):
     trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, amc_weight=0.0, mlm_weight=0.0)
     trainer.train()
@@ -62,6 +64,7 @@ def test_baseline_computes_no_heatmap(tiny_pretraining_model, tiny_processor, tm
     assert not {"amc_loss", "mlm_loss"} & training_logs(trainer)[0].keys()
 
 
+@pytest.mark.slow
 def test_order_of_events_in_a_step(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
     events = []
     for name in ("clamp_temperature", "update_momentum", "forward", "enqueue"):
@@ -79,6 +82,7 @@ def test_order_of_events_in_a_step(tiny_pretraining_model, tiny_processor, tmp_p
     assert events == ["clamp_temperature", "update_momentum", "forward", "enqueue", "forward", "enqueue"]
 
 
+@pytest.mark.slow
 def test_queues_hold_the_ids_of_the_images(tiny_pretraining_model, tiny_processor, tmp_path):
     trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, max_steps=1)
     trainer.train()
@@ -88,6 +92,7 @@ def test_queues_hold_the_ids_of_the_images(tiny_pretraining_model, tiny_processo
     assert torch.equal(model.text_queue_ids[:4], model.image_queue_ids[:2].repeat_interleave(2))
 
 
+@pytest.mark.slow
 def test_batches_without_regions_leave_amc_at_zero(tiny_pretraining_model, tiny_processor, tmp_path):
     rows = build_rows()
     for row in rows:
@@ -110,6 +115,7 @@ def test_distillation_ramps_over_the_first_epoch(tiny_pretraining_model, tiny_pr
     assert trainer.get_distillation_alpha() == pytest.approx(0.4)
 
 
+@pytest.mark.slow
 def test_evaluation_returns_logs_and_cards_the_pointing_game(tiny_pretraining_model, tiny_processor, tmp_path):
     rows = build_rows()
     trainer = build_trainer(
@@ -144,6 +150,7 @@ def test_evaluation_leaves_the_training_mode_and_gradients_alone(tiny_pretrainin
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
 
 
+@pytest.mark.slow
 def test_checkpoint_loads_as_either_class_with_its_processor(tiny_pretraining_model, tiny_processor, tmp_path):
     trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path)
     trainer.train()
@@ -158,6 +165,7 @@ def test_checkpoint_loads_as_either_class_with_its_processor(tiny_pretraining_mo
     assert (tmp_path / "README.md").is_file()
 
 
+@pytest.mark.slow
 def test_resume_continues_to_the_same_weights(tiny_pretraining_model, tiny_processor, tmp_path):
     start = copy_state(tiny_pretraining_model)
 
@@ -205,6 +213,7 @@ def test_overfits_four_images(tiny_processor, tmp_path):
     assert trainer.evaluate()["eval_pointing_game_accuracy"] == 1.0
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_queues_and_losses_in_float32(tiny_pretraining_model, tiny_processor, tmp_path):
     trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, bf16=True)
     trainer.train()
@@ -214,6 +223,7 @@ def test_bfloat16_keeps_queues_and_losses_in_float32(tiny_pretraining_model, tin
     assert all(math.isfinite(entry[name]) for entry in training_logs(trainer) for name in TERMS)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_gives_the_same_losses(tiny_pretraining_model, tiny_processor, tmp_path):
     start = copy_state(tiny_pretraining_model)
     losses = []

@@ -69,6 +69,7 @@ def training_logs(trainer) -> list[dict]:
 # ---- extra objectives, as they are logged
 
 
+@pytest.mark.slow
 def test_extra_objectives_are_logged_and_added(tiny_pretraining_model, tiny_processor, tmp_path):
     extra = {"dice": 0.5, "kl": {"weight": 0.1, "epsilon": 0.1}, "selfeq": {}}
     trainer = build_trainer(
@@ -85,6 +86,7 @@ def test_extra_objectives_are_logged_and_added(tiny_pretraining_model, tiny_proc
         assert entry["loss"] == pytest.approx(total, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_objectives_without_amc_and_without_the_others(tiny_pretraining_model, tiny_processor, tmp_path):
     weights = dict.fromkeys(("amc_weight", "itc_weight", "itm_weight", "mlm_weight"), 0.0)
     before = {name: tensor.clone() for name, tensor in tiny_pretraining_model.state_dict().items()}
@@ -145,6 +147,7 @@ def test_the_best_model_is_chosen_by_pointing(tmp_path):
 # ---- speed
 
 
+@pytest.mark.slow
 def test_speed_is_logged_beside_the_losses(tiny_pretraining_model, tiny_processor, tmp_path):
     trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, gradient_accumulation_steps=2)
     began = time.perf_counter()
@@ -181,6 +184,7 @@ def test_evaluations_and_checkpoints_are_no_training_time(monkeypatch):
 # ---- sheets
 
 
+@pytest.mark.slow
 def test_sheets_are_drawn_at_every_evaluation(tiny_pretraining_model, tiny_processor, tmp_path):
     parts = {"first": build_rows(3), "second": build_rows(1)}
     trainer = build_trainer(
@@ -261,6 +265,7 @@ def test_the_best_model_is_kept_whole_with_its_card(tiny_pretraining_model, tiny
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.slow
 def test_every_data_set_has_its_best(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
     parts = {"flickr": build_rows(1), "refcoco_plus": build_rows(1)}
     trainer = build_scored_trainer(
@@ -339,6 +344,7 @@ def test_a_folder_replaces_another(tmp_path):
 # ---- early stopping
 
 
+@pytest.mark.slow
 def test_a_run_stops_where_pointing_no_longer_improves(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
     accuracies = [0.2, 0.5, 0.4, 0.3, 0.9]
     trainer = build_scored_trainer(
@@ -356,6 +362,7 @@ def test_a_run_stops_where_pointing_no_longer_improves(tiny_pretraining_model, t
     assert trainer.state.best_metric == 0.5
 
 
+@pytest.mark.slow
 def test_with_several_data_sets_the_named_one_counts(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
     parts = {"first": build_rows(1), "second": build_rows(1)}
     arguments = (tiny_pretraining_model, tiny_processor, tmp_path, parts)
@@ -402,6 +409,7 @@ def test_settings_that_need_evaluation_data(tiny_pretraining_model, tiny_process
 # ---- trackers
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
 def test_tensorboard_gets_every_term(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -41,6 +41,7 @@ def load(folder, split, cache):
     return datasets.load_dataset(str(folder), split=split, cache_dir=str(cache))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "split", "options"),
     [
@@ -75,6 +76,7 @@ def test_manifest_has_the_checksum_of_every_shard(tmp_path):
     assert manifest["is_complete"] is True
 
 
+@pytest.mark.slow
 def test_processes_make_the_same_files(tmp_path):
     for num_workers in (1, 3):
         build_dataset(
@@ -83,6 +85,7 @@ def test_processes_make_the_same_files(tmp_path):
     assert hash_files(tmp_path / "1") == hash_files(tmp_path / "3")
 
 
+@pytest.mark.slow
 def test_a_stopped_build_continues_to_the_same_files(tmp_path, monkeypatch):
     options = dict(shard_size=SMALL_SHARD)
     build_dataset("synthetic", tmp_path / "whole", SCENES, **options)
@@ -332,6 +335,7 @@ def test_an_error_in_a_process_that_reads_is_one_line(tmp_path, capsys, monkeypa
     assert capsys.readouterr().err.splitlines()[-1] == "albef-amc: error: image 3 is ambiguous"
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_every_phrase_of_the_photographs_arrives(data_folder, tmp_path, capsys):
     words = ["--raw-dir", str(data_folder / "coco_cc_mini"), "--output-dir", str(tmp_path / "built"), "--json"]

@@ -76,6 +76,7 @@ def test_text_has_one_line_a_value(checkpoint, scene_options, capsys):
     assert any(name.startswith("pointing_game_accuracy_by_type.") for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_photographs(checkpoint, data_folder, tmp_path, capsys):
     options = {"data_root": data_folder / "coco_cc_mini", "cache_dir": tmp_path / "cache"}
@@ -85,6 +86,7 @@ def test_photographs(checkpoint, data_folder, tmp_path, capsys):
     assert set(result["num_phrases_by_type"]) >= {"category", "spatial", "plural", "caption_np"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -117,6 +119,7 @@ def test_bad_input_is_one_line(words, message, checkpoint, scene_options, capsys
     assert streams.out == ""
 
 
+@pytest.mark.slow
 def test_a_recipe_evaluates_its_splits_at_its_image_size(checkpoint, refer_options, tmp_path, capsys):
     output = tmp_path / "scores.parquet"
     words = [*refer_options, "--data", f"detections_file={DETECTIONS}", "--output", output]
@@ -147,6 +150,7 @@ def test_several_splits_are_scored_together(checkpoint, refer_options, tmp_path,
     assert command == "albef-amc evaluate CHECKPOINT refclef test --data data_root=DATA_ROOT --image-size 32"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["xml", "info_ground"])
 def test_flickr30k_entities_counts_every_mention_with_a_box(checkpoint, tmp_path, capsys, source):
     root = FIXTURES_FOLDER / "flickr30k_entities"
@@ -189,6 +193,7 @@ def test_a_recipe_of_ones_own_agrees_with_itself(checkpoint, scene_options, tmp_
     assert last == f"protocol of mine, test: followed; {expected['num_phrases']} phrases, as published"
 
 
+@pytest.mark.slow
 def test_a_name_of_recipe_and_builder(checkpoint, refer_options, capsys):
     """The recipe at its size; with `--split` the data set at the checkpoint's, as the commands on cards mean it."""
     by_recipe = evaluate(capsys, checkpoint, "refcoco", "testA", *refer_options)
@@ -205,6 +210,7 @@ def test_other_data_than_the_recipe_s_is_named(checkpoint, refer_options, capsys
     assert "testA[:1] is not among the splits val, testA, testB" in result["protocol"]["departures"]
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_accuracy_and_can_be_left_out(checkpoint, scene_options, capsys):
     first, other, without = (
         evaluate(capsys, checkpoint, "synthetic", *scene_options, *words)

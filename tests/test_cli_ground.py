@@ -78,6 +78,7 @@ def test_several_photographs_of_any_kind(checkpoint, photo, tmp_path, capsys):
     assert [(entry["width"], entry["height"]) for entry in result["photographs"]] == [(60, 90), (50, 40), (50, 40)]
 
 
+@pytest.mark.slow
 def test_photographs_of_the_same_name_do_not_overwrite_each_other(checkpoint, tmp_path, capsys):
     files = []
     for seed, folder in enumerate(("first", "second")):
@@ -100,6 +101,7 @@ def test_unknown_words_are_said(checkpoint, photo, tmp_path, capsys):
     assert '"a zebra"' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_photographs(checkpoint, data_folder, tmp_path, capsys):
     files = sorted((data_folder / "coco_cc_mini" / "images").iterdir())[:3]
@@ -132,6 +134,7 @@ def test_a_bad_photograph_is_one_line_that_names_it(name, checkpoint, photo, tmp
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -85,6 +85,7 @@ def test_a_folder_a_builder_and_a_split(tmp_path, capsys):
     assert inspect(capsys, tmp_path / "built", "--split", "test", *cache)["num_images"] == 2
 
 
+@pytest.mark.slow
 def test_the_sheet_has_a_line_for_each_row(tmp_path, capsys):
     words = ["synthetic", *SCENE_OPTIONS, "--option", f"cache_dir={tmp_path / 'cache'}", "--output"]
     heights = []
@@ -116,6 +117,7 @@ def test_regions_are_outlined_where_they_are(tmp_path):
             assert np.allclose([xs.min(), ys.min(), xs.max(), ys.max()], np.multiply(expected, scale), atol=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

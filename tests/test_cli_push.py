@@ -63,6 +63,7 @@ def test_a_dry_run_shows_files_and_card_and_needs_nobody(carded, capsys, monkeyp
     assert "# tiny\n" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_is_uploaded_is_the_matching_model_with_its_card(carded, hub, capsys):
     result = push(capsys, carded, REPOSITORY, "--message", "First version")
     files = hub.files(REPOSITORY)
@@ -87,6 +88,7 @@ def test_what_is_uploaded_is_the_matching_model_with_its_card(carded, hub, capsy
     assert len(hub.repositories[REPOSITORY].messages) == 3
 
 
+@pytest.mark.slow
 def test_a_branch_with_half_the_bytes(carded, hub, capsys):
     push(capsys, carded, REPOSITORY, "--revision", "half", "--dtype", "bfloat16")
     files = hub.files(REPOSITORY, "half")
@@ -98,6 +100,7 @@ def test_a_branch_with_half_the_bytes(carded, hub, capsys):
     assert hub.files(REPOSITORY).keys() == {".gitattributes"}
 
 
+@pytest.mark.slow
 def test_pushing_again_replaces_the_files_of_before(carded, hub, capsys):
     push(capsys, carded, REPOSITORY)
     files = {**hub.files(REPOSITORY), "model-00001-of-00002.safetensors": b"", "old_albef.py": b"", "kept.txt": b""}
@@ -108,6 +111,7 @@ def test_pushing_again_replaces_the_files_of_before(carded, hub, capsys):
     assert first["commit"] in second["README.md"].decode()
 
 
+@pytest.mark.slow
 def test_a_private_repository_is_made_private_and_a_public_one_is_left_alone(carded, hub, capsys):
     push(capsys, carded, REPOSITORY, "--private")
     assert hub.repositories[REPOSITORY].private
@@ -117,6 +121,7 @@ def test_a_private_repository_is_made_private_and_a_public_one_is_left_alone(car
     assert len(hub.repositories[REPOSITORY].commits) == before
 
 
+@pytest.mark.slow
 def test_metrics_of_a_later_evaluation_take_the_place_of_the_runs(carded, hub, tmp_path, capsys):
     scores = {
         "checkpoint": str(carded),
@@ -147,6 +152,7 @@ def test_a_checkpoint_without_metrics_says_so(checkpoint, capsys):
     assert "metrics.json" not in result["bytes"]
 
 
+@pytest.mark.slow
 def test_a_card_edited_by_hand_is_uploaded_as_it_is(carded, hub, capsys):
     text = (carded / "README.md").read_text() + "\nBy hand.\n"
     (carded / "README.md").write_text(text)
@@ -157,6 +163,7 @@ def test_a_card_edited_by_hand_is_uploaded_as_it_is(carded, hub, capsys):
     assert "no front matter" in push(capsys, carded, REPOSITORY, status=2)
 
 
+@pytest.mark.slow
 def test_nothing_is_uploaded_when_something_is_missing(carded, hub, capsys, monkeypatch):
     monkeypatch.setattr("albef_amc.AlbefProcessor.save_pretrained", lambda self, folder, **options: None)
     error = push(capsys, carded, REPOSITORY, status=2)
@@ -164,12 +171,14 @@ def test_nothing_is_uploaded_when_something_is_missing(carded, hub, capsys, monk
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_without_a_token(carded, hub, capsys, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     assert "hf auth login" in push(capsys, carded, REPOSITORY, status=2)
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_refusals_of_the_hub(carded, hub, capsys, monkeypatch):
     assert "rights to create" in push(capsys, carded, "someone-else/tiny", status=2)
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
@@ -177,6 +186,7 @@ def test_refusals_of_the_hub(carded, hub, capsys, monkeypatch):
     assert hub.repositories == {}
 
 
+@pytest.mark.slow
 def test_a_hub_that_fails_or_is_not_there(carded, hub, capsys, monkeypatch):
     hub.routes.insert(0, ("POST", "/api/repos/create", lambda request: ({"error": "maintenance"}, {}, 501)))
     assert "ConnectionError" in push(capsys, carded, REPOSITORY, status=1)
@@ -184,6 +194,7 @@ def test_a_hub_that_fails_or_is_not_there(carded, hub, capsys, monkeypatch):
     assert "cannot reach http://127.0.0.1:9" in push(capsys, carded, REPOSITORY, status=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -54,6 +54,7 @@ def train(capsys, *words) -> dict:
     return json.loads(streams.out)
 
 
+@pytest.mark.slow
 def test_a_run_on_synthetic_scenes_leaves_a_checkpoint_that_can_be_trained_on(recipe, tmp_path, capsys):
     first, second = tmp_path / "first", tmp_path / "second"
     result = train(capsys, recipe, "--output-dir", first)
@@ -92,12 +93,14 @@ def test_a_checkpoint_of_another_architecture_is_refused_before_the_data_is_buil
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_run_has_the_name_of_its_recipe(recipe, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert train(capsys, recipe, "--set", "max_steps=1")["output_dir"] == str(Path("runs", "tiny"))
     assert (tmp_path / "runs" / "tiny" / "config.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_shipped_recipe_trains_on_photographs(checkpoint, data_folder, tmp_path, capsys):
     words = [f"train_data.data_root={data_folder / 'coco_cc_mini'}", f"train_data.cache_dir={tmp_path / 'cache'}"]
@@ -129,6 +132,7 @@ def test_a_folder_with_a_checkpoint_is_not_overwritten(recipe, checkpoint, capsy
     assert "--resume" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -180,6 +180,7 @@ def test_damage_has_one_clear_error(tmp_path, text, reason):
         list(iterate_json_lists(path))
 
 
+@pytest.mark.slow
 def test_no_more_than_a_chunk_is_in_memory(tmp_path):
     path = tmp_path / "coco.json"
     entry = json.dumps({"id": 1, "segmentation": [[1.5] * 100]})

@@ -62,6 +62,7 @@ def convert(path, output, **values):
 # Names and shapes of the published checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["amc_pretrain_256", "albef_pretrain_256"])
 def test_every_published_entry_has_its_place(published, model):
     original = published[model]
@@ -122,6 +123,7 @@ def test_kinds(published):
 # The small reference model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_momentum", [False, True])
 def test_every_value_arrives(tmp_path, keep_momentum, tiny_state):
     report = convert(TINY, tmp_path / "out", keep_momentum=keep_momentum)
@@ -182,6 +184,7 @@ def test_bare_state_dict_and_old_format(tmp_path, tiny_state):
     assert report.num_converted == convert(TINY, tmp_path / "again").num_converted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_momentum", [False, True])
 def test_image_size_resizes_the_position_embeddings(tmp_path, keep_momentum, tiny_state):
     report = convert(TINY, tmp_path / "out", image_size=96, keep_momentum=keep_momentum)
@@ -247,6 +250,7 @@ def assert_nothing_written(folder: Path) -> None:
     assert not [path for path in folder.iterdir() if path.is_dir()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "keep_momentum"),
     [
@@ -290,6 +294,7 @@ def test_shapes_that_do_not_fit(tmp_path, tiny_state):
         infer_config(tiny_state, HEADS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -62,6 +62,7 @@ def push(folder, *words) -> int:
     return main(["build-dataset", "synthetic", *options, "--output-dir", str(folder), "--push-to-hub", REPOSITORY])
 
 
+@pytest.mark.slow
 def test_a_second_push_replaces_the_shards_of_the_first(hub, tmp_path):
     small = ("--option", "num_test_scenes=40")
     assert push(tmp_path / "many", *small, "--shard-size", "100KB") == 0
@@ -77,6 +78,7 @@ def test_a_second_push_replaces_the_shards_of_the_first(hub, tmp_path):
     assert {"manifest.json", "report.json"} <= files.keys()
 
 
+@pytest.mark.slow
 def test_a_refusal_comes_before_the_work(hub, tmp_path, capsys, monkeypatch):
     words = ["build-dataset", "synthetic", "--output-dir", str(tmp_path / "built")]
     assert main([*words, "--push-to-hub", "someone-else/data"]) == 2
@@ -89,6 +91,7 @@ def test_a_refusal_comes_before_the_work(hub, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "built").exists()
 
 
+@pytest.mark.slow
 def test_a_private_data_set(hub, tmp_path, capsys):
     assert push(tmp_path / "private", "--option", "num_test_scenes=2", "--private") == 0
     assert hub.repositories[f"datasets/{REPOSITORY}"].private

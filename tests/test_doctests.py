@@ -35,6 +35,7 @@ def test_examples(name, tmp_path, monkeypatch):
     run(doctest.DocTestFinder(exclude_empty=True).find(module, name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", list_metrics(), ids=lambda path: path.stem)
 def test_examples_of_metrics(path, monkeypatch):
     """A metric keeps its text in constants, which `evaluate` shows; its example loads it by name from beside."""

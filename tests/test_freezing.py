@@ -74,6 +74,7 @@ def test_a_word_in_place_of_a_list_is_refused(tmp_path):
         build_arguments(tmp_path, freeze="vision")
 
 
+@pytest.mark.slow
 def test_frozen_parts_stay_to_the_bit_and_the_others_learn(tiny_pretraining_model, tiny_processor, tmp_path):
     freeze = ["vision", "text", "projections", "temperature", "mlm_head"]
     trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, freeze=freeze)
@@ -103,6 +104,7 @@ def test_heatmaps_are_differentiable_with_nothing_trained_before_the_map(tiny_pr
         torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_amc_alone_trains_the_matching_head(tiny_pretraining_model, tiny_processor, tmp_path, checkpointing):
     freeze = [part for part in PARTS if part != "itm_head"]
@@ -121,6 +123,7 @@ def test_amc_alone_trains_the_matching_head(tiny_pretraining_model, tiny_process
     assert not torch.equal(trainer.model.itm_head.weight, before)
 
 
+@pytest.mark.slow
 def test_a_frozen_temperature_is_not_clamped(tiny_pretraining_model, tiny_processor, tmp_path):
     tiny_pretraining_model.albef.temperature.data.fill_(5.0)
     trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, freeze=["temperature"], max_steps=1)
@@ -128,6 +131,7 @@ def test_a_frozen_temperature_is_not_clamped(tiny_pretraining_model, tiny_proces
     assert trainer.model.albef.temperature.item() == 5.0
 
 
+@pytest.mark.slow
 def test_a_loss_that_reaches_nothing_is_one_error(tiny_pretraining_model, tiny_processor, tmp_path):
     freeze = [part for part in PARTS if part != "fusion"]
     trainer = build_trainer(

@@ -47,6 +47,7 @@ def assert_same_map(heatmap: torch.Tensor, expected: torch.Tensor, tolerance: fl
 # Company
 
 
+@pytest.mark.slow
 @both_kinds
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("chunk", [1, 3, 32])
@@ -230,6 +231,7 @@ def test_pretraining_forward_in_inference_mode(tiny_pretraining_model, batch):
     assert torch.equal(outputs.heatmap, expected.heatmap) and torch.equal(outputs.itc_loss, expected.itc_loss)
 
 
+@pytest.mark.slow
 @both_kinds
 def test_model_loaded_in_inference_mode(model, batch, kind, tmp_path):
     expected = model.ground(**batch, explanation_kind=kind)
@@ -457,6 +459,7 @@ PARAMETERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in PARAMETERS[kind]])
 def test_second_order_gradient_against_finite_differences(model, kind, name):
     model = model.double()

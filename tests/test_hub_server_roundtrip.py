@@ -91,6 +91,7 @@ def check_published(files: dict[str, bytes], model) -> str:
     return files["README.md"].decode()
 
 
+@pytest.mark.slow
 def test_the_end_of_a_run_is_published(hub, tiny_pretraining_model, tiny_processor, tmp_path):
     trainer = train(tiny_pretraining_model, tiny_processor, tmp_path / "run")
     accuracy = trainer.evaluate()["eval_pointing_game_accuracy"]
@@ -117,6 +118,7 @@ def test_the_end_of_a_run_is_published(hub, tiny_pretraining_model, tiny_process
     assert torch.equal(model.itm_head.weight, trainer.model.itm_head.weight)
 
 
+@pytest.mark.slow
 def test_every_save_is_published_and_a_failure_does_not_stop_the_run(
     hub, tiny_pretraining_model, tiny_processor, tmp_path, caplog
 ):
@@ -137,6 +139,7 @@ def test_every_save_is_published_and_a_failure_does_not_stop_the_run(
     assert "| steps | 2 |" in text and "has not been evaluated" in text
 
 
+@pytest.mark.slow
 def test_the_training_state_is_published_where_it_is_asked_for(hub, tiny_pretraining_model, tiny_processor, tmp_path):
     train(
         tiny_pretraining_model,
@@ -153,6 +156,7 @@ def test_the_training_state_is_published_where_it_is_asked_for(hub, tiny_pretrai
     assert hub.files(REPOSITORY).keys() == {".gitattributes"}
 
 
+@pytest.mark.slow
 def test_a_repository_of_others_is_refused_before_the_first_step(
     hub, tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch
 ):
@@ -164,6 +168,7 @@ def test_a_repository_of_others_is_refused_before_the_first_step(
         build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, **options)
 
 
+@pytest.mark.slow
 def test_a_refused_push_at_the_end_names_the_remedy(hub, tiny_pretraining_model, tiny_processor, tmp_path):
     trainer = train(tiny_pretraining_model, tiny_processor, tmp_path)
     hub.routes = [route for route in hub.routes if route[2] != hub.commit]

@@ -91,6 +91,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
         list(iterate_json_list(path))
 
 
+@pytest.mark.slow
 def test_a_long_list_is_not_held_in_memory(tmp_path):
     path = tmp_path / "list.json"
     entry = {"image": "VG_100K/1.jpg", "caption": "x" * 200, "bbox": [[1, 2, 3, 4]]}

@@ -80,6 +80,7 @@ def test_polygons_of_a_part_are_the_pixels_of_its_colour(tmp_path):
             assert (find_painted_color(row, phrase["polygons"][0]) == union).all()
 
 
+@pytest.mark.slow
 def test_parts_differ_in_colour_and_the_lot_is_the_same_every_time(tmp_path):
     first, again = (build(tmp_path / name).as_dataset(split="all") for name in "ab")
     palette = {ImageColor.getrgb(color) for color in COLORS}
@@ -231,6 +232,7 @@ def test_an_edited_drawing_is_read_again(tmp_path, source):
     assert row["phrases"][0]["polygons"][0][0] == pytest.approx(20 * 224 / 144)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @needs_kilogram
 def test_pieces_of_the_published_drawings_are_their_polygons():

@@ -85,6 +85,7 @@ def test_rows_of_one_phrase_are_grouped_in_each_part():
     assert phrases == {"one:7": ["a", "b"], "other:7": ["a"]}
 
 
+@pytest.mark.slow
 def test_a_streamed_mixture_keeps_its_shares(tmp_path):
     streams = [build_table(size).to_iterable_dataset(num_shards=2) for size in (8, 3)]
     args = AmcConfig(output_dir=str(tmp_path), use_cpu=True)
@@ -115,6 +116,7 @@ def test_a_part_without_rows_is_refused():
         MixedRows([EpochDataset([{}]), EpochDataset([])], [0.5, 0.5], ["full", "empty"])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_on_a_mixture_ends_with_the_same_bits(tmp_path):
     def build(folder, **options):
         return build_trainer(folder, Mixture([build_table(4), build_table(3)], [2, 1], ["a", "b"]), **options)
@@ -143,6 +145,7 @@ def test_a_list_in_a_recipe_is_a_mixture(tmp_path, folder):
     assert describe_recipe(recipe)["datasets"] == ["synthetic", "TRAIN_DATA"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", ["false", "true"])
 def test_a_run_on_a_mixture(tmp_path, tiny_model, folder, capsys, streaming):
     tiny_model.config.to_json_file(tmp_path / "tiny.json")

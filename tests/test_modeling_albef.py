@@ -213,6 +213,7 @@ def test_images_are_encoded_once(model_class):
 # 4 save and load
 
 
+@pytest.mark.slow
 @all_models
 @torch.no_grad()
 def test_save_and_load(model_class, tmp_path, loading_warnings):
@@ -500,6 +501,7 @@ def test_attention_backends_agree(model_class):
 # Image size
 
 
+@pytest.mark.slow
 @all_models
 def test_resized_at_load(model_class, tmp_path):
     model = build_model(model_class)
@@ -572,6 +574,7 @@ BAD_PHRASES = {
 }
 
 
+@pytest.mark.slow
 @all_models
 @pytest.mark.parametrize("message", BAD_PHRASES)
 def test_phrases_that_do_not_fit(model_class, message):

@@ -79,6 +79,7 @@ def test_the_order_of_phrases_changes_nothing(objective):
     torch.testing.assert_close(call(objective, shuffled), call(objective, inputs))
 
 
+@pytest.mark.slow
 def test_gradcheck(objective):
     inputs = build_inputs(torch.float64)
     heatmap = inputs["normalized_heatmap"].requires_grad_()

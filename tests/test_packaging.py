@@ -162,6 +162,7 @@ def test_layers(folder):
         assert owners <= allowed, f"{name_of(path)} imports {', '.join(owners - allowed)}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", list_modules(*CODE_FOLDERS, "tests", "benchmarks", "examples"), ids=name_of)
 def test_relative_imports_stay_in_their_folder(path):
     for level, module, names in list_imports(path):

@@ -65,6 +65,7 @@ def test_phrases_of_a_data_set_are_counted_as_those_of_a_list():
     assert len(PhraseEpochDataset(dataset.select([]), 2)) == 0
 
 
+@pytest.mark.slow
 def test_the_setting_chooses_what_an_epoch_is(tiny_pretraining_model, tiny_processor, tmp_path):
     values = dict(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=2, num_train_epochs=1)
     values.update(mask_size=16, report_to="none", save_strategy="no", dataloader_pin_memory=False, disable_tqdm=True)

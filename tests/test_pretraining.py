@@ -195,6 +195,7 @@ def test_drawn_negatives_are_never_of_the_same_image(model):
     assert len(seen) > 4  # for phrase 2, of two images and five phrases
 
 
+@pytest.mark.slow
 def test_drawn_negatives_follow_the_similarities(model):
     inputs = build_inputs(model)
     outputs = model(**inputs, objectives=("itc",))
@@ -277,6 +278,7 @@ def test_one_phrase_an_image_equals_the_plain_computation(model):
 # Masked words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("axis", ["vocabulary", "sequence"])
 @torch.no_grad()
@@ -502,6 +504,7 @@ def test_temperature_is_clamped(model, value, expected):
 # Training
 
 
+@pytest.mark.slow
 def test_a_few_steps_lower_the_loss():
     """The order of events of a step, with dropout and drawn negatives and masks."""
     torch.manual_seed(0)

@@ -182,6 +182,7 @@ def demo_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_quickstart_runs(demo_folder):
     block = get_marked_block("quickstart")
     assert len([line for line in block.splitlines() if line and not line.startswith("from")]) == 5
@@ -191,6 +192,7 @@ def test_the_quickstart_runs(demo_folder):
     assert names["results"][0][1]["heatmap"].shape == (30, 40)
 
 
+@pytest.mark.slow
 def test_the_training_block_runs(demo_folder):
     block = get_marked_block("training")
     smaller = {

@@ -66,6 +66,7 @@ def finished_run(_finished_run, tmp_path):
     return shutil.copytree(_finished_run, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_whole_and_its_manifest_names_every_file(finished_run):
     assert sorted(path.name for path in finished_run.iterdir()) == ["checkpoint-2", "checkpoint-4"]
     for step in (2, 4):
@@ -121,6 +122,7 @@ def test_only_damaged_checkpoints_are_an_error_and_none_a_beginning(finished_run
         choose_checkpoint(tmp_path, str(tmp_path / "nothing"))
 
 
+@pytest.mark.slow
 def test_other_circumstances_are_said(finished_run, tiny_pretraining_model, caplog):
     path = finished_run / "checkpoint-4" / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -146,6 +148,7 @@ def test_a_checkpoint_is_replaced_and_never_lost_between(tmp_path):
     assert (killed / "checkpoint-3" / "file").read_text() == "old"
 
 
+@pytest.mark.slow
 def test_the_same_step_is_saved_twice(tiny_pretraining_model, tmp_path):
     trainer = build_trainer(tiny_pretraining_model, tmp_path, max_steps=2)
     trainer.train()
@@ -164,6 +167,7 @@ def test_rotation_keeps_the_best_and_the_newest(tiny_pretraining_model, tmp_path
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-1", "checkpoint-3", "checkpoint-4"]
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_named_as_it_is_found(tiny_pretraining_model, tmp_path):
     changes = dict(eval_strategy="steps", eval_steps=2, metric_for_best_model="pointing_game_accuracy")
     trainer = build_trainer(
@@ -174,6 +178,7 @@ def test_the_best_checkpoint_is_named_as_it_is_found(tiny_pretraining_model, tmp
     assert stored["best_model_checkpoint"] == str(tmp_path / "checkpoint-2")
 
 
+@pytest.mark.slow
 def test_a_save_that_fails_leaves_what_was_there(finished_run, tiny_pretraining_model):
     before = read_folder(finished_run)
     (finished_run / ".unfinished-checkpoint-6").write_text("in the way")
@@ -271,6 +276,7 @@ def test_the_epoch_reaches_workers_that_live_on():
     assert list(loader) == [[3, 3], [3, 3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

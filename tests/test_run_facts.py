@@ -22,6 +22,7 @@ from albef_amc.trainer.run_facts import (
 STORED_SECONDS = 5000.0
 
 
+@pytest.mark.slow
 def test_the_clock_runs_in_training_alone_and_goes_on_after_a_resumption(
     tiny_pretraining_model, tiny_processor, tmp_path
 ):

@@ -96,6 +96,7 @@ def get_rates(trainer: AmcTrainer) -> list[float]:
     return [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
 
 
+@pytest.mark.slow
 def test_a_run_follows_the_schedule_and_its_resume_too(tiny_pretraining_model, tiny_processor, tmp_path):
     trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, save_strategy="steps", save_steps=5)
     trainer.train()
@@ -108,6 +109,7 @@ def test_a_run_follows_the_schedule_and_its_resume_too(tiny_pretraining_model, t
     assert get_rates(resumed) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_a_run_cut_short_has_the_rates_of_the_whole_run(tiny_pretraining_model, tiny_processor, tmp_path, caplog):
     trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, max_steps=3, warmup_interval_steps=100)
     with caplog.at_level(logging.WARNING):
@@ -116,6 +118,7 @@ def test_a_run_cut_short_has_the_rates_of_the_whole_run(tiny_pretraining_model, 
     assert "warm-up" not in caplog.text
 
 
+@pytest.mark.slow
 def test_an_epoch_shorter_than_the_warm_up_is_said(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr("albef_amc.trainer.schedules.logger.warning", said.append)

@@ -84,6 +84,7 @@ def build_streams(source: StreamSource, world_size: int) -> list[StreamedRows]:
     return [StreamedRows([source], 0, rank=rank, world_size=world_size) for rank in range(world_size)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("options", [{}, {"shuffle_buffer": 3}])
@@ -96,6 +97,7 @@ def test_every_image_comes_once_in_a_pass_over_processes_and_workers(stream, wor
         assert set(counts.values()) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_shards", [1, 2, 4, 5, 8, 9])
 def test_readers_get_equal_shares(num_shards):
     stream = build_table(40).to_iterable_dataset(num_shards=num_shards)
@@ -104,6 +106,7 @@ def test_readers_get_equal_shares(num_shards):
     assert max(shares) - min(shares) <= 1 + (num_shards == 9)  # nine shards are not of one size
 
 
+@pytest.mark.slow
 def test_the_order_is_of_the_seed_and_the_pass(stream):
     def read(seed: int, shuffle: bool = True, **options) -> list[list[str]]:
         return read_passes(StreamedRows([StreamSource(stream, seed, shuffle, **options)], seed), 0, 4)
@@ -117,6 +120,7 @@ def test_the_order_is_of_the_seed_and_the_pass(stream):
     assert sorted(map(int, mixed[:8])) == list(range(8))  # the buffer mixes within a shard
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"shuffle_buffer": 3}, {"group_by_image": True}])
 @pytest.mark.parametrize(("reader", "num_readers"), [(0, 1), (1, 2), (3, 5)])
 def test_reading_goes_on_behind_any_row(phrase_parquet, options, reader, num_readers):
@@ -213,6 +217,7 @@ def list_changes(before: torch.nn.Module, after: torch.nn.Module) -> list[str]:
     return [name for name, tensor in before.state_dict().items() if not torch.equal(tensor, state[name])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"shuffle_buffer": 3, "max_steps": 8, "dataloader_num_workers": 2}])
 def test_a_resumed_run_reads_the_rows_that_were_left_and_ends_with_the_same_bits(stream, tmp_path, options):
     whole = build_trainer(tmp_path, stream, save_steps=3, **options)
@@ -226,6 +231,7 @@ def test_a_resumed_run_reads_the_rows_that_were_left_and_ends_with_the_same_bits
         assert list_changes(whole.model, resumed.model) == []
 
 
+@pytest.mark.slow
 def test_a_run_on_a_stream_of_unknown_size_needs_max_steps(phrase_parquet, tmp_path, caplog):
     rows = load_grounding_dataset(phrase_parquet, "train", streaming=True)
     with pytest.raises(ValueError, match="max_steps has to be specified"):
@@ -241,6 +247,7 @@ def test_a_run_on_a_stream_of_unknown_size_needs_max_steps(phrase_parquet, tmp_p
     assert list_changes(whole.model, resumed.model) == []
 
 
+@pytest.mark.slow
 def test_a_stream_that_was_dealt_out_otherwise_is_not_resumed(stream, tmp_path):
     build_trainer(tmp_path, stream, max_steps=1, save_steps=1).train()
     checkpoint = tmp_path / "checkpoint-1"

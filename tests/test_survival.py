@@ -67,6 +67,7 @@ def list_changes(before, model, prefix: str = "") -> list[str]:
     return [name for name in before if name.startswith(prefix) and not torch.equal(before[name], state[name])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
 def test_a_loss_that_is_not_finite_changes_nothing(max_grad_norm, tiny_pretraining_model, tmp_path, caplog):
     tiny_pretraining_model.config.momentum = 1.0  # momentum copies stay for another reason
@@ -80,6 +81,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(max_grad_norm, tiny_pretraini
     assert "step 1 is skipped: the loss is not finite. Images: 0, 1." in caplog.text
 
 
+@pytest.mark.slow
 def test_the_next_step_is_taken(tiny_pretraining_model, tmp_path):
     before = copy_state(tiny_pretraining_model)
     trainer = build_trainer(tiny_pretraining_model, tmp_path, "1")
@@ -92,6 +94,7 @@ def test_the_next_step_is_taken(tiny_pretraining_model, tmp_path):
     assert [entry["step"] for entry in logged] == [2]
 
 
+@pytest.mark.slow
 def test_one_bad_micro_batch_skips_the_step_and_keeps_the_other_features(tiny_pretraining_model, tmp_path):
     before = copy_state(tiny_pretraining_model)
     trainer = build_trainer(tiny_pretraining_model, tmp_path, "3", max_steps=1, gradient_accumulation_steps=2)
@@ -101,6 +104,7 @@ def test_one_bad_micro_batch_skips_the_step_and_keeps_the_other_features(tiny_pr
     assert torch.isfinite(trainer.model.image_queue).all()
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_changes_no_weight(tiny_pretraining_model, tmp_path, caplog):
     before = copy_state(tiny_pretraining_model)
     trainer = build_trainer(tiny_pretraining_model, tmp_path, max_steps=1)
@@ -110,6 +114,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(tiny_pretraining_model,
     assert "step 1 is skipped: the gradient is not finite. Images: 0, 1." in caplog.text
 
 
+@pytest.mark.slow
 def test_too_many_skips_in_a_row_stop_the_run_with_the_images(tiny_pretraining_model, tmp_path):
     with torch.no_grad():
         tiny_pretraining_model.itm_head.weight.fill_(float("inf"))
@@ -120,6 +125,7 @@ def test_too_many_skips_in_a_row_stop_the_run_with_the_images(tiny_pretraining_m
         build_trainer(tiny_pretraining_model, tmp_path, max_skipped_steps=0)
 
 
+@pytest.mark.slow
 def test_skips_are_counted_over_a_resume(tiny_pretraining_model, tmp_path):
     changes = dict(max_steps=3, save_strategy="steps", save_steps=1)
     build_trainer(tiny_pretraining_model, tmp_path, "1", **changes).train()
@@ -139,6 +145,7 @@ class SignalAtStep(TrainerCallback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_the_step_saves_and_stops(tiny_pretraining_model, tmp_path):
     begin, handler = copy_state(tiny_pretraining_model), signal.getsignal(signal.SIGTERM)
 
@@ -161,6 +168,7 @@ def test_sigterm_finishes_the_step_saves_and_stops(tiny_pretraining_model, tmp_p
     assert list_changes(expected, resumed.model) == []
 
 
+@pytest.mark.slow
 def test_training_in_another_thread_leaves_the_signal_alone(tiny_pretraining_model, tmp_path):
     trainer = build_trainer(tiny_pretraining_model, tmp_path, max_steps=1)
     thread = threading.Thread(target=trainer.train)

@@ -58,6 +58,7 @@ def _fingerprint(rows) -> str:
     return digest.hexdigest()
 
 
+@pytest.mark.slow
 def test_every_phrase_means_exactly_its_boxes(scenes):
     for row, phrase in _pairs(scenes):
         found = find_referents(phrase["phrase"], row["proposals"])
@@ -91,6 +92,7 @@ def test_reader_on_a_scene_worked_out_by_hand():
     assert {phrase: find_referents(phrase, objects) for phrase in answers} == answers
 
 
+@pytest.mark.slow
 def test_full_descriptions_name_size_colour_and_shape_of_the_same_object(short_scenes):
     full_scenes = {
         split: generate_scenes(

@@ -294,6 +294,7 @@ def test_an_unknown_split_is_named(tmp_path):
         load_grounding_dataset("visual_genome", "val", data_root=SOURCE, cache_dir=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_little_more_than_the_phrases_is_in_memory(tmp_path):
     images = [{"image_id": number, "width": 800, "height": 600} for number in range(300)]
     regions = [
