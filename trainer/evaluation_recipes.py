@@ -2,7 +2,6 @@
 """Evaluation recipes: data, protocol and published numbers of a benchmark as a YAML file, checked key by key."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -17,6 +16,7 @@ from albef_amc.datasets_scripts import BUILDERS
 from albef_amc.trainer.evaluation import BOX_ACCURACY, BOX_RULES, ProposalRanking
 from albef_amc.trainer.recipes import list_shipped, resolve_shipped
 from albef_amc.trainer.run_facts import hide_folder
+from albef_amc.trainer.suggestions import suggest_nearest
 
 RESAMPLES = tuple(filter_.name.lower() for filter_ in PILImageResampling)
 MEASURES = ("pointing_game_accuracy", BOX_ACCURACY)
@@ -219,8 +219,7 @@ def _build(kind: type, content: Any, where: str) -> Any:
     names = [item.name for item in fields]
     for key in content:
         if key not in names:
-            nearest = difflib.get_close_matches(str(key), names, n=1)
-            hint = f"Did you mean `{nearest[0]}`?" if nearest else f"Valid keys: {', '.join(names)}."
+            hint = suggest_nearest(key, names, f"Valid keys: {', '.join(names)}.", least_likeness=0.6)
             raise ValueError(f"{where}: unknown key `{key}`. {hint}")
     unset = (dataclasses.MISSING, dataclasses.MISSING)
     missing = [item.name for item in fields if (item.default, item.default_factory) == unset]

@@ -1,13 +1,13 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Freezing parts of a model by name, so that the others are trained."""
 
-import difflib
 from collections.abc import Callable, Sequence
 
 import torch
 
 from albef_amc import AlbefForPreTraining
 from albef_amc.trainer.adapters import MOMENTUM_PREFIX
+from albef_amc.trainer.suggestions import suggest_nearest
 
 TEXT_LAYERS = "albef.text_model.layers."
 
@@ -80,8 +80,8 @@ def _find_parameters(wanted: str, names: list[str], fusion_layer: int) -> set[st
     found = {name for name in names if name == beginning or name.startswith(f"{beginning}.")}
     if not found:
         beginnings = {".".join(name.split(".")[:length]) for name in names for length in range(1, name.count(".") + 2)}
-        nearest = difflib.get_close_matches(str(wanted), [*PARTS, *sorted(beginnings)], n=1, cutoff=0.5)
-        hint = f"Did you mean `{nearest[0]}`?" if nearest else "A parameter's name up to a dot is one as well."
+        also = "A parameter's name up to a dot is one as well."
+        hint = suggest_nearest(wanted, [*PARTS, *sorted(beginnings)], also)
         raise ValueError(f"`freeze`: no part {wanted!r}. Parts: {', '.join(PARTS)}. {hint}")
     return found
 

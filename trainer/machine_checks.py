@@ -1,7 +1,6 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """What a recipe asks of the machine and of its data, checked before a model or an image is loaded."""
 
-import difflib
 import importlib.util
 import os
 from typing import Any
@@ -15,6 +14,7 @@ from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.mixtures import describe_size, list_parts
 from albef_amc.trainer.phrase_rows import ROWS_READ_AT_ONCE
 from albef_amc.trainer.recipes import Recipe
+from albef_amc.trainer.suggestions import suggest_nearest
 
 logger = logging.get_logger(__name__)
 
@@ -108,8 +108,8 @@ def _check_trackers(report_to: str | list[str] | None) -> None:
         if name in ("all", "none", *installed):
             continue
         if name not in INTEGRATION_TO_CALLBACK:
-            nearest = difflib.get_close_matches(str(name), INTEGRATION_TO_CALLBACK, n=1)
-            hint = f"Did you mean `{nearest[0]}`?" if nearest else f"Known: {', '.join(INTEGRATION_TO_CALLBACK)}."
+            known = f"Known: {', '.join(INTEGRATION_TO_CALLBACK)}."
+            hint = suggest_nearest(name, INTEGRATION_TO_CALLBACK, known, least_likeness=0.6)
             raise ValueError(f"`report_to`: unknown tracker `{name}`. {hint}")
         raise ValueError(
             f"`report_to`: the tracker `{name}` is not installed: `pip install {TRACKER_PACKAGES.get(name, name)}`, "

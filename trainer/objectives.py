@@ -2,7 +2,6 @@
 """Objectives on heatmaps by name and weight: every `objective_<name>.py` beside this file is one of them."""
 
 import dataclasses
-import difflib
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from albef_amc.trainer.heatmap_objective import OBJECTIVES, HeatmapObjective, register_objective, resize_to_mask
 from albef_amc.trainer.objective_amc import MEAN_REDUCTIONS, AttentionMaskConsistencyLoss
+from albef_amc.trainer.suggestions import suggest_nearest
 
 for _path in sorted(Path(__file__).parent.glob("objective_*.py")):
     importlib.import_module(f"{__package__}.{_path.stem}")
@@ -132,8 +132,7 @@ def _as_number(option: str, value: Any) -> float:
 
 
 def _suggest(name: str, valid: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
-    return f"Did you mean `{nearest[0]}`?" if nearest else f"Valid: {', '.join(valid)}."
+    return suggest_nearest(name, valid, f"Valid: {', '.join(valid)}.")
 
 
 __all__ = [

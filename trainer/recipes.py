@@ -2,7 +2,6 @@
 """Recipes: a training run as a YAML file of values, checked key by key before anything is loaded."""
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from albef_amc.text_processing_albef import build_tokenizer, clean_caption
 from albef_amc.trainer.adapters import list_lora_fields
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.checkpoints import load_model_and_processor
+from albef_amc.trainer.suggestions import suggest_nearest
 
 CONFIGURATION_FOLDER = Path(albef_amc.configuration.__file__).parent
 DEFAULT_OUTPUT_FOLDER = Path("runs")
@@ -258,8 +258,7 @@ def _as_number(text: str) -> str | float:
 def _check_keys(given: Mapping[str, Any], valid: Sequence[str], where: str) -> None:
     for name in given:
         if name not in valid:
-            nearest = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
-            hint = f"Did you mean `{nearest[0]}`?" if nearest else f"Valid keys: {', '.join(valid[:12])}."
+            hint = suggest_nearest(name, valid, f"Valid keys: {', '.join(valid[:12])}.")
             raise ValueError(f"{where}: unknown key `{name}`. {hint}")
 
 
