@@ -22,8 +22,8 @@ from albef_amc.trainer.callbacks import (
     KeepBestCallback,
     PatienceCallback,
     ThroughputCallback,
-    replace_folder,
 )
+from albef_amc.trainer.files import replace_folder
 
 ACCURACY = "pointing_game_accuracy"
 

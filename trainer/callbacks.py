@@ -18,7 +18,7 @@ from albef_amc import AlbefForPreTraining
 from albef_amc.parallel_albef import sum_over_processes
 from albef_amc.trainer.adapter_files import save_adapter
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap
-from albef_amc.trainer.files import write_json
+from albef_amc.trainer.files import replace_folder, restore_folders, write_json
 from albef_amc.trainer.parallel import build_whole_model
 
 logger = logging.get_logger(__name__)
@@ -26,7 +26,6 @@ logger = logging.get_logger(__name__)
 POINTING_ACCURACY = re.compile(r"eval_(?:(?P<benchmark>.+)_)?pointing_game_accuracy")
 UNNAMED_BENCHMARK = "eval"  # as in metrics.json, where the evaluation data has no name
 BEST_FOLDER, RECORD_FILE = "best-", "best.json"
-ASIDE = ".previous-"  # what a folder is called while it is replaced
 EVALUATION_SETTINGS = ("num_heatmaps_drawn", "keep_best")
 
 
@@ -149,12 +148,7 @@ class KeepBestCallback(TrainerCallback):
 
     def _read_records(self, output_dir: Path) -> dict[str, float]:
         """Accuracies of the folders of before; one that a killed run had moved aside is put back."""
-        for aside in output_dir.glob(f"{ASIDE}{BEST_FOLDER}*"):
-            target = output_dir / aside.name.removeprefix(ASIDE)
-            if target.exists():
-                shutil.rmtree(aside)
-            else:
-                aside.rename(target)
+        restore_folders(output_dir, f"{BEST_FOLDER}*")
         records = {}
         for file in output_dir.glob(f"{BEST_FOLDER}*/{RECORD_FILE}"):
             name = file.parent.name.removeprefix(BEST_FOLDER)
@@ -209,16 +203,6 @@ class PatienceCallback(EarlyStoppingCallback):
             super().on_evaluate(args, state, control, metrics, **kwargs)
 
 
-def replace_folder(folder: Path, target: Path) -> None:
-    """Renames `folder` to `target`; what was there stays beside it, under a name with a dot, until that is done."""
-    aside = target.with_name(f"{ASIDE}{target.name}")
-    if target.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-        target.rename(aside)
-    folder.rename(target)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
 def add_callbacks(trainer: Any) -> None:
     """Adds what the settings of a run ask for to its trainer.
 
@@ -268,5 +252,4 @@ __all__ = [
     "PatienceCallback",
     "ThroughputCallback",
     "add_callbacks",
-    "replace_folder",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from albef_amc.trainer.files import write_json
+from albef_amc.trainer.files import replace_folder, restore_folders, synchronize, write_json
 
 logger = logging.get_logger(__name__)
 
@@ -66,19 +66,14 @@ def write_manifest(folder: Path, step: int, world_size: int) -> None:
         files.append({"name": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "sha256": digest})
     circumstances = describe_circumstances(world_size)
     write_json(folder / MANIFEST_FILE, {"step": step, "circumstances": circumstances, "files": files})
-    _synchronize(folder / MANIFEST_FILE)
+    synchronize(folder / MANIFEST_FILE)
     for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-        _synchronize(path)
+        synchronize(path)
 
 
 def put_in_place(unfinished: Path, final: Path) -> None:
     """Gives a finished folder its name; one that has it already is moved aside first, and back if we die between."""
-    replaced = final.with_name(REPLACED + final.name)
-    if final.exists():
-        os.rename(final, replaced)
-    os.rename(unfinished, final)
-    _synchronize(final.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    replace_folder(unfinished, final, REPLACED)
 
 
 def remove_checkpoint(checkpoint: Path) -> None:
@@ -91,11 +86,7 @@ def remove_checkpoint(checkpoint: Path) -> None:
 
 def clear_leftovers(run_folder: Path) -> None:
     """Removes what a killed run left unfinished, and gives a checkpoint back that was about to be replaced."""
-    for replaced in run_folder.glob(f"{REPLACED}checkpoint-*"):
-        final = replaced.with_name(replaced.name.removeprefix(REPLACED))
-        if not final.exists():
-            os.rename(replaced, final)
-        shutil.rmtree(replaced, ignore_errors=True)
+    restore_folders(run_folder, "checkpoint-*", REPLACED)
     for unfinished in run_folder.glob(f"{UNFINISHED}checkpoint-*"):
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -160,15 +151,6 @@ def find_newest_whole(run_folder: Path) -> Path | None:
             f"{MANIFEST_FILE} by its path (`resume_from_checkpoint=PATH`), or begin anew in another folder."
         )
     return None
-
-
-def _synchronize(path: Path) -> None:
-    """Waits until a file, or the list of names in a folder, has reached the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 __all__ = [
