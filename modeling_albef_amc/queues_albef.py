@@ -7,7 +7,7 @@ from transformers import initialization as init
 
 from .contrastive_albef import UNKNOWN_IMAGE_ID
 from .explanation_albef import at_least_float32
-from .parallel_albef import gather_rows
+from .parallel_albef import JointRows
 
 MODALITIES = ("image", "text")
 
@@ -68,9 +68,8 @@ class FeatureQueues(nn.Module):
             )
         phrase_ids = image_ids if image_index is None else image_ids[image_index]
         for modality, features, ids in (("image", image_features, image_ids), ("text", text_features, phrase_ids)):
-            if across_processes:
-                features, ids = gather_rows(features), gather_rows(ids)
-            self._write_queue(modality, features, ids)
+            rows = JointRows.of(len(features), features.device, "joint" if across_processes else "local")
+            self._write_queue(modality, rows.gather(features), rows.gather(ids))
 
     def _write_queue(self, modality: str, features: torch.Tensor, ids: torch.Tensor) -> None:
         queue, pointer = getattr(self, f"{modality}_queue"), getattr(self, f"{modality}_queue_pointer")

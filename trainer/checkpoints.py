@@ -11,7 +11,7 @@ from transformers.utils import cached_file
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
 from albef_amc.model_cards import ModelCard, write_model_card
-from albef_amc.model_cards.card_renderer import SOURCES
+from albef_amc.model_cards.sources import SOURCES
 from albef_amc.trainer.adapter_files import ADAPTER_CONFIG_FILE, is_adapter, merge_into, read_base_name
 from albef_amc.trainer.adapters import check_peft_is_installed
 
