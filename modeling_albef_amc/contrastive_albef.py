@@ -170,6 +170,49 @@ def mask_pieces(
     return torch.where(replaced, random_pieces, masked), input_ids.masked_fill(~chosen, IGNORED_LABEL)
 
 
+@dataclass(frozen=True)
+class MaskedPhrases:
+    r"""The phrases that the masked-word loss reads: R of P, those with a masked piece.
+
+    With the sequence axis every phrase and every piece is read, as the released code does.
+
+    Args:
+        rows (`torch.Tensor` of shape `(R,)`): which phrases.
+        input_ids, attention_mask (`torch.Tensor` of shape `(R, T)`): their pieces.
+        is_read (`torch.Tensor` of shape `(R, T)`, bool): positions whose scores are needed.
+        labels (`torch.Tensor` of shape `(num_masked,)`, or `(P, T)` with the sequence axis): the true pieces.
+        axis (`str`): see [`compute_distillation_loss`].
+    """
+
+    rows: torch.Tensor
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    is_read: torch.Tensor
+    labels: torch.Tensor
+    axis: DistillationAxis
+
+    @classmethod
+    def select(
+        cls, input_ids: torch.Tensor, labels: torch.Tensor, attention_mask: torch.Tensor, axis: DistillationAxis
+    ) -> "MaskedPhrases":
+        """Those of `input_ids`, `labels` and `attention_mask`, each `(P, T)`."""
+        is_masked = labels != IGNORED_LABEL
+        if axis == "sequence":
+            rows = torch.arange(len(input_ids), device=input_ids.device)
+            return cls(rows, input_ids, attention_mask, torch.ones_like(is_masked), labels, axis)
+        rows = is_masked.any(dim=1).nonzero().flatten()
+        return cls(rows, input_ids[rows], attention_mask[rows], is_masked[rows], labels[is_masked], axis)
+
+    @property
+    def pieces(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """`input_ids` and `attention_mask`."""
+        return self.input_ids, self.attention_mask
+
+    def read(self, states: torch.Tensor) -> torch.Tensor:
+        """States `(R, T, hidden_size)` at the positions that are read, shaped like `labels` before the last axis."""
+        return states if self.axis == "sequence" else states[self.is_read]
+
+
 def compute_distillation_loss(
     logits: torch.Tensor, momentum_logits: torch.Tensor, labels: torch.Tensor, axis: DistillationAxis
 ) -> torch.Tensor:
@@ -203,6 +246,7 @@ __all__ = [
     "UNKNOWN_IMAGE_ID",
     "DistillationAxis",
     "JointBatch",
+    "MaskedPhrases",
     "compute_contrastive_targets",
     "compute_distillation_loss",
     "compute_masked_word_loss",

@@ -14,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_albef import AlbefTextConfig, AlbefVisionConfig
+from .grouping_albef import PhraseGroups
 from .pretrained_albef import AlbefPreTrainedModel, resize_position_embeddings
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
@@ -57,10 +58,6 @@ def _attention_probabilities(
 
 def _as_graph_node(probabilities: torch.Tensor) -> torch.Tensor:
     return probabilities if probabilities.requires_grad else probabilities.detach().requires_grad_(True)
-
-
-def _gather_rows(tensor: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
-    return tensor if index is None else tensor.index_select(0, index)
 
 
 class AlbefAttention(nn.Module):
@@ -152,13 +149,17 @@ class AlbefTextSelfAttention(AlbefAttention):
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        batch, length, _ = hidden_states.shape
-        query, key, value = (
-            self.split_heads(projection(hidden_states)) for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, num_queries: int | None = None
+    ) -> torch.Tensor:
+        """New states of the first `num_queries` pieces (all of them by default)."""
+        queries = hidden_states[:, :num_queries].contiguous()
+        query = self.split_heads(self.q_proj(queries))
+        key, value = self.split_heads(self.k_proj(hidden_states)), self.split_heads(self.v_proj(hidden_states))
+        if attention_mask is not None and attention_mask.ndim == 4:
+            attention_mask = attention_mask[:, :, :num_queries]
         context, _ = self.attend(query, key, value, attention_mask, self.use_eager)
-        return self.out_proj(context.reshape(batch, length, -1))
+        return self.out_proj(context.reshape(queries.shape))
 
 
 class AlbefTextCrossAttention(AlbefAttention):
@@ -180,28 +181,30 @@ class AlbefTextCrossAttention(AlbefAttention):
         return self.split_heads(self.k_proj(image_embeds)), self.split_heads(self.v_proj(image_embeds))
 
     def forward(
-        self, hidden_states: torch.Tensor, key: torch.Tensor, value: torch.Tensor, explain: bool = False
+        self,
+        hidden_states: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        groups: PhraseGroups,
+        explain: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Keys and values have one row a phrase, or a single row that all phrases share.
+        """Keys and values have one row an image of `groups`, which the phrases of the image read together.
 
         With `explain`, the probabilities `(P, num_heads, T, 1 + num_patches)` are returned as a node of the graph.
         """
-        phrases, length, width = hidden_states.shape
-        shared = key.shape[0] == 1 and phrases > 1
-        rows = hidden_states.view(1, phrases * length, width) if shared else hidden_states
-        query = self.split_heads(self.q_proj(rows))
+        query = self.split_heads(groups.spread(self.q_proj(hidden_states)).flatten(1, 2))
         probabilities = None
         if explain:
-            probabilities = _attention_probabilities(query, key, self.scaling)
-            if shared:  # (1, num_heads, P x T, S) -> (P, num_heads, T, S), so that every phrase has its own row
-                probabilities = probabilities.view(self.num_heads, phrases, length, -1).transpose(0, 1)
-            probabilities = _as_graph_node(probabilities)
-            weights = probabilities.transpose(0, 1).reshape(1, *query.shape[1:3], -1) if shared else probabilities
+            on_grid = _attention_probabilities(query, key, self.scaling)  # (M, num_heads, m x T, 1 + num_patches)
+            of_rows = on_grid.unflatten(2, (groups.width, -1)).transpose(1, 2)
+            probabilities = _as_graph_node(groups.collect(of_rows))  # every phrase has its own row
+            weights = groups.spread(probabilities).transpose(1, 2).flatten(2, 3)
             weights = nn.functional.dropout(weights, p=self.dropout, training=self.training)
             context = torch.matmul(weights, value).transpose(1, 2)
         else:
             context, _ = self.attend(query, key, value, None, self.use_eager)
-        return self.out_proj(context.reshape(phrases, length, width)), probabilities
+        context = groups.collect(context.flatten(2).unflatten(1, (groups.width, -1)))
+        return self.out_proj(context), probabilities
 
 
 class AlbefTextLayer(GradientCheckpointingLayer):
@@ -226,13 +229,15 @@ class AlbefTextLayer(GradientCheckpointingLayer):
         attention_mask: torch.Tensor | None = None,
         key: torch.Tensor | None = None,
         value: torch.Tensor | None = None,
+        groups: PhraseGroups | None = None,
         explain: bool = False,
+        num_queries: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        attended = self.dropout(self.attention(hidden_states, attention_mask))
-        hidden_states = self.attention_layer_norm(hidden_states + attended)
+        attended = self.dropout(self.attention(hidden_states, attention_mask, num_queries))
+        hidden_states = self.attention_layer_norm(hidden_states[:, :num_queries] + attended)
         probabilities = None
         if self.cross_attention is not None:
-            attended, probabilities = self.cross_attention(hidden_states, key, value, explain)
+            attended, probabilities = self.cross_attention(hidden_states, key, value, groups, explain)
             hidden_states = self.cross_attention_layer_norm(hidden_states + self.dropout(attended))
         expanded = self.dropout(self.fc2(nn.functional.gelu(self.fc1(hidden_states))))
         return self.output_layer_norm(hidden_states + expanded), probabilities
@@ -350,20 +355,33 @@ class AlbefTextModel(AlbefPreTrainedModel):
         """Text encoder alone: `(P, T)` to text_embeds `(P, T, hidden_size)`."""
         return self.run_layers(self.embed(input_ids), attention_mask, last=self.config.fusion_layer)
 
+    def encode_together(self, phrases: list[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
+        """Text encoder in one pass for several `(input_ids, attention_mask)` of the same length; states of each."""
+        ids, masks = zip(*phrases, strict=True)
+        states = self.encode(torch.cat(ids), torch.cat(masks))
+        return list(states.split([len(part) for part in ids]))
+
     def run_layers(
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor,
         keys_values: list[KeysValues] | None = None,
-        image_index: torch.Tensor | None = None,
+        image_index: torch.Tensor | PhraseGroups | None = None,
         first: int = 0,
         last: int | None = None,
+        first_piece_only: bool = False,
     ) -> torch.Tensor:
-        """Runs layers `first` to `last - 1`; see [`run_layer`]."""
+        """Runs layers `first` to `last - 1`; see [`run_layer`]. With `first_piece_only` the result is that of the
+        first piece, `(P, 1, hidden_size)`, and the last of these layers computes no other."""
         last = len(self.layers) if last is None else last
-        for index in range(first, last):
-            hidden_states, _ = self.run_layer(index, hidden_states, attention_mask, keys_values, image_index)
-        return hidden_states
+        if keys_values is not None and last > first:
+            image_index = PhraseGroups.of(image_index, len(keys_values[0][0]))
+        for index in range(first, last if len(hidden_states) > 0 else first):
+            num_queries = 1 if first_piece_only and index == last - 1 else None
+            hidden_states, _ = self.run_layer(
+                index, hidden_states, attention_mask, keys_values, image_index, num_queries=num_queries
+            )
+        return hidden_states[:, :1] if first_piece_only else hidden_states
 
     def run_layer(
         self,
@@ -371,21 +389,23 @@ class AlbefTextModel(AlbefPreTrainedModel):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor,
         keys_values: list[KeysValues] | None = None,
-        image_index: torch.Tensor | None = None,
+        image_index: torch.Tensor | PhraseGroups | None = None,
         explain: bool = False,
+        num_queries: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Runs one layer on `(P, T, hidden_size)`; a fusion layer reads row `image_index[p]` of its keys and values.
 
-        Returns the new states and, with `explain`, the cross-attention probabilities as a node of the graph.
+        Returns the new states, of the first `num_queries` pieces where it is given, and with `explain` the
+        cross-attention probabilities of these pieces as a node of the graph.
         """
         layer = self.layers[index]
-        key = value = None
+        key = value = groups = None
         if layer.cross_attention is not None:
             key, value = keys_values[index - self.config.fusion_layer]
-            if not (key.shape[0] == 1 and image_index is not None):  # a single image is shared without a copy
-                key, value = _gather_rows(key, image_index), _gather_rows(value, image_index)
+            groups = PhraseGroups.of(image_index, len(key))
+            key, value = groups.select(key), groups.select(value)
         mask = self._make_mask(hidden_states, attention_mask, layer.attention.use_eager)
-        return layer(hidden_states, mask, key, value, explain=explain)
+        return layer(hidden_states, mask, key, value, groups, explain=explain, num_queries=num_queries)
 
     def _make_mask(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, use_eager: bool

@@ -6,7 +6,7 @@ Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651). The hea
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -15,9 +15,9 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_albef import ITM_MATCH_INDEX, AlbefConfig, AlbefTextConfig
 from .contrastive_albef import (
-    IGNORED_LABEL,
     DistillationAxis,
     JointBatch,
+    MaskedPhrases,
     compute_contrastive_targets,
     compute_distillation_loss,
     compute_masked_word_loss,
@@ -40,6 +40,7 @@ from .explanation_albef import (
     outside_inference_mode,
     resolve_token_mask,
 )
+from .grouping_albef import PhraseGroups, PhraseRows, divide_rows
 from .inputs_albef import check_phrase_inputs
 from .parallel_albef import CandidateScope, attach, largest_over_processes, pad_pieces
 from .queues_albef import FeatureQueues
@@ -251,43 +252,56 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
 
     def match(
         self,
-        text_embeds: torch.Tensor,
-        attention_mask: torch.Tensor,
+        rows: PhraseRows,
         keys_values: list[KeysValues],
-        image_index: torch.Tensor | None,
         explain: bool = False,
         keep_graph: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         r"""Fuses phrases with images and scores the pairs.
 
         Args:
-            text_embeds (`torch.Tensor` of shape `(P, T, hidden_size)`): output of the text encoder.
-            attention_mask (`torch.Tensor` of shape `(P, T)`): 1 for real pieces.
+            rows ([`~grouping_albef.PhraseRows`]): P phrases as the text encoder left them, and their images.
             keys_values (`list`): keys and values of the images, one pair a fusion layer.
-            image_index (`torch.Tensor` of shape `(P,)`): image row of each phrase.
             explain, keep_graph (`bool`): compute the maps of the matching score; keep them in the graph.
 
         Returns:
-            `tuple`: states `(P, T, hidden_size)`; `itm_logits` `(P, 2)`; with `explain` the map of every piece
-            `(P, T, G_h, G_w)`, 0 for padding, else None.
+            `tuple`: `itm_logits` `(P, 2)`; with `explain` the map of every piece `(P, T, G_h, G_w)`, 0 for padding,
+            else None.
         """
-        text_model, config = self.albef.text_model, self.config
-        explained = config.explanation_layer
-        fusion = (attention_mask, keys_values, image_index)
+        fusion_layer = self.config.text_config.fusion_layer
         if not explain:
-            fused = text_model.run_layers(text_embeds, *fusion, first=config.text_config.fusion_layer)
-            return fused, self.itm_head(fused[:, 0]), None
-        states = text_model.run_layers(text_embeds, *fusion, first=config.text_config.fusion_layer, last=explained)
+            return self.score(rows, keys_values, first=fusion_layer), None
+        groups = PhraseGroups.of(rows.image_index, len(keys_values[0][0]))
+        fusion = (rows.attention_mask, keys_values, groups)
+        last = self.config.explanation_layer
+        states = self.albef.text_model.run_layers(rows.states, *fusion, first=fusion_layer, last=last)
+        return self.explain_match(replace(rows, states=states), keys_values, keep_graph, groups)
+
+    def score(self, rows: PhraseRows, keys_values: list[KeysValues], first: int) -> torch.Tensor:
+        """Matching scores `(P, 2)` of phrases that have passed the layers below `first`."""
+        fusion = (rows.attention_mask, keys_values, rows.image_index)
+        fused = self.albef.text_model.run_layers(rows.states, *fusion, first=first, first_piece_only=True)
+        return self.itm_head(fused[:, 0])
+
+    def explain_match(
+        self,
+        rows: PhraseRows,
+        keys_values: list[KeysValues],
+        keep_graph: bool,
+        groups: PhraseGroups | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores and maps as for [`match`], of phrases that have passed the layers below the explanation layer."""
+        text_model, explained = self.albef.text_model, self.config.explanation_layer
+        groups = PhraseGroups.of(rows.image_index if groups is None else groups, len(keys_values[0][0]))
+        fusion = (rows.attention_mask, keys_values, groups)
         with torch.enable_grad():  # without a graph to keep, it begins at the attention map and ends at the score
-            states, attention = text_model.run_layer(explained, states, *fusion, explain=True)
-            fused = text_model.run_layers(states, *fusion, first=explained + 1)
+            states, attention = text_model.run_layer(explained, rows.states, *fusion, explain=True)
+            fused = text_model.run_layers(states, *fusion, first=explained + 1, first_piece_only=True)
             itm_logits = self.itm_head(fused[:, 0])
             maps = compute_weighted_attention(itm_logits[:, ITM_MATCH_INDEX], attention, keep_graph)
-        maps = maps[..., 1:].unflatten(-1, config.vision_config.grid_size)  # drop the class token
-        maps = maps * attention_mask[..., None, None]
-        if not keep_graph:
-            fused, itm_logits = fused.detach(), itm_logits.detach()
-        return fused, itm_logits, maps
+        maps = maps[..., 1:].unflatten(-1, self.config.vision_config.grid_size)  # drop the class token
+        maps = maps * rows.attention_mask[..., None, None]
+        return itm_logits if keep_graph else itm_logits.detach(), maps
 
     def explain_similarity(
         self, pixel_values: torch.Tensor, text_embeds: torch.Tensor, image_index: torch.Tensor, keep_graph: bool
@@ -384,7 +398,8 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         for rows in torch.arange(len(input_ids), device=input_ids.device).split(phrases_per_chunk):
             mask, images = attention_mask[rows], image_index[rows]
             text_embeds = text_model.encode(input_ids[rows], mask)
-            _, itm_logits, maps = self.match(text_embeds, mask, keys_values, images, explain=explain_match)
+            phrase_rows = PhraseRows(text_embeds, mask, images)
+            itm_logits, maps = self.match(phrase_rows, keys_values, explain=explain_match)
             if explain_match:
                 heatmap = average_over_pieces(maps, piece_mask[rows])
             else:
@@ -450,13 +465,11 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
         image_embeds = self.albef.vision_model(pixel_values)
         text_embeds = self.albef.text_model.encode(input_ids, attention_mask)
         itm_logits, token_maps = self.match(
-            text_embeds,
-            attention_mask,
+            PhraseRows(text_embeds, attention_mask, image_index),
             self.albef.text_model.project_image(image_embeds),
-            image_index,
             explain=wants_itm_map,
             keep_graph=keep_graph,
-        )[1:]
+        )
         output = AlbefGroundingOutput(itm_logits=itm_logits, image_index=image_index, original_sizes=original_sizes)
         if wants_itm_map:
             output.heatmap = average_over_pieces(token_maps, piece_mask, heatmap_denominator)
@@ -468,6 +481,22 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
         if itm_labels is not None:
             output.loss = nn.functional.cross_entropy(at_least_float32(itm_logits), itm_labels)
         return output
+
+
+@dataclass(frozen=True)
+class FusedPhrases:
+    """What the fusion layers made of P given pairs, K negative pairs and R masked phrases.
+
+    Args:
+        itm_logits (`torch.Tensor` of shape `(P, 2)`), negative_logits (`(K, 2)`): matching scores.
+        masked_states (`torch.Tensor` of shape `(R, T, hidden_size)`): states of the masked phrases.
+        maps (`torch.Tensor` of shape `(P, T, G_h, G_w)`, *optional*): of the given pairs, 0 where not explained.
+    """
+
+    itm_logits: torch.Tensor
+    negative_logits: torch.Tensor
+    masked_states: torch.Tensor
+    maps: torch.Tensor | None
 
 
 class AlbefMaskedWordHead(nn.Module):
@@ -572,8 +601,8 @@ class AlbefForPreTraining(FeatureQueues, AlbefMatchingModel):
     def update_momentum(self) -> None:
         """Moves every momentum weight: `momentum * old + (1 - momentum) * online`."""
         momentum_parameters, parameters = zip(*self.iterate_momentum_pairs(), strict=True)
-        torch._foreach_mul_(momentum_parameters, self.config.momentum)
-        torch._foreach_add_(momentum_parameters, parameters, alpha=1 - self.config.momentum)
+        parameters = [value.to(own.dtype) for own, value in zip(momentum_parameters, parameters, strict=True)]
+        torch._foreach_lerp_(momentum_parameters, parameters, 1 - self.config.momentum)
 
     @can_return_tuple
     @outside_inference_mode
@@ -597,6 +626,7 @@ class AlbefForPreTraining(FeatureQueues, AlbefMatchingModel):
         output_heatmap: bool = False,
         output_token_heatmap: bool = False,
         heatmap_denominator: HeatmapDenominator = "kept",
+        explained_phrases: torch.Tensor | None = None,
     ) -> AlbefPreTrainingOutput:
         r"""The pre-training losses of N images and P phrases, with the heatmap of the given pairs on request.
 
@@ -621,6 +651,8 @@ class AlbefForPreTraining(FeatureQueues, AlbefMatchingModel):
                 (in the order of ranks), as if one process had them all. Then every process must call `forward`, and
                 `itc_loss` and `itm_loss` are such that their mean over processes is that of the joint batch.
             objectives (`tuple` of `str`): which of `"itc"`, `"itm"`, `"mlm"` to compute.
+            explained_phrases (`torch.Tensor` of shape `(P,)`, bool, *optional*): the phrases whose heatmap is needed;
+                those of the others are 0. Every phrase by default.
         """
         if not set(objectives) <= set(OBJECTIVES):
             raise ValueError(f"`objectives` may hold {', '.join(map(repr, OBJECTIVES))}, got {objectives}.")
@@ -632,37 +664,44 @@ class AlbefForPreTraining(FeatureQueues, AlbefMatchingModel):
         batch = JointBatch.gather(image_ids, len(pixel_values), image_index, candidate_scope)
         output = AlbefPreTrainingOutput(image_index=image_index)
 
-        image_embeds = self.albef.vision_model(pixel_values)
-        text_embeds = self.albef.text_model.encode(input_ids, attention_mask)
-        keys_values = self.albef.text_model.project_image(image_embeds)
-        momentum_image_embeds = self._contrast(
-            output, pixel_values, input_ids, attention_mask, image_embeds, text_embeds, batch, alpha
-        )
-        _, output.itm_logits, maps = self.match(
-            text_embeds,
-            attention_mask,
-            keys_values,
-            image_index,
-            explain=output_heatmap or output_token_heatmap,
-            keep_graph=torch.is_grad_enabled(),
-        )
-        if maps is not None:
-            piece_mask = resolve_token_mask(token_mask, attention_mask)
-            output.heatmap = average_over_pieces(maps, piece_mask, heatmap_denominator)
-            output.normalized_heatmap = normalize_heatmap(output.heatmap)
-            output.token_heatmap = maps if output_token_heatmap else None
-        if "itm" in objectives:
-            negatives = (negative_image_index, negative_text_index)
-            if any(given is None for given in negatives):
-                drawn = self._draw_negatives(output, batch, negative_uniforms)
-                negatives = [own if given is None else given for given, own in zip(negatives, drawn, strict=True)]
-            states = (image_embeds, text_embeds, attention_mask, keys_values)
-            self._match_negatives(output, batch, *states, *negatives)
+        masked = None
         if "mlm" in objectives:
             if mlm_input_ids is None or mlm_labels is None:
                 mlm_input_ids, mlm_labels = self._mask_pieces(input_ids, attention_mask)
-            masked = (mlm_input_ids, mlm_labels, attention_mask, keys_values, momentum_image_embeds, image_index)
-            self._predict_masked_words(output, *masked, alpha, distillation_axis)
+            masked = MaskedPhrases.select(mlm_input_ids, mlm_labels, attention_mask, distillation_axis)
+        phrases = [(input_ids, attention_mask)] + ([masked.pieces] if masked else [])
+        image_embeds = self.albef.vision_model(pixel_values)
+        text_embeds, *masked_embeds = self.albef.text_model.encode_together(phrases)
+        keys_values = self.albef.text_model.project_image(image_embeds)
+        momentum_image_embeds, momentum_masked_embeds = self._contrast(
+            output, pixel_values, phrases if alpha > 0 else phrases[:1], image_embeds, text_embeds, batch, alpha
+        )
+        given = PhraseRows(text_embeds, attention_mask, image_index)
+        negative, received = given[:0], ()
+        if "itm" in objectives:
+            negatives = (negative_image_index, negative_text_index)
+            if any(one is None for one in negatives):
+                drawn = self._draw_negatives(output, batch, negative_uniforms)
+                negatives = [own if one is None else one for one, own in zip(negatives, drawn, strict=True)]
+            negative, keys_values, received = self._collect_negatives(
+                batch, image_embeds, given, keys_values, *negatives
+            )
+        with_gaps = given[:0]
+        if masked is not None:
+            with_gaps = PhraseRows(masked_embeds[0], masked.attention_mask, image_index[masked.rows])
+        explains = output_heatmap or output_token_heatmap
+        fused = self._fuse(given, negative, with_gaps, keys_values, explains, explained_phrases)
+        output.itm_logits = fused.itm_logits
+        if explains:
+            piece_mask = resolve_token_mask(token_mask, attention_mask)
+            output.heatmap = average_over_pieces(fused.maps, piece_mask, heatmap_denominator)
+            output.normalized_heatmap = normalize_heatmap(output.heatmap)
+            output.token_heatmap = fused.maps if output_token_heatmap else None
+        if "itm" in objectives:
+            self._compare_pairs(output, batch, fused.negative_logits, received)
+        if masked is not None:
+            momentum = (momentum_image_embeds, momentum_masked_embeds)
+            self._predict_masked_words(output, masked, with_gaps.image_index, fused.masked_states, *momentum, alpha)
         terms = {"itc": output.itc_loss, "itm": output.itm_loss, "mlm": output.mlm_loss}
         output.loss = sum(terms[name] for name in objectives) if objectives else None
         return output
@@ -671,20 +710,20 @@ class AlbefForPreTraining(FeatureQueues, AlbefMatchingModel):
         self,
         output: AlbefPreTrainingOutput,
         pixel_values: torch.Tensor,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
+        phrases: list[tuple[torch.Tensor, torch.Tensor]],
         image_embeds: torch.Tensor,
         text_embeds: torch.Tensor,
         batch: JointBatch,
         alpha: float,
-    ) -> torch.Tensor:
-        """Contrastive part of the output; returns the momentum image states `(N, 1 + num_patches, hidden_size)`."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Contrastive part of the output; returns the momentum states of the images and, if they are among
+        `phrases` (pieces and mask of each kind), of the masked phrases."""
         temperature = self.albef.temperature
         output.image_features = self.albef.project_images(image_embeds)
         output.text_features = self.albef.project_texts(text_embeds)
         with torch.no_grad():
             momentum_image_embeds = self.momentum_vision_model(pixel_values)
-            momentum_text_embeds = self.momentum_text_model.encode(input_ids, attention_mask)
+            momentum_text_embeds, *others = self.momentum_text_model.encode_together(phrases)
             image_features = nn.functional.normalize(
                 at_least_float32(self.momentum_vision_projection(momentum_image_embeds[:, 0])), dim=-1
             )
@@ -712,7 +751,7 @@ class AlbefForPreTraining(FeatureQueues, AlbefMatchingModel):
             soft_cross_entropy(output.logits_per_image, image_targets, batch.images)
             + soft_cross_entropy(output.logits_per_text, text_targets, batch.phrases)
         ) / 2
-        return momentum_image_embeds
+        return momentum_image_embeds, others[0] if others else None
 
     @torch.no_grad()
     def _draw_negatives(
@@ -733,22 +772,21 @@ class AlbefForPreTraining(FeatureQueues, AlbefMatchingModel):
             draw_negatives(over_texts[output.image_index], uniforms[:, 1]),
         )
 
-    def _match_negatives(
+    def _collect_negatives(
         self,
-        output: AlbefPreTrainingOutput,
         batch: JointBatch,
         image_embeds: torch.Tensor,
-        text_embeds: torch.Tensor,
-        attention_mask: torch.Tensor,
+        given: PhraseRows,
         keys_values: list[KeysValues],
         negative_image_index: torch.Tensor,
         negative_text_index: torch.Tensor,
-    ) -> None:
-        """Matching loss over the given pairs and the negative ones, in one more fusion pass."""
+    ) -> tuple[PhraseRows, list[KeysValues], tuple[torch.Tensor, torch.Tensor]]:
+        """Negative pairs as far as the fusion layers; keys and values of all images that they need; and the states of
+        images and phrases, those of other processes included, which every process must have in its loss."""
         has_image, has_text = negative_image_index >= 0, negative_text_index >= 0
-        own_text = torch.arange(len(text_embeds), device=text_embeds.device)[has_image]
-        length = largest_over_processes(text_embeds.shape[1], text_embeds.device, batch.phrases)
-        text_embeds, attention_mask = pad_pieces(text_embeds, length), pad_pieces(attention_mask, length)
+        own_text = torch.arange(len(given), device=image_embeds.device)[has_image]
+        length = largest_over_processes(given.states.shape[1], image_embeds.device, batch.phrases)
+        text_embeds, attention_mask = pad_pieces(given.states, length), pad_pieces(given.attention_mask, length)
         images, image_rows = batch.images.collect(image_embeds, negative_image_index[has_image])
         texts, text_rows = batch.phrases.collect(text_embeds, negative_text_index[has_text])
         masks, _ = batch.phrases.collect(attention_mask, negative_text_index[has_text])
@@ -756,17 +794,71 @@ class AlbefForPreTraining(FeatureQueues, AlbefMatchingModel):
             others = self.albef.text_model.project_image(images[len(image_embeds) :])
             pairs = zip(keys_values, others, strict=True)
             keys_values = [(torch.cat([key, more[0]]), torch.cat([value, more[1]])) for (key, value), more in pairs]
-        text_rows = torch.cat([own_text, text_rows])
-        image_rows = torch.cat([image_rows, output.image_index[has_text]])
-        logits, labels = output.itm_logits, torch.full_like(output.image_index, ITM_MATCH_INDEX)
-        if len(text_rows) > 0:
-            _, negative_logits, _ = self.match(texts[text_rows], masks[text_rows], keys_values, image_rows)
-            logits = torch.cat([logits, negative_logits])
-            labels = torch.cat([labels, torch.full_like(text_rows, ITM_MISMATCH_INDEX)])
-        output.itm_pair_logits = logits
-        total = nn.functional.cross_entropy(at_least_float32(logits), labels, reduction="sum")
-        loss = total / batch.phrases.share(torch.tensor(len(labels), device=labels.device))
-        output.itm_loss = attach(attach(loss, images), texts) if batch.phrases.is_joint else loss
+        rows = torch.cat([own_text, text_rows])
+        negative = PhraseRows(texts[rows], masks[rows], torch.cat([image_rows, given.image_index[has_text]]))
+        return negative, keys_values, (images, texts)
+
+    def _fuse(
+        self,
+        given: PhraseRows,
+        negative: PhraseRows,
+        masked: PhraseRows,
+        keys_values: list[KeysValues],
+        explains: bool,
+        explained_phrases: torch.Tensor | None,
+    ) -> FusedPhrases:
+        """The fusion layers for given pairs, negative pairs and masked phrases, together where nothing divides them:
+        explained phrases leave at the explanation layer, and scores need the first piece of the last layer alone."""
+        last = len(self.albef.text_model.layers) - 1
+        divide_at = self.config.explanation_layer if explains else last
+        first = self.config.text_config.fusion_layer
+        given, negative, masked = self._run_together([given, negative, masked], keys_values, first, divide_at)
+        order = torch.arange(len(given), device=given.states.device)
+        explained, others, logits, maps = order[:0], order, [], None
+        if explains:
+            if explained_phrases is not None:
+                explained, others = divide_rows(explained_phrases)
+            else:
+                explained, others = order, order[:0]
+            explained_logits, of_explained = self.explain_match(
+                given[explained], keys_values, keep_graph=torch.is_grad_enabled()
+            )
+            logits.append(explained_logits)
+            maps = of_explained.new_zeros(len(given), *of_explained.shape[1:]).index_copy(0, explained, of_explained)
+        parts = [given[others], negative, masked]
+        *matched, masked = self._run_together(parts, keys_values, divide_at, last)
+        if sum(map(len, matched)) > 0:
+            logits.append(self.score(PhraseRows.join(matched), keys_values, first=last))
+        (masked,) = self._run_together([masked], keys_values, last, last + 1)
+        itm_logits, negative_logits = torch.cat(logits).split([len(given), len(negative)])
+        return FusedPhrases(itm_logits[torch.cat([explained, others]).argsort()], negative_logits, masked.states, maps)
+
+    def _run_together(
+        self, parts: list[PhraseRows], keys_values: list[KeysValues], first: int, last: int
+    ) -> list[PhraseRows]:
+        """Layers `first` to `last - 1` in one pass for phrases of several kinds."""
+        joined = PhraseRows.join(parts)
+        fusion = (joined.attention_mask, keys_values, joined.image_index)
+        return PhraseRows.split(
+            self.albef.text_model.run_layers(joined.states, *fusion, first=first, last=last), parts
+        )
+
+    def _compare_pairs(
+        self,
+        output: AlbefPreTrainingOutput,
+        batch: JointBatch,
+        negative_logits: torch.Tensor,
+        received: tuple[torch.Tensor, ...],
+    ) -> None:
+        """Matching loss over the given pairs and the negative ones; `received` as [`_collect_negatives`] returns."""
+        output.itm_pair_logits = torch.cat([output.itm_logits, negative_logits])
+        labels = torch.full((len(output.itm_pair_logits),), ITM_MISMATCH_INDEX, device=negative_logits.device)
+        labels[: len(output.itm_logits)] = ITM_MATCH_INDEX
+        total = nn.functional.cross_entropy(at_least_float32(output.itm_pair_logits), labels, reduction="sum")
+        output.itm_loss = total / batch.phrases.share(torch.tensor(len(labels), device=labels.device))
+        if batch.phrases.is_joint:
+            for rows in received:
+                output.itm_loss = attach(output.itm_loss, rows)
 
     def _mask_pieces(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         text_config = self.config.text_config
@@ -778,35 +870,24 @@ class AlbefForPreTraining(FeatureQueues, AlbefMatchingModel):
     def _predict_masked_words(
         self,
         output: AlbefPreTrainingOutput,
-        mlm_input_ids: torch.Tensor,
-        mlm_labels: torch.Tensor,
-        attention_mask: torch.Tensor,
-        keys_values: list[KeysValues],
-        momentum_image_embeds: torch.Tensor,
+        masked: MaskedPhrases,
         image_index: torch.Tensor,
+        states: torch.Tensor,
+        momentum_image_embeds: torch.Tensor,
+        momentum_states: torch.Tensor | None,
         alpha: float,
-        axis: DistillationAxis,
     ) -> None:
-        """Masked-word loss; scores are computed at masked positions alone unless `axis` needs the whole sequence."""
-        fusion_layer = self.config.text_config.fusion_layer
-        is_masked = mlm_labels != IGNORED_LABEL
-        selected = is_masked if axis == "vocabulary" else torch.ones_like(is_masked)
-        labels = mlm_labels[selected] if axis == "vocabulary" else mlm_labels
-
-        def compute_logits(text_model: AlbefTextModel, head: nn.Module, keys_values: list[KeysValues]) -> torch.Tensor:
-            states = text_model.encode(mlm_input_ids, attention_mask)
-            states = text_model.run_layers(states, attention_mask, keys_values, image_index, first=fusion_layer)
-            return at_least_float32(head(states[selected] if axis == "vocabulary" else states))
-
-        output.mlm_logits = compute_logits(self.albef.text_model, self.mlm_head, keys_values)
-        output.mlm_loss = (1 - alpha) * compute_masked_word_loss(output.mlm_logits, labels)
+        """Masked-word loss of R phrases with masked pieces: `states` `(R, T, hidden_size)` have passed all layers,
+        `momentum_states` the text layers of the momentum model."""
+        output.mlm_logits = at_least_float32(self.mlm_head(masked.read(states)))
+        output.mlm_loss = (1 - alpha) * compute_masked_word_loss(output.mlm_logits, masked.labels)
         if alpha > 0:
+            text_model = self.momentum_text_model
             with torch.no_grad():
-                momentum_keys_values = self.momentum_text_model.project_image(momentum_image_embeds)
-                momentum_logits = compute_logits(
-                    self.momentum_text_model, self.momentum_mlm_head, momentum_keys_values
-                )
-            distillation = compute_distillation_loss(output.mlm_logits, momentum_logits, labels, axis)
+                fusion = (masked.attention_mask, text_model.project_image(momentum_image_embeds), image_index)
+                fused = text_model.run_layers(momentum_states, *fusion, first=self.config.text_config.fusion_layer)
+                momentum_logits = at_least_float32(self.momentum_mlm_head(masked.read(fused)))
+            distillation = compute_distillation_loss(output.mlm_logits, momentum_logits, masked.labels, masked.axis)
             output.mlm_loss = output.mlm_loss + alpha * distillation
 
     def export_matching_model(self) -> AlbefForImageTextMatching:

@@ -85,8 +85,8 @@ def run_zero(case: str, folder: Path) -> dict:
     import deepspeed
     from deepspeed.utils import safe_get_full_grad
 
-    # Sums go through gloo. DeepSpeed's own kernel for them on a CPU is compiled on the spot, and its processes wait for
-    # each other in shared memory without a limit.
+    # Sums go through gloo. DeepSpeed's own kernel for them on a CPU is compiled on the spot, and its processes wait
+    # for each other in shared memory without a limit.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     model = build_model(torch.float32)
     trainer = build_trainer(model, folder)

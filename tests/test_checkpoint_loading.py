@@ -29,6 +29,7 @@ BUNDLE = {
     "contrastive_albef.py",
     "encoders_albef.py",
     "explanation_albef.py",
+    "grouping_albef.py",
     "inputs_albef.py",
     "modeling_albef.py",
     "parallel_albef.py",

@@ -1,0 +1,144 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Rows of phrases for the fusion layers: several kinds in one pass, and those of an image side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .parallel_albef import pad_pieces
+
+LARGEST_GRID = 4  # places of a grid for each phrase, above which the images are copied in its stead
+
+
+@dataclass(frozen=True)
+class PhraseGroups:
+    r"""Phrases side by side on a grid with one row an image, so that the image is read once for all of them.
+
+    Keys and values of an image have hundreds of rows where a phrase has ten: attention from all phrases of an image
+    at once copies none of them. Images with fewer phrases than the widest leave places empty; where that would waste
+    more than it saves (one image with many phrases, many with one), every phrase gets a row and a copy of its image.
+
+    Args:
+        images (`torch.Tensor` of shape `(M,)`, *optional*): image of each row of the grid; None for all of them, in
+            order.
+        num_rows, width (`int`): M, and the places m of a row.
+        places (`torch.Tensor` of shape `(P,)`, *optional*): place of each phrase, counted row by row; None where
+            phrase p has place p.
+        phrases (`torch.Tensor` of shape `(M * m,)`, *optional*): phrase of each place, any one for an empty place.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from albef_amc.grouping_albef import PhraseGroups
+    >>> groups = PhraseGroups.of(torch.tensor([2, 0, 2]), num_images=3)
+    >>> groups.images, groups.spread(torch.tensor([5, 6, 7]))  # the place beside 6 is empty
+    (tensor([0, 2]), tensor([[6, 5],
+            [5, 7]]))
+    >>> groups.collect(groups.spread(torch.tensor([5, 6, 7])))
+    tensor([5, 6, 7])
+
+    ```
+    """
+
+    images: torch.Tensor | None
+    num_rows: int
+    width: int
+    places: torch.Tensor | None = None
+    phrases: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, image_index: "torch.Tensor | PhraseGroups | None", num_images: int) -> "PhraseGroups":
+        """Groups of phrases whose images are `image_index` `(P,)`; without it, of one phrase an image."""
+        if isinstance(image_index, PhraseGroups):
+            return image_index
+        if image_index is None:
+            return cls(None, num_images, 1)
+        num_phrases = len(image_index)
+        if num_images == 1 and num_phrases > 0:
+            return cls(None, 1, num_phrases)
+        counts = torch.bincount(image_index, minlength=num_images)
+        images = counts.nonzero().flatten()
+        width = int(counts.max()) if num_phrases > 0 else 0
+        if num_phrases == 0 or len(images) * width > LARGEST_GRID * num_phrases:
+            return cls(image_index, num_phrases, 1)
+        order = image_index.argsort(stable=True)
+        ordered = image_index[order]
+        row_of_image, first = (counts > 0).cumsum(0) - 1, counts.cumsum(0) - counts
+        steps = torch.arange(num_phrases, device=image_index.device)
+        places = torch.empty_like(image_index)
+        places[order] = row_of_image[ordered] * width + steps - first[ordered]
+        read = None if len(images) == num_images else images
+        if len(images) * width == num_phrases and torch.equal(places, steps):
+            return cls(read, len(images), width)
+        phrases = torch.zeros(len(images) * width, dtype=torch.int64, device=image_index.device)
+        phrases[places] = steps
+        return cls(read, len(images), width, places, phrases)
+
+    def select(self, of_images: torch.Tensor) -> torch.Tensor:
+        """Rows of the images that are read: `(N, ...)` to `(M, ...)`."""
+        return of_images if self.images is None else of_images.index_select(0, self.images)
+
+    def spread(self, of_phrases: torch.Tensor) -> torch.Tensor:
+        """Values of phrases on the grid: `(P, ...)` to `(M, m, ...)`; empty places repeat some phrase."""
+        placed = of_phrases if self.phrases is None else of_phrases.index_select(0, self.phrases)
+        return placed.unflatten(0, (self.num_rows, self.width))
+
+    def collect(self, on_grid: torch.Tensor) -> torch.Tensor:
+        """Values of phrases from the grid: `(M, m, ...)` to `(P, ...)`."""
+        placed = on_grid.flatten(0, 1)
+        return placed if self.places is None else placed.index_select(0, self.places)
+
+
+@dataclass(frozen=True)
+class PhraseRows:
+    """Phrases on their way through the fusion layers.
+
+    Args:
+        states (`torch.Tensor` of shape `(R, T, hidden_size)`): states of their pieces.
+        attention_mask (`torch.Tensor` of shape `(R, T)`): 1 for real pieces.
+        image_index (`torch.Tensor` of shape `(R,)`): image of each.
+    """
+
+    states: torch.Tensor
+    attention_mask: torch.Tensor
+    image_index: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, rows: torch.Tensor) -> "PhraseRows":
+        return PhraseRows(self.states[rows], self.attention_mask[rows], self.image_index[rows])
+
+    @classmethod
+    def join(cls, parts: Sequence["PhraseRows"]) -> "PhraseRows":
+        """All rows below each other, padded to the longest."""
+        if len(parts) == 1:
+            return parts[0]
+        length = max(part.states.shape[1] for part in parts)
+        return cls(
+            torch.cat([pad_pieces(part.states, length) for part in parts]),
+            torch.cat([pad_pieces(part.attention_mask, length) for part in parts]),
+            torch.cat([part.image_index for part in parts]),
+        )
+
+    @staticmethod
+    def split(states: torch.Tensor, parts: Sequence["PhraseRows"]) -> list["PhraseRows"]:
+        """`parts` with the new states that [`join`] put below each other."""
+        divided = states.split([len(part) for part in parts])
+        return [
+            PhraseRows(new[:, : part.states.shape[1]], part.attention_mask, part.image_index)
+            for new, part in zip(divided, parts, strict=True)
+        ]
+
+
+def divide_rows(is_first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Numbers of the rows that `is_first` `(P,)` marks, and of the others; without any mark the first row is the
+    first part, which is never empty."""
+    if not is_first.any():
+        is_first = torch.arange(len(is_first), device=is_first.device) == 0
+    return is_first.nonzero().flatten(), (~is_first).nonzero().flatten()
+
+
+__all__ = ["PhraseGroups", "PhraseRows", "divide_rows"]
