@@ -67,7 +67,7 @@ def ground_released_way(model: AlbefForImageTextMatching, inputs: dict[str, torc
         fusion = (mask, keys_values, None)
         states = text_model.encode(inputs["input_ids"][rows], mask)
         states = text_model.run_layers(states, *fusion, first=model.config.text_config.fusion_layer, last=explained)
-        states, attention = text_model.run_layer(explained, states, *fusion, explain=True)
+        states, attention = text_model.run_explained_layer(explained, states, *fusion)
         attention.retain_grad()
         fused = text_model.run_layers(states, *fusion, first=explained + 1)
         model.zero_grad()

@@ -208,9 +208,14 @@ class MaskedPhrases:
         """`input_ids` and `attention_mask`."""
         return self.input_ids, self.attention_mask
 
+    @property
+    def reads_padding(self) -> bool:
+        """Whether scores at padding are needed."""
+        return self.axis == "sequence"
+
     def read(self, states: torch.Tensor) -> torch.Tensor:
         """States `(R, T, hidden_size)` at the positions that are read, shaped like `labels` before the last axis."""
-        return states if self.axis == "sequence" else states[self.is_read]
+        return states if self.reads_padding else states[self.is_read]
 
 
 def compute_distillation_loss(

@@ -14,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_albef import AlbefTextConfig, AlbefVisionConfig
-from .grouping_albef import PhraseGroups
+from .grouping_albef import PhraseGroups, PieceLayout
 from .pretrained_albef import AlbefPreTrainedModel, resize_position_embeddings
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
@@ -150,16 +150,22 @@ class AlbefTextSelfAttention(AlbefAttention):
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, num_queries: int | None = None
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        pieces: PieceLayout,
+        first_piece_only: bool = False,
     ) -> torch.Tensor:
-        """New states of the first `num_queries` pieces (all of them by default)."""
-        queries = hidden_states[:, :num_queries].contiguous()
-        query = self.split_heads(self.q_proj(queries))
-        key, value = self.split_heads(self.k_proj(hidden_states)), self.split_heads(self.v_proj(hidden_states))
-        if attention_mask is not None and attention_mask.ndim == 4:
-            attention_mask = attention_mask[:, :, :num_queries]
+        """States `(num_pieces, hidden_size)`, of the first pieces alone `(P, hidden_size)`."""
+        key = self.split_heads(pieces.unpack(self.k_proj(hidden_states)))
+        value = self.split_heads(pieces.unpack(self.v_proj(hidden_states)))
+        if first_piece_only:
+            hidden_states, pieces = pieces.unpack(hidden_states)[:, 0], pieces.first_pieces()
+            if attention_mask is not None and attention_mask.ndim == 4:
+                attention_mask = attention_mask[:, :, :1]
+        query = self.split_heads(pieces.unpack(self.q_proj(hidden_states)))
         context, _ = self.attend(query, key, value, attention_mask, self.use_eager)
-        return self.out_proj(context.reshape(queries.shape))
+        return self.out_proj(pieces.pack(context.flatten(2)))
 
 
 class AlbefTextCrossAttention(AlbefAttention):
@@ -186,13 +192,15 @@ class AlbefTextCrossAttention(AlbefAttention):
         key: torch.Tensor,
         value: torch.Tensor,
         groups: PhraseGroups,
+        pieces: PieceLayout,
         explain: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Keys and values have one row an image of `groups`, which the phrases of the image read together.
+        """States `(num_pieces, hidden_size)`. Keys and values have one row an image of `groups`, which the phrases of
+        the image read together.
 
         With `explain`, the probabilities `(P, num_heads, T, 1 + num_patches)` are returned as a node of the graph.
         """
-        query = self.split_heads(groups.spread(self.q_proj(hidden_states)).flatten(1, 2))
+        query = self.split_heads(groups.spread(pieces.unpack(self.q_proj(hidden_states))).flatten(1, 2))
         probabilities = None
         if explain:
             on_grid = _attention_probabilities(query, key, self.scaling)  # (M, num_heads, m x T, 1 + num_patches)
@@ -204,7 +212,7 @@ class AlbefTextCrossAttention(AlbefAttention):
         else:
             context, _ = self.attend(query, key, value, None, self.use_eager)
         context = groups.collect(context.flatten(2).unflatten(1, (groups.width, -1)))
-        return self.out_proj(context), probabilities
+        return self.out_proj(pieces.pack(context)), probabilities
 
 
 class AlbefTextLayer(GradientCheckpointingLayer):
@@ -226,18 +234,21 @@ class AlbefTextLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
+        pieces: PieceLayout,
         attention_mask: torch.Tensor | None = None,
         key: torch.Tensor | None = None,
         value: torch.Tensor | None = None,
         groups: PhraseGroups | None = None,
         explain: bool = False,
-        num_queries: int | None = None,
+        first_piece_only: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        attended = self.dropout(self.attention(hidden_states, attention_mask, num_queries))
-        hidden_states = self.attention_layer_norm(hidden_states[:, :num_queries] + attended)
+        attended = self.dropout(self.attention(hidden_states, attention_mask, pieces, first_piece_only))
+        if first_piece_only:
+            hidden_states, pieces = pieces.unpack(hidden_states)[:, 0], pieces.first_pieces()
+        hidden_states = self.attention_layer_norm(hidden_states + attended)
         probabilities = None
         if self.cross_attention is not None:
-            attended, probabilities = self.cross_attention(hidden_states, key, value, groups, explain)
+            attended, probabilities = self.cross_attention(hidden_states, key, value, groups, pieces, explain)
             hidden_states = self.cross_attention_layer_norm(hidden_states + self.dropout(attended))
         expanded = self.dropout(self.fc2(nn.functional.gelu(self.fc1(hidden_states))))
         return self.output_layer_norm(hidden_states + expanded), probabilities
@@ -351,14 +362,20 @@ class AlbefTextModel(AlbefPreTrainedModel):
         """Keys and values of every fusion layer, once an image (see [`AlbefTextCrossAttention`])."""
         return [layer.cross_attention.project_image(image_embeds) for layer in self.layers[self.config.fusion_layer :]]
 
-    def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def encode(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, keep_padding: bool = False
+    ) -> torch.Tensor:
         """Text encoder alone: `(P, T)` to text_embeds `(P, T, hidden_size)`."""
-        return self.run_layers(self.embed(input_ids), attention_mask, last=self.config.fusion_layer)
+        return self.run_layers(
+            self.embed(input_ids), attention_mask, last=self.config.fusion_layer, keep_padding=keep_padding
+        )
 
-    def encode_together(self, phrases: list[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
+    def encode_together(
+        self, phrases: list[tuple[torch.Tensor, torch.Tensor]], keep_padding: bool = False
+    ) -> list[torch.Tensor]:
         """Text encoder in one pass for several `(input_ids, attention_mask)` of the same length; states of each."""
         ids, masks = zip(*phrases, strict=True)
-        states = self.encode(torch.cat(ids), torch.cat(masks))
+        states = self.encode(torch.cat(ids), torch.cat(masks), keep_padding)
         return list(states.split([len(part) for part in ids]))
 
     def run_layers(
@@ -370,51 +387,76 @@ class AlbefTextModel(AlbefPreTrainedModel):
         first: int = 0,
         last: int | None = None,
         first_piece_only: bool = False,
+        keep_padding: bool = False,
     ) -> torch.Tensor:
-        """Runs layers `first` to `last - 1`; see [`run_layer`]. With `first_piece_only` the result is that of the
-        first piece, `(P, 1, hidden_size)`, and the last of these layers computes no other."""
-        last = len(self.layers) if last is None else last
-        if keys_values is not None and last > first:
-            image_index = PhraseGroups.of(image_index, len(keys_values[0][0]))
-        for index in range(first, last if len(hidden_states) > 0 else first):
-            num_queries = 1 if first_piece_only and index == last - 1 else None
-            hidden_states, _ = self.run_layer(
-                index, hidden_states, attention_mask, keys_values, image_index, num_queries=num_queries
-            )
-        return hidden_states[:, :1] if first_piece_only else hidden_states
+        r"""Runs layers `first` to `last - 1` on phrases.
 
-    def run_layer(
+        Args:
+            hidden_states (`torch.Tensor` of shape `(P, T, hidden_size)`): states of their pieces.
+            attention_mask (`torch.Tensor` of shape `(P, T)`): 1 for real pieces.
+            keys_values (`list`, *optional*): keys and values of the images, one pair a fusion layer.
+            image_index (`torch.Tensor` of shape `(P,)` or [`~grouping_albef.PhraseGroups`], *optional*): image row of
+                each phrase.
+            first_piece_only (`bool`): the last of these layers computes the first piece alone.
+            keep_padding (`bool`): compute the states of padding as well.
+
+        Returns:
+            `torch.Tensor`: states `(P, T, hidden_size)`, 0 for padding unless it is kept; of the first piece,
+            `(P, 1, hidden_size)`, with `first_piece_only`.
+        """
+        last = len(self.layers) if last is None else last
+        if first >= last or len(hidden_states) == 0:
+            return hidden_states[:, :1] if first_piece_only else hidden_states
+        if keys_values is not None:
+            image_index = PhraseGroups.of(image_index, len(keys_values[0][0]))
+        pieces = PieceLayout.of(attention_mask, keep_padding)
+        packed = pieces.pack(hidden_states)
+        for index in range(first, last):
+            only_first = first_piece_only and index == last - 1
+            options = {"first_piece_only": only_first}
+            packed, _ = self._run_layer(index, packed, pieces, attention_mask, keys_values, image_index, **options)
+        return packed[:, None] if first_piece_only else pieces.unpack(packed)
+
+    def run_explained_layer(
         self,
         index: int,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor,
-        keys_values: list[KeysValues] | None = None,
+        keys_values: list[KeysValues],
         image_index: torch.Tensor | PhraseGroups | None = None,
-        explain: bool = False,
-        num_queries: int | None = None,
+        keep_padding: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Runs one fusion layer, as [`run_layers`]; returns the states and its cross-attention probabilities
+        `(P, num_heads, T, 1 + num_patches)` as a node of the graph (a leaf if none exists)."""
+        pieces = PieceLayout.of(attention_mask, keep_padding)
+        image_index = PhraseGroups.of(image_index, len(keys_values[0][0]))
+        packed, probabilities = self._run_layer(
+            index, pieces.pack(hidden_states), pieces, attention_mask, keys_values, image_index, explain=True
+        )
+        return pieces.unpack(packed), probabilities
+
+    def _run_layer(
+        self,
+        index: int,
+        packed: torch.Tensor,
+        pieces: PieceLayout,
+        attention_mask: torch.Tensor,
+        keys_values: list[KeysValues] | None,
+        groups: PhraseGroups | None,
+        **options: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Runs one layer on `(P, T, hidden_size)`; a fusion layer reads row `image_index[p]` of its keys and values.
-
-        Returns the new states, of the first `num_queries` pieces where it is given, and with `explain` the
-        cross-attention probabilities of these pieces as a node of the graph.
-        """
         layer = self.layers[index]
-        key = value = groups = None
+        key = value = None
         if layer.cross_attention is not None:
-            key, value = keys_values[index - self.config.fusion_layer]
-            groups = PhraseGroups.of(image_index, len(key))
-            key, value = groups.select(key), groups.select(value)
-        mask = self._make_mask(hidden_states, attention_mask, layer.attention.use_eager)
-        return layer(hidden_states, mask, key, value, groups, explain=explain, num_queries=num_queries)
+            key, value = map(groups.select, keys_values[index - self.config.fusion_layer])
+        mask = self._make_mask(packed, attention_mask, layer.attention.use_eager)
+        return layer(packed, pieces, mask, key, value, groups, **options)
 
-    def _make_mask(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, use_eager: bool
-    ) -> torch.Tensor | None:
+    def _make_mask(self, packed: torch.Tensor, attention_mask: torch.Tensor, use_eager: bool) -> torch.Tensor | None:
         if use_eager:
             return attention_mask[:, None, None, :].bool()
-        return create_bidirectional_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
-        )
+        embeds = packed.new_empty(()).expand(*attention_mask.shape, packed.shape[-1])  # read for shape and type alone
+        return create_bidirectional_mask(config=self.config, inputs_embeds=embeds, attention_mask=attention_mask)
 
     def forward(
         self,
@@ -423,14 +465,16 @@ class AlbefTextModel(AlbefPreTrainedModel):
         image_embeds: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """`(P, T)` to states `(P, T, hidden_size)`: of all layers with `image_embeds`, else of the text layers."""
+        """`(P, T)` to states `(P, T, hidden_size)`, padding included: of all layers with `image_embeds`, else of the
+        text layers."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        text_embeds = self.encode(input_ids, attention_mask)
+        text_embeds = self.encode(input_ids, attention_mask, keep_padding=True)
         if image_embeds is None:
             return text_embeds
         keys_values = self.project_image(image_embeds)
-        return self.run_layers(text_embeds, attention_mask, keys_values, image_index, self.config.fusion_layer)
+        options = {"first": self.config.fusion_layer, "keep_padding": True}
+        return self.run_layers(text_embeds, attention_mask, keys_values, image_index, **options)
 
 
 __all__ = [

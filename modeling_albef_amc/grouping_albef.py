@@ -1,8 +1,9 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Rows of phrases for the fusion layers: several kinds in one pass, and those of an image side by side."""
+"""How phrases are laid out on their way through the text layers: without padding, several kinds in one pass, and in
+cross-attention those of an image side by side."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -92,6 +93,57 @@ class PhraseGroups:
 
 
 @dataclass(frozen=True)
+class PieceLayout:
+    r"""Pieces of phrases of unequal length below each other, so that nothing is computed for padding.
+
+    Args:
+        shape (`tuple` of `int`): P phrases of at most T pieces.
+        places (`torch.Tensor` of shape `(num_pieces,)`, *optional*): place of each real piece among the P x T; None
+            where all are real.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from albef_amc.grouping_albef import PieceLayout
+    >>> layout = PieceLayout.of(torch.tensor([[1, 1, 1], [1, 0, 0]]))
+    >>> packed = layout.pack(torch.tensor([[5, 6, 7], [8, 9, 9]]))
+    >>> packed, layout.unpack(packed)
+    (tensor([5, 6, 7, 8]), tensor([[5, 6, 7],
+            [8, 0, 0]]))
+
+    ```
+    """
+
+    shape: tuple[int, int]
+    places: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, attention_mask: torch.Tensor, keep_padding: bool = False) -> "PieceLayout":
+        """Layout of the pieces that `attention_mask` `(P, T)` marks, or with `keep_padding` of all."""
+        is_real = attention_mask.flatten() != 0
+        if keep_padding or is_real.all():
+            return cls(tuple(attention_mask.shape))
+        return cls(tuple(attention_mask.shape), is_real.nonzero().flatten())
+
+    def pack(self, padded: torch.Tensor) -> torch.Tensor:
+        """`(P, T, ...)` to `(num_pieces, ...)`."""
+        below_each_other = padded.flatten(0, 1)
+        return below_each_other if self.places is None else below_each_other.index_select(0, self.places)
+
+    def unpack(self, packed: torch.Tensor) -> torch.Tensor:
+        """`(num_pieces, ...)` to `(P, T, ...)`, 0 for padding."""
+        if self.places is not None:
+            whole = packed.new_zeros(self.shape[0] * self.shape[1], *packed.shape[1:])
+            packed = whole.index_copy(0, self.places, packed)
+        return packed.unflatten(0, self.shape)
+
+    def first_pieces(self) -> "PieceLayout":
+        """Layout of the first piece of every phrase."""
+        return PieceLayout((self.shape[0], 1))
+
+
+@dataclass(frozen=True)
 class PhraseRows:
     """Phrases on their way through the fusion layers.
 
@@ -99,17 +151,19 @@ class PhraseRows:
         states (`torch.Tensor` of shape `(R, T, hidden_size)`): states of their pieces.
         attention_mask (`torch.Tensor` of shape `(R, T)`): 1 for real pieces.
         image_index (`torch.Tensor` of shape `(R,)`): image of each.
+        keep_padding (`bool`, defaults to `False`): states of padding are read as well.
     """
 
     states: torch.Tensor
     attention_mask: torch.Tensor
     image_index: torch.Tensor
+    keep_padding: bool = False
 
     def __len__(self) -> int:
         return len(self.states)
 
     def __getitem__(self, rows: torch.Tensor) -> "PhraseRows":
-        return PhraseRows(self.states[rows], self.attention_mask[rows], self.image_index[rows])
+        return PhraseRows(self.states[rows], self.attention_mask[rows], self.image_index[rows], self.keep_padding)
 
     @classmethod
     def join(cls, parts: Sequence["PhraseRows"]) -> "PhraseRows":
@@ -121,16 +175,14 @@ class PhraseRows:
             torch.cat([pad_pieces(part.states, length) for part in parts]),
             torch.cat([pad_pieces(part.attention_mask, length) for part in parts]),
             torch.cat([part.image_index for part in parts]),
+            any(part.keep_padding for part in parts),
         )
 
     @staticmethod
     def split(states: torch.Tensor, parts: Sequence["PhraseRows"]) -> list["PhraseRows"]:
         """`parts` with the new states that [`join`] put below each other."""
         divided = states.split([len(part) for part in parts])
-        return [
-            PhraseRows(new[:, : part.states.shape[1]], part.attention_mask, part.image_index)
-            for new, part in zip(divided, parts, strict=True)
-        ]
+        return [replace(part, states=new[:, : part.states.shape[1]]) for new, part in zip(divided, parts, strict=True)]
 
 
 def divide_rows(is_first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,4 +193,4 @@ def divide_rows(is_first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return is_first.nonzero().flatten(), (~is_first).nonzero().flatten()
 
 
-__all__ = ["PhraseGroups", "PhraseRows", "divide_rows"]
+__all__ = ["PhraseGroups", "PhraseRows", "PieceLayout", "divide_rows"]

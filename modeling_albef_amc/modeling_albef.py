@@ -215,11 +215,10 @@ class AlbefModel(AlbefPreTrainedModel):
         """
         attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
         image_embeds = self.vision_model(pixel_values)
-        text_embeds = self.text_model.encode(input_ids, attention_mask)
+        text_embeds = self.text_model.encode(input_ids, attention_mask, keep_padding=True)
+        options = {"first": self.config.text_config.fusion_layer, "keep_padding": True}
         keys_values = self.text_model.project_image(image_embeds)
-        fused = self.text_model.run_layers(
-            text_embeds, attention_mask, keys_values, image_index, first=self.config.text_config.fusion_layer
-        )
+        fused = self.text_model.run_layers(text_embeds, attention_mask, keys_values, image_index, **options)
         image_features, text_features = self.project_images(image_embeds), self.project_texts(text_embeds)
         logits_per_image = image_features @ text_features.T / self.temperature
         return AlbefModelOutput(
@@ -295,7 +294,7 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         groups = PhraseGroups.of(rows.image_index if groups is None else groups, len(keys_values[0][0]))
         fusion = (rows.attention_mask, keys_values, groups)
         with torch.enable_grad():  # without a graph to keep, it begins at the attention map and ends at the score
-            states, attention = text_model.run_layer(explained, rows.states, *fusion, explain=True)
+            states, attention = text_model.run_explained_layer(explained, rows.states, *fusion)
             fused = text_model.run_layers(states, *fusion, first=explained + 1, first_piece_only=True)
             itm_logits = self.itm_head(fused[:, 0])
             maps = compute_weighted_attention(itm_logits[:, ITM_MATCH_INDEX], attention, keep_graph)
@@ -669,12 +668,14 @@ class AlbefForPreTraining(FeatureQueues, AlbefMatchingModel):
             if mlm_input_ids is None or mlm_labels is None:
                 mlm_input_ids, mlm_labels = self._mask_pieces(input_ids, attention_mask)
             masked = MaskedPhrases.select(mlm_input_ids, mlm_labels, attention_mask, distillation_axis)
-        phrases = [(input_ids, attention_mask)] + ([masked.pieces] if masked else [])
+        phrases = [(input_ids, attention_mask)] + ([masked.pieces] if masked is not None else [])
+        keep_padding = masked is not None and masked.reads_padding
         image_embeds = self.albef.vision_model(pixel_values)
-        text_embeds, *masked_embeds = self.albef.text_model.encode_together(phrases)
+        text_embeds, *masked_embeds = self.albef.text_model.encode_together(phrases, keep_padding)
         keys_values = self.albef.text_model.project_image(image_embeds)
+        distilled = phrases if alpha > 0 else phrases[:1]
         momentum_image_embeds, momentum_masked_embeds = self._contrast(
-            output, pixel_values, phrases if alpha > 0 else phrases[:1], image_embeds, text_embeds, batch, alpha
+            output, pixel_values, distilled, keep_padding, image_embeds, text_embeds, batch, alpha
         )
         given = PhraseRows(text_embeds, attention_mask, image_index)
         negative, received = given[:0], ()
@@ -688,7 +689,7 @@ class AlbefForPreTraining(FeatureQueues, AlbefMatchingModel):
             )
         with_gaps = given[:0]
         if masked is not None:
-            with_gaps = PhraseRows(masked_embeds[0], masked.attention_mask, image_index[masked.rows])
+            with_gaps = PhraseRows(masked_embeds[0], masked.attention_mask, image_index[masked.rows], keep_padding)
         explains = output_heatmap or output_token_heatmap
         fused = self._fuse(given, negative, with_gaps, keys_values, explains, explained_phrases)
         output.itm_logits = fused.itm_logits
@@ -711,6 +712,7 @@ class AlbefForPreTraining(FeatureQueues, AlbefMatchingModel):
         output: AlbefPreTrainingOutput,
         pixel_values: torch.Tensor,
         phrases: list[tuple[torch.Tensor, torch.Tensor]],
+        keep_padding: bool,
         image_embeds: torch.Tensor,
         text_embeds: torch.Tensor,
         batch: JointBatch,
@@ -723,7 +725,7 @@ class AlbefForPreTraining(FeatureQueues, AlbefMatchingModel):
         output.text_features = self.albef.project_texts(text_embeds)
         with torch.no_grad():
             momentum_image_embeds = self.momentum_vision_model(pixel_values)
-            momentum_text_embeds, *others = self.momentum_text_model.encode_together(phrases)
+            momentum_text_embeds, *others = self.momentum_text_model.encode_together(phrases, keep_padding)
             image_features = nn.functional.normalize(
                 at_least_float32(self.momentum_vision_projection(momentum_image_embeds[:, 0])), dim=-1
             )
@@ -839,9 +841,8 @@ class AlbefForPreTraining(FeatureQueues, AlbefMatchingModel):
         """Layers `first` to `last - 1` in one pass for phrases of several kinds."""
         joined = PhraseRows.join(parts)
         fusion = (joined.attention_mask, keys_values, joined.image_index)
-        return PhraseRows.split(
-            self.albef.text_model.run_layers(joined.states, *fusion, first=first, last=last), parts
-        )
+        options = {"first": first, "last": last, "keep_padding": joined.keep_padding}
+        return PhraseRows.split(self.albef.text_model.run_layers(joined.states, *fusion, **options), parts)
 
     def _compare_pairs(
         self,
@@ -885,7 +886,8 @@ class AlbefForPreTraining(FeatureQueues, AlbefMatchingModel):
             text_model = self.momentum_text_model
             with torch.no_grad():
                 fusion = (masked.attention_mask, text_model.project_image(momentum_image_embeds), image_index)
-                fused = text_model.run_layers(momentum_states, *fusion, first=self.config.text_config.fusion_layer)
+                options = {"first": self.config.text_config.fusion_layer, "keep_padding": masked.reads_padding}
+                fused = text_model.run_layers(momentum_states, *fusion, **options)
                 momentum_logits = at_least_float32(self.momentum_mlm_head(masked.read(fused)))
             distillation = compute_distillation_loss(output.mlm_logits, momentum_logits, masked.labels, masked.axis)
             output.mlm_loss = output.mlm_loss + alpha * distillation

@@ -121,8 +121,8 @@ def test_a_map_explains_its_own_phrase(model):
     captured = {}
     layer = text_model.layers[model.config.explanation_layer].cross_attention
 
-    def attend(hidden_states, key, value, groups, explain=False):
-        shape = (*hidden_states.shape[:2], layer.num_heads, layer.head_dim)
+    def attend(hidden_states, key, value, groups, pieces, explain=False):
+        shape = (1, len(hidden_states), layer.num_heads, layer.head_dim)  # one phrase without padding
         query = layer.q_proj(hidden_states).view(shape).transpose(1, 2)
         captured["map"] = torch.softmax(query @ key.transpose(2, 3) / layer.head_dim**0.5, dim=-1)
         context = (captured["map"] @ value).transpose(1, 2).reshape(hidden_states.shape)
@@ -514,5 +514,5 @@ def test_saved_map_is_the_one_before_dropout(training):
     keys_values = text_model.project_image(model.albef.vision_model(batch["pixel_values"]))
     states = text_model.encode(batch["input_ids"], batch["attention_mask"])
     fusion = (batch["attention_mask"], keys_values, batch["image_index"])
-    attention = text_model.run_layer(config.explanation_layer, states, *fusion, explain=True)[1]
+    attention = text_model.run_explained_layer(config.explanation_layer, states, *fusion)[1]
     torch.testing.assert_close(attention.sum(dim=-1), torch.ones(attention.shape[:-1]))

@@ -99,8 +99,8 @@ def compute_cross_attention(model: AlbefForPreTraining, outputs, attention_mask:
     images = torch.arange(len(attention_mask))
     fusion = (attention_mask, text_model.project_image(outputs.image_embeds), images)
     first = model.config.text_config.fusion_layer
-    states = text_model.run_layers(outputs.text_embeds, *fusion, first=first, last=explained)
-    return text_model.run_layer(explained, states, *fusion, explain=True)[1]
+    states = text_model.run_layers(outputs.text_embeds, *fusion, first=first, last=explained, keep_padding=True)
+    return text_model.run_explained_layer(explained, states, *fusion, keep_padding=True)[1]
 
 
 def check_evaluation(model: AlbefForPreTraining, image_size: int) -> None:

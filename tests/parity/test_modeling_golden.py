@@ -63,10 +63,12 @@ def test_attention_map_and_its_gradient(model):
     text_model, mask = model.albef.text_model, inputs["attention_mask"]
     keys_values = text_model.project_image(model.albef.vision_model(inputs["pixel_values"]))
     explained = model.config.explanation_layer
-    states = text_model.encode(inputs["input_ids"], mask)
+    states = text_model.encode(inputs["input_ids"], mask, keep_padding=True)
     fusion = (mask, keys_values, torch.arange(len(mask)))
-    states = text_model.run_layers(states, *fusion, first=model.config.text_config.fusion_layer, last=explained)
-    states, attention = text_model.run_layer(explained, states, *fusion, explain=True)
+    states = text_model.run_layers(
+        states, *fusion, first=model.config.text_config.fusion_layer, last=explained, keep_padding=True
+    )
+    states, attention = text_model.run_explained_layer(explained, states, *fusion, keep_padding=True)
     fused = text_model.run_layers(states, *fusion, first=explained + 1)
     (gradient,) = torch.autograd.grad(model.itm_head(fused[:, 0])[:, 1].sum(), attention)
     GOLDEN.check("cross_attention_map", attention)
