@@ -104,6 +104,12 @@ def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, rows: JointR
     return -(logits.log_softmax(dim=1) * targets).sum() / torch.where(num_rows > 0, num_rows, 1)
 
 
+def compare_features(features: torch.Tensor, batch: torch.Tensor, queue: torch.Tensor) -> torch.Tensor:
+    """Inner products of `features` `(R, dim)` with a batch `(K, dim)` and then a queue `(dim, queue_size)`, which is not
+    copied: `(R, K + queue_size)`."""
+    return torch.cat([features @ batch.T, features @ queue], dim=1)
+
+
 def compute_negative_probabilities(
     logits: torch.Tensor, row_ids: torch.Tensor, candidate_ids: torch.Tensor
 ) -> torch.Tensor:
@@ -252,6 +258,7 @@ __all__ = [
     "DistillationAxis",
     "JointBatch",
     "MaskedPhrases",
+    "compare_features",
     "compute_contrastive_targets",
     "compute_distillation_loss",
     "compute_masked_word_loss",

@@ -18,6 +18,7 @@ from .contrastive_albef import (
     DistillationAxis,
     JointBatch,
     MaskedPhrases,
+    compare_features,
     compute_contrastive_targets,
     compute_distillation_loss,
     compute_masked_word_loss,
@@ -732,23 +733,23 @@ class AlbefForPreTraining(FeatureQueues, AlbefMatchingModel):
             text_features = nn.functional.normalize(
                 at_least_float32(self.momentum_text_projection(momentum_text_embeds[:, 0])), dim=-1
             )
-            image_candidates = torch.cat([batch.images.gather(image_features).T, self.image_queue], dim=1)
-            text_candidates = torch.cat([batch.phrases.gather(text_features).T, self.text_queue], dim=1)
+            images = (batch.images.gather(image_features), self.image_queue)
+            texts = (batch.phrases.gather(text_features), self.text_queue)
             image_targets = compute_contrastive_targets(
                 batch.own_image_ids,
                 torch.cat([batch.phrase_ids, self.text_queue_ids]),
-                image_features @ text_candidates / temperature,
+                compare_features(image_features, *texts) / temperature,
                 alpha,
             )
             text_targets = compute_contrastive_targets(
                 batch.own_phrase_ids,
                 torch.cat([batch.image_ids, self.image_queue_ids]),
-                text_features @ image_candidates / temperature,
+                compare_features(text_features, *images) / temperature,
                 alpha,
             )
         output.momentum_image_features, output.momentum_text_features = image_features, text_features
-        output.logits_per_image = at_least_float32(output.image_features) @ text_candidates / temperature
-        output.logits_per_text = at_least_float32(output.text_features) @ image_candidates / temperature
+        output.logits_per_image = compare_features(at_least_float32(output.image_features), *texts) / temperature
+        output.logits_per_text = compare_features(at_least_float32(output.text_features), *images) / temperature
         output.itc_loss = (
             soft_cross_entropy(output.logits_per_image, image_targets, batch.images)
             + soft_cross_entropy(output.logits_per_text, text_targets, batch.phrases)
