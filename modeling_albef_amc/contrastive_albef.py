@@ -105,8 +105,8 @@ def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, rows: JointR
 
 
 def compare_features(features: torch.Tensor, batch: torch.Tensor, queue: torch.Tensor) -> torch.Tensor:
-    """Inner products of `features` `(R, dim)` with a batch `(K, dim)` and then a queue `(dim, queue_size)`, which is not
-    copied: `(R, K + queue_size)`."""
+    """Inner products of `features` `(R, dim)` with a batch `(K, dim)` and then with a queue `(dim, queue_size)`, which
+    is not copied: `(R, K + queue_size)`."""
     return torch.cat([features @ batch.T, features @ queue], dim=1)
 
 
