@@ -124,6 +124,23 @@ def test_phrases_that_take_no_part_change_nothing_and_get_no_gradient(objective)
     assert torch.isfinite(heatmap.grad).all() and heatmap.grad.abs().sum() > 0
 
 
+def test_heatmaps_of_other_phrases_are_not_read(objective):
+    inputs = build_inputs()
+    found = objective.find_phrases(**{name: inputs[name] for name in objective.inputs})
+    assert found.dtype == torch.bool and 0 < found.sum() < NUM_PHRASES
+    heatmap = inputs["normalized_heatmap"].clone().requires_grad_()
+    list_losses(call(objective, {**inputs, "normalized_heatmap": heatmap}))[f"{objective.name}_loss"].backward()
+    assert torch.equal(heatmap.grad.flatten(1).any(dim=1), found)
+
+
+def test_phrases_of_several_objectives_are_those_of_any():
+    inputs = build_inputs()
+    alone = [HeatmapObjectives([build_objective(name, 1.0)]).find_phrases(inputs) for name in ("dice", "selfeq")]
+    both = HeatmapObjectives([build_objective(name, 1.0) for name in ("dice", "selfeq")])
+    assert not torch.equal(alone[0], alone[1])
+    assert torch.equal(both.find_phrases(inputs), alone[0] | alone[1])
+
+
 def split_in_two(inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     halves = [{name: tensor[rows] for name, tensor in inputs.items()} for rows in (slice(0, 4), slice(4, 8))]
     index = halves[1]["paraphrase_index"]

@@ -365,6 +365,45 @@ def test_heatmap_without_an_objective(model):
     assert outputs.loss is None and outputs.heatmap.requires_grad
 
 
+@pytest.mark.parametrize("chosen", [[1, 4], [0, 1, 2, 3, 4, 5], []])
+def test_only_chosen_phrases_are_explained(model, chosen):
+    inputs, generator = build_inputs(model), torch.Generator().manual_seed(0)
+    options = dict(**mask_second_pieces(model, inputs), negative_uniforms=torch.rand(6, 2, generator=generator))
+    every = model(**inputs, **options, output_heatmap=True, output_token_heatmap=True)
+    is_chosen = torch.zeros(6, dtype=torch.bool)
+    is_chosen[chosen] = True
+    some = model(**inputs, **options, output_heatmap=True, output_token_heatmap=True, explained_phrases=is_chosen)
+    for name in ("itm_logits", "itm_pair_logits", "mlm_logits", "loss"):
+        torch.testing.assert_close(getattr(some, name), getattr(every, name), **TOLERANCE)
+    computed = chosen or [0]  # never none: every process takes part in every pass
+    for name in ("heatmap", "normalized_heatmap", "token_heatmap"):
+        maps = getattr(some, name)
+        torch.testing.assert_close(maps[computed], getattr(every, name)[computed], **TOLERANCE)
+        assert not maps[[row for row in range(6) if row not in computed]].any()
+    gradients = [
+        torch.autograd.grad(outputs.heatmap[computed].square().sum(), model.albef.text_model.word_embeddings.weight)
+        for outputs in (every, some)
+    ]
+    torch.testing.assert_close(gradients[1], gradients[0], **TOLERANCE)
+
+
+def test_phrases_do_not_depend_on_padding_nor_on_who_is_beside_them(model):
+    """Padding is not computed at all; a phrase alone, unpadded, gives the same numbers."""
+    inputs = build_inputs(model)
+    assert (inputs["attention_mask"] == 0).any()
+    together = model(**inputs, objectives=(), output_heatmap=True)
+    for phrase, image in enumerate(inputs["image_index"]):
+        length = int(inputs["attention_mask"][phrase].sum())
+        alone = model(
+            inputs["pixel_values"][image][None],
+            inputs["input_ids"][phrase][None, :length],
+            objectives=(),
+            output_heatmap=True,
+        )
+        torch.testing.assert_close(alone.heatmap[0], together.heatmap[phrase], **TOLERANCE)
+        torch.testing.assert_close(alone.itm_logits[0], together.itm_logits[phrase], **TOLERANCE)
+
+
 def test_unknown_objective(model):
     with pytest.raises(ValueError, match=r"`objectives` may hold 'itc', 'itm', 'mlm', got \('itc', 'amc'\)"):
         model(**build_inputs(model), objectives=("itc", "amc"))

@@ -170,6 +170,7 @@ class AmcTrainer(
         """Weighted sum of the objectives on one micro-batch, such that its mean over processes and micro-batches is
         that of all their phrases (`num_items_in_batch`: what [`_count_items`] counts, over all of them)."""
         args = self.args
+        explained = self.heatmap_objectives.find_phrases(inputs) if self.heatmap_objectives else None
         with keeping_parameters(model):
             outputs = model(
                 **{name: inputs[name] for name in MODEL_INPUTS if name in inputs},
@@ -178,6 +179,7 @@ class AmcTrainer(
                 distillation_axis=args.distillation_axis,
                 candidate_scope=args.candidate_scope,
                 output_heatmap=len(self.heatmap_objectives) > 0,
+                explained_phrases=explained,
                 heatmap_denominator=args.heatmap_denominator,
             )
         counts = self._count_items(inputs)

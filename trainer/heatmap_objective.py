@@ -33,7 +33,7 @@ class HeatmapObjective(ABC):
     """A loss on heatmaps: a frozen dataclass of margins and weights that is called with named tensors.
 
     It knows nothing of the model. `inputs` names the tensors of the batch that it reads beside `normalized_heatmap`;
-    [`count`] and the call take them under these names.
+    [`count`], [`find_phrases`] and the call take them under these names.
     """
 
     name: ClassVar[str]
@@ -42,6 +42,10 @@ class HeatmapObjective(ABC):
     @abstractmethod
     def count(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """How many phrases (or pairs of phrases) of a batch take part: a scalar of type int64."""
+
+    def find_phrases(self, *args: Any, **kwargs: Any) -> torch.Tensor | None:
+        """Phrases whose heatmap the objective reads, `(P,)` bool: no other is computed. None stands for all."""
+        return None
 
     @abstractmethod
     def __call__(self, normalized_heatmap: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
@@ -64,8 +68,12 @@ class RegionObjective(HeatmapObjective):
     inputs: ClassVar[tuple[str, ...]] = ("region_mask", "has_region")
 
     def count(self, region_mask: torch.Tensor, has_region: torch.Tensor) -> torch.Tensor:
-        """Phrases with a region: a mask without area is none."""
-        return (has_region & (region_mask.sum((1, 2)) > 0)).sum()
+        """Phrases with a region."""
+        return self.find_phrases(region_mask, has_region).sum()
+
+    def find_phrases(self, region_mask: torch.Tensor, has_region: torch.Tensor) -> torch.Tensor:
+        """Phrases with a region, `(P,)` bool: a mask without area is none."""
+        return has_region & (region_mask.sum((1, 2)) > 0)
 
     def __call__(
         self,
@@ -93,7 +101,7 @@ class RegionObjective(HeatmapObjective):
         check_region_shapes(normalized_heatmap, region_mask, has_region)
         with torch.autocast(device_type=normalized_heatmap.device.type, enabled=False):
             heatmap = keep_precise(normalized_heatmap)
-            takes_part = has_region & (region_mask.sum((1, 2)) > 0)
+            takes_part = self.find_phrases(region_mask, has_region)
             mask = region_mask.to(heatmap.dtype)[takes_part].flatten(1)  # (num_regions, M_h * M_w)
             heatmap = resize_to_mask(heatmap, *region_mask.shape[1:])[takes_part].flatten(1)
             count = takes_part.sum().to(heatmap.dtype)

@@ -69,6 +69,11 @@ class SelfConsistencyLoss(HeatmapObjective):
         """Pairs of a phrase and its paraphrase."""
         return (paraphrase_index >= 0).sum()
 
+    def find_phrases(self, paraphrase_index: torch.Tensor) -> torch.Tensor:
+        """Phrases that have a paraphrase or are one, `(P,)` bool."""
+        has_paraphrase = paraphrase_index >= 0
+        return has_paraphrase.index_fill(0, paraphrase_index[has_paraphrase], True)
+
     def __call__(
         self,
         normalized_heatmap: torch.Tensor,

@@ -61,6 +61,17 @@ class HeatmapObjectives:
         counts = [objective.count(**_select(objective, inputs)) for objective in self.objectives]
         return torch.stack(counts) if counts else torch.zeros(0, dtype=torch.int64)
 
+    def find_phrases(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """Phrases whose heatmap any objective reads, `(P,)` bool, from the batch alone; None for all of them.
+
+        Args:
+            inputs (mapping): the batch.
+        """
+        found = [objective.find_phrases(**_select(objective, inputs)) for objective in self.objectives]
+        if any(phrases is None for phrases in found):
+            return None
+        return torch.stack(found).any(dim=0)
+
     def __call__(
         self,
         normalized_heatmap: torch.Tensor,
