@@ -1,0 +1,46 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Curves of what a benchmark measured, as a picture beside its JSON."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 6.4, 4.0  # inches
+DOTS_PER_INCH = 120
+
+
+def plot_curves(
+    path: Path,
+    title: str,
+    x_label: str,
+    y_label: str,
+    curves: dict[str, list[tuple[float, float]]],
+    log_x: bool = False,
+    log_y: bool = False,
+) -> None:
+    """Writes a picture with one line a curve.
+
+    Args:
+        path (`Path`): PNG to write.
+        title, x_label, y_label (`str`): words of the picture.
+        curves (`dict`): name in the legend -> points (x, y), drawn in the order of x.
+        log_x, log_y (`bool`): logarithmic axes; ticks of the x axis are the values measured.
+    """
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+    axes = figure.subplots()
+    for name, points in curves.items():
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
+    axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    if log_x:
+        ticks = sorted({x for points in curves.values() for x, _ in points})
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axes.minorticks_off()
+    if log_y:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DOTS_PER_INCH)
