@@ -1,146 +1,266 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Grounding with `ground()` against the released code's way, side by side: phrases per second and peak memory.
 
-    python benchmarks/grounding.py            # full size, 256 px, 14 phrases an image (some minutes on two cores)
+    python benchmarks/grounding.py            # full size: 14 phrases at 256 px, 8 at 384 px, 1 at 256 px
+    python benchmarks/grounding.py --sweep    # cost against phrases, images, image size and length, with a plot
+    python benchmarks/grounding.py --gains    # what each habit of the released code costs, with a profile
     python benchmarks/grounding.py --quick    # a small model, to see that it runs
+    python benchmarks/grounding.py --device cuda --precision bfloat16
 
-The released way runs on the same layers and weights: every phrase encodes its image again (batches of 8 pairs) and the
-matching score is differentiated with respect to every parameter. Times are medians of interleaved repetitions in one
-process after a warm-up; peak memory is that of a process of its own per side, the interpreter and libraries included.
-Both sides must give the same heatmaps.
+The released way (benchmarks/released.py) runs on the same layers and weights, in the same process; the sides take
+turns after a warm-up and medians are compared, turn by turn. Operations are counted as they run, and compared with the
+rate of a large matrix product that is measured between the turns. Peak memory is that of a process of its own per
+side, the interpreter and libraries included. Both sides must give the same heatmaps. `ground_medium` is the same call
+after `torch.set_float32_matmul_precision("medium")`, `ground_bfloat16` with weights in bfloat16.
 """
 
 import argparse
-import statistics
-import subprocess
+import copy
 import sys
-import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from machine import read_peak_memory, write_result
+from measuring import compare_turns, count_flops, describe_side, measure_memory, print_table, take_turns
+from plots import plot_curves
+from profiling import profile_operators
+from released import RELEASED, ground_released_way
 
 from albef_amc import AlbefConfig, AlbefForImageTextMatching
-from albef_amc.explanation_albef import average_over_pieces
 
-RELEASED_BATCH = 8
 SMALL = {"hidden_size": 96, "intermediate_size": 384, "num_attention_heads": 4}
+LARGEST_DIFFERENCE = 1e-5  # of the maximum, float32
+Inputs = dict[str, torch.Tensor]
 
 
-def build_model(quick: bool) -> AlbefForImageTextMatching:
+@dataclass(frozen=True)
+class Case:
+    """What is grounded: images with as many phrases each, of 0.6 x `length` to `length` pieces."""
+
+    phrases: int = 14
+    images: int = 1
+    size: int = 256
+    length: int = 10
+
+    def __str__(self) -> str:
+        images = "" if self.images == 1 else f"{self.images} images, "
+        return f"{images}{self.phrases} phrases per image, {self.size} px, up to {self.length} pieces"
+
+
+CASES = (Case(14), Case(8, size=384), Case(1))
+SWEEPS = {
+    "phrases": [Case(count) for count in (1, 2, 4, 8, 14, 32)],
+    "images": [Case(4, images=count) for count in (1, 2, 4, 8)],
+    "size": [Case(4, size=size) for size in (224, 256, 384, 512)],
+    "length": [Case(4, length=length) for length in (5, 10, 20, 40)],
+}
+SWEEP_LABELS = {
+    "phrases": "phrases per image",
+    "images": "images of 4 phrases in a batch",
+    "size": "image size in pixels",
+    "length": "longest phrase in pieces",
+}
+GAINS = {
+    "released": RELEASED,
+    "gradients of activations alone": replace(RELEASED, all_parameters=False),
+    "and each image once": replace(RELEASED, all_parameters=False, image_per_phrase=False),
+    "and its keys and values once": replace(
+        RELEASED, all_parameters=False, image_per_phrase=False, keys_per_pass=False
+    ),
+}
+
+
+def build_model(
+    quick: bool, size: int = 256, device: str = "cpu", precision: str = "float32"
+) -> AlbefForImageTextMatching:
     """The published architecture, or a small one, with the same random weights in every process."""
     torch.manual_seed(0)
     small = SMALL if quick else {}
     config = AlbefConfig(
-        vision_config={**small, "initializer_range": 0.04},
+        vision_config={**small, "initializer_range": 0.04, "image_size": size},
         text_config={**small, "initializer_range": 0.04},
         initializer_range=0.04,
         queue_size=8,
     )
-    return AlbefForImageTextMatching(config).eval()
+    return AlbefForImageTextMatching(config).eval().to(device, getattr(torch, precision))
 
 
-def build_inputs(num_phrases: int) -> dict[str, torch.Tensor]:
-    """One image of 256 px and phrases of 6 to 10 pieces."""
+def build_inputs(case: Case, device: str = "cpu") -> Inputs:
+    """Random images and phrases."""
     generator = torch.Generator().manual_seed(1)
-    lengths = torch.randint(6, 11, (num_phrases,), generator=generator)
-    attention_mask = (torch.arange(10)[None, :] < lengths[:, None]).long()
-    input_ids = torch.randint(1000, 30000, (num_phrases, 10), generator=generator) * attention_mask
+    count = case.images * case.phrases
+    lengths = torch.randint(round(0.6 * case.length), case.length + 1, (count,), generator=generator)
+    attention_mask = (torch.arange(case.length)[None, :] < lengths[:, None]).long()
+    input_ids = torch.randint(1000, 30000, (count, case.length), generator=generator) * attention_mask
     input_ids[:, 0] = 101
-    return {
-        "pixel_values": torch.randn(1, 3, 256, 256, generator=generator),
+    inputs = {
+        "pixel_values": torch.randn(case.images, 3, case.size, case.size, generator=generator),
         "input_ids": input_ids,
         "attention_mask": attention_mask,
-        "image_index": torch.zeros(num_phrases, dtype=torch.int64),
+        "image_index": torch.arange(case.images).repeat_interleave(case.phrases),
     }
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
-def ground_released_way(model: AlbefForImageTextMatching, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Heatmaps `(P, G_h, G_w)`: an image pass for each phrase, a backward pass into every parameter."""
-    text_model, explained = model.albef.text_model, model.config.explanation_layer
-    heatmaps = []
-    for rows in torch.arange(len(inputs["input_ids"])).split(RELEASED_BATCH):
-        mask = inputs["attention_mask"][rows]
-        pixel_values = inputs["pixel_values"][inputs["image_index"][rows]]
-        keys_values = text_model.project_image(model.albef.vision_model(pixel_values))
-        fusion = (mask, keys_values, None)
-        states = text_model.encode(inputs["input_ids"][rows], mask)
-        states = text_model.run_layers(states, *fusion, first=model.config.text_config.fusion_layer, last=explained)
-        states, attention = text_model.run_explained_layer(explained, states, *fusion)
-        attention.retain_grad()
-        fused = text_model.run_layers(states, *fusion, first=explained + 1)
-        model.zero_grad()
-        model.itm_head(fused[:, 0])[:, 1].sum().backward()
-        maps = (attention.detach() * attention.grad.clamp(min=0)).mean(dim=1)[..., 1:]
-        maps = maps.unflatten(-1, model.config.vision_config.grid_size)
-        heatmaps.append(average_over_pieces(maps, mask))
-    return torch.cat(heatmaps)
-
-
-def ground_our_way(model: AlbefForImageTextMatching, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Heatmaps `(P, G_h, G_w)` of `ground()`."""
-    return model.ground(**inputs).heatmap
-
-
-SIDES: dict[str, Callable] = {"released": ground_released_way, "ground": ground_our_way}
-
-
-def measure_memory(side: str, arguments: argparse.Namespace) -> float:
-    """Peak memory in GB of a fresh process that loads the model and grounds the phrases once."""
-    command = [sys.executable, __file__, "--only", side, "--phrases", str(arguments.phrases)]
-    command += ["--threads", str(arguments.threads)] + ["--quick"] * arguments.quick
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def measure(arguments: argparse.Namespace) -> dict:
-    """Both sides in this process, interleaved, and the memory of each in a process of its own."""
-    model, inputs = build_model(arguments.quick), build_inputs(arguments.phrases)
-    heatmaps = {side: run(model, inputs) for side, run in SIDES.items()}  # warm-up
-    model.zero_grad()
-    difference = (heatmaps["released"] - heatmaps["ground"]).abs().max() / heatmaps["released"].max()
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    for _ in range(arguments.repetitions):
-        for side, run in SIDES.items():
-            began = time.perf_counter()
-            run(model, inputs)
-            seconds[side].append(time.perf_counter() - began)
-            model.zero_grad()
-    result = {
-        side: {
-            "seconds_median": statistics.median(seconds[side]),
-            "seconds": seconds[side],
-            "phrases_per_second": arguments.phrases / statistics.median(seconds[side]),
-            "peak_memory_gb": measure_memory(side, arguments),
-        }
-        for side in SIDES
+def build_sides(model: AlbefForImageTextMatching, inputs: Inputs, precision: str = "float32") -> dict[str, Callable]:
+    """Functions that give heatmaps `(P, G_h, G_w)`."""
+    sides = {
+        "released": lambda: ground_released_way(model, inputs),
+        "ground": lambda: model.ground(**inputs).heatmap,
     }
-    ours, released = result["ground"], result["released"]
+    if precision == "float32":
+        rough = copy.deepcopy(model).to(torch.bfloat16)
+        sides["ground_medium"] = with_matrix_precision("medium", sides["ground"])
+        sides["ground_bfloat16"] = lambda: rough.ground(**inputs).heatmap
+    return sides
+
+
+def with_matrix_precision(precision: str, run: Callable) -> Callable:
+    """The function under another `torch.set_float32_matmul_precision`."""
+
+    def run_so() -> Any:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(precision)
+        try:
+            return run()
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    return run_so
+
+
+def measure_case(case: Case, model: Any, arguments: argparse.Namespace, repetitions: int) -> dict[str, Any]:
+    """All sides on one case: times, operations and differences."""
+    inputs, count = build_inputs(case, arguments.device), case.images * case.phrases
+    sides = build_sides(model, inputs, arguments.precision)
+    heatmaps = {name: run().float() for name, run in sides.items()}
+    reference = heatmaps["released"]
+    differences = {
+        name: ((heatmaps[name] - reference).abs().max() / reference.max()).item()
+        for name in sides
+        if name != "released"
+    }
+    if arguments.precision == "float32" and not differences["ground"] < LARGEST_DIFFERENCE:
+        sys.exit(f"{case}: the heatmaps of both sides differ by {differences['ground']:.1e} of their maximum.")
+    gflop = {name: count_flops(sides[name]) for name in ("released", "ground")}
+    seconds, rate = take_turns(sides, repetitions, inputs["pixel_values"].device)
+    described = {name: describe_side(seconds[name], count, gflop.get(name, gflop["ground"]), rate) for name in sides}
     return {
-        "speed_ratio": ours["phrases_per_second"] / released["phrases_per_second"],
-        "memory_share": ours["peak_memory_gb"] / released["peak_memory_gb"],
-        "largest_relative_heatmap_difference": difference.item(),
-        **result,
+        "case": str(case),
+        **asdict(case),
+        "speed_ratio": compare_turns(seconds["released"], seconds["ground"]),
+        "flop_bound": gflop["released"] / gflop["ground"],
+        "matrix_gflop_per_second": rate,
+        "largest_relative_heatmap_difference": differences,
+        "speed_ratios": {
+            name: compare_turns(seconds["released"], seconds[name]) for name in sides if name != "released"
+        },
+        "sides": described,
     }
+
+
+def measure_table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The cases of the table, with the peak memory of every side's own process."""
+    rows = []
+    for case in [Case(arguments.phrases)] if arguments.phrases else CASES:
+        model = build_model(arguments.quick, case.size, arguments.device, arguments.precision)
+        row = measure_case(case, model, arguments, arguments.repetitions)
+        del model
+        for side in ("released", "ground"):
+            words = ["--only", side, "--phrases", case.phrases, "--size", case.size, "--threads", arguments.threads]
+            words += ["--device", arguments.device, "--precision", arguments.precision] + ["--quick"] * arguments.quick
+            row["sides"][side]["peak_memory_gb"] = measure_memory(__file__, words)
+        memory = [row["sides"][side]["peak_memory_gb"] for side in ("ground", "released")]
+        row["memory_share"] = memory[0] / memory[1]
+        rows.append(row)
+    return rows
+
+
+def measure_sweeps(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Cost against each size, the others as in its cases."""
+    models: dict[int, Any] = {}
+    sweeps = {}
+    for name, cases in SWEEPS.items():
+        sweeps[name] = []
+        for case in cases:
+            if case.size not in models:
+                models = {case.size: build_model(arguments.quick, case.size, arguments.device, arguments.precision)}
+            sweeps[name].append(measure_case(case, models[case.size], arguments, repetitions=1))
+    return sweeps
+
+
+def plot_sweeps(file: Path, sweeps: dict[str, list[dict[str, Any]]]) -> None:
+    """A picture for each sweep beside the result: milliseconds a phrase of every side."""
+    for name, rows in sweeps.items():
+        curves = {
+            side: [(row[name], 1e3 / row["sides"][side]["phrases_per_second"]) for row in rows]
+            for side in rows[0]["sides"]
+        }
+        title = f"Grounding: time against {SWEEP_LABELS[name]}"
+        plot_curves(
+            file.with_name(f"{file.stem}_{name}.png"), title, SWEEP_LABELS[name], "ms a phrase", curves, True, True
+        )
+
+
+def measure_gains(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The released way with one habit less at a time, then `ground()`; with the operators that take most time."""
+    model = build_model(arguments.quick, device=arguments.device, precision=arguments.precision)
+    inputs = build_inputs(CASES[0], arguments.device)
+    sides: dict[str, Callable] = {
+        name: lambda habits=habits: ground_released_way(model, inputs, habits) for name, habits in GAINS.items()
+    }
+    sides["ground()"] = lambda: model.ground(**inputs)
+    seconds, rate = take_turns(sides, arguments.repetitions, inputs["pixel_values"].device)
+    return [
+        {
+            "step": name,
+            "speed_ratio": compare_turns(seconds["released"], seconds[name]),
+            **describe_side(seconds[name], CASES[0].phrases, count_flops(run), rate),
+            "operators": profile_operators(run),
+        }
+        for name, run in sides.items()
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a small model, to see that it runs")
-    parser.add_argument("--phrases", type=int, default=14, help="phrases of the image")
+    parser.add_argument("--sweep", action="store_true", help="cost against phrases, images, size and length")
+    parser.add_argument("--gains", action="store_true", help="what each habit of the released code costs")
+    parser.add_argument("--phrases", type=int, help="one case with this many phrases (default: three cases)")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=SIDES, help=argparse.SUPPRESS)  # the process that measures memory
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of both sides")
+    parser.add_argument("--only", choices=["released", "ground"], help=argparse.SUPPRESS)  # the process of a side
+    parser.add_argument("--size", type=int, default=256, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help="JSON to write (benchmarks/results/grounding[_quick].json)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.only:
-        SIDES[arguments.only](build_model(arguments.quick), build_inputs(arguments.phrases))
-        print(read_peak_memory())
+        model = build_model(arguments.quick, arguments.size, arguments.device, arguments.precision)
+        inputs = build_inputs(Case(arguments.phrases, size=arguments.size), arguments.device)
+        build_sides(model, inputs, "bfloat16")[arguments.only]()
+        print(read_peak_memory(arguments.device))
         return
-    size = "small" if arguments.quick else "full"
-    model = f"{size} size, 256 px, {arguments.phrases} phrases on one image, float32"
-    write_result("grounding", {"model": model, **measure(arguments)}, arguments.output, arguments.quick)
+    described = {"model": f"{'small' if arguments.quick else 'full'} size, {arguments.precision}"}
+    if arguments.sweep:
+        sweeps = measure_sweeps(arguments)
+        file = write_result(
+            "grounding", {**described, "sweeps": sweeps}, arguments.output, arguments.quick, "grounding_sweep"
+        )
+        plot_sweeps(file, sweeps)
+    elif arguments.gains:
+        gains = measure_gains(arguments)
+        write_result("grounding", {**described, "gains": gains}, arguments.output, arguments.quick, "grounding_gains")
+    else:
+        rows = measure_table(arguments)
+        write_result("grounding", {**described, "cases": rows}, arguments.output, arguments.quick)
+        names = ("case", "speed_ratio", "flop_bound", "memory_share")
+        print_table("released way = 1", [{name: row[name] for name in names} | row["speed_ratios"] for row in rows])
 
 
 if __name__ == "__main__":

@@ -1,84 +1,133 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""What AMC costs: a training step of `AmcTrainer` with it and without it, side by side, and its heatmaps in bfloat16.
+"""A training step of `AmcTrainer` against the released code's way, side by side, and what AMC costs in it.
 
-    python benchmarks/training.py            # full size, 256 px, 4 images x 1 phrase (some minutes on two cores)
+    python benchmarks/training.py            # full size, 256 px: 4 images with 1, 4 and 8 phrases each
+    python benchmarks/training.py --sweep    # cost against phrases, images, image size and length, with plots
+    python benchmarks/training.py --gains    # what each habit of the released code costs, with a profile
     python benchmarks/training.py --quick    # a small model, to see that it runs
-    python benchmarks/training.py --device cuda --bf16 --images 32 --phrases 4
+    python benchmarks/training.py --device cuda --images 32 --phrases 4
 
-A step is everything between two batches: momentum update, forward, backward, queues, AdamW; dropout on. Both sides
-train the same weights in one process, interleaved, after a warm-up; times are medians. Peak memory is that of a
-process of its own per side, the interpreter and libraries included (on a GPU: the memory that torch allocated).
+A step is everything between two batches: momentum update, forward, backward, queues, AdamW; dropout on. The released
+way (benchmarks/released.py) trains the same layers and weights in the same process, with an optimizer of its own; the
+sides take turns after a warm-up and medians are compared, turn by turn. Operations are counted as they run. Before, in
+evaluation mode, both sides must give the same heatmaps and losses. Peak memory is that of a process of its own per
+side, the interpreter and libraries included, with AdamW's moments and without. `trainer_medium` trains after
+`torch.set_float32_matmul_precision("medium")`, `trainer_bfloat16` under autocast, `trainer_checkpointed` with
+gradient checkpointing.
 """
 
 import argparse
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from grounding import SMALL
+from grounding import SMALL, SWEEP_LABELS, Inputs, with_matrix_precision
 from machine import read_peak_memory, write_result
+from measuring import compare_turns, count_flops, describe_side, measure_memory, print_table, take_turns
+from plots import plot_curves
+from profiling import profile_operators
+from released import RELEASED, Habits, ReleasedTraining
 
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
 from albef_amc.text_processing_albef import build_tokenizer
-from albef_amc.trainer import AmcConfig, AmcTrainer
+from albef_amc.trainer import AmcConfig, AmcTrainer, AttentionMaskConsistencyLoss
 
-SIDES = {"without_amc": 0.0, "with_amc": 1.0}
-MASKED_SHARE = 0.15
+MASKED_SHARE, MASK_TOKEN = 0.15, 103
+LEARNING_RATE = 1e-5
+LARGEST_DIFFERENCE = 1e-5  # of the maximum, float32
+MEASURED_FOR_MEMORY = ("released", "trainer", "trainer_checkpointed")
+COUNTED = ("released", "trainer", "without_amc", "trainer_checkpointed")  # the others do what `trainer` does
+COMPARED = ("normalized_heatmap", "itm_pair_logits", "itm_loss", "mlm_loss")
 
 
-def build_model(quick: bool) -> AlbefForPreTraining:
+@dataclass(frozen=True)
+class Case:
+    """A batch: images with as many phrases each, of 0.6 x `length` to `length` pieces."""
+
+    images: int = 4
+    phrases: int = 1
+    size: int = 256
+    length: int = 10
+
+    def __str__(self) -> str:
+        return f"{self.images} images x {self.phrases} phrases, {self.size} px, up to {self.length} pieces"
+
+
+CASES = (Case(4, 1), Case(4, 4), Case(4, 8))
+SWEEPS = {
+    "phrases": [Case(2, count) for count in (1, 2, 4, 8)],
+    "images": [Case(count, 4) for count in (1, 2, 4)],
+    "size": [Case(2, 4, size) for size in (224, 256, 384)],
+    "length": [Case(2, 4, length=length) for length in (5, 10, 20, 40)],
+}
+GAINS = {
+    "released": RELEASED,
+    "each image once": replace(RELEASED, image_per_phrase=False),
+    "and its keys and values once": replace(RELEASED, image_per_phrase=False, keys_per_pass=False),
+    "and scores of masked words alone": replace(
+        RELEASED, image_per_phrase=False, keys_per_pass=False, whole_vocabulary=False
+    ),
+    "and fused updates": replace(
+        RELEASED, image_per_phrase=False, keys_per_pass=False, whole_vocabulary=False, loops_over_tensors=False
+    ),
+}
+
+
+def build_model(arguments: argparse.Namespace, size: int = 256) -> AlbefForPreTraining:
     """The published architecture, or a small one, with random weights."""
     torch.manual_seed(0)
-    small = SMALL if quick else {}
+    small = SMALL if arguments.quick else {}
     config = AlbefConfig(
-        vision_config={**small, "initializer_range": 0.04},
+        vision_config={**small, "initializer_range": 0.04, "image_size": size},
         text_config={**small, "initializer_range": 0.04},
         initializer_range=0.04,
-        queue_size=256 if quick else 65536,
+        queue_size=256 if arguments.quick else 65536,
     )
-    return AlbefForPreTraining(config)
+    return AlbefForPreTraining(config).to(arguments.device)
 
 
-def build_inputs(num_images: int, phrases_per_image: int) -> dict[str, torch.Tensor]:
-    """Images of 256 px with phrases of 6 to 10 pieces; a region each, 15 % of the pieces masked."""
+def build_inputs(case: Case, device: str = "cpu") -> Inputs:
+    """Images and phrases; a region each, 15 % of the pieces masked, negatives of the next image."""
     generator = torch.Generator().manual_seed(1)
-    num_phrases = num_images * phrases_per_image
-    lengths = torch.randint(6, 11, (num_phrases,), generator=generator)
-    attention_mask = (torch.arange(10)[None, :] < lengths[:, None]).long()
-    input_ids = torch.randint(1000, 30000, (num_phrases, 10), generator=generator) * attention_mask
+    count = case.images * case.phrases
+    lengths = torch.randint(round(0.6 * case.length), case.length + 1, (count,), generator=generator)
+    attention_mask = (torch.arange(case.length)[None, :] < lengths[:, None]).long()
+    input_ids = torch.randint(1000, 30000, (count, case.length), generator=generator) * attention_mask
     input_ids[:, 0] = 101
-    is_masked = (torch.rand(num_phrases, 10, generator=generator) < MASKED_SHARE) & attention_mask.bool()
+    is_masked = (torch.rand(count, case.length, generator=generator) < MASKED_SHARE) & attention_mask.bool()
     is_masked[:, 0] = False
     is_masked[0, 1] = True
-    region_mask = torch.zeros(num_phrases, 256, 256)
+    region_mask = torch.zeros(count, 256, 256)
     region_mask[:, 64:192, 32:128] = 1.0
-    return {
-        "pixel_values": torch.randn(num_images, 3, 256, 256, generator=generator),
-        "image_ids": torch.arange(num_images),
+    image_index = torch.arange(case.images).repeat_interleave(case.phrases)
+    inputs = {
+        "pixel_values": torch.randn(case.images, 3, case.size, case.size, generator=generator),
+        "image_ids": torch.arange(case.images),
         "input_ids": input_ids,
         "attention_mask": attention_mask,
-        "image_index": torch.arange(num_images).repeat_interleave(phrases_per_image),
-        "mlm_input_ids": input_ids.masked_fill(is_masked, 103),
+        "image_index": image_index,
+        "mlm_input_ids": input_ids.masked_fill(is_masked, MASK_TOKEN),
         "mlm_labels": input_ids.masked_fill(~is_masked, -100),
-        "negative_uniforms": torch.rand(num_phrases, 2, generator=generator),
+        "negative_image_index": (image_index + 1) % case.images if case.images > 1 else image_index,
+        "negative_text_index": (torch.arange(count) + case.phrases) % count,
         "region_mask": region_mask,
-        "has_region": torch.ones(num_phrases, dtype=torch.bool),
+        "has_region": torch.ones(count, dtype=torch.bool),
     }
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
-class Side:
-    """One way to train: a trainer with its optimizer."""
+class TrainerSide:
+    """A step of [`AmcTrainer`]."""
 
-    def __init__(self, model: AlbefForPreTraining, amc_weight: float, arguments: argparse.Namespace, folder: str):
+    def __init__(self, model: AlbefForPreTraining, folder: str, device: str, amc_weight: float = 1.0):
         settings = AmcConfig(
             output_dir=folder,
-            use_cpu=arguments.device == "cpu",
-            bf16=arguments.bf16,
+            use_cpu=device == "cpu",
+            learning_rate=LEARNING_RATE,
             amc_weight=amc_weight,
             distillation_ramp_epochs=0.0,
             report_to="none",
@@ -86,99 +135,209 @@ class Side:
         tokenizer = build_tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word"])
         self.trainer = AmcTrainer(model, settings, AlbefProcessor(AlbefImageProcessor(), tokenizer))
         self.trainer.current_gradient_accumulation_steps = 1
-        self.optimizer = self.trainer.create_optimizer()
 
-    def step(self, inputs: dict[str, torch.Tensor]) -> float:
-        """Seconds of one training step."""
-        began = time.perf_counter()
+    def step(self, inputs: Inputs, optimizer: torch.optim.Optimizer | None) -> None:
+        """One training step; without an optimizer the gradients are only computed."""
         self.trainer.training_step(self.trainer.model, dict(inputs))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.trainer.args.device.type == "cuda":
-            torch.cuda.synchronize()
+        if optimizer is not None:
+            optimizer.step()
+        self.trainer.model.zero_grad()
         self.trainer.state.global_step += 1
-        return time.perf_counter() - began
 
 
-def compare_precisions(model: AlbefForPreTraining, inputs: dict[str, torch.Tensor]) -> float:
-    """Smallest cosine of a phrase's heatmap under bfloat16 autocast to the one in float32."""
-    matching = model.export_matching_model().eval()
-    names = ("pixel_values", "input_ids", "attention_mask", "image_index")
-    inputs = {name: inputs[name].to(model.device) for name in names}
-    precise = matching.ground(**inputs).heatmap.flatten(1)
-    with torch.autocast(model.device.type, dtype=torch.bfloat16):
-        rough = matching.ground(**inputs).heatmap.flatten(1)
-    return torch.nn.functional.cosine_similarity(precise, rough.float()).min().item()
+def step_released_way(training: ReleasedTraining, optimizer: torch.optim.Optimizer | None) -> None:
+    """One training step the released code's way."""
+    training.model.train()
+    with torch.no_grad():
+        training.model.clamp_temperature()
+    training.update_momentum()
+    loss, output = training.compute_loss()
+    loss.backward()
+    features = (output.momentum_image_features, output.momentum_text_features)
+    training.model.enqueue(*features, training.image_ids, training.images)
+    if optimizer is not None:
+        optimizer.step()
+    training.model.zero_grad()
 
 
-def measure_memory(side: str, arguments: argparse.Namespace) -> float:
-    """Peak memory in GB of a fresh process that makes two training steps."""
-    command = [sys.executable, __file__, "--only", side, "--device", arguments.device]
-    for name in ("images", "phrases", "threads"):
-        command += [f"--{name}", str(getattr(arguments, name))]
-    command += ["--quick"] * arguments.quick + ["--bf16"] * arguments.bf16
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+def build_sides(
+    model: AlbefForPreTraining, inputs: Inputs, arguments: argparse.Namespace, folder: str, optimizes: bool = True
+) -> dict[str, Callable[[], None]]:
+    """A step of every side; those of the trainer share an optimizer."""
+    kind = arguments.device
+    trainer = TrainerSide(model, folder, kind)
+    plain = TrainerSide(model, folder, kind, amc_weight=0.0)
+    training = ReleasedTraining(model, inputs, AttentionMaskConsistencyLoss())
+    fused = trainer.trainer.create_optimizer() if optimizes else None
+    looping = training.build_optimizer(LEARNING_RATE) if optimizes else None
+
+    def step() -> None:
+        trainer.step(inputs, fused)
+
+    def step_checkpointed() -> None:
+        model.gradient_checkpointing_enable()
+        step()
+        model.gradient_checkpointing_disable()
+
+    return {
+        "released": lambda: step_released_way(training, looping),
+        "trainer": step,
+        "without_amc": lambda: plain.step(inputs, fused),
+        "trainer_medium": with_matrix_precision("medium", step),
+        "trainer_bfloat16": torch.autocast(kind, dtype=torch.bfloat16)(step),
+        "trainer_checkpointed": step_checkpointed,
+    }
+
+
+def compare_outputs(model: AlbefForPreTraining, inputs: Inputs) -> dict[str, float]:
+    """Largest difference of each output, relative to its maximum: without dropout, on the same weights."""
+    model.eval()
+    _, expected = ReleasedTraining(model, inputs, AttentionMaskConsistencyLoss()).compute_loss()
+    names = ("region_mask", "has_region")
+    outputs = model(**{name: value for name, value in inputs.items() if name not in names}, output_heatmap=True)
+    model.train()
+    differences = {}
+    for name in COMPARED:
+        one, other = getattr(expected, name).detach(), getattr(outputs, name).detach()
+        differences[name] = ((one - other).abs().max() / one.abs().max()).item()
+    return differences
+
+
+def measure_case(
+    case: Case, arguments: argparse.Namespace, folder: str, repetitions: int, chosen: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """All sides, or those chosen, on one case: times, operations and differences."""
+    model, inputs = build_model(arguments, case.size), build_inputs(case, arguments.device)
+    differences = compare_outputs(model, inputs)
+    if not max(differences.values()) < LARGEST_DIFFERENCE:
+        sys.exit(f"{case}: the sides differ, relative to the maximum: {differences}")
+    sides = build_sides(model, inputs, arguments, folder)
+    sides = {name: run for name, run in sides.items() if not chosen or name in chosen}
+    gflop = {name: count_flops(run) for name, run in sides.items() if name in COUNTED}
+    seconds, rate = take_turns(sides, repetitions, inputs["pixel_values"].device)
+    count = case.images * case.phrases
+    return {
+        "case": str(case),
+        **asdict(case),
+        "speed_ratio": compare_turns(seconds["released"], seconds["trainer"]),
+        "flop_bound": gflop["released"] / gflop["trainer"],
+        "amc_share": compare_turns(seconds["trainer"], seconds["without_amc"]) - 1,
+        "amc_share_of_flop": gflop["trainer"] / gflop["without_amc"] - 1,
+        "matrix_gflop_per_second": rate,
+        "largest_relative_differences": differences,
+        "speed_ratios": {
+            name: compare_turns(seconds["released"], seconds[name]) for name in sides if name != "released"
+        },
+        "sides": {
+            name: describe_side(seconds[name], count, gflop.get(name, gflop["trainer"]), rate) for name in sides
+        },
+    }
+
+
+def measure_table(arguments: argparse.Namespace, folder: str) -> list[dict[str, Any]]:
+    """The cases of the table, with the peak memory of processes of their own."""
+    chosen = CASES[:1] if arguments.quick else CASES
+    if arguments.images:
+        chosen = (Case(arguments.images, arguments.phrases or 1),)
+    rows = []
+    for case in chosen:
+        row = measure_case(case, arguments, folder, arguments.repetitions)
+        for side in ("released", "trainer") if arguments.quick else MEASURED_FOR_MEMORY:
+            words = ["--only", side, "--images", case.images, "--phrases", case.phrases]
+            words += ["--threads", arguments.threads, "--device", arguments.device] + ["--quick"] * arguments.quick
+            described = row["sides"][side]
+            described["peak_memory_gb_without_moments"] = measure_memory(__file__, [*words, "--no-optimizer"])
+            if side == "trainer":
+                described["peak_memory_gb"] = measure_memory(__file__, words)
+        rows.append(row)
+    return rows
+
+
+def measure_sweeps(arguments: argparse.Namespace, folder: str) -> dict[str, list[dict[str, Any]]]:
+    """Cost against each size, the others as in its cases."""
+    return {
+        name: [measure_case(case, arguments, folder, 1, ("released", "trainer", "without_amc")) for case in cases]
+        for name, cases in SWEEPS.items()
+    }
+
+
+def plot_sweeps(file: Path, sweeps: dict[str, list[dict[str, Any]]]) -> None:
+    """A picture for each sweep beside the result: milliseconds a pair of every side."""
+    for name, rows in sweeps.items():
+        curves = {
+            side: [(row[name], 1e3 / row["sides"][side]["phrases_per_second"]) for row in rows]
+            for side in rows[0]["sides"]
+        }
+        label, picture = SWEEP_LABELS[name], file.with_name(f"{file.stem}_{name}.png")
+        plot_curves(picture, f"Training: time against {label}", label, "ms a pair", curves, log_x=True, log_y=True)
+
+
+def measure_gains(arguments: argparse.Namespace, folder: str) -> list[dict[str, Any]]:
+    """The released way with one habit less at a time, then `AmcTrainer`; with the operators that take most time."""
+    case = Case(2, 4)
+    model, inputs = build_model(arguments), build_inputs(case, arguments.device)
+
+    def build(habits: Habits) -> Callable[[], None]:
+        training = ReleasedTraining(model, inputs, AttentionMaskConsistencyLoss(), habits)
+        optimizer = training.build_optimizer(LEARNING_RATE)
+        return lambda: step_released_way(training, optimizer)
+
+    sides = {name: build(habits) for name, habits in GAINS.items()}
+    sides["AmcTrainer"] = build_sides(model, inputs, arguments, folder)["trainer"]
+    seconds, rate = take_turns(sides, arguments.repetitions, inputs["pixel_values"].device)
+    return [
+        {
+            "step": name,
+            "speed_ratio": compare_turns(seconds["released"], seconds[name]),
+            **describe_side(seconds[name], case.images * case.phrases, count_flops(run), rate),
+            "operators": profile_operators(run),
+        }
+        for name, run in sides.items()
+    ]
 
 
 def print_peak_memory(arguments: argparse.Namespace, folder: str) -> None:
-    """What the process of one side prints: its peak memory in GB."""
-    side = Side(build_model(arguments.quick), SIDES[arguments.only], arguments, folder)
-    inputs = build_inputs(arguments.images, arguments.phrases)
+    """What the process of one side prints: its peak memory in GB after two steps."""
+    model, inputs = build_model(arguments), build_inputs(Case(arguments.images, arguments.phrases), arguments.device)
+    step = build_sides(model, inputs, arguments, folder, optimizes=not arguments.no_optimizer)[arguments.only]
     for _ in range(2):
-        side.step(inputs)
-    print(torch.cuda.max_memory_allocated() / 1e9 if arguments.device == "cuda" else read_peak_memory())
-
-
-def measure(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
-    """Both sides in this process, interleaved, and the memory of each in a process of its own."""
-    memory = {side: measure_memory(side, arguments) for side in SIDES}
-    model, inputs = build_model(arguments.quick), build_inputs(arguments.images, arguments.phrases)
-    cosine = compare_precisions(model, inputs)
-    sides = {name: Side(model, weight, arguments, folder) for name, weight in SIDES.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for repetition in range(arguments.repetitions + 1):
-        for name, side in sides.items():
-            taken = side.step(inputs)
-            if repetition > 0:  # the first is a warm-up
-                seconds[name].append(taken)
-    num_pairs = arguments.images * arguments.phrases
-    result = {
-        name: {
-            "seconds_median": statistics.median(seconds[name]),
-            "seconds": seconds[name],
-            "phrases_per_second": num_pairs / statistics.median(seconds[name]),
-            "peak_memory_gb": memory[name],
-        }
-        for name in sides
-    }
-    ratios = [after / before for before, after in zip(seconds["without_amc"], seconds["with_amc"], strict=True)]
-    return {"cost_of_amc": statistics.median(ratios) - 1, "least_bfloat16_heatmap_cosine": cosine, **result}
+        step()
+    print(read_peak_memory(arguments.device))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a small model, to see that it runs")
-    parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--phrases", type=int, default=1, help="phrases of an image")
-    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--sweep", action="store_true", help="cost against phrases, images, size and length")
+    parser.add_argument("--gains", action="store_true", help="what each habit of the released code costs")
+    parser.add_argument("--images", type=int, help="one case with this many images (default: three cases)")
+    parser.add_argument("--phrases", type=int, help="phrases of an image in that case (1)")
+    parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--bf16", action="store_true", help="train under bfloat16 autocast")
-    parser.add_argument("--only", choices=SIDES, help=argparse.SUPPRESS)  # the process that measures memory
+    parser.add_argument("--only", help=argparse.SUPPRESS)  # the process that measures memory
+    parser.add_argument("--no-optimizer", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help="JSON to write (benchmarks/results/training[_quick].json)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    described = {"model": f"{'small' if arguments.quick else 'full'} size, float32"}
     with tempfile.TemporaryDirectory() as folder:
         if arguments.only:
             print_peak_memory(arguments, folder)
-            return
-        measured = measure(arguments, folder)
-    size, precision = "small" if arguments.quick else "full", "bfloat16" if arguments.bf16 else "float32"
-    described = {
-        "model": f"{size} size, 256 px, {arguments.images} images x {arguments.phrases} phrases, {precision}",
-        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
-    }
-    write_result("training", {**described, **measured}, arguments.output, arguments.quick)
+        elif arguments.sweep:
+            sweeps = measure_sweeps(arguments, folder)
+            written = {**described, "sweeps": sweeps}
+            plot_sweeps(write_result("training", written, arguments.output, arguments.quick, "training_sweep"), sweeps)
+        elif arguments.gains:
+            written = {**described, "gains": measure_gains(arguments, folder)}
+            write_result("training", written, arguments.output, arguments.quick, "training_gains")
+        else:
+            rows = measure_table(arguments, folder)
+            write_result("training", {**described, "cases": rows}, arguments.output, arguments.quick)
+            names = ("case", "speed_ratio", "flop_bound", "amc_share")
+            print_table(
+                "released way = 1", [{name: row[name] for name in names} | row["speed_ratios"] for row in rows]
+            )
 
 
 if __name__ == "__main__":
