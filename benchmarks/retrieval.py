@@ -1,7 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Retrieval in two stages against the released code's way and against scoring every pair: seconds, peak memory, FLOP.
 
-    python benchmarks/retrieval.py               # 1,000 captions x 200 images, a small model (some minutes)
+    python benchmarks/retrieval.py               # 1,000 captions x 200 images, a small model (about 20 minutes)
     python benchmarks/retrieval.py --full-size   # 80 captions x 16 images, the published architecture
     python benchmarks/retrieval.py --quick       # 50 captions x 10 images, to see that it runs
 
@@ -17,7 +17,7 @@ All sides run on the same layers, random weights and inputs, and encode every im
 Times are medians of interleaved repetitions in one process after a warm-up, in which FLOP are counted; peak memory is
 that of a process of its own per side, the interpreter and libraries included. Released and two-stage scores must
 agree. With random weights the two stages know nothing of each other and recall is that of chance: it shows that the
-sides rank alike, not how well.
+sides rank alike, not how well. Contrastive features are centred, so that shortlists differ from query to query.
 """
 
 import argparse
@@ -41,6 +41,7 @@ from albef_amc.grouping_albef import PhraseRows
 CAPTIONS_PER_IMAGE = 5
 MAX_PIECES, SHORTEST, LONGEST = 30, 8, 20  # padded length of the released code; pieces of a caption
 IMAGE_BATCH, CAPTION_BATCH, PAIR_BATCH = 16, 256, 256
+PAIRS_WITH_IMAGES = 64  # pairs at once that have image tokens of their own; more are slower and take more memory
 NOT_LISTED = -100.0  # score of a pair outside the shortlists
 TOLERANCE = 1e-5
 RECALL_RANKS = (1, 5, 10)
@@ -48,12 +49,12 @@ RECALL_RANKS = (1, 5, 10)
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured: gallery, shortlist, both sweeps, and the architecture where it is not the published one."""
+    """What is measured: images and k, other values of both, and the architecture where it is not the published one."""
 
     images: int
     k: int
-    k_sweep: tuple[int, ...]
-    image_sweep: tuple[int, ...]
+    other_k: tuple[int, ...]
+    other_images: tuple[int, ...]
     vision: dict
     text: dict
     explanation: dict
@@ -64,27 +65,12 @@ class Size:
 
 
 SMALL_LAYERS = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 4, "num_hidden_layers": 4}
-SMALL = ({**SMALL_LAYERS}, {**SMALL_LAYERS, "fusion_layer": 2}, {"explanation_layer": 3, "explanation_block": 3})
+SMALL = (SMALL_LAYERS, {**SMALL_LAYERS, "fusion_layer": 2}, {"explanation_layer": 3, "explanation_block": 3})
 SIZES = {
-    "quick": Size(10, 4, (2, 8), (5, 10), {**SMALL[0], "image_size": 64}, *SMALL[1:]),
-    "small": Size(200, 16, (8, 16, 32, 64, 128), (50, 100, 200), *SMALL),
-    "full_size": Size(16, 8, (2, 4, 8, 16), (4, 8, 16), {}, {}, {}),
+    "quick": Size(10, 4, (8,), (5,), {**SMALL[0], "image_size": 64}, *SMALL[1:]),
+    "small": Size(200, 16, (8, 32, 64, 128), (50, 100), *SMALL),
+    "full_size": Size(16, 8, (2, 4, 16), (4, 8), {}, {}, {}),
 }
-
-
-def build_model(size: Size) -> AlbefForImageTextMatching:
-    """The same random weights in every process; wide ones, so that scores differ from pair to pair."""
-    torch.manual_seed(0)
-    spread = {"initializer_range": 0.1 if size.vision else 0.04}
-    config = AlbefConfig(
-        vision_config={**size.vision, **spread},
-        text_config={**size.text, **spread},
-        projection_dim=64 if size.vision else 256,
-        queue_size=8,
-        **size.explanation,
-        **spread,
-    )
-    return AlbefForImageTextMatching(config).eval()
 
 
 @dataclass(frozen=True)
@@ -136,6 +122,28 @@ def encode_gallery(model: AlbefForImageTextMatching, inputs: Inputs, keep_paddin
     return Gallery(image_embeds, text_embeds, mask, similarities)
 
 
+def build_model(size: Size) -> AlbefForImageTextMatching:
+    """The same random weights in every process, large ones in a small model so that scores differ between pairs."""
+    torch.manual_seed(0)
+    spread = {"initializer_range": 0.1 if size.vision else 0.04}
+    config = AlbefConfig(
+        vision_config={**size.vision, **spread},
+        text_config={**size.text, **spread},
+        projection_dim=64 if size.vision else 256,
+        queue_size=8,
+        **size.explanation,
+        **spread,
+    )
+    model = AlbefForImageTextMatching(config).eval()
+    gallery = encode_gallery(model, Inputs.build(size), keep_padding=False)
+    for projection, embeds in (
+        (model.albef.vision_projection, gallery.image_embeds),
+        (model.albef.text_projection, gallery.text_embeds),
+    ):
+        projection.bias -= projection(embeds[:, 0]).mean(dim=0)
+    return model
+
+
 def fuse_pair_by_pair(
     model: AlbefForImageTextMatching, gallery: Gallery, images: torch.Tensor, captions: torch.Tensor
 ) -> torch.Tensor:
@@ -175,7 +183,7 @@ def score_every_pair(model: AlbefForImageTextMatching, inputs: Inputs, k: int) -
     """Every caption with every image; k is not read."""
     gallery = encode_gallery(model, inputs, keep_padding=True)
     num_images, num_captions = gallery.similarities.shape
-    pairs = torch.arange(num_images * num_captions).split(PAIR_BATCH)
+    pairs = torch.arange(num_images * num_captions).split(PAIRS_WITH_IMAGES)
     parts = [fuse_pair_by_pair(model, gallery, rows // num_captions, rows % num_captions) for rows in pairs]
     scores = torch.cat(parts).view(num_images, num_captions)
     return scores, scores.T
@@ -228,7 +236,7 @@ def compute_recall(scores: Scores) -> dict[str, float]:
     image_hits = image_of_caption[of_images.argsort(dim=1, descending=True)] == torch.arange(len(of_images))[:, None]
     caption_hits = of_captions.argsort(dim=1, descending=True) == image_of_caption[:, None]
     return {
-        f"{direction}_recall_at_{rank}": 100 * hits[:, :rank].any(dim=1).float().mean().item()
+        f"{direction}_recall_at_{rank}": 100 * hits[:, :rank].any(dim=1).double().mean().item()
         for direction, hits in (("image_to_text", image_hits), ("text_to_image", caption_hits))
         for rank in RECALL_RANKS
     }
@@ -247,13 +255,23 @@ def compare_scores(scores: dict[str, Scores]) -> dict:
     recall = {side: compute_recall(of_side) for side, of_side in scores.items()}
     if not difference <= TOLERANCE or recall["released"] != recall["two_stage"]:
         raise SystemExit(f"released and two_stage differ: scores by {difference:.1e} (largest: 1), recalls {recall}")
+    directions = zip(("image_to_text", "text_to_image"), scores["every_pair"], scores["two_stage"], strict=True)
     same_best = {
-        direction: (every.argmax(dim=1) == ours.argmax(dim=1)).float().mean().item()
-        for direction, every, ours in zip(
-            ("image_to_text", "text_to_image"), scores["every_pair"], scores["two_stage"], strict=True
-        )
+        direction: 100 * (every.argmax(dim=1) == ours.argmax(dim=1)).double().mean().item()
+        for direction, every, ours in directions
     }
-    return {"largest_relative_score_difference": difference, "same_best_as_every_pair": same_best, "recall": recall}
+    of_images, of_captions = (of_side != NOT_LISTED for of_side in scores["two_stage"])
+    pairs = {
+        "every_pair": of_images.numel(),
+        "released": int(of_images.sum() + of_captions.sum()),
+        "two_stage": int((of_images | of_captions.T).sum()),
+    }
+    return {
+        "pairs_fused": pairs,
+        "largest_relative_score_difference": difference,
+        "percent_same_best_as_every_pair": same_best,
+        "recall": recall,
+    }
 
 
 def count_attention(query_shape: torch.Size, key_shape: torch.Size, value_shape: torch.Size, *_, **__) -> int:
@@ -296,23 +314,42 @@ def measure_memory(side: str, arguments: argparse.Namespace) -> float:
 
 
 def measure(size: Size, arguments: argparse.Namespace) -> dict:
-    """All sides, the memory of each in a process of its own, and both sweeps."""
+    """All sides, the memory of each in a process of its own, and the cost of other k and other galleries."""
     model, repetitions = build_model(size), arguments.repetitions
     result, scores = measure_sides(model, Inputs.build(size), size.k, repetitions, tuple(SIDES))
-    for side in SIDES:
-        result[side]["peak_memory_gb"] = measure_memory(side, arguments)
-    ratios = {}
-    for side in ("every_pair", "released"):
-        for name, key in (("speed", "seconds_median"), ("flop", "gflop"), ("memory", "peak_memory_gb")):
-            ratios[f"{name}_of_{side}_over_two_stage"] = result[side][key] / result["two_stage"][key]
-    against_k = {
-        k: measure_sides(model, Inputs.build(size), k, repetitions, SHORTLISTED)[0] for k in size.k_sweep
-    }
-    against_captions = {}
-    for images in size.image_sweep:
+    against_k = {size.k: {side: result[side] for side in SHORTLISTED}}
+    for k in size.other_k:
+        against_k[k], _ = measure_sides(model, Inputs.build(size), k, repetitions, SHORTLISTED)
+    against_captions = {size.captions: dict(result)}
+    for images in size.other_images:
         part = replace(size, images=images)
-        against_captions[part.captions] = measure_sides(model, Inputs.build(part), size.k, repetitions, tuple(SIDES))[0]
-    return {**ratios, **compare_scores(scores), **result, "against_k": against_k, "against_captions": against_captions}
+        against_captions[part.captions], _ = measure_sides(
+            model, Inputs.build(part), size.k, repetitions, tuple(SIDES)
+        )
+    result = {side: {**result[side], "peak_memory_gb": measure_memory(side, arguments)} for side in SIDES}
+    measures = {"speed": "seconds_median", "flop": "gflop", "memory": "peak_memory_gb"}
+    ratios = {
+        f"{name}_of_{side}_over_two_stage": result[side][key] / result["two_stage"][key]
+        for side in ("every_pair", "released")
+        for name, key in measures.items()
+    }
+    return {
+        **ratios,
+        **compare_scores(scores),
+        **result,
+        "against_k": dict(sorted(against_k.items())),
+        "against_captions": dict(sorted(against_captions.items())),
+    }
+
+
+def plot_costs(measured: dict, output: Path) -> None:
+    """Pictures beside `output`: seconds against k and against the number of captions."""
+    for sweep, x_label in (("against_k", "k"), ("against_captions", f"captions, {CAPTIONS_PER_IMAGE} an image")):
+        points = measured[sweep]
+        sides = next(iter(points.values()))
+        curves = {side: [(x, of_x[side]["seconds_median"]) for x, of_x in points.items()] for side in sides}
+        path = output.with_name(f"{output.stem}_{sweep}.png")
+        plot_curves(path, f"Retrieval: {measured['data']}", x_label, "seconds", curves, log_x=True, log_y=True)
 
 
 def main() -> None:
@@ -323,7 +360,9 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=SIDES, help=argparse.SUPPRESS)  # the process that measures memory
-    parser.add_argument("--output", type=Path, help="JSON to write (benchmarks/results/retrieval[_quick].json)")
+    parser.add_argument(
+        "--output", type=Path, help="JSON to write (benchmarks/results/retrieval[_full_size|_quick].json)"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
@@ -333,6 +372,13 @@ def main() -> None:
         SIDES[arguments.only](build_model(size), Inputs.build(size), size.k)
         print(read_peak_memory())
         return
+    suffix = "" if name == "small" else f"_{name}"
+    output = arguments.output or RESULTS_FOLDER / f"retrieval{suffix}.json"
+    kind = "published architecture" if arguments.full_size else "small model"
+    data = f"{size.captions} captions x {size.images} images, {kind}"
+    measured = {"data": f"{data}, float32", "k": size.k, **measure(size, arguments)}
+    plot_costs({**measured, "data": data}, output)
+    write_result("retrieval", measured, output, arguments.quick)
 
 
 if __name__ == "__main__":
