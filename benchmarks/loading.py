@@ -1,12 +1,13 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """How fast training batches are made of Parquet, beside the same rows from image files that are opened one by one.
 
-    python benchmarks/loading.py             # 512 photographs of 640 x 480; a few minutes
-    python benchmarks/loading.py --quick     # 48, to see that it runs
+    python benchmarks/loading.py             # 512 photographs of 640 x 480; about a quarter of an hour
+    python benchmarks/loading.py --quick     # 16, to see that it runs
 
 All sides make the same batches with the same collator. `image_files` reads a list of annotations, opens the file of
-each image in a loop, and has no workers; `map_style` and `streamed` are what the trainer reads, without workers and
-with two. `rows_only` is the reading alone, without decoding and the collator. Sides take turns; medians are compared.
+each image in a loop, and has no workers; `map_style` and `streamed` are what the trainer reads, with 0, 1 and 2
+workers. `rows_only` is the reading alone, without decoding and the collator. Without workers, the sides also make
+batches of other image sizes and of other numbers of phrases. Sides take turns; medians are compared.
 """
 
 import argparse
@@ -22,8 +23,9 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from machine import write_result
+from machine import RESULTS_FOLDER, write_result
 from PIL import Image
+from plots import plot_curves
 from torch.utils.data import DataLoader
 
 from albef_amc import AlbefImageProcessor, AlbefProcessor
@@ -35,30 +37,46 @@ from albef_amc.trainer.streaming import StreamedRows, StreamSource
 
 WORDS = "a the red blue green circle square triangle".split()
 WIDTH, HEIGHT = 640, 480
-NUM_SHARDS, NUM_WORKERS, BATCH_SIZE, PHRASES = 8, 2, 16, 5
+NUM_SHARDS, BATCH_SIZE = 8, 16
+WORKERS = (0, 1, 2)
+IMAGE_SIZE, IMAGE_SIZES = 256, (256, 384)  # pixels; the first is that of all other measurements
+PHRASES, PHRASES_PER_IMAGE = 5, (1, 5, 8)  # the same
 
 
-def write_images(folder: Path, count: int) -> list[dict]:
-    """JPEG files of smooth pictures with some grain, and their annotations with the paths."""
-    records = []
-    for index in range(count):
+def write_images(folder: Path, count: int) -> list[Path]:
+    """JPEG files of smooth pictures with some grain."""
+    paths = [folder / f"{index:06d}.jpg" for index in range(count)]
+    for index, path in enumerate(paths):
         generator = np.random.default_rng(index)
         coarse = Image.fromarray(generator.integers(0, 256, (24, 32, 3), dtype=np.uint8))
         pixels = np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)).astype(np.int16)
         pixels = np.clip(pixels + generator.normal(0, 6, pixels.shape), 0, 255).astype(np.uint8)
-        path = folder / f"{index:06d}.jpg"
         Image.fromarray(pixels).save(path, quality=90)
-        phrases = [
-            {"phrase_id": f"{index}-{number}", "phrase": f"the {WORDS[2 + number % 3]} {WORDS[5 + number % 3]}",
-             "boxes": [[40.0 * number, 30.0, 40.0 * number + 200, 300.0]]}
-            for number in range(PHRASES)
-        ]  # fmt: skip
-        records.append({"path": str(path), "image_id": str(index), "phrases": phrases})
-    return records
+    return paths
+
+
+def annotate(paths: list[Path], num_phrases: int) -> list[dict]:
+    """Annotations of image files, with their paths and `num_phrases` phrases each."""
+    return [
+        {
+            "path": str(path),
+            "image_id": path.stem,
+            "phrases": [
+                {
+                    "phrase_id": f"{path.stem}-{number}",
+                    "phrase": f"the {WORDS[2 + number % 3]} {WORDS[5 + number % 3]}",
+                    "boxes": [[40.0 * number, 30.0, 40.0 * number + 200, 300.0]],
+                }
+                for number in range(num_phrases)
+            ],
+        }
+        for path in paths
+    ]
 
 
 def write_parquet(folder: Path, records: list[dict]) -> None:
     """The same rows as Parquet, image bytes in them."""
+    folder.mkdir()
     rows = [
         build_row(
             {"path": None, "bytes": Path(record["path"]).read_bytes()},
@@ -75,10 +93,10 @@ def write_parquet(folder: Path, records: list[dict]) -> None:
         table.shard(NUM_SHARDS, number, contiguous=True).to_parquet(folder / name)
 
 
-def build_collator() -> DataCollatorForGrounding:
-    """That of training at 256 pixels, with augmentation and masked pieces."""
+def build_collator(image_size: int) -> DataCollatorForGrounding:
+    """That of training, with augmentation and masked pieces."""
     tokenizer = build_tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
-    processor = AlbefProcessor(AlbefImageProcessor(), tokenizer)
+    processor = AlbefProcessor(AlbefImageProcessor(size=image_size), tokenizer)
     return DataCollatorForGrounding(processor, augmentation=GroundingAugmentation(), mlm_probability=0.15)
 
 
@@ -104,27 +122,33 @@ class Sides:
     """Every way to make the batches of an epoch.
 
     Args:
-        annotations (`Path`): list of annotations with paths of image files.
-        parquet (`Path`): folder of the same rows as Parquet.
-        cache (`Path`): folder for the copy that map-style reading keeps.
-        num_rows (`int`): images.
+        folder (`Path`): where annotations, Parquet files and the copy that map-style reading keeps are written.
+        paths (`list` of `Path`): image files.
+        num_phrases (`int`): phrases of each image.
     """
 
-    def __init__(self, annotations: Path, parquet: Path, cache: Path, num_rows: int):
-        self.annotations = annotations
-        self.num_rows = num_rows
-        self.collator = build_collator()
-        self.stream = load_grounding_dataset(parquet, "train", streaming=True)
-        self.table = load_grounding_dataset(parquet, "train", cache_dir=str(cache))
+    def __init__(self, folder: Path, paths: list[Path], num_phrases: int):
+        folder.mkdir()
+        records = annotate(paths, num_phrases)
+        self.num_rows = len(records)
+        self.annotations = folder / "annotations.json"
+        self.annotations.write_text(json.dumps(records))
+        write_parquet(folder / "parquet", records)
+        self.stream = load_grounding_dataset(folder / "parquet", "train", streaming=True)
+        self.table = load_grounding_dataset(folder / "parquet", "train", cache_dir=str(folder / "cache"))
 
-    def list_batches(self) -> dict[str, Callable[[], Iterator[Any]]]:
+    def list_batches(
+        self, image_size: int = IMAGE_SIZE, workers: tuple[int, ...] = WORKERS
+    ) -> dict[str, Callable[[], Iterator[Any]]]:
         """Name of a side -> what begins an epoch; all of them give the same number of images."""
+        collator = build_collator(image_size)
         sides: dict[str, Callable[[], Iterator[Any]]] = {
-            "image_files": lambda: build_batches(read_image_files(self.annotations), self.collator)
+            "image_files": lambda: build_batches(read_image_files(self.annotations), collator)
         }
-        for workers in (0, NUM_WORKERS):
-            sides[f"map_style_{workers}_workers"] = lambda workers=workers: iter(self._load_table(workers))
-            sides[f"streamed_{workers}_workers"] = lambda workers=workers: self._load_stream(workers)
+        for count in workers:
+            options: dict[str, Any] = {"batch_size": BATCH_SIZE, "collate_fn": collator, "num_workers": count}
+            sides[f"map_style_{count}_workers"] = lambda options=options: self._load_table(options)
+            sides[f"streamed_{count}_workers"] = lambda options=options: self._load_stream(options)
         return sides
 
     def list_rows(self) -> dict[str, Callable[[], Iterator[Any]]]:
@@ -136,13 +160,11 @@ class Sides:
             "streamed": lambda: islice(self._build_rows(), self.num_rows),
         }
 
-    def _load_table(self, workers: int) -> DataLoader:
-        options: dict[str, Any] = dict(batch_size=BATCH_SIZE, collate_fn=self.collator, num_workers=workers)
-        return DataLoader(EpochDataset(self.table), shuffle=True, **options)
+    def _load_table(self, options: dict[str, Any]) -> Iterator[dict]:
+        return iter(DataLoader(EpochDataset(self.table), shuffle=True, **options))
 
-    def _load_stream(self, workers: int) -> Iterator[dict]:
-        loader = DataLoader(self._build_rows(), batch_size=BATCH_SIZE, collate_fn=self.collator, num_workers=workers)
-        return islice(loader, self.num_rows // BATCH_SIZE)
+    def _load_stream(self, options: dict[str, Any]) -> Iterator[dict]:
+        return islice(DataLoader(self._build_rows(), **options), self.num_rows // BATCH_SIZE)
 
     def _build_rows(self) -> StreamedRows:
         return StreamedRows([StreamSource(self.stream, 0, shuffle_shards=True)], 0)
@@ -169,33 +191,62 @@ def measure(sides: dict[str, Callable[[], Iterator[Any]]], num_rows: int, repeti
     }
 
 
+def measure_all(folder: Path, num_rows: int, repetitions: int) -> dict[str, Any]:
+    """Every side; those without workers also for other image sizes and numbers of phrases."""
+    (folder / "images").mkdir()
+    paths = write_images(folder / "images", num_rows)
+    sides = {count: Sides(folder / f"phrases_{count}", paths, count) for count in PHRASES_PER_IMAGE}
+    usual = sides[PHRASES]
+    batches = measure(usual.list_batches(), num_rows, repetitions)
+    alone = {name: batches[name] for name in usual.list_batches(workers=(0,))}
+    against_size, against_phrases = {IMAGE_SIZE: alone}, {PHRASES: alone}
+    for size in set(IMAGE_SIZES) - {IMAGE_SIZE}:
+        against_size[size] = measure(usual.list_batches(size, workers=(0,)), num_rows, repetitions)
+    for count in set(PHRASES_PER_IMAGE) - {PHRASES}:
+        against_phrases[count] = measure(sides[count].list_batches(workers=(0,)), num_rows, repetitions)
+    return {
+        "data": f"{num_rows} images of {WIDTH} x {HEIGHT} (JPEG), {PHRASES} phrases each, {NUM_SHARDS} files",
+        "bytes_per_image": round(sum(path.stat().st_size for path in paths) / num_rows),
+        "batch_size": BATCH_SIZE,
+        "batches": batches,
+        "rows_only": measure(usual.list_rows(), num_rows, repetitions),
+        "against_image_size": dict(sorted(against_size.items())),
+        "against_phrases_per_image": dict(sorted(against_phrases.items())),
+    }
+
+
+def plot_rates(measured: dict[str, Any], output: Path) -> None:
+    """Pictures beside `output`: images per second against workers, image size and phrases per image."""
+    batches = measured["batches"]
+    against_workers = {
+        count: {name: batches[f"{name}_{count}_workers"] for name in ("map_style", "streamed")} for count in WORKERS
+    }
+    sweeps = {
+        "against_workers": ("workers", against_workers),
+        "against_image_size": ("pixels a side", measured["against_image_size"]),
+        "against_phrases_per_image": ("phrases per image", measured["against_phrases_per_image"]),
+    }
+    for sweep, (x_label, points) in sweeps.items():
+        sides = next(iter(points.values()))
+        curves = {side: [(x, of_x[side]["images_per_second"]) for x, of_x in points.items()] for side in sides}
+        path = output.with_name(f"{output.stem}_{sweep}.png")
+        plot_curves(path, "Training batches", x_label, "images per second", curves)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="48 images and one repetition, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="16 images and one repetition, to see that it runs")
     parser.add_argument("--images", type=int, default=512, help=f"a multiple of {BATCH_SIZE}")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--output", type=Path, help="JSON to write (benchmarks/results/loading[_quick].json)")
     arguments = parser.parse_args()
-    num_rows, repetitions = (48, 1) if arguments.quick else (arguments.images, arguments.repetitions)
+    num_rows, repetitions = (BATCH_SIZE, 1) if arguments.quick else (arguments.images, arguments.repetitions)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "images").mkdir()
-        (folder / "parquet").mkdir()
-        records = write_images(folder / "images", num_rows)
-        annotations = folder / "annotations.json"
-        annotations.write_text(json.dumps(records))
-        write_parquet(folder / "parquet", records)
-        sides = Sides(annotations, folder / "parquet", folder / "cache", num_rows)
-        image_bytes = sum(Path(record["path"]).stat().st_size for record in records)
-        measured = {
-            "data": f"{num_rows} images of {WIDTH} x {HEIGHT} (JPEG), {PHRASES} phrases each, {NUM_SHARDS} files",
-            "bytes_per_image": round(image_bytes / num_rows),
-            "batch_size": BATCH_SIZE,
-            "batches": measure(sides.list_batches(), num_rows, repetitions),
-            "rows_only": measure(sides.list_rows(), num_rows, repetitions),
-        }
-    write_result("loading", measured, arguments.output, arguments.quick)
+        measured = measure_all(Path(name), num_rows, repetitions)
+    output = arguments.output or RESULTS_FOLDER / f"loading{'_quick' * arguments.quick}.json"
+    plot_rates(measured, output)
+    write_result("loading", measured, output, arguments.quick)
 
 
 if __name__ == "__main__":

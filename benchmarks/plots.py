@@ -24,7 +24,7 @@ def plot_curves(
         path (`Path`): PNG to write.
         title, x_label, y_label (`str`): words of the picture.
         curves (`dict`): name in the legend -> points (x, y), drawn in the order of x.
-        log_x, log_y (`bool`): logarithmic axes; ticks of the x axis are the values measured.
+        log_x, log_y (`bool`): logarithmic axes. Ticks of the x axis are the values measured.
     """
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axes = figure.subplots()
@@ -32,10 +32,10 @@ def plot_curves(
         axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     if log_x:
-        ticks = sorted({x for points in curves.values() for x, _ in points})
         axes.set_xscale("log")
-        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
-        axes.minorticks_off()
+    ticks = sorted({x for points in curves.values() for x, _ in points})
+    axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+    axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     if log_y:
         axes.set_yscale("log")
     else:

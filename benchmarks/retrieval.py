@@ -349,7 +349,7 @@ def plot_costs(measured: dict, output: Path) -> None:
         sides = next(iter(points.values()))
         curves = {side: [(x, of_x[side]["seconds_median"]) for x, of_x in points.items()] for side in sides}
         path = output.with_name(f"{output.stem}_{sweep}.png")
-        plot_curves(path, f"Retrieval: {measured['data']}", x_label, "seconds", curves, log_x=True, log_y=True)
+        plot_curves(path, f"Retrieval with {measured['data']}", x_label, "seconds", curves, log_x=True, log_y=True)
 
 
 def main() -> None:
