@@ -170,16 +170,17 @@ class Sides:
         return StreamedRows([StreamSource(self.stream, 0, shuffle_shards=True)], 0)
 
 
-def measure(sides: dict[str, Callable[[], Iterator[Any]]], num_rows: int, repetitions: int) -> dict[str, Any]:
-    """Images per second of every side; they take turns, and the first round is a warm-up."""
+def measure(sides: dict[str, Callable[[], Iterator[Any]]], num_rows: int, rounds: int) -> dict[str, Any]:
+    """Images per second of every side; they take turns, and the first of several rounds is a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for repetition in range(repetitions + 1):
+    for _ in range(rounds):
         for name, begin in sides.items():
             began = time.perf_counter()
             for _ in begin():
                 pass
-            if repetition > 0:
-                seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(time.perf_counter() - began)
+    if rounds > 1:
+        seconds = {name: taken[1:] for name, taken in seconds.items()}
     baseline = statistics.median(seconds["image_files"])
     return {
         name: {
@@ -191,25 +192,25 @@ def measure(sides: dict[str, Callable[[], Iterator[Any]]], num_rows: int, repeti
     }
 
 
-def measure_all(folder: Path, num_rows: int, repetitions: int) -> dict[str, Any]:
+def measure_all(folder: Path, num_rows: int, rounds: int) -> dict[str, Any]:
     """Every side; those without workers also for other image sizes and numbers of phrases."""
     (folder / "images").mkdir()
     paths = write_images(folder / "images", num_rows)
     sides = {count: Sides(folder / f"phrases_{count}", paths, count) for count in PHRASES_PER_IMAGE}
     usual = sides[PHRASES]
-    batches = measure(usual.list_batches(), num_rows, repetitions)
+    batches = measure(usual.list_batches(), num_rows, rounds)
     alone = {name: batches[name] for name in usual.list_batches(workers=(0,))}
     against_size, against_phrases = {IMAGE_SIZE: alone}, {PHRASES: alone}
     for size in set(IMAGE_SIZES) - {IMAGE_SIZE}:
-        against_size[size] = measure(usual.list_batches(size, workers=(0,)), num_rows, repetitions)
+        against_size[size] = measure(usual.list_batches(size, workers=(0,)), num_rows, rounds)
     for count in set(PHRASES_PER_IMAGE) - {PHRASES}:
-        against_phrases[count] = measure(sides[count].list_batches(workers=(0,)), num_rows, repetitions)
+        against_phrases[count] = measure(sides[count].list_batches(workers=(0,)), num_rows, rounds)
     return {
         "data": f"{num_rows} images of {WIDTH} x {HEIGHT} (JPEG), {PHRASES} phrases each, {NUM_SHARDS} files",
         "bytes_per_image": round(sum(path.stat().st_size for path in paths) / num_rows),
         "batch_size": BATCH_SIZE,
         "batches": batches,
-        "rows_only": measure(usual.list_rows(), num_rows, repetitions),
+        "rows_only": measure(usual.list_rows(), num_rows, rounds),
         "against_image_size": dict(sorted(against_size.items())),
         "against_phrases_per_image": dict(sorted(against_phrases.items())),
     }
@@ -235,15 +236,15 @@ def plot_rates(measured: dict[str, Any], output: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="16 images and one repetition, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="16 images and no warm-up, to see that it runs")
     parser.add_argument("--images", type=int, default=512, help=f"a multiple of {BATCH_SIZE}")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--output", type=Path, help="JSON to write (benchmarks/results/loading[_quick].json)")
     arguments = parser.parse_args()
-    num_rows, repetitions = (BATCH_SIZE, 1) if arguments.quick else (arguments.images, arguments.repetitions)
+    num_rows, rounds = (BATCH_SIZE, 1) if arguments.quick else (arguments.images, 1 + arguments.repetitions)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        measured = measure_all(Path(name), num_rows, repetitions)
+        measured = measure_all(Path(name), num_rows, rounds)
     output = arguments.output or RESULTS_FOLDER / f"loading{'_quick' * arguments.quick}.json"
     plot_rates(measured, output)
     write_result("loading", measured, output, arguments.quick)

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 6.4, 4.0  # inches
 DOTS_PER_INCH = 120
+ROOM_ABOVE = 1.08  # end of an axis over the largest value
 
 
 def plot_curves(
@@ -39,7 +40,7 @@ def plot_curves(
     if log_y:
         axes.set_yscale("log")
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, ROOM_ABOVE * max(y for points in curves.values() for _, y in points))
     axes.grid(alpha=0.3)
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
