@@ -1,8 +1,8 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Retrieval in two stages against the released code's way and against scoring every pair: seconds, peak memory, FLOP.
 
-    python benchmarks/retrieval.py               # 1,000 captions x 200 images, a small model (about 20 minutes)
-    python benchmarks/retrieval.py --full-size   # 80 captions x 16 images, the published architecture
+    python benchmarks/retrieval.py               # 1,000 captions x 200 images, a small model; a quarter of an hour
+    python benchmarks/retrieval.py --full-size   # 60 captions x 12 images, the published architecture
     python benchmarks/retrieval.py --quick       # 50 captions x 10 images, to see that it runs
 
 All sides run on the same layers, random weights and inputs, and encode every image and caption once:
@@ -68,8 +68,8 @@ SMALL_LAYERS = {"hidden_size": 64, "intermediate_size": 256, "num_attention_head
 SMALL = (SMALL_LAYERS, {**SMALL_LAYERS, "fusion_layer": 2}, {"explanation_layer": 3, "explanation_block": 3})
 SIZES = {
     "quick": Size(10, 4, (8,), (5,), {**SMALL[0], "image_size": 64}, *SMALL[1:]),
-    "small": Size(200, 16, (8, 32, 64, 128), (50, 100), *SMALL),
-    "full_size": Size(16, 8, (2, 4, 16), (4, 8), {}, {}, {}),
+    "small": Size(200, 16, (8, 32, 128), (50, 100), *SMALL),
+    "full_size": Size(12, 4, (2, 8), (3, 6), {}, {}, {}),
 }
 
 
