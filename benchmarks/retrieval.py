@@ -22,17 +22,15 @@ sides rank alike, not how well. Contrastive features are centred, so that shortl
 
 import argparse
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from machine import RESULTS_FOLDER, read_peak_memory, write_result
+from measuring import build_rate_probe, count_flops, measure_memory, read_clock
 from plots import plot_curves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from albef_amc import AlbefConfig, AlbefForImageTextMatching
 from albef_amc.configuration_albef import ITM_MATCH_INDEX
@@ -274,59 +272,52 @@ def compare_scores(scores: dict[str, Scores]) -> dict:
     }
 
 
-def count_attention(query_shape: torch.Size, key_shape: torch.Size, value_shape: torch.Size, *_, **__) -> int:
-    """Floating-point operations of attention on a CPU, which the counter does not know."""
-    return sdpa_flop_count(query_shape, key_shape, value_shape)
-
-
-def count_flops(run: Callable[[], Scores]) -> tuple[int, Scores]:
-    """Floating-point operations of a call, and what it returned."""
-    attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: count_attention}
-    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
-        result = run()
-    return counter.get_total_flops(), result
-
-
 def measure_sides(
     model: AlbefForImageTextMatching, inputs: Inputs, k: int, repetitions: int, sides: tuple[str, ...]
 ) -> tuple[dict[str, dict], dict[str, Scores]]:
-    """Seconds and FLOP of sides that take turns, and their scores."""
-    counted = {side: count_flops(lambda side=side: SIDES[side](model, inputs, k)) for side in sides}  # warm-up
+    """Seconds and FLOP of sides that take turns, their share of the matrix rate between turns, and their scores."""
+    scores: dict[str, Scores] = {}
+
+    def run(side: str) -> None:
+        scores[side] = SIDES[side](model, inputs, k)
+
+    gflop = {side: count_flops(partial(run, side)) for side in sides}  # warm-up
     seconds: dict[str, list[float]] = {side: [] for side in sides}
+    device = inputs.input_ids.device
+    measure_rate = build_rate_probe(device)
+    rates = [measure_rate()]
     for _ in range(repetitions):
         for side in sides:
-            began = time.perf_counter()
-            SIDES[side](model, inputs, k)
-            seconds[side].append(time.perf_counter() - began)
+            began = read_clock(device)
+            run(side)
+            seconds[side].append(read_clock(device) - began)
+            rates.append(measure_rate())
     measured = {}
-    for side, (flop, _) in counted.items():
+    for side in sides:
         median = statistics.median(seconds[side])
-        measured[side] = {"seconds_median": median, "seconds": seconds[side], "gflop": flop / 1e9}
-        measured[side]["gflop_per_second"] = flop / 1e9 / median
-    return measured, {side: scores for side, (_, scores) in counted.items()}
-
-
-def measure_memory(side: str, arguments: argparse.Namespace) -> float:
-    """Peak memory in GB of a fresh process that loads the model and scores the gallery once."""
-    command = [sys.executable, __file__, "--only", side, "--threads", str(arguments.threads)]
-    command += ["--quick"] * arguments.quick + ["--full-size"] * arguments.full_size
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        measured[side] = {"seconds_median": median, "seconds": seconds[side], "gflop": gflop[side]}
+        measured[side]["gflop_per_second"] = gflop[side] / median
+        measured[side]["share_of_matrix_rate"] = gflop[side] / median / statistics.median(rates[1:])
+    return measured, scores
 
 
 def measure(size: Size, arguments: argparse.Namespace) -> dict:
     """All sides, the memory of each in a process of its own, and the cost of other k and other galleries."""
     model, repetitions = build_model(size), arguments.repetitions
     result, scores = measure_sides(model, Inputs.build(size), size.k, repetitions, tuple(SIDES))
-    against_k = {size.k: {side: result[side] for side in SHORTLISTED}}
+    against_k = {size.k: {side: dict(result[side]) for side in SHORTLISTED}}
     for k in size.other_k:
         against_k[k], _ = measure_sides(model, Inputs.build(size), k, repetitions, SHORTLISTED)
-    against_captions = {size.captions: dict(result)}
+    against_captions = {size.captions: {side: dict(result[side]) for side in SIDES}}
     for images in size.other_images:
         part = replace(size, images=images)
         against_captions[part.captions], _ = measure_sides(
             model, Inputs.build(part), size.k, repetitions, tuple(SIDES)
         )
-    result = {side: {**result[side], "peak_memory_gb": measure_memory(side, arguments)} for side in SIDES}
+    for side in SIDES:
+        words = ["--only", side, "--threads", arguments.threads]
+        words += ["--quick"] * arguments.quick + ["--full-size"] * arguments.full_size
+        result[side]["peak_memory_gb"] = measure_memory(__file__, words)
     measures = {"speed": "seconds_median", "flop": "gflop", "memory": "peak_memory_gb"}
     ratios = {
         f"{name}_of_{side}_over_two_stage": result[side][key] / result["two_stage"][key]
