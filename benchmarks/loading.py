@@ -23,7 +23,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from machine import RESULTS_FOLDER, write_result
+from machine import write_result
 from PIL import Image
 from plots import plot_curves
 from torch.utils.data import DataLoader
@@ -245,9 +245,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         measured = measure_all(Path(name), num_rows, rounds)
-    output = arguments.output or RESULTS_FOLDER / f"loading{'_quick' * arguments.quick}.json"
-    plot_rates(measured, output)
-    write_result("loading", measured, output, arguments.quick)
+    plot_rates(measured, write_result("loading", measured, arguments.output, arguments.quick))
 
 
 if __name__ == "__main__":

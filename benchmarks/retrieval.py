@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from machine import RESULTS_FOLDER, read_peak_memory, write_result
+from machine import read_peak_memory, write_result
 from measuring import build_rate_probe, count_flops, measure_memory, read_clock
 from plots import plot_curves
 
@@ -333,14 +333,14 @@ def measure(size: Size, arguments: argparse.Namespace) -> dict:
     }
 
 
-def plot_costs(measured: dict, output: Path) -> None:
+def plot_costs(measured: dict, kind: str, output: Path) -> None:
     """Pictures beside `output`: seconds against k and against the number of captions."""
     for sweep, x_label in (("against_k", "k"), ("against_captions", f"captions, {CAPTIONS_PER_IMAGE} an image")):
         points = measured[sweep]
         sides = next(iter(points.values()))
         curves = {side: [(x, of_x[side]["seconds_median"]) for x, of_x in points.items()] for side in sides}
         path = output.with_name(f"{output.stem}_{sweep}.png")
-        plot_curves(path, f"Retrieval with {measured['data']}", x_label, "seconds", curves, log_x=True, log_y=True)
+        plot_curves(path, f"Retrieval, {kind}", x_label, "seconds", curves, log_x=True, log_y=True)
 
 
 def main() -> None:
@@ -363,13 +363,12 @@ def main() -> None:
         SIDES[arguments.only](build_model(size), Inputs.build(size), size.k)
         print(read_peak_memory())
         return
-    suffix = "" if name == "small" else f"_{name}"
-    output = arguments.output or RESULTS_FOLDER / f"retrieval{suffix}.json"
     kind = "published architecture" if arguments.full_size else "small model"
-    data = f"{size.captions} captions x {size.images} images, {kind}"
-    measured = {"data": f"{data}, float32", "k": size.k, **measure(size, arguments)}
-    plot_costs({**measured, "data": data}, output)
-    write_result("retrieval", measured, output, arguments.quick)
+    data = f"{size.captions} captions x {size.images} images, {kind}, float32"
+    measured = {"data": data, "k": size.k, **measure(size, arguments)}
+    result_name = "retrieval_full_size" if arguments.full_size else "retrieval"
+    output = write_result("retrieval", measured, arguments.output, arguments.quick, result_name)
+    plot_costs(measured, kind, output)
 
 
 if __name__ == "__main__":
