@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from .configuration_albef import ITM_MATCH_INDEX, AlbefConfig, AlbefTextConfig
 from .contrastive_albef import (
@@ -43,98 +43,12 @@ from .explanation_albef import (
 )
 from .grouping_albef import PhraseGroups, PhraseRows, divide_rows
 from .inputs_albef import check_phrase_inputs
+from .outputs_albef import AlbefGroundingOutput, AlbefModelOutput, AlbefPreTrainingOutput
 from .parallel_albef import CandidateScope, attach, largest_over_processes, pad_pieces
 from .queues_albef import FeatureQueues
 
 ITM_MISMATCH_INDEX = 0
 OBJECTIVES = ("itc", "itm", "mlm")
-
-
-@dataclass
-class AlbefModelOutput(ModelOutput):
-    """Outputs of [`AlbefModel`] for N images and P phrases of T pieces.
-
-    Args:
-        last_hidden_state (`torch.Tensor` of shape `(P, T, hidden_size)`): states of the fusion encoder.
-        image_embeds (`torch.Tensor` of shape `(N, 1 + num_patches, hidden_size)`): image encoder, [CLS] first.
-        text_embeds (`torch.Tensor` of shape `(P, T, hidden_size)`): text encoder, [CLS] first.
-        image_features (`torch.Tensor` of shape `(N, projection_dim)`): projected image [CLS], unit length.
-        text_features (`torch.Tensor` of shape `(P, projection_dim)`): projected text [CLS], unit length.
-        logits_per_image (`torch.Tensor` of shape `(N, P)`): contrastive similarities over temperature.
-        logits_per_text (`torch.Tensor` of shape `(P, N)`): their transpose.
-    """
-
-    last_hidden_state: torch.Tensor | None = None
-    image_embeds: torch.Tensor | None = None
-    text_embeds: torch.Tensor | None = None
-    image_features: torch.Tensor | None = None
-    text_features: torch.Tensor | None = None
-    logits_per_image: torch.Tensor | None = None
-    logits_per_text: torch.Tensor | None = None
-
-
-@dataclass
-class AlbefGroundingOutput(ModelOutput):
-    """Outputs of [`AlbefForImageTextMatching`] for P phrases of T pieces on a grid of G_h x G_w patches.
-
-    Args:
-        loss (`torch.Tensor`, scalar, with `itm_labels`): cross-entropy of the matching scores, mean over phrases.
-        itm_logits (`torch.Tensor` of shape `(P, 2)`): matching scores; index `ITM_MATCH_INDEX` = 1 is "match".
-        heatmap (`torch.Tensor` of shape `(P, G_h, G_w)`, with `output_heatmap`): raw Grad-CAM, >= 0, float32; in the
-            graph when gradients were enabled on entry.
-        normalized_heatmap (`torch.Tensor` of shape `(P, G_h, G_w)`): minus minimum, over maximum; in [0, 1].
-        token_heatmap (`torch.Tensor` of shape `(P, T, G_h, G_w)`, with `output_token_heatmap`): the map of every
-            piece before their mean; 0 for padding.
-        image_index (`torch.Tensor` of shape `(P,)`): image row of every phrase.
-        original_sizes (`torch.Tensor` of shape `(N, 2)`): height and width of the stored images, passed through.
-    """
-
-    loss: torch.Tensor | None = None
-    itm_logits: torch.Tensor | None = None
-    heatmap: torch.Tensor | None = None
-    normalized_heatmap: torch.Tensor | None = None
-    token_heatmap: torch.Tensor | None = None
-    image_index: torch.Tensor | None = None
-    original_sizes: torch.Tensor | None = None
-
-
-@dataclass
-class AlbefPreTrainingOutput(ModelOutput):
-    """Outputs of [`AlbefForPreTraining`] for N images and P phrases of T pieces.
-
-    Args:
-        loss (`torch.Tensor`, scalar): sum of the objectives that were asked for; None without any.
-        itc_loss, itm_loss, mlm_loss (`torch.Tensor`, scalars): contrastive, matching and masked-word losses.
-        itm_logits (`torch.Tensor` of shape `(P, 2)`): matching scores of the given pairs.
-        itm_pair_logits (`torch.Tensor` of shape `(up to 3P, 2)`): given pairs; each phrase with a negative image;
-            a negative phrase with each phrase's image. Phrases without a candidate add no pair.
-        mlm_logits (`torch.Tensor` of shape `(num_masked, vocab_size)`, or `(P, T, vocab_size)` with the sequence
-            axis): scores of masked words.
-        heatmap, normalized_heatmap, token_heatmap: as in [`AlbefGroundingOutput`].
-        image_features, text_features (`torch.Tensor` of shape `(N | P, projection_dim)`): online, unit length.
-        momentum_image_features, momentum_text_features (same shapes): of the momentum model, for `enqueue`.
-        logits_per_image (`torch.Tensor` of shape `(N, P + queue_size)`), logits_per_text (`(P, N + queue_size)`):
-            similarities to the momentum features of the batch and then of the queue, over temperature.
-        image_index (`torch.Tensor` of shape `(P,)`): image row of every phrase.
-    """
-
-    loss: torch.Tensor | None = None
-    itc_loss: torch.Tensor | None = None
-    itm_loss: torch.Tensor | None = None
-    mlm_loss: torch.Tensor | None = None
-    itm_logits: torch.Tensor | None = None
-    itm_pair_logits: torch.Tensor | None = None
-    mlm_logits: torch.Tensor | None = None
-    heatmap: torch.Tensor | None = None
-    normalized_heatmap: torch.Tensor | None = None
-    token_heatmap: torch.Tensor | None = None
-    image_features: torch.Tensor | None = None
-    text_features: torch.Tensor | None = None
-    momentum_image_features: torch.Tensor | None = None
-    momentum_text_features: torch.Tensor | None = None
-    logits_per_image: torch.Tensor | None = None
-    logits_per_text: torch.Tensor | None = None
-    image_index: torch.Tensor | None = None
 
 
 class AlbefModel(AlbefPreTrainedModel):
