@@ -185,6 +185,37 @@ class PhraseRows:
         return [replace(part, states=new[:, : part.states.shape[1]]) for new, part in zip(divided, parts, strict=True)]
 
 
+def divide_by_length(attention_mask: torch.Tensor, rows_per_chunk: int) -> list[tuple[torch.Tensor, int]]:
+    r"""Phrases in chunks of similar length, which are padded less than all of them together.
+
+    Args:
+        attention_mask (`torch.Tensor` of shape `(P, T)`): 1 for real pieces.
+        rows_per_chunk (`int`): phrases of a chunk at most.
+
+    Returns:
+        `list` of `tuple`: numbers of the phrases of each chunk, `(R,)`, and the columns up to the last real piece
+        among them. Phrases of one length stay in their order, and so do those of a single chunk.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from albef_amc.grouping_albef import divide_by_length
+    >>> divide_by_length(torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]]), rows_per_chunk=2)
+    [(tensor([1, 2]), 2), (tensor([0]), 3)]
+
+    ```
+    """
+    columns = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
+    lengths = ((attention_mask != 0) * columns).amax(dim=1)
+    order = torch.arange(len(lengths), device=lengths.device)
+    if len(lengths) > rows_per_chunk:
+        order = lengths.argsort(stable=True)
+    chunks = order.split(rows_per_chunk)
+    longest = torch.stack([lengths[rows].amax() for rows in chunks]).tolist()
+    return list(zip(chunks, longest, strict=True))
+
+
 def divide_rows(is_first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Numbers of the rows that `is_first` `(P,)` marks, and of the others; without any mark the first row is the
     first part, which is never empty."""
@@ -193,4 +224,4 @@ def divide_rows(is_first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return is_first.nonzero().flatten(), (~is_first).nonzero().flatten()
 
 
-__all__ = ["PhraseGroups", "PhraseRows", "PieceLayout", "divide_rows"]
+__all__ = ["PhraseGroups", "PhraseRows", "PieceLayout", "divide_by_length", "divide_rows"]

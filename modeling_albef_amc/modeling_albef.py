@@ -41,7 +41,7 @@ from .explanation_albef import (
     outside_inference_mode,
     resolve_token_mask,
 )
-from .grouping_albef import PhraseGroups, PhraseRows, divide_rows
+from .grouping_albef import PhraseGroups, PhraseRows, divide_by_length, divide_rows
 from .inputs_albef import check_phrase_inputs
 from .outputs_albef import AlbefGroundingOutput, AlbefModelOutput, AlbefPreTrainingOutput
 from .parallel_albef import CandidateScope, attach, largest_over_processes, pad_pieces
@@ -261,7 +261,8 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         Args:
             pixel_values, input_ids, attention_mask, image_index, token_mask, original_sizes, explanation_kind,
             output_token_heatmap: as for [`forward`].
-            phrases_per_chunk (`int`, defaults to 32): phrases explained at once; bounds the memory.
+            phrases_per_chunk (`int`, defaults to 32): phrases explained at once; bounds the memory. Where there are
+                more, those of similar length are explained together.
             unused_inputs: other outputs of the processor or the collator (regions, identities) are not read.
 
         Returns:
@@ -273,10 +274,9 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         check_explanation(explanation_kind, output_token_heatmap)
         with torch.no_grad(), evaluation_mode(self):
             attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
-            chunks = self._ground_chunks(
+            itm_logits, heatmaps, token_maps = self._ground_chunks(
                 pixel_values, input_ids, attention_mask, image_index, token_mask, explanation_kind, phrases_per_chunk
             )
-            itm_logits, heatmaps, token_maps = (torch.cat(parts) for parts in zip(*chunks, strict=True))
         if not torch.isfinite(itm_logits).all() or not torch.isfinite(heatmaps).all():
             raise ValueError(
                 "the matching scores or heatmaps are not finite: `pixel_values` or the model's weights hold NaN or "
@@ -300,27 +300,31 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         token_mask: torch.Tensor | None,
         explanation_kind: ExplanationKind,
         phrases_per_chunk: int,
-    ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Scores, heatmaps and piece maps `(P, T, G_h, G_w)` (`(P, 0, G_h, G_w)` for `itc`), chunk by chunk."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scores, heatmaps and piece maps `(P, T, G_h, G_w)` (`(P, 0, G_h, G_w)` for `itc`), computed in chunks of
+        similar length."""
         if phrases_per_chunk < 1:
             raise ValueError(f"`phrases_per_chunk` must be at least 1, got {phrases_per_chunk}.")
         explain_match = explanation_kind == "itm"
         piece_mask = resolve_token_mask(token_mask, attention_mask)
         text_model = self.albef.text_model
         keys_values = text_model.project_image(self.albef.vision_model(pixel_values))
-        chunks = []
-        for rows in torch.arange(len(input_ids), device=input_ids.device).split(phrases_per_chunk):
-            mask, images = attention_mask[rows], image_index[rows]
-            text_embeds = text_model.encode(input_ids[rows], mask)
+        chunks = divide_by_length(attention_mask, phrases_per_chunk)
+        parts = []
+        for rows, length in chunks:
+            mask, images = attention_mask[rows, :length], image_index[rows]
+            text_embeds = text_model.encode(input_ids[rows, :length], mask)
             phrase_rows = PhraseRows(text_embeds, mask, images)
             itm_logits, maps = self.match(phrase_rows, keys_values, explain=explain_match)
             if explain_match:
-                heatmap = average_over_pieces(maps, piece_mask[rows])
+                heatmap = average_over_pieces(maps, piece_mask[rows, :length])
+                maps = pad_pieces(maps, input_ids.shape[1])
             else:
                 heatmap = self.explain_similarity(pixel_values, text_embeds, images, keep_graph=False)
                 maps = heatmap[:, None][:, :0]
-            chunks.append((itm_logits, heatmap, maps))
-        return chunks
+            parts.append((itm_logits, heatmap, maps))
+        back = torch.cat([rows for rows, _ in chunks]).argsort()
+        return tuple(torch.cat(of_chunks)[back] for of_chunks in zip(*parts, strict=True))
 
 
 class AlbefForImageTextMatching(AlbefMatchingModel):

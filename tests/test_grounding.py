@@ -10,6 +10,7 @@ from torch import nn
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
 from albef_amc.explanation_albef import normalize_heatmap
+from albef_amc.grouping_albef import divide_by_length
 
 KINDS = ("itm", "itc")
 both_kinds = pytest.mark.parametrize("kind", KINDS)
@@ -77,6 +78,42 @@ def test_order_of_phrases_and_images_does_not_matter(model, batch, kind):
     heatmaps = model.ground(**shuffled, explanation_kind=kind).heatmap
     for row, phrase in enumerate(phrases):
         assert_same_map(heatmaps[row], expected[phrase], TOLERANCES[torch.float32])
+
+
+@both_kinds
+@pytest.mark.parametrize("chunk", [1, 3, 7])
+def test_chunks_of_similar_length_change_nothing(model, batch, kind, chunk):
+    """Order, piece maps and their shape are those of one chunk; no chunk is longer than its longest phrase."""
+    batch["attention_mask"] = (torch.arange(8) < torch.tensor([8, 2, 5, 3, 2, 7, 2, 4])[:, None]).long()
+    options = {"explanation_kind": kind, "output_token_heatmap": kind == "itm"}
+    options["token_mask"] = batch["attention_mask"] * (torch.arange(8) != 1)
+    expected = model.ground(**batch, **options)
+    seen = []
+    encode = model.albef.text_model.encode
+    model.albef.text_model.encode = lambda ids, mask: seen.append(mask.sum(dim=1).tolist()) or encode(ids, mask)
+    outputs = model.ground(**batch, **options, phrases_per_chunk=chunk)
+    assert sum(seen, []) == [2, 2, 2, 3, 4, 5, 7, 8]
+    for heatmap, together in zip(outputs.heatmap, expected.heatmap, strict=True):
+        assert_same_map(heatmap, together, TOLERANCES[torch.float32])
+    torch.testing.assert_close(outputs.itm_logits, expected.itm_logits, atol=1e-5, rtol=1e-5)
+    assert torch.equal(outputs.image_index, batch["image_index"])
+    if kind == "itm":
+        torch.testing.assert_close(outputs.token_heatmap, expected.token_heatmap, atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "chunk", "expected"),
+    [
+        ([3, 1, 4, 1, 2], 2, [([1, 3], 1), ([4, 0], 3), ([2], 4)]),
+        ([3, 1, 2], 3, [([0, 1, 2], 3)]),  # one chunk
+        ([2, 2, 2], 2, [([0, 1], 2), ([2], 2)]),  # one length
+    ],
+)
+def test_phrases_are_divided_by_length(lengths, chunk, expected):
+    mask = (torch.arange(6) < torch.tensor(lengths)[:, None]).long()
+    assert [(rows.tolist(), length) for rows, length in divide_by_length(mask, chunk)] == expected
+    gap = torch.tensor([[1, 0, 1, 0]])  # a piece behind a gap is kept
+    assert divide_by_length(gap, 1)[0][1] == 3
 
 
 @both_kinds
