@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 import yaml
 from accelerate import PartialState
@@ -26,6 +27,7 @@ from albef_amc.trainer.evaluation_results import check_results_path, write_resul
 from albef_amc.trainer.run_facts import build_evaluation_command
 
 DEFAULT_SPLIT = "test"
+MAX_WORKERS = 8
 # Parts of a result that are printed for people in lines of their own.
 COMPARISON = ("protocol", "published")
 
@@ -49,6 +51,10 @@ def evaluate(
         list[str] | None, typer.Option("--data", help="Argument of the builder: data_root=photos. Repeatable.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded together.")] = 16,
+    num_workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that decode and resize images; on a CPU 0 by default, since it is busy."),
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Image side in pixels, if not the recipe's or the checkpoint's.")
     ] = None,
@@ -86,6 +92,7 @@ def evaluate(
             resamples,
             seed,
             batch_size=batch_size,
+            num_workers=choose_num_workers(model.device, world_size) if num_workers is None else num_workers,
             rank=rank,
             world_size=world_size,
             progress=lambda batches: track(batches, "grounding"),
@@ -143,6 +150,13 @@ def join_processes(device: str | None) -> tuple[int, int]:
         return 0, 1
     state = PartialState(cpu=device == "cpu")
     return state.process_index, state.num_processes
+
+
+def choose_num_workers(device: torch.device, world_size: int) -> int:
+    """Processes that prepare images beside each process of an evaluation."""
+    if device.type == "cpu":
+        return 0
+    return min(MAX_WORKERS, (os.cpu_count() or 1) // world_size)
 
 
 def load_rows(

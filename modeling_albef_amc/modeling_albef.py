@@ -250,6 +250,7 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         explanation_kind: ExplanationKind = "itm",
         output_token_heatmap: bool = False,
         phrases_per_chunk: int = 32,
+        check_finite: bool = True,
         **unused_inputs,
     ) -> AlbefGroundingOutput:
         r"""Heatmap and matching score of every phrase, without dropout and without a trace.
@@ -263,6 +264,8 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
             output_token_heatmap: as for [`forward`].
             phrases_per_chunk (`int`, defaults to 32): phrases explained at once; bounds the memory. Where there are
                 more, those of similar length are explained together.
+            check_finite (`bool`, defaults to `True`): check the results. A caller who has more work for the device
+                than these phrases passes `False` and calls `check_finite` of the output when it reads them.
             unused_inputs: other outputs of the processor or the collator (regions, identities) are not read.
 
         Returns:
@@ -277,12 +280,7 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
             itm_logits, heatmaps, token_maps = self._ground_chunks(
                 pixel_values, input_ids, attention_mask, image_index, token_mask, explanation_kind, phrases_per_chunk
             )
-        if not torch.isfinite(itm_logits).all() or not torch.isfinite(heatmaps).all():
-            raise ValueError(
-                "the matching scores or heatmaps are not finite: `pixel_values` or the model's weights hold NaN or "
-                "infinity. Check the image and the checkpoint (`albef-amc convert` refuses such weights)."
-            )
-        return AlbefGroundingOutput(
+        outputs = AlbefGroundingOutput(
             itm_logits=itm_logits,
             heatmap=heatmaps,
             normalized_heatmap=normalize_heatmap(heatmaps),
@@ -290,6 +288,9 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
             image_index=image_index,
             original_sizes=original_sizes,
         )
+        if check_finite:
+            outputs.check_finite()
+        return outputs
 
     def _ground_chunks(
         self,

@@ -54,6 +54,14 @@ class AlbefGroundingOutput(ModelOutput):
     image_index: torch.Tensor | None = None
     original_sizes: torch.Tensor | None = None
 
+    def check_finite(self) -> None:
+        """Raises `ValueError` where a score or a heatmap is not finite; waits for the device to have computed them."""
+        if not torch.isfinite(self.itm_logits).all() or not torch.isfinite(self.heatmap).all():
+            raise ValueError(
+                "the matching scores or heatmaps are not finite: `pixel_values` or the model's weights hold NaN or "
+                "infinity. Check the image and the checkpoint (`albef-amc convert` refuses such weights)."
+            )
+
 
 @dataclass
 class AlbefPreTrainingOutput(ModelOutput):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from testing_utils import build_rows
 
+from albef_amc import AlbefGroundingOutput
 from albef_amc.trainer.evaluation import (
     BASELINES,
     PhraseResult,
@@ -14,6 +15,7 @@ from albef_amc.trainer.evaluation import (
     evaluate_grounding,
     iterate_phrases,
     locate_points,
+    predict_points,
     score_points,
     score_proposals,
     shuffle_phrases,
@@ -59,7 +61,7 @@ def test_phrases_without_boxes_are_counted_not_scored(tiny_model, tiny_processor
 def test_points_are_pixels_of_the_stored_images():
     heatmap = torch.zeros(3, 4, 4)
     heatmap[0, 0, 3] = heatmap[1, 3, 0] = heatmap[2, 0, 3] = 1.0
-    points = locate_points(heatmap, torch.tensor([[40, 80], [40, 80], [100, 20]]))
+    points = locate_points(heatmap, torch.tensor([[40, 80], [40, 80], [100, 20]])).tolist()
     assert points[0][0] > 60 and points[0][1] < 10
     assert points[1][0] < 20 and points[1][1] > 30
     assert points[2][0] > 15 and points[2][1] < 25
@@ -75,6 +77,46 @@ def test_hits_lie_strictly_inside_any_box():
     assert [answer.is_hit for answer in results] == [True, False, True]
     assert metrics["pointing_game_accuracy"] == pytest.approx(2 / 3)
     assert metrics["pointing_game_accuracy_by_type"] == {"a": 0.5, "b": 0.0}
+
+
+def test_workers_and_batches_change_no_result(tiny_model, tiny_processor):
+    rows = build_rows(5)
+    rows[1]["phrases"] = []
+    rows[2]["proposals"] = [{"box": [4.0, 4.0, 24.0, 20.0], "score": 1.0, "label": None}]
+    expected, num_skipped = predict_points(tiny_model, tiny_processor, rows, batch_size=1, sums_heat=True)
+    assert [answer.phrase_id for answer in expected] == [
+        f"{row}-{phrase}" for row in (0, 2, 3, 4) for phrase in (0, 1)
+    ]
+    counted = []
+
+    def count(batches):
+        for batch in batches:
+            counted.append(batch)
+            yield batch
+
+    options = {"batch_size": 1, "sums_heat": True, "num_workers": 2, "progress": count}
+    assert predict_points(tiny_model, tiny_processor, rows, **options) == (expected, num_skipped)
+    assert len(counted) == len(rows)
+
+
+def test_results_are_fetched_one_batch_behind(tiny_model, tiny_processor, monkeypatch):
+    events = []
+    ground, check_finite = tiny_model.ground, AlbefGroundingOutput.check_finite
+    tiny_model.ground = lambda **inputs: events.append("give") or ground(**inputs)
+    monkeypatch.setattr(
+        AlbefGroundingOutput, "check_finite", lambda outputs: events.append("fetch") or check_finite(outputs)
+    )
+    predict_points(tiny_model, tiny_processor, build_rows(3), batch_size=1)
+    assert events == ["give", "give", "fetch", "give", "fetch", "fetch"]
+
+
+def test_scores_that_are_not_finite_are_refused_in_any_batch(tiny_model, tiny_processor):
+    rows = build_rows(3)
+    with torch.no_grad():
+        tiny_model.itm_head.bias[0] = torch.nan
+    for batch_size in (1, 3):
+        with pytest.raises(ValueError, match="matching scores or heatmaps are not finite"):
+            predict_points(tiny_model, tiny_processor, rows, batch_size=batch_size)
 
 
 def test_shuffled_rows_keep_regions_and_exchange_every_phrase():

@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, Subset
 
-from albef_amc import ITM_MATCH_INDEX, AlbefForImageTextMatching, AlbefForPreTraining
+from albef_amc import ITM_MATCH_INDEX, AlbefForImageTextMatching, AlbefForPreTraining, AlbefGroundingOutput
 from albef_amc.metrics import get_metric_folder
 from albef_amc.regions_albef import find_point, resize_heatmap
 from albef_amc.trainer.augmentation import example_generator
@@ -150,6 +150,8 @@ def predict_points(
 ) -> tuple[list[PhraseResult], int]:
     """Points of all phrases that have a box, and the number of phrases without.
 
+    Results are fetched one batch behind, so that the device always has work.
+
     Args:
         model, processor: the checkpoint.
         rows: data set rows (`datasets_scripts/features.py`), with a length and read by index.
@@ -160,26 +162,52 @@ def predict_points(
         sums_heat (`bool`, defaults to `False`): also sum the heatmaps over the proposals of the images.
         progress (callable, *optional*): wraps the iteration over batches, to show progress.
     """
-    collate = _GroundingInputs(processor, max_length)
-    loader: DataLoader[Any] = DataLoader(rows, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
-    results, num_skipped = [], 0
+    loader: DataLoader[Any] = DataLoader(
+        rows,
+        batch_size=batch_size,
+        collate_fn=_GroundingInputs(processor, max_length),
+        num_workers=num_workers,
+        pin_memory=model.device.type == "cuda",
+    )
+    results: list[PhraseResult] = []
+    num_skipped, given = 0, None
     for phrases, inputs, proposals, skipped in progress(loader):
         num_skipped += skipped
         if not phrases:
             continue
-        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-        outputs = model.ground(**inputs, phrases_per_chunk=phrases_per_chunk)
         sizes = inputs["original_sizes"][inputs["image_index"]]
+        inputs = {name: tensor.to(model.device, non_blocking=True) for name, tensor in inputs.items()}
+        outputs = model.ground(**inputs, phrases_per_chunk=phrases_per_chunk, check_finite=False)
         points = locate_points(outputs.heatmap, sizes)
-        scores = outputs.itm_logits.float().softmax(dim=-1)[:, ITM_MATCH_INDEX].tolist()
-        for phrase, point, score in zip(phrases, points, scores, strict=True):
-            phrase.point, phrase.score = point, score
-            results.append(phrase)
+        if given is not None:
+            results += given.fetch(sums_heat)  # while the device has this batch to work on
+        given = _GivenBatch(phrases, proposals, sizes, outputs, points)
+    return results + (given.fetch(sums_heat) if given is not None else []), num_skipped
+
+
+@dataclass(frozen=True)
+class _GivenBatch:
+    """A batch that the device was given, with what it computes of it: P phrases, their proposals and image sizes."""
+
+    phrases: list[PhraseResult]
+    proposals: list[list]
+    sizes: torch.Tensor
+    outputs: AlbefGroundingOutput
+    points: torch.Tensor
+
+    def fetch(self, sums_heat: bool) -> list[PhraseResult]:
+        """Waits for the results and enters them into the phrases."""
+        self.outputs.check_finite()
+        scores = self.outputs.itm_logits.float().softmax(dim=-1)[:, ITM_MATCH_INDEX].tolist()
+        for phrase, (x, y), score in zip(self.phrases, self.points.tolist(), scores, strict=True):
+            phrase.point, phrase.score = (float(x), float(y)), score
         if sums_heat:
-            for phrase, heatmap, size, boxes in zip(phrases, outputs.heatmap, sizes.tolist(), proposals, strict=True):
+            heatmaps = self.outputs.heatmap.cpu()
+            entries = zip(self.phrases, heatmaps, self.sizes.tolist(), self.proposals, strict=True)
+            for phrase, heatmap, size, boxes in entries:
                 sums = sum_heat_in_boxes(resize_heatmap(heatmap, *size), boxes)
                 phrase.heat_sums = list(zip(boxes, sums, strict=True))
-    return results, num_skipped
+        return self.phrases
 
 
 class _GroundingInputs:
@@ -219,15 +247,16 @@ def iterate_phrases(row: dict) -> Iterable[PhraseResult]:
             )
 
 
-def locate_points(heatmap: torch.Tensor, sizes: torch.Tensor) -> list[tuple[float, float]]:
-    """Maxima of heatmaps `(P, G_h, G_w)` at the stored sizes `(P, 2)` (height, width), as (x, y)."""
-    points: list[tuple[float, float] | None] = [None] * len(heatmap)
-    for size in sizes.unique(dim=0):
-        rows = (sizes == size).all(dim=1).nonzero().flatten()
-        height, width = size.tolist()
-        found = find_point(resize_heatmap(heatmap[rows], height, width)).tolist()
-        for row, point in zip(rows.tolist(), found, strict=True):
-            points[row] = (float(point[0]), float(point[1]))
+def locate_points(heatmap: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """Maxima of heatmaps `(P, G_h, G_w)` at the stored sizes `(P, 2)` (height, width): x, y as int64 `(P, 2)`.
+
+    With `sizes` on the CPU nothing waits for the device of the heatmaps.
+    """
+    points = torch.empty(len(heatmap), 2, dtype=torch.int64, device=heatmap.device)
+    for height, width in sizes.unique(dim=0).tolist():
+        rows = (sizes == torch.tensor([height, width], device=sizes.device)).all(dim=1).nonzero().flatten()
+        rows = rows.to(heatmap.device, non_blocking=True)
+        points[rows] = find_point(resize_heatmap(heatmap[rows], height, width))
     return points
 
 
