@@ -60,6 +60,11 @@ def _as_graph_node(probabilities: torch.Tensor) -> torch.Tensor:
     return probabilities if probabilities.requires_grad else probabilities.detach().requires_grad_(True)
 
 
+def call_uncompiled(module: nn.Module) -> Callable:
+    """The module's call, hooks included, without what `nn.Module.compile` put in front of it."""
+    return module._call_impl
+
+
 class AlbefAttention(nn.Module):
     """What the three attention modules share: the geometry of the heads and the choice of the back-end."""
 
@@ -306,14 +311,16 @@ class AlbefVisionModel(AlbefPreTrainedModel):
     def run_layers(
         self, hidden_states: torch.Tensor, first: int = 0, last: int | None = None, use_eager: bool = False
     ) -> torch.Tensor:
-        """Runs blocks `first` to `last - 1`, without the final normalisation."""
+        """Runs blocks `first` to `last - 1`, without the final normalisation; with `use_eager` so that they can be
+        differentiated twice."""
         for layer in self.layers[first:last]:
-            hidden_states, _ = layer(hidden_states, use_eager=use_eager)
+            run = call_uncompiled(layer) if use_eager else layer
+            hidden_states, _ = run(hidden_states, use_eager=use_eager)
         return hidden_states
 
     def run_explained_layer(self, index: int, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Runs one block; returns the states and its probabilities as a node of the graph (a leaf if none exists)."""
-        return self.layers[index](hidden_states, use_eager=True, explain=True)
+        return call_uncompiled(self.layers[index])(hidden_states, use_eager=True, explain=True)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """`(N, 3, image_height, image_width)` to image_embeds `(N, 1 + num_patches, hidden_size)`."""

@@ -49,6 +49,8 @@ from .queues_albef import FeatureQueues
 
 ITM_MISMATCH_INDEX = 0
 OBJECTIVES = ("itc", "itm", "mlm")
+# Graphs of `compile_encoders` at most; all layers of all encoders, in training and in evaluation, share them.
+RECOMPILE_LIMIT = 32
 
 
 class AlbefModel(AlbefPreTrainedModel):
@@ -163,6 +165,38 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.albef.set_input_embeddings(value)
+
+    def compile_encoders(self, **options) -> None:
+        r"""Compiles image and text encoder in place, layer by layer, with [`torch.compile`].
+
+        Weights keep their names, so checkpoints stay as they are. The first calls take the time to compile: once for
+        a new number of images and once for any further ones, and likewise for phrases; later calls do not compile
+        again. Fusion layers are left alone. From the explanation layer on they are differentiated twice, which
+        compiled code cannot be. Below it, phrases share images in so many ways that they would be compiled again and
+        again. With `explanation_kind="itc"` the blocks from `explanation_block` on run uncompiled.
+
+        Args:
+            options: as for `torch.compile` (`backend`, `mode`, `dynamic`, ...). `recompile_limit` is 32 by default.
+
+        Example:
+
+        ```python
+        >>> from albef_amc import AlbefConfig, AlbefForImageTextMatching
+        >>> small = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+        >>> config = AlbefConfig(
+        ...     vision_config=dict(small, image_size=32, patch_size=16), explanation_layer=1, explanation_block=1,
+        ...     text_config=dict(small, fusion_layer=1, vocab_size=50))
+        >>> model = AlbefForImageTextMatching(config)
+        >>> model.compile_encoders(mode="reduce-overhead")
+
+        ```
+        """
+        options.setdefault("recompile_limit", RECOMPILE_LIMIT)
+        for encoder in self.modules():
+            if isinstance(encoder, (AlbefVisionModel, AlbefTextModel)):
+                last = encoder.config.fusion_layer if isinstance(encoder, AlbefTextModel) else None
+                for layer in encoder.layers[:last]:
+                    layer.compile(**options)
 
     def match(
         self,
