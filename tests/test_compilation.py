@@ -80,11 +80,12 @@ def build_model_without_dropout(**changes) -> AlbefForPreTraining:
 
 
 def assert_same_gradients(gradients: dict, expected: dict) -> None:
+    """Some gradients are 0 but for rounding: no slack is less than what 0.1 % of the largest gives."""
     assert gradients.keys() == expected.keys()
+    largest = max(gradient.abs().max() for gradient in expected.values())
     for name, gradient in expected.items():
-        assert (gradients[name] - gradient).abs().max() <= GRADIENT_TOLERANCE * gradient.abs().max().clamp(min=1e-3), (
-            name
-        )
+        slack = GRADIENT_TOLERANCE * gradient.abs().max().clamp(min=1e-3 * largest)
+        assert (gradients[name] - gradient).abs().max() <= slack, name
 
 
 def test_a_training_step_with_amc_has_the_same_gradients():
@@ -113,10 +114,9 @@ def test_a_differentiable_contrastive_map_with_compiled_encoders(tiny_model):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="inductor needs a C++ compiler")
-def test_the_default_backend_gives_the_same_heatmaps_and_gradients():
-    model = build_model_without_dropout()
-    batch = build_batch(model.config, (2, 1, 3))
-    expected, gradients = model.ground(**batch), compute_gradients(model, batch)
-    model.compile_encoders()
-    assert_same_maps(model.ground(**batch), expected, INDUCTOR_TOLERANCE)
-    assert_same_gradients(compute_gradients(model, batch), gradients)
+def test_the_default_backend_gives_the_same_heatmaps(tiny_model):
+    batch = build_batch(tiny_model.config, (2, 1, 3))
+    expected = tiny_model.ground(**batch)
+    tiny_model.compile_encoders()
+    assert_same_maps(tiny_model.ground(**batch), expected, INDUCTOR_TOLERANCE)
+    assert counters["inductor"]
