@@ -86,7 +86,7 @@ def average_over_pieces(
         `torch.Tensor` of shape `(P, G_h, G_w)`.
     """
     weights = piece_mask.to(token_heatmap.dtype)
-    total = torch.einsum("pt,ptyx->pyx", weights, token_heatmap)
+    total = (token_heatmap * weights[..., None, None]).sum(dim=1)  # a matrix product would be rounded under autocast
     if denominator == "padded":
         return total / token_heatmap.shape[1]
     return total / weights.sum(dim=1)[:, None, None]

@@ -37,6 +37,17 @@ def test_rows_do_not_mix():
         torch.testing.assert_close(together[row], alone[0])
 
 
+def test_products_are_float32_under_autocast():
+    maps, attention = torch.rand(3, 5, 4, 4), torch.rand(2, 2, 3, 4, requires_grad=True)
+    mask = (torch.rand(3, 5) > 0.3).long().index_fill(1, torch.tensor(0), 1)
+    expected = average_over_pieces(maps, mask)
+    weighted = compute_weighted_attention(attention.pow(3).flatten(1).sum(dim=1), attention, keep_graph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(average_over_pieces(maps, mask), expected)
+        score = attention.pow(3).flatten(1).sum(dim=1)
+        assert torch.equal(compute_weighted_attention(score, attention, keep_graph=True), weighted)
+
+
 def test_differentiable_twice():
     def compute(attention: torch.Tensor) -> torch.Tensor:
         return compute_weighted_attention(attention.pow(3).flatten(1).sum(dim=1), attention, keep_graph=True)
