@@ -13,6 +13,7 @@ from accelerate import PartialState
 from albef_amc.cli.comparison import list_comparison_lines
 from albef_amc.cli.loading import load_checkpoint
 from albef_amc.cli.reporting import is_main_process, print_result, report, to_plain, track
+from albef_amc.cli.switches import CompileOption, MatmulPrecisionOption, PrecisionOption, Switches
 from albef_amc.datasets_scripts import BUILDERS, load_grounding_dataset
 from albef_amc.trainer.benchmark import evaluate_split
 from albef_amc.trainer.bootstrap import NUM_RESAMPLES
@@ -59,6 +60,9 @@ def evaluate(
         int | None, typer.Option(help="Image side in pixels, if not the recipe's or the checkpoint's.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... (the fastest one by default).")] = None,
+    precision: PrecisionOption = "float32",
+    matmul_precision: MatmulPrecisionOption = "highest",
+    compile_encoders: CompileOption = False,
     baselines: Annotated[bool, typer.Option(help="Also score centre, random point and largest object.")] = False,
     resamples: Annotated[
         int, typer.Option(min=0, help="Draws of the bootstrap for 95 % intervals; 0 leaves them out.")
@@ -78,33 +82,38 @@ def evaluate(
     rank, world_size = join_processes(device)
     recipe_size = None if recipe is None else recipe.image_size
     model, processor = load_checkpoint(checkpoint, image_size or recipe_size, device)
+    switches = Switches(precision, matmul_precision, compile_encoders)
+    switches.prepare(model)
     loaded = {name: load_rows(target, recipe, name, data) for name in chosen}
     results, phrases = {}, {}
     for name, (source, rows) in loaded.items():
-        measured, evaluation = evaluate_split(
-            model,
-            processor,
-            rows,
-            name,
-            recipe,
-            source,
-            baselines,
-            resamples,
-            seed,
-            batch_size=batch_size,
-            num_workers=choose_num_workers(model.device, world_size) if num_workers is None else num_workers,
-            rank=rank,
-            world_size=world_size,
-            progress=lambda batches: track(batches, "grounding"),
-        )
+        with switches.applied(model.device):
+            measured, evaluation = evaluate_split(
+                model,
+                processor,
+                rows,
+                name,
+                recipe,
+                source,
+                baselines,
+                resamples,
+                seed,
+                batch_size=batch_size,
+                num_workers=choose_num_workers(model.device, world_size) if num_workers is None else num_workers,
+                rank=rank,
+                world_size=world_size,
+                progress=lambda batches: track(batches, "grounding"),
+            )
         if recipe is not None and recipe.proposal_ranking and BOX_ACCURACY not in measured:
             report(f"no proposals in the data: {BOX_ACCURACY} is left out (`--data detections_file=FILE`)")
         dataset = target if recipe is None else recipe.name
-        results[name] = to_plain({"checkpoint": checkpoint, "dataset": dataset, **measured})
+        computed = {"precision": precision, "matmul_precision": matmul_precision}
+        results[name] = to_plain({"checkpoint": checkpoint, "dataset": dataset, **computed, **measured})
         phrases[name] = evaluation.to_rows()
     if output is not None and is_main_process():
+        is_recipe, words = recipe is not None, switches.list_words()
         commands = {
-            name: build_evaluation_command(target, name, data, image_size, recipe is not None) for name in chosen
+            name: build_evaluation_command(target, name, data, image_size, is_recipe, words) for name in chosen
         }
         commanded = {name: {**result, "command": commands[name]} for name, result in results.items()}
         write_results(output, commanded, phrases)

@@ -8,6 +8,7 @@ import typer
 
 from albef_amc.cli.loading import load_checkpoint
 from albef_amc.cli.reporting import print_result, report
+from albef_amc.cli.switches import MatmulPrecisionOption, PrecisionOption, Switches
 from albef_amc.image_processing_albef import load_image
 from albef_amc.text_processing_albef import clean_caption
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap, save_picture
@@ -28,6 +29,8 @@ def ground(
     box_threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the maximum inside a box.")] = 0.5,
     image_size: Annotated[int | None, typer.Option(help="Image side in pixels, if not the checkpoint's.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... (the fastest one by default).")] = None,
+    precision: PrecisionOption = "float32",
+    matmul_precision: MatmulPrecisionOption = "highest",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Shows where phrases are in photographs: points and boxes as JSON, heatmaps as overlays."""
@@ -37,10 +40,12 @@ def ground(
         unknown = find_unknown_words(words, processor.tokenizer)
         if unknown:
             report(f'"{words}": this model does not know {", ".join(unknown)}; the heatmap says little')
-    entries = []
+    entries, switches = [], Switches(precision, matmul_precision)
     for path, image, stem in zip(photographs, images, choose_stems(photographs), strict=True):
         inputs = processor(images=[image], text=[phrase], return_tensors="pt").to(model.device)
-        results = processor.post_process_grounding(model.ground(**inputs), box_threshold=box_threshold)[0]
+        with switches.applied(model.device):
+            outputs = model.ground(**inputs)
+        results = processor.post_process_grounding(outputs, box_threshold=box_threshold)[0]
         entries.append(_write_photograph(path, image, phrase, results, output_dir / stem))
     write_json(output_dir / "grounding.json", entries)
     print_result({"photographs": entries, "json": output_dir / "grounding.json"}, as_json)

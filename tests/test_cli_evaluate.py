@@ -8,8 +8,11 @@ import sys
 
 import pyarrow.parquet
 import pytest
+import torch
 from testing_utils import FIXTURES_FOLDER
 
+from albef_amc import AlbefForImageTextMatching
+from albef_amc.cli.evaluate import MAX_WORKERS, choose_num_workers
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.evaluation import evaluate_grounding
@@ -69,6 +72,51 @@ def test_output_holds_every_phrase_and_baselines(checkpoint, scene_options, tmp_
     assert written["pointing_game_accuracy"] == hits / result["num_phrases"]
 
 
+def test_switches_are_recorded_and_leave_the_process_as_it_was(checkpoint, scene_options, tmp_path, capsys):
+    words = [checkpoint, "synthetic", *scene_options, "--resamples", 0]
+    exact = evaluate(capsys, *words)
+    assert (exact["precision"], exact["matmul_precision"]) == ("float32", "highest")
+    output = tmp_path / "scores.json"
+    chosen = ["--precision", "bfloat16", "--matmul-precision", "medium"]
+    rounded = evaluate(capsys, *words, *chosen, "--num-workers", 1, "--output", output)
+    assert (rounded["precision"], rounded["matmul_precision"]) == ("bfloat16", "medium")
+    written = json.loads(output.read_text())
+    assert written["command"].endswith(" --precision bfloat16 --matmul-precision medium")
+    assert {name: written[name] for name in rounded} == rounded
+    assert rounded["num_phrases"] == exact["num_phrases"]
+    assert torch.get_float32_matmul_precision() == "highest" and not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.slow
+def test_compiled_encoders_give_the_same_result(checkpoint, scene_options, monkeypatch, tmp_path, capsys):
+    words = [checkpoint, "synthetic", *scene_options]
+    expected = evaluate(capsys, *words)
+    compile_encoders, calls = AlbefForImageTextMatching.compile_encoders, []
+
+    def compile_eagerly(model, **options):  # without the C++ compiler of the default backend
+        calls.append(model)
+        compile_encoders(model, **options, backend="aot_eager")
+
+    monkeypatch.setattr(AlbefForImageTextMatching, "compile_encoders", compile_eagerly)
+    monkeypatch.setenv("CXX", sys.executable)  # a program that exists
+    output = tmp_path / "scores.json"
+    result = evaluate(capsys, *words, "--compile", "--output", output)
+    assert len(calls) == 1
+    assert json.loads(output.read_text())["command"].endswith(" --compile")
+    assert result["pointing_game_accuracy"] == expected["pointing_game_accuracy"]
+
+
+def test_compilation_without_a_compiler_is_one_line(checkpoint, scene_options, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no_such_compiler")
+    assert main(["evaluate", str(checkpoint), "synthetic", *scene_options, "--device", "cpu", "--compile"]) == 2
+    assert "`--compile` needs a C++ compiler and there is no no_such_compiler" in capsys.readouterr().err
+
+
+def test_workers_beside_a_gpu_alone():
+    assert choose_num_workers(torch.device("cpu"), 1) == 0
+    assert 0 <= choose_num_workers(torch.device("cuda"), 2) <= MAX_WORKERS
+
+
 def test_text_has_one_line_a_value(checkpoint, scene_options, capsys):
     assert main(["evaluate", str(checkpoint), "synthetic", *scene_options]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
@@ -107,6 +155,8 @@ def test_photographs(checkpoint, data_folder, tmp_path, capsys):
         (["CHECKPOINT", "your-name/data", "--data", "name=synthetic"], "`--data name=synthetic` is for recipes"),
         (["CHECKPOINT", "synthetic", "--output", "."], "is a folder: name a file in it"),
         (["CHECKPOINT", "synthetic", "--resamples", "-1"], "--resamples"),
+        (["CHECKPOINT", "synthetic", "--precision", "float16"], "--precision"),
+        (["CHECKPOINT", "synthetic", "--matmul-precision", "low"], "--matmul-precision"),
     ],
 )
 def test_bad_input_is_one_line(words, message, checkpoint, scene_options, capsys):

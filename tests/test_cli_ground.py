@@ -57,6 +57,16 @@ def test_json_and_overlays_agree_with_the_model(checkpoint, photo, tiny_model, t
         assert found["box"][0] <= x <= found["box"][2] and found["box"][1] <= y <= found["box"][3]
 
 
+def test_switches_change_little_and_leave_the_process_as_it_was(checkpoint, photo, tmp_path, capsys):
+    words = [photo, *name_phrases(*PHRASES)]
+    (exact,) = ground(capsys, checkpoint, tmp_path / "exact", *words)["photographs"]
+    switches = ["--precision", "bfloat16", "--matmul-precision", "medium"]
+    (rounded,) = ground(capsys, checkpoint, tmp_path / "rounded", *words, *switches)["photographs"]
+    pairs = [(one["score"], other["score"]) for one, other in zip(exact["phrases"], rounded["phrases"], strict=True)]
+    assert all(one == pytest.approx(other, abs=0.05) and one != other for one, other in pairs)
+    assert torch.get_float32_matmul_precision() == "highest" and not torch.is_autocast_enabled("cpu")
+
+
 def test_pictures_show_the_photograph_and_differ_by_phrase(checkpoint, photo, tmp_path, capsys):
     result = ground(capsys, checkpoint, tmp_path / "out", photo, *name_phrases(*PHRASES))
     (entry,) = result["photographs"]

@@ -19,6 +19,7 @@ from albef_amc.trainer.objectives import (
 )
 from albef_amc.trainer.phrase_rows import EPOCH_UNITS
 from albef_amc.trainer.schedules import SCHEDULES
+from albef_amc.trainer.switches import check_switches
 
 POINTING_ACCURACY = "pointing_game_accuracy"
 
@@ -66,6 +67,9 @@ class AmcConfig(TrainingArguments):
             `lr_scheduler_type` and `warmup_steps` say by default.
         min_learning_rate, warmup_learning_rate (`float`, default to 1e-6), warmup_intervals (`int`, defaults to 20),
             warmup_interval_steps (`int`, defaults to 100): settings of `albef_cosine`.
+        float32_matmul_precision (`str`, *optional*): `"highest"`, `"high"` or `"medium"`, for
+            `torch.set_float32_matmul_precision` in this process; as it is by default. `tf32` of `TrainingArguments`
+            says the same for NVIDIA GPUs alone: on is `"high"`, off `"highest"`. Give one of the two.
         freeze (list of `str`, *optional*): parts that are not trained, or beginnings of parameter names; see
             [`~trainer.freezing.freeze_parameters`].
         use_momentum_updates (`bool`, defaults to `True`): momentum weights follow the online ones; else they stay.
@@ -78,7 +82,8 @@ class AmcConfig(TrainingArguments):
             one: `<name>_pointing_game_accuracy`.
 
     Raises:
-        ValueError: a value outside its range, or half precision (`fp16`), which AMC does not support: use `bf16`.
+        ValueError: a value outside its range, half precision (`fp16`), which AMC does not support: use `bf16`, or
+            `torch_compile`: call `model.compile_encoders()`.
     """
 
     amc_weight: float = 1.0
@@ -113,6 +118,7 @@ class AmcConfig(TrainingArguments):
     warmup_learning_rate: float = 1e-6
     warmup_intervals: int = 20
     warmup_interval_steps: int = 100
+    float32_matmul_precision: str | None = None
     freeze: list[str] | None = None
     use_momentum_updates: bool = True
     num_heatmaps_drawn: int = 0
@@ -129,6 +135,7 @@ class AmcConfig(TrainingArguments):
         has_best = self.load_best_model_at_end or self.save_strategy == "best" or self.early_stopping_patience
         if has_best and self.metric_for_best_model is None:
             self.metric_for_best_model = POINTING_ACCURACY  # the Trainer's own default, a loss, is not evaluated
+        check_switches(self)
         super().__post_init__()
         for name in ("amc_weight", "itc_weight", "itm_weight", "mlm_weight", "distillation_ramp_epochs"):
             if getattr(self, name) < 0:

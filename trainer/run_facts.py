@@ -5,7 +5,7 @@ import dataclasses
 import platform
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,12 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def build_evaluation_command(
-    dataset: str, split: str, options: Mapping[str, Any], image_size: int | None = None, is_recipe: bool = False
+    dataset: str,
+    split: str,
+    options: Mapping[str, Any],
+    image_size: int | None = None,
+    is_recipe: bool = False,
+    switches: Sequence[str] = (),
 ) -> str:
     """The command that scores a checkpoint on a data set, as a card shows it: folders of one machine are hidden.
 
@@ -146,6 +151,7 @@ def build_evaluation_command(
         options (mapping): arguments of the builder.
         image_size (`int`, *optional*): image side in pixels, if not the checkpoint's or the recipe's.
         is_recipe (`bool`, defaults to `False`): `dataset` is a recipe of `configuration/evaluation`.
+        switches (sequence of `str`, *optional*): further words of the command, such as `--precision bfloat16`.
 
     Example:
 
@@ -162,7 +168,7 @@ def build_evaluation_command(
         if name not in PLACES:
             words += ["--data", f"{name}={hide_folder(value, name)}"]
     words += [] if image_size is None else ["--image-size", str(image_size)]
-    return shlex.join(words)
+    return shlex.join([*words, *switches])
 
 
 def hide_folder(value: Any, name: str) -> Any:
