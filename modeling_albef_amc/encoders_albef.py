@@ -370,7 +370,7 @@ class AlbefTextModel(AlbefPreTrainedModel):
         return [layer.cross_attention.project_image(image_embeds) for layer in self.layers[self.config.fusion_layer :]]
 
     def encode(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, keep_padding: bool = False
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | PieceLayout, keep_padding: bool = False
     ) -> torch.Tensor:
         """Text encoder alone: `(P, T)` to text_embeds `(P, T, hidden_size)`."""
         return self.run_layers(
@@ -388,7 +388,7 @@ class AlbefTextModel(AlbefPreTrainedModel):
     def run_layers(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor,
+        attention_mask: torch.Tensor | PieceLayout,
         keys_values: list[KeysValues] | None = None,
         image_index: torch.Tensor | PhraseGroups | None = None,
         first: int = 0,
@@ -400,7 +400,7 @@ class AlbefTextModel(AlbefPreTrainedModel):
 
         Args:
             hidden_states (`torch.Tensor` of shape `(P, T, hidden_size)`): states of their pieces.
-            attention_mask (`torch.Tensor` of shape `(P, T)`): 1 for real pieces.
+            attention_mask (`torch.Tensor` of shape `(P, T)` or [`~grouping_albef.PieceLayout`]): 1 for real pieces.
             keys_values (`list`, *optional*): keys and values of the images, one pair a fusion layer.
             image_index (`torch.Tensor` of shape `(P,)` or [`~grouping_albef.PhraseGroups`], *optional*): image row of
                 each phrase.
@@ -418,17 +418,21 @@ class AlbefTextModel(AlbefPreTrainedModel):
             image_index = PhraseGroups.of(image_index, len(keys_values[0][0]))
         pieces = PieceLayout.of(attention_mask, keep_padding)
         packed = pieces.pack(hidden_states)
+        masks: dict[bool, torch.Tensor | None] = {}
         for index in range(first, last):
             only_first = first_piece_only and index == last - 1
+            use_eager = self.layers[index].attention.use_eager
+            if use_eager not in masks:
+                masks[use_eager] = self._make_mask(packed, pieces, use_eager)
             options = {"first_piece_only": only_first}
-            packed, _ = self._run_layer(index, packed, pieces, attention_mask, keys_values, image_index, **options)
+            packed, _ = self._run_layer(index, packed, pieces, masks[use_eager], keys_values, image_index, **options)
         return packed[:, None] if first_piece_only else pieces.unpack(packed)
 
     def run_explained_layer(
         self,
         index: int,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor,
+        attention_mask: torch.Tensor | PieceLayout,
         keys_values: list[KeysValues],
         image_index: torch.Tensor | PhraseGroups | None = None,
         keep_padding: bool = False,
@@ -437,9 +441,9 @@ class AlbefTextModel(AlbefPreTrainedModel):
         `(P, num_heads, T, 1 + num_patches)` as a node of the graph (a leaf if none exists)."""
         pieces = PieceLayout.of(attention_mask, keep_padding)
         image_index = PhraseGroups.of(image_index, len(keys_values[0][0]))
-        packed, probabilities = self._run_layer(
-            index, pieces.pack(hidden_states), pieces, attention_mask, keys_values, image_index, explain=True
-        )
+        packed = pieces.pack(hidden_states)
+        mask = self._make_mask(packed, pieces, self.layers[index].attention.use_eager)
+        packed, probabilities = self._run_layer(index, packed, pieces, mask, keys_values, image_index, explain=True)
         return pieces.unpack(packed), probabilities
 
     def _run_layer(
@@ -447,7 +451,7 @@ class AlbefTextModel(AlbefPreTrainedModel):
         index: int,
         packed: torch.Tensor,
         pieces: PieceLayout,
-        attention_mask: torch.Tensor,
+        mask: torch.Tensor | None,
         keys_values: list[KeysValues] | None,
         groups: PhraseGroups | None,
         **options: bool,
@@ -456,14 +460,17 @@ class AlbefTextModel(AlbefPreTrainedModel):
         key = value = None
         if layer.cross_attention is not None:
             key, value = map(groups.select, keys_values[index - self.config.fusion_layer])
-        mask = self._make_mask(packed, attention_mask, layer.attention.use_eager)
         return layer(packed, pieces, mask, key, value, groups, **options)
 
-    def _make_mask(self, packed: torch.Tensor, attention_mask: torch.Tensor, use_eager: bool) -> torch.Tensor | None:
+    def _make_mask(self, packed: torch.Tensor, pieces: PieceLayout, use_eager: bool) -> torch.Tensor | None:
+        """Mask of the self-attention on the device of `packed`, made where `pieces` has its mask."""
+        attention_mask = pieces.attention_mask
         if use_eager:
-            return attention_mask[:, None, None, :].bool()
-        embeds = packed.new_empty(()).expand(*attention_mask.shape, packed.shape[-1])  # read for shape and type alone
-        return create_bidirectional_mask(config=self.config, inputs_embeds=embeds, attention_mask=attention_mask)
+            return attention_mask[:, None, None, :].bool().to(packed.device, non_blocking=True)
+        state = packed.new_empty((), device=attention_mask.device)
+        embeds = state.expand(*pieces.shape, packed.shape[-1])  # read for shape, type and device alone
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=embeds, attention_mask=attention_mask)
+        return None if mask is None else mask.to(packed.device, non_blocking=True)
 
     def forward(
         self,

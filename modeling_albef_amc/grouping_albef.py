@@ -77,6 +77,11 @@ class PhraseGroups:
         phrases[places] = steps
         return cls(read, len(images), width, places, phrases)
 
+    def to(self, device: torch.device) -> "PhraseGroups":
+        """The same groups for tensors on a device."""
+        moved = {name: _move(getattr(self, name), device) for name in ("images", "places", "phrases")}
+        return replace(self, **moved)
+
     def select(self, of_images: torch.Tensor) -> torch.Tensor:
         """Rows of the images that are read: `(N, ...)` to `(M, ...)`."""
         return of_images if self.images is None else of_images.index_select(0, self.images)
@@ -97,9 +102,9 @@ class PieceLayout:
     r"""Pieces of phrases of unequal length below each other, so that nothing is computed for padding.
 
     Args:
-        shape (`tuple` of `int`): P phrases of at most T pieces.
+        attention_mask (`torch.Tensor` of shape `(P, T)`): 1 for real pieces.
         places (`torch.Tensor` of shape `(num_pieces,)`, *optional*): place of each real piece among the P x T; None
-            where all are real.
+            where all are real, or padding is kept.
 
     Example:
 
@@ -115,16 +120,27 @@ class PieceLayout:
     ```
     """
 
-    shape: tuple[int, int]
+    attention_mask: torch.Tensor
     places: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, attention_mask: torch.Tensor, keep_padding: bool = False) -> "PieceLayout":
+    def of(cls, attention_mask: "torch.Tensor | PieceLayout", keep_padding: bool = False) -> "PieceLayout":
         """Layout of the pieces that `attention_mask` `(P, T)` marks, or with `keep_padding` of all."""
+        if isinstance(attention_mask, PieceLayout):
+            return attention_mask
         is_real = attention_mask.flatten() != 0
         if keep_padding or is_real.all():
-            return cls(tuple(attention_mask.shape))
-        return cls(tuple(attention_mask.shape), is_real.nonzero().flatten())
+            return cls(attention_mask)
+        return cls(attention_mask, is_real.nonzero().flatten())
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """P phrases of at most T pieces."""
+        return self.attention_mask.shape[0], self.attention_mask.shape[1]
+
+    def to(self, device: torch.device) -> "PieceLayout":
+        """The same layout for states on a device; the mask stays where it is."""
+        return replace(self, places=_move(self.places, device))
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """`(P, T, ...)` to `(num_pieces, ...)`."""
@@ -140,7 +156,7 @@ class PieceLayout:
 
     def first_pieces(self) -> "PieceLayout":
         """Layout of the first piece of every phrase."""
-        return PieceLayout((self.shape[0], 1))
+        return PieceLayout(self.attention_mask[:, :1])
 
 
 @dataclass(frozen=True)
@@ -152,15 +168,24 @@ class PhraseRows:
         attention_mask (`torch.Tensor` of shape `(R, T)`): 1 for real pieces.
         image_index (`torch.Tensor` of shape `(R,)`): image of each.
         keep_padding (`bool`, defaults to `False`): states of padding are read as well.
+        pieces ([`PieceLayout`], *optional*), groups ([`PhraseGroups`], *optional*): where they are known already, what
+            `attention_mask` and `image_index` say, for the device of the states.
     """
 
     states: torch.Tensor
     attention_mask: torch.Tensor
     image_index: torch.Tensor
     keep_padding: bool = False
+    pieces: PieceLayout | None = None
+    groups: PhraseGroups | None = None
 
     def __len__(self) -> int:
         return len(self.states)
+
+    def find_layout(self, num_images: int) -> tuple[PieceLayout, PhraseGroups]:
+        """Layout of the pieces, and the groups of phrases of `num_images` images."""
+        pieces = PieceLayout.of(self.attention_mask) if self.pieces is None else self.pieces
+        return pieces, PhraseGroups.of(self.image_index, num_images) if self.groups is None else self.groups
 
     def __getitem__(self, rows: torch.Tensor) -> "PhraseRows":
         return PhraseRows(self.states[rows], self.attention_mask[rows], self.image_index[rows], self.keep_padding)
@@ -183,6 +208,10 @@ class PhraseRows:
         """`parts` with the new states that [`join`] put below each other."""
         divided = states.split([len(part) for part in parts])
         return [replace(part, states=new[:, : part.states.shape[1]]) for new, part in zip(divided, parts, strict=True)]
+
+
+def _move(index: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    return None if index is None else index.to(device, non_blocking=True)
 
 
 def divide_by_length(attention_mask: torch.Tensor, rows_per_chunk: int) -> list[tuple[torch.Tensor, int]]:

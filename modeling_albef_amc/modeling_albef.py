@@ -41,7 +41,7 @@ from .explanation_albef import (
     outside_inference_mode,
     resolve_token_mask,
 )
-from .grouping_albef import PhraseGroups, PhraseRows, divide_by_length, divide_rows
+from .grouping_albef import PhraseGroups, PhraseRows, PieceLayout, divide_by_length, divide_rows
 from .inputs_albef import check_phrase_inputs
 from .outputs_albef import AlbefGroundingOutput, AlbefModelOutput, AlbefPreTrainingOutput
 from .parallel_albef import CandidateScope, attach, largest_over_processes, pad_pieces
@@ -219,36 +219,35 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         fusion_layer = self.config.text_config.fusion_layer
         if not explain:
             return self.score(rows, keys_values, first=fusion_layer), None
-        groups = PhraseGroups.of(rows.image_index, len(keys_values[0][0]))
-        fusion = (rows.attention_mask, keys_values, groups)
+        pieces, groups = rows.find_layout(len(keys_values[0][0]))
         last = self.config.explanation_layer
-        states = self.albef.text_model.run_layers(rows.states, *fusion, first=fusion_layer, last=last)
-        return self.explain_match(replace(rows, states=states), keys_values, keep_graph, groups)
+        states = self.albef.text_model.run_layers(
+            rows.states, pieces, keys_values, groups, first=fusion_layer, last=last
+        )
+        return self.explain_match(replace(rows, states=states, pieces=pieces, groups=groups), keys_values, keep_graph)
 
     def score(self, rows: PhraseRows, keys_values: list[KeysValues], first: int) -> torch.Tensor:
         """Matching scores `(P, 2)` of phrases that have passed the layers below `first`."""
-        fusion = (rows.attention_mask, keys_values, rows.image_index)
-        fused = self.albef.text_model.run_layers(rows.states, *fusion, first=first, first_piece_only=True)
+        pieces, groups = rows.find_layout(len(keys_values[0][0]))
+        fused = self.albef.text_model.run_layers(
+            rows.states, pieces, keys_values, groups, first=first, first_piece_only=True
+        )
         return self.itm_head(fused[:, 0])
 
     def explain_match(
-        self,
-        rows: PhraseRows,
-        keys_values: list[KeysValues],
-        keep_graph: bool,
-        groups: PhraseGroups | None = None,
+        self, rows: PhraseRows, keys_values: list[KeysValues], keep_graph: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores and maps as for [`match`], of phrases that have passed the layers below the explanation layer."""
         text_model, explained = self.albef.text_model, self.config.explanation_layer
-        groups = PhraseGroups.of(rows.image_index if groups is None else groups, len(keys_values[0][0]))
-        fusion = (rows.attention_mask, keys_values, groups)
+        pieces, groups = rows.find_layout(len(keys_values[0][0]))
+        fusion = (pieces, keys_values, groups)
         with torch.enable_grad():  # without a graph to keep, it begins at the attention map and ends at the score
             states, attention = text_model.run_explained_layer(explained, rows.states, *fusion)
             fused = text_model.run_layers(states, *fusion, first=explained + 1, first_piece_only=True)
             itm_logits = self.itm_head(fused[:, 0])
             maps = compute_weighted_attention(itm_logits[:, ITM_MATCH_INDEX], attention, keep_graph)
         maps = maps[..., 1:].unflatten(-1, self.config.vision_config.grid_size)  # drop the class token
-        maps = maps * rows.attention_mask[..., None, None]
+        maps = maps * rows.attention_mask[..., None, None].to(maps.device, non_blocking=True)
         return itm_logits if keep_graph else itm_logits.detach(), maps
 
     def explain_similarity(
@@ -291,7 +290,8 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
 
         No parameter, `.grad`, mode or hook is changed, under `torch.no_grad()` and `torch.inference_mode()` as well.
         It costs a forward pass, with every image encoded once, and a backward pass from the score to the
-        explanation layer.
+        explanation layer. What describes the phrases may stay on the CPU where the model is elsewhere: it is checked
+        and laid out there, without waiting for the device.
 
         Args:
             pixel_values, input_ids, attention_mask, image_index, token_mask, original_sizes, explanation_kind,
@@ -319,7 +319,7 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
             heatmap=heatmaps,
             normalized_heatmap=normalize_heatmap(heatmaps),
             token_heatmap=token_maps if output_token_heatmap else None,
-            image_index=image_index,
+            image_index=image_index.to(heatmaps.device, non_blocking=True),
             original_sizes=original_sizes,
         )
         if check_finite:
@@ -345,20 +345,23 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         text_model = self.albef.text_model
         keys_values = text_model.project_image(self.albef.vision_model(pixel_values))
         chunks = divide_by_length(attention_mask, phrases_per_chunk)
-        parts = []
+        device, parts = pixel_values.device, []
         for rows, length in chunks:
             mask, images = attention_mask[rows, :length], image_index[rows]
-            text_embeds = text_model.encode(input_ids[rows, :length], mask)
-            phrase_rows = PhraseRows(text_embeds, mask, images)
+            pieces = PieceLayout.of(mask).to(device)
+            groups = PhraseGroups.of(images, len(pixel_values)).to(device)
+            text_embeds = text_model.encode(input_ids[rows, :length].to(device, non_blocking=True), pieces)
+            phrase_rows = PhraseRows(text_embeds, mask, images, pieces=pieces, groups=groups)
             itm_logits, maps = self.match(phrase_rows, keys_values, explain=explain_match)
             if explain_match:
-                heatmap = average_over_pieces(maps, piece_mask[rows, :length])
+                heatmap = average_over_pieces(maps, piece_mask[rows, :length].to(device, non_blocking=True))
                 maps = pad_pieces(maps, input_ids.shape[1])
             else:
-                heatmap = self.explain_similarity(pixel_values, text_embeds, images, keep_graph=False)
+                of_phrases = images.to(device, non_blocking=True)
+                heatmap = self.explain_similarity(pixel_values, text_embeds, of_phrases, keep_graph=False)
                 maps = heatmap[:, None][:, :0]
             parts.append((itm_logits, heatmap, maps))
-        back = torch.cat([rows for rows, _ in chunks]).argsort()
+        back = torch.cat([rows for rows, _ in chunks]).argsort().to(device, non_blocking=True)
         return tuple(torch.cat(of_chunks)[back] for of_chunks in zip(*parts, strict=True))
 
 

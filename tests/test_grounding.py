@@ -90,7 +90,9 @@ def test_chunks_of_similar_length_change_nothing(model, batch, kind, chunk):
     expected = model.ground(**batch, **options)
     seen = []
     encode = model.albef.text_model.encode
-    model.albef.text_model.encode = lambda ids, mask: seen.append(mask.sum(dim=1).tolist()) or encode(ids, mask)
+    model.albef.text_model.encode = lambda ids, pieces: (
+        seen.append(pieces.attention_mask.sum(dim=1).tolist()) or encode(ids, pieces)
+    )
     outputs = model.ground(**batch, **options, phrases_per_chunk=chunk)
     assert sum(seen, []) == [2, 2, 2, 3, 4, 5, 7, 8]
     for heatmap, together in zip(outputs.heatmap, expected.heatmap, strict=True):
@@ -200,6 +202,23 @@ def test_contrastive_map_explains_its_own_phrase(model):
         (gradient,) = torch.autograd.grad(similarity, map_in_graph)
         expected = (map_in_graph * gradient.clamp(min=0)).mean(dim=1)[0, 0, 1:].view(4, 4).detach()
         assert_same_map(grounded.heatmap[phrase], expected, TOLERANCES[torch.float32])
+
+
+# No waiting
+
+
+@both_kinds
+@pytest.mark.parametrize("chunk", [3, 32])
+def test_nothing_waits_for_the_device(model, batch, kind, chunk):
+    """Tensors on the device `meta` have no values: reading one is an error. Phrases are described on the CPU."""
+    model = model.to("meta")
+    batch["pixel_values"] = batch["pixel_values"].to("meta")
+    options = {"output_token_heatmap": True, "token_mask": batch["attention_mask"]} if kind == "itm" else {}
+    outputs = model.ground(**batch, **options, explanation_kind=kind, phrases_per_chunk=chunk, check_finite=False)
+    assert outputs.heatmap.shape == (8, 4, 4) and outputs.heatmap.device.type == "meta"
+    assert outputs.image_index.device.type == "meta"
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        outputs.check_finite()
 
 
 # No trace

@@ -176,7 +176,7 @@ def predict_points(
         if not phrases:
             continue
         sizes = inputs["original_sizes"][inputs["image_index"]]
-        inputs = {name: tensor.to(model.device, non_blocking=True) for name, tensor in inputs.items()}
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.device, non_blocking=True)
         outputs = model.ground(**inputs, phrases_per_chunk=phrases_per_chunk, check_finite=False)
         points = locate_points(outputs.heatmap, sizes)
         if given is not None:
