@@ -79,8 +79,8 @@ class PhraseGroups:
 
     def to(self, device: torch.device) -> "PhraseGroups":
         """The same groups for tensors on a device."""
-        moved = {name: _move(getattr(self, name), device) for name in ("images", "places", "phrases")}
-        return replace(self, **moved)
+        images, places, phrases = (_move(index, device) for index in (self.images, self.places, self.phrases))
+        return replace(self, images=images, places=places, phrases=phrases)
 
     def select(self, of_images: torch.Tensor) -> torch.Tensor:
         """Rows of the images that are read: `(N, ...)` to `(M, ...)`."""
