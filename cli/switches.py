@@ -19,7 +19,9 @@ MatmulPrecisionOption = Annotated[
     MatmulPrecision,
     typer.Option(help="Of float32 matrix products (torch.set_float32_matmul_precision); high: TF32 on GPUs."),
 ]
-CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the encoders: slow to start, for long evaluations.")]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Compile the encoders: slow to start, for long evaluations.")
+]
 
 
 @dataclass(frozen=True)
