@@ -18,7 +18,7 @@ from albef_amc.trainer import AmcConfig, AmcTrainer
 from albef_amc.trainer.parallel import build_whole_model, keeping_parameters, split_rows
 
 RELATIVE_TOLERANCE = 1e-6
-FLOAT32_TOLERANCE = 1e-5  # sums in another order, of gradients whose parts cancel
+FLOAT32_TOLERANCE = 3e-5  # sums in another order, of gradients whose parts cancel (bias of the matching head)
 
 
 def launch(script: str, *arguments: str) -> None:
