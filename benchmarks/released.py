@@ -86,7 +86,9 @@ def explain_padded(
     states = text_model.run_layers(states, *fusion, first=first, last=explained, **padded)
     with torch.enable_grad():
         states, attention = text_model.run_explained_layer(explained, states, *fusion, **padded)
-        logits = model.itm_head(text_model.run_layers(states, *fusion, first=explained + 1, **padded)[:, 0])
+        logits = model.itm_head(
+            text_model.run_layers(states, *fusion, first=explained + 1, use_eager=True, **padded)[:, 0]
+        )
         score = logits[:, ITM_MATCH_INDEX]
         if keep_graph is not None:
             maps = compute_weighted_attention(score, attention, keep_graph)

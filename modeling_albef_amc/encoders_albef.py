@@ -146,9 +146,8 @@ class AlbefVisionLayer(GradientCheckpointingLayer):
 class AlbefTextSelfAttention(AlbefAttention):
     """Self-attention among the pieces of a phrase."""
 
-    def __init__(self, config: AlbefTextConfig, use_eager: bool):
+    def __init__(self, config: AlbefTextConfig):
         super().__init__(config)
-        self.use_eager = use_eager
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
@@ -159,6 +158,7 @@ class AlbefTextSelfAttention(AlbefAttention):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
         pieces: PieceLayout,
+        use_eager: bool = False,
         first_piece_only: bool = False,
     ) -> torch.Tensor:
         """States `(num_pieces, hidden_size)`, of the first pieces alone `(P, hidden_size)`."""
@@ -169,7 +169,7 @@ class AlbefTextSelfAttention(AlbefAttention):
             if attention_mask is not None and attention_mask.ndim == 4:
                 attention_mask = attention_mask[:, :, :1]
         query = self.split_heads(pieces.unpack(self.q_proj(hidden_states)))
-        context, _ = self.attend(query, key, value, attention_mask, self.use_eager)
+        context, _ = self.attend(query, key, value, attention_mask, use_eager)
         return self.out_proj(pieces.pack(context.flatten(2)))
 
 
@@ -179,9 +179,8 @@ class AlbefTextCrossAttention(AlbefAttention):
     Keys and values depend on the image alone: `project_image` computes them once an image, `forward` reads them.
     """
 
-    def __init__(self, config: AlbefTextConfig, use_eager: bool):
+    def __init__(self, config: AlbefTextConfig):
         super().__init__(config)
-        self.use_eager = use_eager
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.k_proj = nn.Linear(config.encoder_width, config.hidden_size)
         self.v_proj = nn.Linear(config.encoder_width, config.hidden_size)
@@ -198,6 +197,7 @@ class AlbefTextCrossAttention(AlbefAttention):
         value: torch.Tensor,
         groups: PhraseGroups,
         pieces: PieceLayout,
+        use_eager: bool = False,
         explain: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """States `(num_pieces, hidden_size)`. Keys and values have one row an image of `groups`, which the phrases of
@@ -215,7 +215,7 @@ class AlbefTextCrossAttention(AlbefAttention):
             weights = nn.functional.dropout(weights, p=self.dropout, training=self.training)
             context = torch.matmul(weights, value).transpose(1, 2)
         else:
-            context, _ = self.attend(query, key, value, None, self.use_eager)
+            context, _ = self.attend(query, key, value, None, use_eager)
         context = groups.collect(context.flatten(2).unflatten(1, (groups.width, -1)))
         return self.out_proj(pieces.pack(context)), probabilities
 
@@ -223,13 +223,13 @@ class AlbefTextCrossAttention(AlbefAttention):
 class AlbefTextLayer(GradientCheckpointingLayer):
     """Post-norm BERT layer; from `fusion_layer` upwards with cross-attention to the image."""
 
-    def __init__(self, config: AlbefTextConfig, layer_index: int, explanation_layer: int):
+    def __init__(self, config: AlbefTextConfig, layer_index: int):
         super().__init__()
-        self.attention = AlbefTextSelfAttention(config, use_eager=layer_index > explanation_layer)
+        self.attention = AlbefTextSelfAttention(config)
         self.attention_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.cross_attention = None
         if layer_index >= config.fusion_layer:
-            self.cross_attention = AlbefTextCrossAttention(config, use_eager=layer_index >= explanation_layer)
+            self.cross_attention = AlbefTextCrossAttention(config)
             self.cross_attention_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
@@ -244,16 +244,19 @@ class AlbefTextLayer(GradientCheckpointingLayer):
         key: torch.Tensor | None = None,
         value: torch.Tensor | None = None,
         groups: PhraseGroups | None = None,
+        use_eager: bool = False,
         explain: bool = False,
         first_piece_only: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        attended = self.dropout(self.attention(hidden_states, attention_mask, pieces, first_piece_only))
+        attended = self.dropout(self.attention(hidden_states, attention_mask, pieces, use_eager, first_piece_only))
         if first_piece_only:
             hidden_states, pieces = pieces.unpack(hidden_states)[:, 0], pieces.first_pieces()
         hidden_states = self.attention_layer_norm(hidden_states + attended)
         probabilities = None
         if self.cross_attention is not None:
-            attended, probabilities = self.cross_attention(hidden_states, key, value, groups, pieces, explain)
+            attended, probabilities = self.cross_attention(
+                hidden_states, key, value, groups, pieces, use_eager, explain
+            )
             hidden_states = self.cross_attention_layer_norm(hidden_states + self.dropout(attended))
         expanded = self.dropout(self.fc2(nn.functional.gelu(self.fc1(hidden_states))))
         return self.output_layer_norm(hidden_states + expanded), probabilities
@@ -334,18 +337,14 @@ class AlbefTextModel(AlbefPreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("text",)
 
-    def __init__(self, config: AlbefTextConfig, explanation_layer: int | None = None):
+    def __init__(self, config: AlbefTextConfig):
         super().__init__(config)
-        if explanation_layer is None:
-            explanation_layer = config.num_hidden_layers
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.embedding_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.layers = nn.ModuleList(
-            [AlbefTextLayer(config, index, explanation_layer) for index in range(config.num_hidden_layers)]
-        )
+        self.layers = nn.ModuleList([AlbefTextLayer(config, index) for index in range(config.num_hidden_layers)])
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -395,6 +394,7 @@ class AlbefTextModel(AlbefPreTrainedModel):
         last: int | None = None,
         first_piece_only: bool = False,
         keep_padding: bool = False,
+        use_eager: bool = False,
     ) -> torch.Tensor:
         r"""Runs layers `first` to `last - 1` on phrases.
 
@@ -406,6 +406,8 @@ class AlbefTextModel(AlbefPreTrainedModel):
                 each phrase.
             first_piece_only (`bool`): the last of these layers computes the first piece alone.
             keep_padding (`bool`): compute the states of padding as well.
+            use_eager (`bool`): attention that can be differentiated twice, which the layers above an explained one
+                need; the configured one otherwise.
 
         Returns:
             `torch.Tensor`: states `(P, T, hidden_size)`, 0 for padding unless it is kept; of the first piece,
@@ -418,14 +420,10 @@ class AlbefTextModel(AlbefPreTrainedModel):
             image_index = PhraseGroups.of(image_index, len(keys_values[0][0]))
         pieces = PieceLayout.of(attention_mask, keep_padding)
         packed = pieces.pack(hidden_states)
-        masks: dict[bool, torch.Tensor | None] = {}
+        mask = self._make_mask(packed, pieces, use_eager)
         for index in range(first, last):
-            only_first = first_piece_only and index == last - 1
-            use_eager = self.layers[index].attention.use_eager
-            if use_eager not in masks:
-                masks[use_eager] = self._make_mask(packed, pieces, use_eager)
-            options = {"first_piece_only": only_first}
-            packed, _ = self._run_layer(index, packed, pieces, masks[use_eager], keys_values, image_index, **options)
+            options = {"use_eager": use_eager, "first_piece_only": first_piece_only and index == last - 1}
+            packed, _ = self._run_layer(index, packed, pieces, mask, keys_values, image_index, **options)
         return packed[:, None] if first_piece_only else pieces.unpack(packed)
 
     def run_explained_layer(
@@ -442,7 +440,7 @@ class AlbefTextModel(AlbefPreTrainedModel):
         pieces = PieceLayout.of(attention_mask, keep_padding)
         image_index = PhraseGroups.of(image_index, len(keys_values[0][0]))
         packed = pieces.pack(hidden_states)
-        mask = self._make_mask(packed, pieces, self.layers[index].attention.use_eager)
+        mask = self._make_mask(packed, pieces, use_eager=False)  # self-attention comes before what is explained
         packed, probabilities = self._run_layer(index, packed, pieces, mask, keys_values, image_index, explain=True)
         return pieces.unpack(packed), probabilities
 

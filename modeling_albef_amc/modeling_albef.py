@@ -80,7 +80,7 @@ class AlbefModel(AlbefPreTrainedModel):
     def __init__(self, config: AlbefConfig):
         super().__init__(config)
         self.vision_model = AlbefVisionModel(config.vision_config)
-        self.text_model = AlbefTextModel(config.text_config, config.explanation_layer)
+        self.text_model = AlbefTextModel(config.text_config)
         self.vision_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim)
         # One entry rather than a scalar: FSDP2 and DeepSpeed refuse parameters without a dimension.
@@ -243,7 +243,8 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         fusion = (pieces, keys_values, groups)
         with torch.enable_grad():  # without a graph to keep, it begins at the attention map and ends at the score
             states, attention = text_model.run_explained_layer(explained, rows.states, *fusion)
-            fused = text_model.run_layers(states, *fusion, first=explained + 1, first_piece_only=True)
+            options = {"first_piece_only": True, "use_eager": True}
+            fused = text_model.run_layers(states, *fusion, first=explained + 1, **options)
             itm_logits = self.itm_head(fused[:, 0])
             maps = compute_weighted_attention(itm_logits[:, ITM_MATCH_INDEX], attention, keep_graph)
         maps = maps[..., 1:].unflatten(-1, self.config.vision_config.grid_size)  # drop the class token
@@ -488,7 +489,7 @@ class AlbefForPreTraining(FeatureQueues, AlbefMatchingModel):
         text_config, vision_config = config.text_config, config.vision_config
         self.mlm_head = AlbefMaskedWordHead(text_config)
         self.momentum_vision_model = AlbefVisionModel(vision_config)
-        self.momentum_text_model = AlbefTextModel(text_config, config.explanation_layer)
+        self.momentum_text_model = AlbefTextModel(text_config)
         self.momentum_vision_projection = nn.Linear(vision_config.hidden_size, config.projection_dim)
         self.momentum_text_projection = nn.Linear(text_config.hidden_size, config.projection_dim)
         self.momentum_mlm_head = AlbefMaskedWordHead(text_config)
