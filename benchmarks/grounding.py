@@ -4,6 +4,7 @@
     python benchmarks/grounding.py            # full size: 14 phrases at 256 px, 8 at 384 px, 1 at 256 px
     python benchmarks/grounding.py --sweep    # cost against phrases, images, image size and length, with a plot
     python benchmarks/grounding.py --gains    # what each habit of the released code costs, with a profile
+    python benchmarks/grounding.py --compile  # the first case with compiled encoders as well
     python benchmarks/grounding.py --quick    # a small model, to see that it runs
     python benchmarks/grounding.py --device cuda --precision bfloat16
 
@@ -105,7 +106,9 @@ def build_inputs(case: Case, device: str = "cpu") -> Inputs:
     return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
-def build_sides(model: AlbefForImageTextMatching, inputs: Inputs, precision: str = "float32") -> dict[str, Callable]:
+def build_sides(
+    model: AlbefForImageTextMatching, inputs: Inputs, precision: str = "float32", compiles: bool = False
+) -> dict[str, Callable]:
     """Functions that give heatmaps `(P, G_h, G_w)`."""
     sides = {
         "released": lambda: ground_released_way(model, inputs),
@@ -115,6 +118,12 @@ def build_sides(model: AlbefForImageTextMatching, inputs: Inputs, precision: str
         rough = copy.deepcopy(model).to(torch.bfloat16)
         sides["ground_medium"] = with_matrix_precision("medium", sides["ground"])
         sides["ground_bfloat16"] = lambda: rough.ground(**inputs).heatmap
+        if compiles:
+            compiled, rough_compiled = copy.deepcopy(model), copy.deepcopy(rough)
+            compiled.compile_encoders()
+            rough_compiled.compile_encoders()
+            sides["ground_compiled"] = lambda: compiled.ground(**inputs).heatmap
+            sides["ground_compiled_bfloat16"] = lambda: rough_compiled.ground(**inputs).heatmap
     return sides
 
 
@@ -135,7 +144,7 @@ def with_matrix_precision(precision: str, run: Callable) -> Callable:
 def measure_case(case: Case, model: Any, arguments: argparse.Namespace, repetitions: int) -> dict[str, Any]:
     """All sides on one case: times, operations and differences."""
     inputs, count = build_inputs(case, arguments.device), case.images * case.phrases
-    sides = build_sides(model, inputs, arguments.precision)
+    sides = build_sides(model, inputs, arguments.precision, arguments.compile)
     heatmaps = {name: run().float() for name, run in sides.items()}
     reference = heatmaps["released"]
     differences = {
@@ -165,7 +174,8 @@ def measure_case(case: Case, model: Any, arguments: argparse.Namespace, repetiti
 def measure_table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The cases of the table, with the peak memory of every side's own process."""
     rows = []
-    for case in [Case(arguments.phrases)] if arguments.phrases else CASES:
+    chosen = CASES[:1] if arguments.quick or arguments.compile else CASES
+    for case in [Case(arguments.phrases)] if arguments.phrases else chosen:
         model = build_model(arguments.quick, case.size, arguments.device, arguments.precision)
         row = measure_case(case, model, arguments, arguments.repetitions)
         del model
@@ -230,6 +240,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small model, to see that it runs")
     parser.add_argument("--sweep", action="store_true", help="cost against phrases, images, size and length")
     parser.add_argument("--gains", action="store_true", help="what each habit of the released code costs")
+    parser.add_argument("--compile", action="store_true", help="the first case with compiled encoders as well")
     parser.add_argument("--phrases", type=int, help="one case with this many phrases (default: three cases)")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -258,7 +269,8 @@ def main() -> None:
         write_result("grounding", {**described, "gains": gains}, arguments.output, arguments.quick, "grounding_gains")
     else:
         rows = measure_table(arguments)
-        write_result("grounding", {**described, "cases": rows}, arguments.output, arguments.quick)
+        name = "grounding_compiled" if arguments.compile else "grounding"
+        write_result("grounding", {**described, "cases": rows}, arguments.output, arguments.quick, name)
         names = ("case", "speed_ratio", "flop_bound", "memory_share")
         print_table("released way = 1", [{name: row[name] for name in names} | row["speed_ratios"] for row in rows])
 

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 RATE_SHAPE = (2056, 768, 3072)  # eight images of 257 tokens through the first linear layer of an MLP
 WARM_UPS = 1
+TURN_SECONDS = 2.0
 
 
 def count_flops(run: Callable[[], Any]) -> float:
@@ -55,17 +56,26 @@ def read_clock(device: torch.device) -> float:
 def take_turns(
     sides: dict[str, Callable[[], Any]], repetitions: int, device: torch.device
 ) -> tuple[dict[str, list[float]], float]:
-    """Seconds of every call of every side, one side after the other and then from the first again, without the
-    warm-up; and the median matrix rate between them, in GFLOP/s."""
+    """Seconds of a call of every side in every turn, and the median matrix rate between the turns, in GFLOP/s.
+
+    One side takes its turn after the other, and then the first again. A turn is at least [`TURN_SECONDS`] long: calls
+    are repeated, and the median of them counts, so that a fast side is not measured by what the slow one left in
+    memory and caches. The first round is a warm-up.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     measure_rate = build_rate_probe(device)
     rates = []
     for repetition in range(WARM_UPS + repetitions):
         for name, run in sides.items():
-            began = read_clock(device)
-            run()
+            calls: list[float] = []
+            while sum(calls) < TURN_SECONDS:
+                began = read_clock(device)
+                run()
+                calls.append(read_clock(device) - began)
+                if repetition < WARM_UPS:
+                    break
             if repetition >= WARM_UPS:
-                seconds[name].append(read_clock(device) - began)
+                seconds[name].append(statistics.median(calls))
             rates.append(measure_rate())
     return seconds, statistics.median(rates[WARM_UPS * len(sides) :])
 

@@ -175,9 +175,9 @@ def build_sides(
         trainer.step(inputs, fused)
 
     def step_checkpointed() -> None:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
         step()
-        model.gradient_checkpointing_disable()
+        model.activation_checkpointing_disable()
 
     return {
         "released": lambda: step_released_way(training, looping),
@@ -203,6 +203,16 @@ def compare_outputs(model: AlbefForPreTraining, inputs: Inputs) -> dict[str, flo
     return differences
 
 
+def compare_precisions(model: AlbefForPreTraining, inputs: Inputs) -> float:
+    """Smallest cosine of a phrase's heatmap under bfloat16 autocast to the one in float32."""
+    matching = model.export_matching_model().eval()
+    inputs = {name: inputs[name] for name in ("pixel_values", "input_ids", "attention_mask", "image_index")}
+    precise = matching.ground(**inputs).heatmap.flatten(1)
+    with torch.autocast(model.device.type, dtype=torch.bfloat16):
+        rough = matching.ground(**inputs).heatmap.flatten(1)
+    return torch.nn.functional.cosine_similarity(precise, rough.float()).min().item()
+
+
 def measure_case(
     case: Case, arguments: argparse.Namespace, folder: str, repetitions: int, chosen: tuple[str, ...] = ()
 ) -> dict[str, Any]:
@@ -211,6 +221,7 @@ def measure_case(
     differences = compare_outputs(model, inputs)
     if not max(differences.values()) < LARGEST_DIFFERENCE:
         sys.exit(f"{case}: the sides differ, relative to the maximum: {differences}")
+    cosine = compare_precisions(model, inputs)
     sides = build_sides(model, inputs, arguments, folder)
     sides = {name: run for name, run in sides.items() if not chosen or name in chosen}
     gflop = {name: count_flops(run) for name, run in sides.items() if name in COUNTED}
@@ -225,6 +236,7 @@ def measure_case(
         "amc_share_of_flop": gflop["trainer"] / gflop["without_amc"] - 1,
         "matrix_gflop_per_second": rate,
         "largest_relative_differences": differences,
+        "least_bfloat16_heatmap_cosine": cosine,
         "speed_ratios": {
             name: compare_turns(seconds["released"], seconds[name]) for name in sides if name != "released"
         },
