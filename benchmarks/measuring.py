@@ -12,13 +12,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 RATE_SHAPE = (2056, 768, 3072)  # eight images of 257 tokens through the first linear layer of an MLP
-WARM_UPS = 1
 TURN_SECONDS = 2.0
 
 
 def count_flops(run: Callable[[], Any]) -> float:
-    """Floating-point operations of the matrix products, convolutions and attentions of one call, in GFLOP; a
-    multiplication and an addition are two."""
+    """Floating-point operations of one call; see [`run_counted`]."""
+    return run_counted(run)[0]
+
+
+def run_counted(run: Callable[[], Any]) -> tuple[float, Any]:
+    """Floating-point operations of the matrix products, convolutions and attentions of one call, in GFLOP (a
+    multiplication and an addition are two), and what it returns."""
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
     formulas = {
@@ -28,8 +32,8 @@ def count_flops(run: Callable[[], Any]) -> float:
         ),
     }
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
-        run()
-    return counter.get_total_flops() / 1e9
+        result = run()
+    return counter.get_total_flops() / 1e9, result
 
 
 def build_rate_probe(device: torch.device, dtype: torch.dtype = torch.float32) -> Callable[[], float]:
@@ -54,30 +58,30 @@ def read_clock(device: torch.device) -> float:
 
 
 def take_turns(
-    sides: dict[str, Callable[[], Any]], repetitions: int, device: torch.device
+    sides: dict[str, Callable[[], Any]], repetitions: int, device: torch.device, warm_ups: int = 1
 ) -> tuple[dict[str, list[float]], float]:
     """Seconds of a call of every side in every turn, and the median matrix rate between the turns, in GFLOP/s.
 
     One side takes its turn after the other, and then the first again. A turn is at least [`TURN_SECONDS`] long: calls
     are repeated, and the median of them counts, so that a fast side is not measured by what the slow one left in
-    memory and caches. The first round is a warm-up.
+    memory and caches. The first rounds are warm-ups.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     measure_rate = build_rate_probe(device)
     rates = []
-    for repetition in range(WARM_UPS + repetitions):
+    for repetition in range(warm_ups + repetitions):
         for name, run in sides.items():
             calls: list[float] = []
             while sum(calls) < TURN_SECONDS:
                 began = read_clock(device)
                 run()
                 calls.append(read_clock(device) - began)
-                if repetition < WARM_UPS:
+                if repetition < warm_ups:
                     break
-            if repetition >= WARM_UPS:
+            if repetition >= warm_ups:
                 seconds[name].append(statistics.median(calls))
             rates.append(measure_rate())
-    return seconds, statistics.median(rates[WARM_UPS * len(sides) :])
+    return seconds, statistics.median(rates[warm_ups * len(sides) :])
 
 
 def describe_side(seconds: list[float], num_phrases: int, gflop: float, rate: float) -> dict[str, Any]:

@@ -228,12 +228,14 @@ def test_results_are_those_of_the_committed_files():
         for value in (run["pointing_game_accuracy"], *run["pointing_game_accuracy_by_type"].values())
     ]
     percents += [demo["with_amc"]["shuffled_phrases_accuracy"], *demo["baselines"].values()]
-    known = {f"{100 * value:.1f}" for value in [*percents, grounding["memory_share"]]}
-    known |= {f"{grounding['speed_ratio']:.1f}", f"{grounding['ground']['phrases_per_second']:.1f}"}
-    known |= {f"{grounding[side]['peak_memory_gb']:.2f}" for side in ("released", "ground")}
-    known |= {f"{grounding['released']['phrases_per_second']:.2f}"}
+    case, sides = grounding["cases"][0], grounding["cases"][0]["sides"]
+    known = {f"{100 * value:.1f}" for value in [*percents, case["memory_share"]]}
+    known |= {f"{case['speed_ratio']:.1f}", f"{sides['ground']['phrases_per_second']:.1f}"}
+    known |= {f"{sides[side]['peak_memory_gb']:.2f}" for side in ("released", "ground")}
+    known |= {f"{sides['released']['phrases_per_second']:.2f}"}
     training = json.loads((PROJECT_FOLDER / "benchmarks/results/training.json").read_text())
-    known |= {f"{100 * training['cost_of_amc']:.1f}"}
+    known |= {f"{100 * case['amc_share']:.1f}" for case in training["cases"]}
+    known |= {f"{case['speed_ratio']:.2f}" for case in training["cases"]}
     shown = re.findall(r"\d+\.\d+", text)
     assert len(shown) > 15
     assert set(shown) <= known
@@ -243,15 +245,42 @@ def test_cost_of_amc_and_survival_are_those_of_the_committed_files():
     """What docs/training.md and the README say of a step's cost and of kills is what the benchmarks wrote."""
     training = json.loads((PROJECT_FOLDER / "benchmarks/results/training.json").read_text())
     text = (PROJECT_FOLDER / "docs" / "training.md").read_text().partition("## What it costs")[2].partition("\n## ")[0]
-    sides = [training[name] for name in ("without_amc", "with_amc")]
-    known = {f"{side[name]:.2f}" for side in sides for name in ("seconds_median", "peak_memory_gb")}
-    known |= {f"{100 * training['cost_of_amc']:.1f}"}
+    case = training["cases"][0]
+    sides = [case["sides"][name] for name in ("without_amc", "trainer")]
+    known = {f"{side['seconds_median']:.2f}" for side in sides} | {f"{100 * case['amc_share']:.1f}"}
+    known |= {f"{case['sides']['trainer']['peak_memory_gb']:.2f}"}
     shown = set(re.findall(r"\d+\.\d+", text))
     (cosine,) = shown - known
-    assert float(cosine) <= training["least_bfloat16_heatmap_cosine"]
+    assert float(cosine) <= case["least_bfloat16_heatmap_cosine"]
     survival = json.loads((PROJECT_FOLDER / "benchmarks/results/survival.json").read_text())
     assert {run["processes"]: len(run["kills"]) for run in survival["runs"]} == {1: 20, 2: 20}
     assert all(run["equal"] for run in survival["runs"])
+
+
+def list_numbers(value) -> list[float]:
+    """Numbers of a result, those of single turns left out."""
+    if isinstance(value, dict):
+        return [number for name, part in value.items() if name != "seconds" for number in list_numbers(part)]
+    if isinstance(value, list):
+        return [number for part in value for number in list_numbers(part)]
+    return [float(value)] if isinstance(value, (int, float)) else []
+
+
+def test_figures_of_speed_are_those_of_the_committed_files():
+    """Every decimal in docs/performance.md is, in some rounding, in a file that the page links."""
+    text = (PROJECT_FOLDER / "docs" / "performance.md").read_text()
+    files = set(re.findall(r"\(\.\./benchmarks/results/(\w+\.json)\)", text))
+    assert {"grounding.json", "training.json"} <= files
+    numbers = [
+        number
+        for file in files
+        for number in list_numbers(json.loads((PROJECT_FOLDER / "benchmarks/results" / file).read_text()))
+    ]
+    known = {shape.format(number) for number in numbers for shape in ("{:.1f}", "{:.2f}", "{:.1e}")}
+    known |= {f"{100 * number:.1f}" for number in numbers}
+    shown = re.findall(r"\d+\.\d+(?:e-\d+)?", text)
+    assert len(shown) > 40
+    assert set(shown) <= known
 
 
 def test_cost_of_building_is_that_of_the_committed_file():
