@@ -47,7 +47,7 @@ Inputs = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """What is grounded: images with as many phrases each, of 0.6 x `length` to `length` pieces."""
+    """What is measured: images with as many phrases each, of 0.6 x `length` to `length` pieces."""
 
     phrases: int = 14
     images: int = 1
@@ -56,7 +56,8 @@ class Case:
 
     def __str__(self) -> str:
         images = "" if self.images == 1 else f"{self.images} images, "
-        return f"{images}{self.phrases} phrases per image, {self.size} px, up to {self.length} pieces"
+        phrases = "phrase" if self.phrases == 1 else "phrases"
+        return f"{images}{self.phrases} {phrases} per image, {self.size} px, up to {self.length} pieces"
 
 
 CASES = (Case(14), Case(8, size=384), Case(1))

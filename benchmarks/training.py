@@ -22,12 +22,13 @@ import gc
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from grounding import SMALL, SWEEP_LABELS, Inputs, with_matrix_precision
+from grounding import SMALL, SWEEP_LABELS, Case, Inputs, with_matrix_precision
+from grounding import build_inputs as build_phrases
 from machine import read_peak_memory, write_result
 from measuring import compare_turns, count_flops, describe_side, measure_memory, print_table, take_turns
 from plots import plot_curves
@@ -45,26 +46,13 @@ MEASURED_FOR_MEMORY = ("released", "trainer", "trainer_checkpointed")
 COMPARED = ("normalized_heatmap", "itm_pair_logits", "itm_loss", "mlm_loss")
 
 
-@dataclass(frozen=True)
-class Case:
-    """A batch: images with as many phrases each, of 0.6 x `length` to `length` pieces."""
-
-    images: int = 4
-    phrases: int = 1
-    size: int = 256
-    length: int = 10
-
-    def __str__(self) -> str:
-        return f"{self.images} images x {self.phrases} phrases, {self.size} px, up to {self.length} pieces"
-
-
-CASES = (Case(4, 1), Case(4, 4), Case(4, 8))
+CASES = (Case(1, images=4), Case(4, images=4), Case(8, images=4))
 AMC_CASES = (CASES[0], CASES[-1])
 SWEEPS = {
-    "phrases": [Case(2, count) for count in (1, 4, 8)],
-    "images": [Case(count, 4) for count in (1, 2, 4)],
-    "size": [Case(2, 4, size) for size in (256, 384)],
-    "length": [Case(2, 4, length=length) for length in (10, 20, 40)],
+    "phrases": [Case(count, images=2) for count in (1, 4, 8)],
+    "images": [Case(4, images=count) for count in (1, 2, 4)],
+    "size": [Case(4, images=2, size=size) for size in (256, 384)],
+    "length": [Case(4, images=2, length=length) for length in (10, 20, 40)],
 }
 GAINS = {
     "released": RELEASED,
@@ -94,30 +82,21 @@ def build_model(arguments: argparse.Namespace, size: int = 256) -> AlbefForPreTr
 
 def build_inputs(case: Case, device: str = "cpu") -> Inputs:
     """Images and phrases; a region each, 15 % of the pieces masked, negatives of the next image."""
-    generator = torch.Generator().manual_seed(1)
-    count = case.images * case.phrases
-    lengths = torch.randint(round(0.6 * case.length), case.length + 1, (count,), generator=generator)
-    attention_mask = (torch.arange(case.length)[None, :] < lengths[:, None]).long()
-    input_ids = torch.randint(1000, 30000, (count, case.length), generator=generator) * attention_mask
-    input_ids[:, 0] = 101
-    is_masked = (torch.rand(count, case.length, generator=generator) < MASKED_SHARE) & attention_mask.bool()
+    inputs, generator = build_phrases(case), torch.Generator().manual_seed(2)
+    input_ids, image_index = inputs["input_ids"], inputs["image_index"]
+    is_masked = (torch.rand(input_ids.shape, generator=generator) < MASKED_SHARE) & inputs["attention_mask"].bool()
     is_masked[:, 0] = False
     is_masked[0, 1] = True
-    region_mask = torch.zeros(count, 256, 256)
+    region_mask = torch.zeros(len(input_ids), 256, 256)
     region_mask[:, 64:192, 32:128] = 1.0
-    image_index = torch.arange(case.images).repeat_interleave(case.phrases)
-    inputs = {
-        "pixel_values": torch.randn(case.images, 3, case.size, case.size, generator=generator),
+    inputs |= {
         "image_ids": torch.arange(case.images),
-        "input_ids": input_ids,
-        "attention_mask": attention_mask,
-        "image_index": image_index,
         "mlm_input_ids": input_ids.masked_fill(is_masked, MASK_TOKEN),
         "mlm_labels": input_ids.masked_fill(~is_masked, -100),
-        "negative_image_index": (image_index + 1) % case.images if case.images > 1 else image_index,
-        "negative_text_index": (torch.arange(count) + case.phrases) % count,
+        "negative_image_index": (image_index + 1) % case.images,
+        "negative_text_index": (torch.arange(len(input_ids)) + case.phrases) % len(input_ids),
         "region_mask": region_mask,
-        "has_region": torch.ones(count, dtype=torch.bool),
+        "has_region": torch.ones(len(input_ids), dtype=torch.bool),
     }
     return {name: tensor.to(device) for name, tensor in inputs.items()}
 
@@ -251,7 +230,7 @@ def measure_table(arguments: argparse.Namespace, folder: str) -> list[dict[str, 
     """The cases of the table, with the peak memory of processes of their own."""
     chosen = CASES[:1] if arguments.quick else CASES
     if arguments.images:
-        chosen = (Case(arguments.images, arguments.phrases or 1),)
+        chosen = (Case(arguments.phrases or 1, arguments.images),)
     rows = []
     for case in chosen:
         memory = measure_peaks(case, arguments)  # first: while this process holds no model
@@ -296,7 +275,7 @@ def plot_sweeps(file: Path, sweeps: dict[str, list[dict[str, Any]]]) -> None:
 
 def measure_gains(arguments: argparse.Namespace, folder: str) -> list[dict[str, Any]]:
     """The released way with one habit less at a time, then `AmcTrainer`; with the operators that take most time."""
-    case = Case(2, 4)
+    case = Case(4, images=2)
     model, inputs = build_model(arguments), build_inputs(case, arguments.device)
 
     def build(habits: Habits) -> Callable[[], None]:
@@ -320,7 +299,7 @@ def measure_gains(arguments: argparse.Namespace, folder: str) -> list[dict[str, 
 
 def print_peak_memory(arguments: argparse.Namespace, folder: str) -> None:
     """What the process of one side prints: its peak memory in GB after two steps."""
-    model, inputs = build_model(arguments), build_inputs(Case(arguments.images, arguments.phrases), arguments.device)
+    model, inputs = build_model(arguments), build_inputs(Case(arguments.phrases, arguments.images), arguments.device)
     step = build_sides(model, inputs, arguments, folder, optimizes=not arguments.no_optimizer)[arguments.only]
     for _ in range(2):
         step()

@@ -32,6 +32,7 @@ BUNDLE = {
     "grouping_albef.py",
     "inputs_albef.py",
     "modeling_albef.py",
+    "outputs_albef.py",
     "parallel_albef.py",
     "pipeline_albef.py",
     "pretrained_albef.py",
