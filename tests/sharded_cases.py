@@ -44,7 +44,7 @@ def compute_loss(trainer: AmcTrainer, wrapped, inputs: dict) -> torch.Tensor:
 
 def run_reference(folder: Path) -> dict:
     """One process, every image."""
-    model = build_model(torch.float32)
+    model = build_model(torch.float64)
     trainer = build_trainer(model, folder)
     model.update_momentum()
     compute_loss(trainer, model, build_inputs(trainer, 0, 1)).backward()
@@ -55,7 +55,7 @@ def run_reference(folder: Path) -> dict:
 
 
 def run_fsdp2(case: str, folder: Path) -> dict:
-    model = build_model(torch.float32)
+    model = build_model(torch.float64)
     trainer = build_trainer(model, folder)
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for module in list(model.modules()):
@@ -88,7 +88,7 @@ def run_zero(case: str, folder: Path) -> dict:
     # Sums go through gloo. DeepSpeed's own kernel for them on a CPU is compiled on the spot, and its processes wait
     # for each other in shared memory without a limit.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    model = build_model(torch.float32)
+    model = build_model(torch.float64)
     trainer = build_trainer(model, folder)
     optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.1)
     engine, *_ = deepspeed.initialize(

@@ -18,7 +18,6 @@ from albef_amc.trainer import AmcConfig, AmcTrainer
 from albef_amc.trainer.parallel import build_whole_model, keeping_parameters, split_rows
 
 RELATIVE_TOLERANCE = 1e-6
-FLOAT32_TOLERANCE = 3e-5  # sums in another order, of gradients whose parts cancel (bias of the matching head)
 
 
 def launch(script: str, *arguments: str) -> None:
@@ -102,7 +101,7 @@ def test_fsdp2_has_the_gradients_of_one_process(reference, tmp_path, case):
     for rank in (0, 1):
         part = torch.load(tmp_path / f"{case}-{rank}.pt")
         assert (part["wrapper"], part["parameter"]) == ("FSDPAlbefForPreTraining", "DTensor")
-        assert_close(part["gradients"], reference["gradients"], FLOAT32_TOLERANCE)
+        assert_close(part["gradients"], reference["gradients"], RELATIVE_TOLERANCE)
         assert_close(part["momentum"], reference["momentum"], RELATIVE_TOLERANCE)
         assert part["whole_type"] == "AlbefForImageTextMatching"
         assert all(type(value) is torch.Tensor for value in part["whole"].values())
@@ -116,7 +115,7 @@ def test_zero_has_the_gradients_of_one_process(reference, tmp_path):
         for rank in (0, 1):
             part = torch.load(tmp_path / f"{case}-{rank}.pt")
             assert (part["wrapper"], part["stage"]) == ("DeepSpeedEngine", stage)
-            assert_close(part["gradients"], reference["gradients"], FLOAT32_TOLERANCE)
+            assert_close(part["gradients"], reference["gradients"], RELATIVE_TOLERANCE)
             assert_close(part["momentum"], reference["momentum"], RELATIVE_TOLERANCE)
 
 
