@@ -27,15 +27,14 @@ import torch
 from machine import read_peak_memory, write_result
 from measuring import (
     compare_turns,
-    count_flops,
     describe_side,
     measure_memory,
     print_table,
     run_counted,
     take_turns,
 )
-from plots import plot_curves
-from profiling import profile_operators
+from plots import plot_sweeps
+from profiling import measure_gains
 from released import RELEASED, ground_released_way
 
 from albef_amc import AlbefConfig, AlbefForImageTextMatching
@@ -213,20 +212,7 @@ def measure_sweeps(arguments: argparse.Namespace) -> dict[str, list[dict[str, An
     return sweeps
 
 
-def plot_sweeps(file: Path, sweeps: dict[str, list[dict[str, Any]]]) -> None:
-    """A picture for each sweep beside the result: milliseconds a phrase of every side."""
-    for name, rows in sweeps.items():
-        curves = {
-            side: [(row[name], 1e3 / row["sides"][side]["phrases_per_second"]) for row in rows]
-            for side in rows[0]["sides"]
-        }
-        title = f"Grounding: time against {SWEEP_LABELS[name]}"
-        plot_curves(
-            file.with_name(f"{file.stem}_{name}.png"), title, SWEEP_LABELS[name], "ms a phrase", curves, True, True
-        )
-
-
-def measure_gains(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def compare_habits(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The released way with one habit less at a time, then `ground()`; with the operators that take most time."""
     model = build_model(arguments.quick, device=arguments.device, precision=arguments.precision)
     inputs = build_inputs(CASES[0], arguments.device)
@@ -234,16 +220,7 @@ def measure_gains(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         name: lambda habits=habits: ground_released_way(model, inputs, habits) for name, habits in GAINS.items()
     }
     sides["ground()"] = lambda: model.ground(**inputs)
-    seconds, rate = take_turns(sides, arguments.repetitions, inputs["pixel_values"].device)
-    return [
-        {
-            "step": name,
-            "speed_ratio": compare_turns(seconds["released"], seconds[name]),
-            **describe_side(seconds[name], CASES[0].phrases, count_flops(run), rate),
-            "operators": profile_operators(run),
-        }
-        for name, run in sides.items()
-    ]
+    return measure_gains(sides, CASES[0].phrases, arguments.repetitions, inputs["pixel_values"].device)
 
 
 def main() -> None:
@@ -274,9 +251,9 @@ def main() -> None:
         file = write_result(
             "grounding", {**described, "sweeps": sweeps}, arguments.output, arguments.quick, "grounding_sweep"
         )
-        plot_sweeps(file, sweeps)
+        plot_sweeps(file, "Grounding", "ms a phrase", sweeps, SWEEP_LABELS)
     elif arguments.gains:
-        gains = measure_gains(arguments)
+        gains = compare_habits(arguments)
         write_result("grounding", {**described, "gains": gains}, arguments.output, arguments.quick, "grounding_gains")
     else:
         rows = measure_table(arguments)

@@ -10,6 +10,24 @@ DOTS_PER_INCH = 120
 ROOM_ABOVE = 1.08  # end of an axis over the largest value
 
 
+def plot_sweeps(result: Path, title: str, y_label: str, sweeps: dict[str, list[dict]], labels: dict[str, str]) -> None:
+    """A picture for each sweep beside a result file: milliseconds a phrase of every side.
+
+    Args:
+        result (`Path`): the result file.
+        title, y_label (`str`): words of the pictures.
+        sweeps (`dict`): name of what changes -> results of the cases, which hold its value under that name.
+        labels (`dict`): the same names -> words of the x axis.
+    """
+    for name, rows in sweeps.items():
+        curves = {
+            side: [(row[name], 1e3 / row["sides"][side]["phrases_per_second"]) for row in rows]
+            for side in rows[0]["sides"]
+        }
+        picture, words = result.with_name(f"{result.stem}_{name}.png"), f"{title}: time against {labels[name]}"
+        plot_curves(picture, words, labels[name], y_label, curves, log_x=True, log_y=True)
+
+
 def plot_curves(
     path: Path,
     title: str,

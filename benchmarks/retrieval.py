@@ -21,7 +21,6 @@ sides rank alike, not how well. Contrastive features are centred, so that shortl
 """
 
 import argparse
-import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +28,7 @@ from pathlib import Path
 
 import torch
 from machine import read_peak_memory, write_result
-from measuring import build_rate_probe, count_flops, measure_memory, read_clock
+from measuring import count_flops, describe_side, measure_memory, take_turns
 from plots import plot_curves
 
 from albef_amc import AlbefConfig, AlbefForImageTextMatching
@@ -275,29 +274,17 @@ def compare_scores(scores: dict[str, Scores]) -> dict:
 def measure_sides(
     model: AlbefForImageTextMatching, inputs: Inputs, k: int, repetitions: int, sides: tuple[str, ...]
 ) -> tuple[dict[str, dict], dict[str, Scores]]:
-    """Seconds and FLOP of sides that take turns, their share of the matrix rate between turns, and their scores."""
+    """What is said of sides that take turns (a phrase is a caption), and their scores."""
     scores: dict[str, Scores] = {}
 
     def run(side: str) -> None:
         scores[side] = SIDES[side](model, inputs, k)
 
     gflop = {side: count_flops(partial(run, side)) for side in sides}  # warm-up
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    device = inputs.input_ids.device
-    measure_rate = build_rate_probe(device)
-    rates = [measure_rate()]
-    for _ in range(repetitions):
-        for side in sides:
-            began = read_clock(device)
-            run(side)
-            seconds[side].append(read_clock(device) - began)
-            rates.append(measure_rate())
-    measured = {}
-    for side in sides:
-        median = statistics.median(seconds[side])
-        measured[side] = {"seconds_median": median, "seconds": seconds[side], "gflop": gflop[side]}
-        measured[side]["gflop_per_second"] = gflop[side] / median
-        measured[side]["share_of_matrix_rate"] = gflop[side] / median / statistics.median(rates[1:])
+    runs = {side: partial(run, side) for side in sides}
+    seconds, rate = take_turns(runs, repetitions, inputs.input_ids.device, warm_ups=0)
+    captions = len(inputs.input_ids)
+    measured = {side: describe_side(seconds[side], captions, gflop[side], rate) for side in sides}
     return measured, scores
 
 

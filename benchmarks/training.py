@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from grounding import SMALL, SWEEP_LABELS, Case, Inputs, with_matrix_precision
+from grounding import SMALL, Case, Inputs, with_matrix_precision
 from grounding import build_inputs as build_phrases
 from machine import read_peak_memory, write_result
 from measuring import compare_turns, count_flops, describe_side, measure_memory, print_table, take_turns
-from plots import plot_curves
-from profiling import profile_operators
+from plots import plot_sweeps
+from profiling import measure_gains
 from released import RELEASED, Habits, ReleasedTraining
 
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
@@ -262,18 +262,7 @@ def measure_sweeps(arguments: argparse.Namespace, folder: str) -> dict[str, list
     }
 
 
-def plot_sweeps(file: Path, sweeps: dict[str, list[dict[str, Any]]]) -> None:
-    """A picture for each sweep beside the result: milliseconds a pair of every side."""
-    for name, rows in sweeps.items():
-        curves = {
-            side: [(row[name], 1e3 / row["sides"][side]["phrases_per_second"]) for row in rows]
-            for side in rows[0]["sides"]
-        }
-        label, picture = SWEEP_LABELS[name], file.with_name(f"{file.stem}_{name}.png")
-        plot_curves(picture, f"Training: time against {label}", label, "ms a pair", curves, log_x=True, log_y=True)
-
-
-def measure_gains(arguments: argparse.Namespace, folder: str) -> list[dict[str, Any]]:
+def compare_habits(arguments: argparse.Namespace, folder: str) -> list[dict[str, Any]]:
     """The released way with one habit less at a time, then `AmcTrainer`; with the operators that take most time."""
     case = Case(4, images=2)
     model, inputs = build_model(arguments), build_inputs(case, arguments.device)
@@ -285,16 +274,7 @@ def measure_gains(arguments: argparse.Namespace, folder: str) -> list[dict[str, 
 
     sides = {name: build(habits) for name, habits in GAINS.items()}
     sides["AmcTrainer"] = build_sides(model, inputs, arguments, folder)["trainer"]
-    seconds, rate = take_turns(sides, arguments.repetitions, inputs["pixel_values"].device)
-    return [
-        {
-            "step": name,
-            "speed_ratio": compare_turns(seconds["released"], seconds[name]),
-            **describe_side(seconds[name], case.images * case.phrases, count_flops(run), rate),
-            "operators": profile_operators(run),
-        }
-        for name, run in sides.items()
-    ]
+    return measure_gains(sides, case.images * case.phrases, arguments.repetitions, inputs["pixel_values"].device)
 
 
 def print_peak_memory(arguments: argparse.Namespace, folder: str) -> None:
@@ -335,7 +315,7 @@ def main() -> None:
             rows = [measure_case(case, arguments, folder, arguments.repetitions, sides) for case in AMC_CASES]
             write_result("training", {**described, "cases": rows}, arguments.output, arguments.quick, "training_amc")
         elif arguments.gains:
-            written = {**described, "gains": measure_gains(arguments, folder)}
+            written = {**described, "gains": compare_habits(arguments, folder)}
             write_result("training", written, arguments.output, arguments.quick, "training_gains")
         else:
             rows = measure_table(arguments, folder)
