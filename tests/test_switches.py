@@ -1,4 +1,3 @@
-# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Switches of torch in the settings of a run: refused where they cannot work, set where they can."""
 
 import pytest

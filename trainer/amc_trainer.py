@@ -35,6 +35,7 @@ from albef_amc.trainer.run_facts import TrainingClock, describe_run
 from albef_amc.trainer.schedules import PublishedOptimization
 from albef_amc.trainer.stream_training import StreamingTrainer
 from albef_amc.trainer.survival import SurvivingTrainer
+from albef_amc.trainer.switches import apply_switches
 
 logger = logging.get_logger(__name__)
 
@@ -115,6 +116,7 @@ class AmcTrainer(
         if data_collator is None:
             data_collator = build_training_collator(processing_class, args, model.config.mlm_probability)
         refuse_zero3(args)
+        apply_switches(args)
         if train_dataset is not None:
             train_dataset = build_training_dataset(train_dataset, args)
         if peft_config is not None:
@@ -170,7 +172,6 @@ class AmcTrainer(
         """Weighted sum of the objectives on one micro-batch, such that its mean over processes and micro-batches is
         that of all their phrases (`num_items_in_batch`: what [`_count_items`] counts, over all of them)."""
         args = self.args
-        explained = self.heatmap_objectives.find_phrases(inputs) if self.heatmap_objectives else None
         with keeping_parameters(model):
             outputs = model(
                 **{name: inputs[name] for name in MODEL_INPUTS if name in inputs},
@@ -179,7 +180,7 @@ class AmcTrainer(
                 distillation_axis=args.distillation_axis,
                 candidate_scope=args.candidate_scope,
                 output_heatmap=len(self.heatmap_objectives) > 0,
-                explained_phrases=explained,
+                explained_phrases=self.heatmap_objectives.find_phrases(inputs),
                 heatmap_denominator=args.heatmap_denominator,
             )
         counts = self._count_items(inputs)

@@ -20,7 +20,6 @@ from albef_amc.trainer.adapter_files import save_adapter
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap
 from albef_amc.trainer.files import replace_folder, restore_folders, write_json
 from albef_amc.trainer.parallel import build_whole_model
-from albef_amc.trainer.switches import apply_switches
 
 logger = logging.get_logger(__name__)
 
@@ -205,7 +204,7 @@ class PatienceCallback(EarlyStoppingCallback):
 
 
 def add_callbacks(trainer: Any) -> None:
-    """Adds what the settings of a run ask for to its trainer, and sets the switches of the process.
+    """Adds what the settings of a run ask for to its trainer.
 
     Args:
         trainer ([`AmcTrainer`]): the run, with its arguments and evaluation data.
@@ -215,7 +214,6 @@ def add_callbacks(trainer: Any) -> None:
             data sets.
     """
     args, datasets = trainer.args, trainer.eval_dataset
-    apply_switches(args)
     trainer.add_callback(trainer.throughput)
     asked = [name for name in EVALUATION_SETTINGS if getattr(args, name)]
     if asked and not datasets:

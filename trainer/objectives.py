@@ -68,7 +68,7 @@ class HeatmapObjectives:
             inputs (mapping): the batch.
         """
         found = [objective.find_phrases(**_select(objective, inputs)) for objective in self.objectives]
-        if any(phrases is None for phrases in found):
+        if not found or any(phrases is None for phrases in found):
             return None
         return torch.stack(found).any(dim=0)
 
