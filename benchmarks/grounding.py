@@ -165,7 +165,7 @@ def measure_case(case: Case, model: Any, arguments: argparse.Namespace, repetiti
     if arguments.precision == "float32" and not differences["ground"] < LARGEST_DIFFERENCE:
         sys.exit(f"{case}: the heatmaps of both sides differ by {differences['ground']:.1e} of their maximum.")
     warm_ups = int(arguments.compile)  # code is not compiled while operations are counted
-    seconds, rate = take_turns(sides, repetitions, inputs["pixel_values"].device, warm_ups)
+    seconds, rate = take_turns(sides, repetitions, inputs["pixel_values"].device, arguments.quick, warm_ups)
     described = {name: describe_side(seconds[name], count, gflop.get(name, gflop["ground"]), rate) for name in sides}
     return {
         "case": str(case),
@@ -220,7 +220,8 @@ def compare_habits(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         name: lambda habits=habits: ground_released_way(model, inputs, habits) for name, habits in GAINS.items()
     }
     sides["ground()"] = lambda: model.ground(**inputs)
-    return measure_gains(sides, CASES[0].phrases, arguments.repetitions, inputs["pixel_values"].device)
+    device = inputs["pixel_values"].device
+    return measure_gains(sides, CASES[0].phrases, arguments.repetitions, device, arguments.quick)
 
 
 def main() -> None:
@@ -232,7 +233,7 @@ def main() -> None:
     parser.add_argument("--phrases", type=int, help="one case with this many phrases (default: three cases)")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of both sides")
     parser.add_argument("--only", choices=["released", "ground"], help=argparse.SUPPRESS)  # the process of a side
     parser.add_argument("--size", type=int, default=256, help=argparse.SUPPRESS)
@@ -246,19 +247,21 @@ def main() -> None:
         print(read_peak_memory(arguments.device))
         return
     described = {"model": f"{'small' if arguments.quick else 'full'} size, {arguments.precision}"}
+    suffix = "_bfloat16" * (arguments.precision == "bfloat16") + "_cuda" * (arguments.device == "cuda")
+
+    def write(measured: dict[str, Any], kind: str = "") -> Path:
+        name = f"grounding{kind}{suffix}"
+        return write_result("grounding", {**described, **measured}, arguments.output, arguments.quick, name)
+
     if arguments.sweep:
         sweeps = measure_sweeps(arguments)
-        file = write_result(
-            "grounding", {**described, "sweeps": sweeps}, arguments.output, arguments.quick, "grounding_sweep"
-        )
+        file = write({"sweeps": sweeps}, "_sweep")
         plot_sweeps(file, "Grounding", "ms a phrase", sweeps, SWEEP_LABELS)
     elif arguments.gains:
-        gains = compare_habits(arguments)
-        write_result("grounding", {**described, "gains": gains}, arguments.output, arguments.quick, "grounding_gains")
+        write({"gains": compare_habits(arguments)}, "_gains")
     else:
         rows = measure_table(arguments)
-        name = "grounding_compiled" if arguments.compile else "grounding"
-        write_result("grounding", {**described, "cases": rows}, arguments.output, arguments.quick, name)
+        write({"cases": rows}, "_compiled" * arguments.compile)
         names = ("case", "speed_ratio", "flop_bound", "memory_share")
         print_table("released way = 1", [{name: row[name] for name in names} | row["speed_ratios"] for row in rows])
 

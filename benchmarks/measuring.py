@@ -58,13 +58,13 @@ def read_clock(device: torch.device) -> float:
 
 
 def take_turns(
-    sides: dict[str, Callable[[], Any]], repetitions: int, device: torch.device, warm_ups: int = 1
+    sides: dict[str, Callable[[], Any]], repetitions: int, device: torch.device, quick: bool = False, warm_ups: int = 1
 ) -> tuple[dict[str, list[float]], float]:
     """Seconds of a call of every side in every turn, and the median matrix rate between the turns, in GFLOP/s.
 
     One side takes its turn after the other, and then the first again. A turn is at least [`TURN_SECONDS`] long: calls
     are repeated, and the median of them counts, so that a fast side is not measured by what the slow one left in
-    memory and caches. The first rounds are warm-ups.
+    memory and caches; with `quick` a turn is one call. The first rounds are warm-ups.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     measure_rate = build_rate_probe(device)
@@ -76,7 +76,7 @@ def take_turns(
                 began = read_clock(device)
                 run()
                 calls.append(read_clock(device) - began)
-                if repetition < warm_ups:
+                if repetition < warm_ups or quick:
                     break
             if repetition >= warm_ups:
                 seconds[name].append(statistics.median(calls))

@@ -12,11 +12,11 @@ NUM_OPERATORS = 6
 
 
 def measure_gains(
-    steps: dict[str, Callable[[], Any]], num_phrases: int, repetitions: int, device: torch.device
+    steps: dict[str, Callable[[], Any]], num_phrases: int, repetitions: int, device: torch.device, quick: bool
 ) -> list[dict[str, Any]]:
     """Steps from the slowest way of working to the fastest, which take turns: what each is worth against the first,
     and the operators that take most time in it."""
-    seconds, rate = take_turns(steps, repetitions, device)
+    seconds, rate = take_turns(steps, repetitions, device, quick)
     first = next(iter(steps))
     return [
         {

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from grounding import SMALL, Case, Inputs, with_matrix_precision
+from grounding import SMALL, SWEEP_LABELS, Case, Inputs, with_matrix_precision
 from grounding import build_inputs as build_phrases
 from machine import read_peak_memory, write_result
 from measuring import compare_turns, count_flops, describe_side, measure_memory, print_table, take_turns
@@ -208,7 +208,7 @@ def measure_case(
     sides = build_sides(model, inputs, arguments, folder)
     sides = {name: run for name, run in sides.items() if not chosen or name in chosen}
     gflop = {name: count_flops(run) for name, run in sides.items()}  # the warm-up as well
-    seconds, rate = take_turns(sides, repetitions, inputs["pixel_values"].device, warm_ups=0)
+    seconds, rate = take_turns(sides, repetitions, inputs["pixel_values"].device, arguments.quick, warm_ups=0)
     count = case.images * case.phrases
     result = {
         "case": str(case),
@@ -274,7 +274,8 @@ def compare_habits(arguments: argparse.Namespace, folder: str) -> list[dict[str,
 
     sides = {name: build(habits) for name, habits in GAINS.items()}
     sides["AmcTrainer"] = build_sides(model, inputs, arguments, folder)["trainer"]
-    return measure_gains(sides, case.images * case.phrases, arguments.repetitions, inputs["pixel_values"].device)
+    device = inputs["pixel_values"].device
+    return measure_gains(sides, case.images * case.phrases, arguments.repetitions, device, arguments.quick)
 
 
 def print_peak_memory(arguments: argparse.Namespace, folder: str) -> None:
@@ -303,23 +304,26 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     described = {"model": f"{'small' if arguments.quick else 'full'} size, float32"}
+
+    def write(measured: dict[str, Any], kind: str = "") -> Path:
+        name = f"training{kind}{'_cuda' * (arguments.device == 'cuda')}"
+        return write_result("training", {**described, **measured}, arguments.output, arguments.quick, name)
+
     with tempfile.TemporaryDirectory() as folder:
         if arguments.only:
             print_peak_memory(arguments, folder)
         elif arguments.sweep:
             sweeps = measure_sweeps(arguments, folder)
-            written = {**described, "sweeps": sweeps}
-            plot_sweeps(write_result("training", written, arguments.output, arguments.quick, "training_sweep"), sweeps)
+            plot_sweeps(write({"sweeps": sweeps}, "_sweep"), "Training", "ms a pair", sweeps, SWEEP_LABELS)
         elif arguments.amc:
             sides = ("trainer", "without_amc")
             rows = [measure_case(case, arguments, folder, arguments.repetitions, sides) for case in AMC_CASES]
-            write_result("training", {**described, "cases": rows}, arguments.output, arguments.quick, "training_amc")
+            write({"cases": rows}, "_amc")
         elif arguments.gains:
-            written = {**described, "gains": compare_habits(arguments, folder)}
-            write_result("training", written, arguments.output, arguments.quick, "training_gains")
+            write({"gains": compare_habits(arguments, folder)}, "_gains")
         else:
             rows = measure_table(arguments, folder)
-            write_result("training", {**described, "cases": rows}, arguments.output, arguments.quick)
+            write({"cases": rows})
             names = ("case", "speed_ratio", "flop_bound", "amc_share")
             print_table(
                 "released way = 1", [{name: row[name] for name in names} | row["speed_ratios"] for row in rows]

@@ -1,0 +1,31 @@
+"""Benchmarks of grounding and training: they run in small, both sides agree, and files say what they were made with."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from testing_utils import PROJECT_FOLDER
+
+SIDES = {"grounding": {"released", "ground"}, "training": {"released", "trainer"}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIDES)
+def test_a_quick_run_writes_its_table(name, tmp_path):
+    file = tmp_path / "result.json"
+    words = ["--quick", "--repetitions", "1"]
+    command = [sys.executable, PROJECT_FOLDER / "benchmarks" / f"{name}.py", *words, "--output", file]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(file.read_text())
+    assert result["command"] == f"python benchmarks/{name}.py --quick --repetitions 1"
+    assert result["machine"]["threads"] == 2
+    (row,) = result["cases"]
+    assert row["flop_bound"] > 1 and row["speed_ratio"] > 0
+    for side in SIDES[name]:
+        described = row["sides"][side]
+        assert described["gflop"] > 0 and described["share_of_matrix_rate"] > 0
+        peak = next(value for key, value in described.items() if key.startswith("peak_memory_gb"))
+        assert 0.1 < peak < 10
+    assert row["case"] in done.stderr  # the table for people
