@@ -1,4 +1,4 @@
-"""Benchmarks of grounding and training: they run in small, both sides agree, and files say what they were made with."""
+"""Benchmarks of grounding and training run in small, both sides agree, and files say what they were made with."""
 
 import json
 import subprocess
