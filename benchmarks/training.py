@@ -4,6 +4,7 @@
     python benchmarks/training.py            # full size, 256 px: 4 images with 1, 4 and 8 phrases each
     python benchmarks/training.py --sweep    # cost against phrases, images, image size and length, with plots
     python benchmarks/training.py --amc      # what AMC adds to a step, with 1 and 8 phrases per image
+    python benchmarks/training.py --memory   # the peak memory of these cases alone
     python benchmarks/training.py --gains    # what each habit of the released code costs, with a profile
     python benchmarks/training.py --quick    # a small model, to see that it runs
     python benchmarks/training.py --device cuda --images 32 --phrases 4
@@ -21,8 +22,9 @@ import argparse
 import gc
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +44,9 @@ from albef_amc.trainer import AmcConfig, AmcTrainer, AttentionMaskConsistencyLos
 MASKED_SHARE, MASK_TOKEN = 0.15, 103
 LEARNING_RATE = 1e-5
 LARGEST_DIFFERENCE = 1e-5  # of the maximum, float32
+SIDES = ("released", "trainer", "without_amc", "trainer_medium", "trainer_bfloat16", "trainer_checkpointed")
 MEASURED_FOR_MEMORY = ("released", "trainer", "trainer_checkpointed")
 COMPARED = ("normalized_heatmap", "itm_pair_logits", "itm_loss", "mlm_loss")
-
 
 CASES = (Case(1, images=4), Case(4, images=4), Case(8, images=4))
 AMC_CASES = (CASES[0], CASES[-1])
@@ -141,33 +143,50 @@ def step_released_way(training: ReleasedTraining, optimizer: torch.optim.Optimiz
     training.model.zero_grad()
 
 
-def build_sides(
-    model: AlbefForPreTraining, inputs: Inputs, arguments: argparse.Namespace, folder: str, optimizes: bool = True
-) -> dict[str, Callable[[], None]]:
-    """A step of every side; those of the trainer share an optimizer."""
-    kind = arguments.device
-    trainer = TrainerSide(model, folder, kind)
-    plain = TrainerSide(model, folder, kind, amc_weight=0.0)
+def build_released_side(model: AlbefForPreTraining, inputs: Inputs, optimizes: bool) -> Callable[[], None]:
+    """A step the released code's way."""
     training = ReleasedTraining(model, inputs, AttentionMaskConsistencyLoss())
-    fused = trainer.trainer.create_optimizer() if optimizes else None
-    looping = training.build_optimizer(LEARNING_RATE) if optimizes else None
+    optimizer = training.build_optimizer(LEARNING_RATE) if optimizes else None
+    return lambda: step_released_way(training, optimizer)
 
-    def step() -> None:
-        trainer.step(inputs, fused)
 
-    def step_checkpointed() -> None:
+def build_sides(
+    model: AlbefForPreTraining,
+    inputs: Inputs,
+    arguments: argparse.Namespace,
+    folder: str,
+    names: Iterable[str] = SIDES,
+    optimizes: bool = True,
+) -> dict[str, Callable[[], None]]:
+    """A step of every side that is named; those of the trainer share an optimizer."""
+    kind, optimizer, sides = arguments.device, None, {}
+    for name in names:
+        if name == "released":
+            sides[name] = build_released_side(model, inputs, optimizes)
+            continue
+        side = TrainerSide(model, folder, kind, amc_weight=0.0 if name == "without_amc" else 1.0)
+        if optimizes and optimizer is None:
+            optimizer = side.trainer.create_optimizer()
+        step = partial(side.step, inputs, optimizer)
+        if name == "trainer_medium":
+            step = with_matrix_precision("medium", step)
+        elif name == "trainer_bfloat16":
+            step = torch.autocast(kind, dtype=torch.bfloat16)(step)
+        elif name == "trainer_checkpointed":
+            step = with_checkpointing(model, step)
+        sides[name] = step
+    return sides
+
+
+def with_checkpointing(model: AlbefForPreTraining, step: Callable[[], None]) -> Callable[[], None]:
+    """The step with activation checkpointing."""
+
+    def step_so() -> None:
         model.activation_checkpointing_enable()
         step()
         model.activation_checkpointing_disable()
 
-    return {
-        "released": lambda: step_released_way(training, looping),
-        "trainer": step,
-        "without_amc": lambda: plain.step(inputs, fused),
-        "trainer_medium": with_matrix_precision("medium", step),
-        "trainer_bfloat16": torch.autocast(kind, dtype=torch.bfloat16)(step),
-        "trainer_checkpointed": step_checkpointed,
-    }
+    return step_so
 
 
 def compare_outputs(model: AlbefForPreTraining, inputs: Inputs) -> dict[str, float]:
@@ -205,8 +224,7 @@ def measure_case(
         checks["least_bfloat16_heatmap_cosine"] = compare_precisions(model, inputs)
         if not max(checks["largest_relative_differences"].values()) < LARGEST_DIFFERENCE:
             sys.exit(f"{case}: the sides differ, relative to the maximum: {checks}")
-    sides = build_sides(model, inputs, arguments, folder)
-    sides = {name: run for name, run in sides.items() if not chosen or name in chosen}
+    sides = build_sides(model, inputs, arguments, folder, chosen or SIDES)
     gflop = {name: count_flops(run) for name, run in sides.items()}  # the warm-up as well
     seconds, rate = take_turns(sides, repetitions, inputs["pixel_values"].device, arguments.quick, warm_ups=0)
     count = case.images * case.phrases
@@ -226,13 +244,17 @@ def measure_case(
     return result | {"sides": {name: describe_side(seconds[name], count, gflop[name], rate) for name in sides}}
 
 
-def measure_table(arguments: argparse.Namespace, folder: str) -> list[dict[str, Any]]:
-    """The cases of the table, with the peak memory of processes of their own."""
-    chosen = CASES[:1] if arguments.quick else CASES
+def choose_cases(arguments: argparse.Namespace) -> tuple[Case, ...]:
+    """The cases of the table, or the one that was asked for."""
     if arguments.images:
-        chosen = (Case(arguments.phrases or 1, arguments.images),)
+        return (Case(arguments.phrases or 1, arguments.images),)
+    return CASES[:1] if arguments.quick else CASES
+
+
+def measure_table(arguments: argparse.Namespace, folder: str) -> list[dict[str, Any]]:
+    """Every case, with the peak memory of processes of their own."""
     rows = []
-    for case in chosen:
+    for case in choose_cases(arguments):
         memory = measure_peaks(case, arguments)  # first: while this process holds no model
         row = measure_case(case, arguments, folder, arguments.repetitions)
         for side, peaks in memory.items():
@@ -273,7 +295,7 @@ def compare_habits(arguments: argparse.Namespace, folder: str) -> list[dict[str,
         return lambda: step_released_way(training, optimizer)
 
     sides = {name: build(habits) for name, habits in GAINS.items()}
-    sides["AmcTrainer"] = build_sides(model, inputs, arguments, folder)["trainer"]
+    sides["AmcTrainer"] = build_sides(model, inputs, arguments, folder, ("trainer",))["trainer"]
     device = inputs["pixel_values"].device
     return measure_gains(sides, case.images * case.phrases, arguments.repetitions, device, arguments.quick)
 
@@ -281,7 +303,8 @@ def compare_habits(arguments: argparse.Namespace, folder: str) -> list[dict[str,
 def print_peak_memory(arguments: argparse.Namespace, folder: str) -> None:
     """What the process of one side prints: its peak memory in GB after two steps."""
     model, inputs = build_model(arguments), build_inputs(Case(arguments.phrases, arguments.images), arguments.device)
-    step = build_sides(model, inputs, arguments, folder, optimizes=not arguments.no_optimizer)[arguments.only]
+    names = (arguments.only,)
+    step = build_sides(model, inputs, arguments, folder, names, optimizes=not arguments.no_optimizer)[arguments.only]
     for _ in range(2):
         step()
     print(read_peak_memory(arguments.device))
@@ -292,6 +315,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small model, to see that it runs")
     parser.add_argument("--sweep", action="store_true", help="cost against phrases, images, size and length")
     parser.add_argument("--amc", action="store_true", help="only what AMC adds to a step")
+    parser.add_argument("--memory", action="store_true", help="only the peak memory of the table's cases")
     parser.add_argument("--gains", action="store_true", help="what each habit of the released code costs")
     parser.add_argument("--images", type=int, help="one case with this many images (default: three cases)")
     parser.add_argument("--phrases", type=int, help="phrases of an image in that case (1)")
@@ -319,6 +343,10 @@ def main() -> None:
             sides = ("trainer", "without_amc")
             rows = [measure_case(case, arguments, folder, arguments.repetitions, sides) for case in AMC_CASES]
             write({"cases": rows}, "_amc")
+        elif arguments.memory:
+            chosen = choose_cases(arguments)
+            rows = [{"case": str(case), **asdict(case), "sides": measure_peaks(case, arguments)} for case in chosen]
+            write({"cases": rows}, "_memory")
         elif arguments.gains:
             write({"gains": compare_habits(arguments, folder)}, "_gains")
         else:
