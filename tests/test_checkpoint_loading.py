@@ -25,17 +25,22 @@ from albef_amc.saving_albef import replacing_files
 
 MODELS = (AlbefModel, AlbefForImageTextMatching, AlbefForPreTraining)
 BUNDLE = {
+    "base_albef.py",
     "configuration_albef.py",
     "contrastive_albef.py",
+    "contrastive_model_albef.py",
     "encoders_albef.py",
     "explanation_albef.py",
     "grouping_albef.py",
     "inputs_albef.py",
+    "matching_albef.py",
     "modeling_albef.py",
+    "momentum_albef.py",
     "outputs_albef.py",
     "parallel_albef.py",
     "pipeline_albef.py",
     "pretrained_albef.py",
+    "pretraining_albef.py",
     "queues_albef.py",
     "saving_albef.py",
 }
