@@ -5,16 +5,18 @@ Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section
 """
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 from transformers import initialization as init
 
+from .pretrained_albef import AlbefPreTrainedModel
+
 MOMENTUM_PREFIX = "momentum_"
 
 
-class MomentumCopies(nn.Module):
+class MomentumCopies(AlbefPreTrainedModel):
     """Gives a model copies of its modules that no gradient reaches and [`update_momentum`] moves.
 
     A subclass builds them, names them in `_momentum_of`, and calls `_settle_momentum` after `post_init`. A checkpoint
@@ -24,10 +26,9 @@ class MomentumCopies(nn.Module):
     _momentum_of: ClassVar[dict[str, str]] = {}  # name of a copy -> dotted name of the module that it follows
     _keys_to_ignore_on_load_missing = [r"^momentum_"]
     _keep_in_fp32_modules_strict = ["momentum_*"]  # in bfloat16 they stop moving
-    config: Any
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs) -> Any:
+    def from_pretrained(cls, *args, **kwargs) -> "MomentumCopies":
         """As for [`AlbefPreTrainedModel`]; momentum copies are float32 in any `dtype`, and frozen."""
         loaded = super().from_pretrained(*args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded)._settle_momentum()
