@@ -12,11 +12,15 @@ from .image_processing_albef import AlbefImageProcessor
 from .modeling_albef import (
     ITM_MATCH_INDEX,
     AlbefForImageTextMatching,
+    AlbefForImageTextRetrieval,
     AlbefForPreTraining,
     AlbefGroundingOutput,
     AlbefModel,
     AlbefModelOutput,
     AlbefPreTrainingOutput,
+    AlbefRetrievalOutput,
+    AlbefRetrievalScores,
+    compute_retrieval_recall,
 )
 from .pipeline_albef import VisualGroundingPipeline
 from .processing_albef import AlbefProcessor
@@ -32,6 +36,7 @@ __all__ = [
     "ITM_MATCH_INDEX",
     "AlbefConfig",
     "AlbefForImageTextMatching",
+    "AlbefForImageTextRetrieval",
     "AlbefForPreTraining",
     "AlbefGroundingOutput",
     "AlbefImageProcessor",
@@ -39,7 +44,10 @@ __all__ = [
     "AlbefModelOutput",
     "AlbefPreTrainingOutput",
     "AlbefProcessor",
+    "AlbefRetrievalOutput",
+    "AlbefRetrievalScores",
     "AlbefTextConfig",
     "AlbefVisionConfig",
     "VisualGroundingPipeline",
+    "compute_retrieval_recall",
 ]

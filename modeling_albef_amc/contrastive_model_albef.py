@@ -5,6 +5,7 @@ Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch import nn
 from .configuration_albef import ITM_MATCH_INDEX, AlbefConfig
 from .contrastive_albef import (
     JointBatch,
+    MaskedPhrases,
     compare_features,
     compute_contrastive_targets,
     compute_negative_probabilities,
@@ -19,15 +21,67 @@ from .contrastive_albef import (
     soft_cross_entropy,
 )
 from .encoders_albef import AlbefTextModel, AlbefVisionModel, KeysValues
-from .explanation_albef import at_least_float32
+from .explanation_albef import (
+    HeatmapDenominator,
+    at_least_float32,
+    average_over_pieces,
+    check_choice,
+    normalize_heatmap,
+    resolve_token_mask,
+)
 from .grouping_albef import PhraseRows, divide_rows
+from .inputs_albef import check_phrase_inputs
 from .matching_albef import AlbefMatchingModel
 from .momentum_albef import MomentumCopies
-from .outputs_albef import AlbefPreTrainingOutput
-from .parallel_albef import attach, largest_over_processes, pad_pieces
+from .outputs_albef import AlbefRetrievalOutput
+from .parallel_albef import CandidateScope, attach, largest_over_processes, pad_pieces
 from .queues_albef import FeatureQueues
 
 ITM_MISMATCH_INDEX = 0
+
+
+@dataclass(frozen=True)
+class PairInputs:
+    """N images and P phrases to learn from, checked; what a field means is said at [`AlbefForPreTraining.forward`].
+
+    Args:
+        piece_mask (`torch.Tensor` of shape `(P, T)`, *optional*): pieces whose maps are averaged; None where no
+            heatmap is needed.
+        batch ([`~contrastive_albef.JointBatch`]): where candidates come from.
+        alpha (`float`): weight of the momentum model's targets.
+        negatives (`tuple`): `negative_image_index`, `negative_text_index` and `negative_uniforms`, each may be None.
+    """
+
+    pixel_values: torch.Tensor
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    image_index: torch.Tensor
+    piece_mask: torch.Tensor | None
+    batch: JointBatch
+    alpha: float
+    negatives: tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
+    output_token_heatmap: bool
+    heatmap_denominator: HeatmapDenominator
+    explained_phrases: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class MaskedStates:
+    """States of R masked phrases for their head.
+
+    Args:
+        image_index (`torch.Tensor` of shape `(R,)`): image row of each.
+        fused (`torch.Tensor` of shape `(R, T, hidden_size)`): after all layers.
+        momentum_image_embeds (`torch.Tensor` of shape `(N, 1 + num_patches, hidden_size)`): images of the momentum
+            model.
+        momentum_text_embeds (`torch.Tensor` of shape `(R, T, hidden_size)`, *optional*): after the text layers of the
+            momentum model; None where nothing is distilled.
+    """
+
+    image_index: torch.Tensor
+    fused: torch.Tensor
+    momentum_image_embeds: torch.Tensor
+    momentum_text_embeds: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -84,9 +138,79 @@ class AlbefContrastiveModel(FeatureQueues, MomentumCopies, AlbefMatchingModel):
         """Clamps the contrastive temperature to `[temperature_min, temperature_max]` of the configuration."""
         self.albef.temperature.clamp_(self.config.temperature_min, self.config.temperature_max)
 
+    def _check_pairs(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        image_index: torch.Tensor | None,
+        image_ids: torch.Tensor | None,
+        token_mask: torch.Tensor | None,
+        negatives: tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None],
+        distillation_alpha: float | None,
+        candidate_scope: CandidateScope,
+        output_heatmap: bool,
+        **explanation: Any,
+    ) -> PairInputs:
+        check_choice("candidate_scope", candidate_scope, CandidateScope)
+        check_choice("heatmap_denominator", explanation["heatmap_denominator"], HeatmapDenominator)
+        attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
+        explains = output_heatmap or explanation["output_token_heatmap"]
+        return PairInputs(
+            pixel_values,
+            input_ids,
+            attention_mask,
+            image_index,
+            piece_mask=resolve_token_mask(token_mask, attention_mask) if explains else None,
+            batch=JointBatch.gather(image_ids, len(pixel_values), image_index, candidate_scope),
+            alpha=self.config.distillation_alpha if distillation_alpha is None else distillation_alpha,
+            negatives=negatives,
+            **explanation,
+        )
+
+    def _learn_from_pairs(
+        self,
+        output: AlbefRetrievalOutput,
+        pairs: PairInputs,
+        masked: MaskedPhrases | None = None,
+        compares: bool = True,
+    ) -> MaskedStates:
+        """Puts everything but the total loss into `output`: contrastive part, with `compares` the matching loss, and
+        the heatmap. Masked phrases go with the others; what their head needs is returned."""
+        phrases = [(pairs.input_ids, pairs.attention_mask)] + ([masked.pieces] if masked is not None else [])
+        keep_padding = masked is not None and masked.reads_padding
+        text_model = self.albef.text_model
+        image_embeds = self.albef.vision_model(pairs.pixel_values)
+        text_embeds, *masked_embeds = text_model.encode_together(phrases, keep_padding)
+        keys_values = text_model.project_image(image_embeds)
+        distilled = phrases if pairs.alpha > 0 else phrases[:1]
+        momentum = self._contrast(
+            output, pairs.pixel_values, distilled, keep_padding, image_embeds, text_embeds, pairs.batch, pairs.alpha
+        )
+        given = PhraseRows(text_embeds, pairs.attention_mask, pairs.image_index)
+        negative, received = given[:0], ()
+        if compares:
+            negative, keys_values, received = self._collect_negatives(
+                pairs.batch, image_embeds, given, keys_values, *self._choose_negatives(output, pairs)
+            )
+        with_gaps = given[:0]
+        if masked is not None:
+            image_index = pairs.image_index[masked.rows]
+            with_gaps = PhraseRows(masked_embeds[0], masked.attention_mask, image_index, keep_padding)
+        explains = pairs.piece_mask is not None
+        fused = self._fuse(given, negative, with_gaps, keys_values, explains, pairs.explained_phrases)
+        output.itm_logits = fused.itm_logits
+        if explains:
+            output.heatmap = average_over_pieces(fused.maps, pairs.piece_mask, pairs.heatmap_denominator)
+            output.normalized_heatmap = normalize_heatmap(output.heatmap)
+            output.token_heatmap = fused.maps if pairs.output_token_heatmap else None
+        if compares:
+            self._compare_pairs(output, pairs.batch, fused.negative_logits, received)
+        return MaskedStates(with_gaps.image_index, fused.masked_states, *momentum)
+
     def _contrast(
         self,
-        output: AlbefPreTrainingOutput,
+        output: AlbefRetrievalOutput,
         pixel_values: torch.Tensor,
         phrases: list[tuple[torch.Tensor, torch.Tensor]],
         keep_padding: bool,
@@ -132,9 +256,17 @@ class AlbefContrastiveModel(FeatureQueues, MomentumCopies, AlbefMatchingModel):
         ) / 2
         return momentum_image_embeds, others[0] if others else None
 
+    def _choose_negatives(self, output: AlbefRetrievalOutput, pairs: PairInputs) -> list[torch.Tensor]:
+        """Images and phrases `(P,)` of the negative pairs: the given ones, or drawn."""
+        *given, uniforms = pairs.negatives
+        if any(one is None for one in given):
+            drawn = self._draw_negatives(output, pairs.batch, uniforms)
+            given = [own if one is None else one for one, own in zip(given, drawn, strict=True)]
+        return given
+
     @torch.no_grad()
     def _draw_negatives(
-        self, output: AlbefPreTrainingOutput, batch: JointBatch, uniforms: torch.Tensor | None
+        self, output: AlbefRetrievalOutput, batch: JointBatch, uniforms: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Hard negatives `(P,)`: an image for every phrase, and a phrase for every phrase's image; -1 for none."""
         num_images, num_phrases = len(batch.image_ids), len(batch.phrase_ids)
@@ -223,7 +355,7 @@ class AlbefContrastiveModel(FeatureQueues, MomentumCopies, AlbefMatchingModel):
 
     def _compare_pairs(
         self,
-        output: AlbefPreTrainingOutput,
+        output: AlbefRetrievalOutput,
         batch: JointBatch,
         negative_logits: torch.Tensor,
         received: tuple[torch.Tensor, ...],

@@ -16,18 +16,7 @@ def check_phrase_inputs(
         `attention_mask` of shape `(P, T)` and `image_index` of shape `(P,)`.
     """
     num_images, num_phrases = len(pixel_values), len(input_ids)
-    if input_ids.ndim != 2 or num_phrases == 0 or input_ids.shape[1] == 0:
-        raise ValueError(f"`input_ids` must have shape (P, T) with at least one phrase, got {tuple(input_ids.shape)}.")
-    if attention_mask is None:
-        attention_mask = torch.ones_like(input_ids)
-    elif attention_mask.shape != input_ids.shape:
-        raise ValueError(
-            f"`attention_mask` has shape {tuple(attention_mask.shape)} but `input_ids` {tuple(input_ids.shape)}: "
-            "pass both as the processor returned them."
-        )
-    elif not attention_mask.any(dim=1).all():
-        empty = (~attention_mask.any(dim=1)).nonzero().flatten().tolist()
-        raise ValueError(f"`attention_mask` keeps no piece of phrase(s) {empty}: an empty phrase is nowhere.")
+    attention_mask = check_pieces(input_ids, attention_mask)
     if image_index is None:
         if num_images != num_phrases:
             raise ValueError(
@@ -43,4 +32,21 @@ def check_phrase_inputs(
     return attention_mask, image_index
 
 
-__all__ = ["check_phrase_inputs"]
+def check_pieces(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """`attention_mask` `(P, T)`, all ones where it is absent, of at least one phrase with at least one real piece."""
+    if input_ids.ndim != 2 or len(input_ids) == 0 or input_ids.shape[1] == 0:
+        raise ValueError(f"`input_ids` must have shape (P, T) with at least one phrase, got {tuple(input_ids.shape)}.")
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    elif attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"`attention_mask` has shape {tuple(attention_mask.shape)} but `input_ids` {tuple(input_ids.shape)}: "
+            "pass both as the processor returned them."
+        )
+    elif not attention_mask.any(dim=1).all():
+        empty = (~attention_mask.any(dim=1)).nonzero().flatten().tolist()
+        raise ValueError(f"`attention_mask` keeps no piece of phrase(s) {empty}: an empty phrase is nowhere.")
+    return attention_mask
+
+
+__all__ = ["check_phrase_inputs", "check_pieces"]

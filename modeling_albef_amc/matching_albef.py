@@ -31,14 +31,14 @@ from .grouping_albef import PhraseGroups, PhraseRows, PieceLayout, divide_by_len
 from .inputs_albef import check_phrase_inputs
 from .outputs_albef import AlbefGroundingOutput
 from .parallel_albef import pad_pieces
-from .pretrained_albef import AlbefPreTrainedModel
+from .two_stage_albef import TwoStageRetrieval
 
 # Graphs of `compile_encoders` at most; all layers of all encoders, in training and in evaluation, share them.
 RECOMPILE_LIMIT = 32
 
 
-class AlbefMatchingModel(AlbefPreTrainedModel):
-    """Matching head, heatmaps and `ground`, shared by the classes that score pairs of image and phrase.
+class AlbefMatchingModel(TwoStageRetrieval):
+    """Matching head, heatmaps, `ground` and `retrieve`, shared by the classes that score pairs of image and phrase.
 
     A subclass adds its own modules after `super().__init__` and ends with `self.post_init()`.
     """

@@ -4,26 +4,42 @@
 from .base_albef import AlbefModel
 from .configuration_albef import ITM_MATCH_INDEX, AlbefConfig
 from .matching_albef import AlbefForImageTextMatching
-from .outputs_albef import AlbefGroundingOutput, AlbefModelOutput, AlbefPreTrainingOutput
+from .outputs_albef import (
+    AlbefGroundingOutput,
+    AlbefModelOutput,
+    AlbefPreTrainingOutput,
+    AlbefRetrievalOutput,
+    AlbefRetrievalScores,
+)
 from .pretraining_albef import AlbefForPreTraining
+from .retrieval_albef import AlbefForImageTextRetrieval
+from .two_stage_albef import compute_retrieval_recall
 
 AUTO_CLASSES = {
     AlbefModel: "AutoModel",
     AlbefForImageTextMatching: "AutoModelForZeroShotObjectDetection",
     AlbefForPreTraining: "AutoModelForPreTraining",
 }
+WITHOUT_AUTO_CLASS = (AlbefForImageTextRetrieval,)
 
 AlbefConfig.register_for_auto_class()
 for model_class, auto_class in AUTO_CLASSES.items():
     model_class.__module__ = __name__  # a checkpoint ships the file of its class, with all that the file imports
     model_class.register_for_auto_class(auto_class)
+for model_class in WITHOUT_AUTO_CLASS:
+    model_class.__module__ = __name__
+    model_class._auto_class = model_class.__name__  # so that its checkpoints ship the code, too, and name the class
 
 __all__ = [
     "ITM_MATCH_INDEX",
     "AlbefForImageTextMatching",
+    "AlbefForImageTextRetrieval",
     "AlbefForPreTraining",
     "AlbefGroundingOutput",
     "AlbefModel",
     "AlbefModelOutput",
     "AlbefPreTrainingOutput",
+    "AlbefRetrievalOutput",
+    "AlbefRetrievalScores",
+    "compute_retrieval_recall",
 ]

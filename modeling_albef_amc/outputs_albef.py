@@ -64,17 +64,15 @@ class AlbefGroundingOutput(ModelOutput):
 
 
 @dataclass
-class AlbefPreTrainingOutput(ModelOutput):
-    """Outputs of [`AlbefForPreTraining`] for N images and P phrases of T pieces.
+class AlbefRetrievalOutput(ModelOutput):
+    """Outputs of [`AlbefForImageTextRetrieval`] for N images and P phrases of T pieces.
 
     Args:
-        loss (`torch.Tensor`, scalar): sum of the objectives that were asked for; None without any.
-        itc_loss, itm_loss, mlm_loss (`torch.Tensor`, scalars): contrastive, matching and masked-word losses.
+        loss (`torch.Tensor`, scalar): sum of the objectives.
+        itc_loss, itm_loss (`torch.Tensor`, scalars): contrastive and matching losses.
         itm_logits (`torch.Tensor` of shape `(P, 2)`): matching scores of the given pairs.
         itm_pair_logits (`torch.Tensor` of shape `(up to 3P, 2)`): given pairs; each phrase with a negative image;
             a negative phrase with each phrase's image. Phrases without a candidate add no pair.
-        mlm_logits (`torch.Tensor` of shape `(num_masked, vocab_size)`, or `(P, T, vocab_size)` with the sequence
-            axis): scores of masked words.
         heatmap, normalized_heatmap, token_heatmap: as in [`AlbefGroundingOutput`].
         image_features, text_features (`torch.Tensor` of shape `(N | P, projection_dim)`): online, unit length.
         momentum_image_features, momentum_text_features (same shapes): of the momentum model, for `enqueue`.
@@ -86,10 +84,8 @@ class AlbefPreTrainingOutput(ModelOutput):
     loss: torch.Tensor | None = None
     itc_loss: torch.Tensor | None = None
     itm_loss: torch.Tensor | None = None
-    mlm_loss: torch.Tensor | None = None
     itm_logits: torch.Tensor | None = None
     itm_pair_logits: torch.Tensor | None = None
-    mlm_logits: torch.Tensor | None = None
     heatmap: torch.Tensor | None = None
     normalized_heatmap: torch.Tensor | None = None
     token_heatmap: torch.Tensor | None = None
@@ -102,4 +98,46 @@ class AlbefPreTrainingOutput(ModelOutput):
     image_index: torch.Tensor | None = None
 
 
-__all__ = ["AlbefGroundingOutput", "AlbefModelOutput", "AlbefPreTrainingOutput"]
+@dataclass
+class AlbefPreTrainingOutput(AlbefRetrievalOutput):
+    """Outputs of [`AlbefForPreTraining`]: those of [`AlbefRetrievalOutput`], with masked words.
+
+    Args:
+        loss (`torch.Tensor`, scalar): sum of the objectives that were asked for; None without any.
+        mlm_loss (`torch.Tensor`, scalar): masked-word loss.
+        mlm_logits (`torch.Tensor` of shape `(num_masked, vocab_size)`, or `(P, T, vocab_size)` with the sequence
+            axis): scores of masked words.
+    """
+
+    mlm_loss: torch.Tensor | None = None
+    mlm_logits: torch.Tensor | None = None
+
+
+@dataclass
+class AlbefRetrievalScores(ModelOutput):
+    """How well N images and P texts fit, as [`AlbefForImageTextRetrieval.rank`] returns it.
+
+    Args:
+        similarities (`torch.Tensor` of shape `(N, P)`): contrastive similarities in [-1, 1], at least float32.
+        scores_per_image (`torch.Tensor` of shape `(N, P)`): matching scores of each image's shortlist of texts,
+            `NOT_LISTED` = -100 outside it.
+        scores_per_text (`torch.Tensor` of shape `(P, N)`): matching scores of each text's shortlist of images, -100
+            outside it.
+        ranked_texts (`torch.Tensor` of shape `(N, min(k, P))`, int64): each image's shortlist, best text first.
+        ranked_images (`torch.Tensor` of shape `(P, min(k, N))`, int64): each text's shortlist, best image first.
+    """
+
+    similarities: torch.Tensor | None = None
+    scores_per_image: torch.Tensor | None = None
+    scores_per_text: torch.Tensor | None = None
+    ranked_texts: torch.Tensor | None = None
+    ranked_images: torch.Tensor | None = None
+
+
+__all__ = [
+    "AlbefGroundingOutput",
+    "AlbefModelOutput",
+    "AlbefPreTrainingOutput",
+    "AlbefRetrievalOutput",
+    "AlbefRetrievalScores",
+]

@@ -13,24 +13,13 @@ from transformers.utils import can_return_tuple
 from .configuration_albef import AlbefConfig, AlbefTextConfig
 from .contrastive_albef import (
     DistillationAxis,
-    JointBatch,
     MaskedPhrases,
     compute_distillation_loss,
     compute_masked_word_loss,
     mask_pieces,
 )
-from .contrastive_model_albef import AlbefContrastiveModel
-from .explanation_albef import (
-    HeatmapDenominator,
-    at_least_float32,
-    average_over_pieces,
-    check_choice,
-    normalize_heatmap,
-    outside_inference_mode,
-    resolve_token_mask,
-)
-from .grouping_albef import PhraseRows
-from .inputs_albef import check_phrase_inputs
+from .contrastive_model_albef import AlbefContrastiveModel, MaskedStates
+from .explanation_albef import HeatmapDenominator, at_least_float32, check_choice, outside_inference_mode
 from .matching_albef import AlbefForImageTextMatching
 from .outputs_albef import AlbefPreTrainingOutput
 from .parallel_albef import CandidateScope
@@ -132,53 +121,30 @@ class AlbefForPreTraining(AlbefContrastiveModel):
         if not set(objectives) <= set(OBJECTIVES):
             raise ValueError(f"`objectives` may hold {', '.join(map(repr, OBJECTIVES))}, got {objectives}.")
         check_choice("distillation_axis", distillation_axis, DistillationAxis)
-        check_choice("candidate_scope", candidate_scope, CandidateScope)
-        check_choice("heatmap_denominator", heatmap_denominator, HeatmapDenominator)
-        attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
-        alpha = self.config.distillation_alpha if distillation_alpha is None else distillation_alpha
-        batch = JointBatch.gather(image_ids, len(pixel_values), image_index, candidate_scope)
-        output = AlbefPreTrainingOutput(image_index=image_index)
-
+        pairs = self._check_pairs(
+            pixel_values,
+            input_ids,
+            attention_mask,
+            image_index,
+            image_ids,
+            token_mask,
+            (negative_image_index, negative_text_index, negative_uniforms),
+            distillation_alpha,
+            candidate_scope,
+            output_heatmap,
+            output_token_heatmap=output_token_heatmap,
+            heatmap_denominator=heatmap_denominator,
+            explained_phrases=explained_phrases,
+        )
         masked = None
         if "mlm" in objectives:
             if mlm_input_ids is None or mlm_labels is None:
-                mlm_input_ids, mlm_labels = self._mask_pieces(input_ids, attention_mask)
-            masked = MaskedPhrases.select(mlm_input_ids, mlm_labels, attention_mask, distillation_axis)
-        phrases = [(input_ids, attention_mask)] + ([masked.pieces] if masked is not None else [])
-        keep_padding = masked is not None and masked.reads_padding
-        image_embeds = self.albef.vision_model(pixel_values)
-        text_embeds, *masked_embeds = self.albef.text_model.encode_together(phrases, keep_padding)
-        keys_values = self.albef.text_model.project_image(image_embeds)
-        distilled = phrases if alpha > 0 else phrases[:1]
-        momentum_image_embeds, momentum_masked_embeds = self._contrast(
-            output, pixel_values, distilled, keep_padding, image_embeds, text_embeds, batch, alpha
-        )
-        given = PhraseRows(text_embeds, attention_mask, image_index)
-        negative, received = given[:0], ()
-        if "itm" in objectives:
-            negatives = (negative_image_index, negative_text_index)
-            if any(one is None for one in negatives):
-                drawn = self._draw_negatives(output, batch, negative_uniforms)
-                negatives = [own if one is None else one for one, own in zip(negatives, drawn, strict=True)]
-            negative, keys_values, received = self._collect_negatives(
-                batch, image_embeds, given, keys_values, *negatives
-            )
-        with_gaps = given[:0]
+                mlm_input_ids, mlm_labels = self._mask_pieces(input_ids, pairs.attention_mask)
+            masked = MaskedPhrases.select(mlm_input_ids, mlm_labels, pairs.attention_mask, distillation_axis)
+        output = AlbefPreTrainingOutput(image_index=pairs.image_index)
+        states = self._learn_from_pairs(output, pairs, masked, compares="itm" in objectives)
         if masked is not None:
-            with_gaps = PhraseRows(masked_embeds[0], masked.attention_mask, image_index[masked.rows], keep_padding)
-        explains = output_heatmap or output_token_heatmap
-        fused = self._fuse(given, negative, with_gaps, keys_values, explains, explained_phrases)
-        output.itm_logits = fused.itm_logits
-        if explains:
-            piece_mask = resolve_token_mask(token_mask, attention_mask)
-            output.heatmap = average_over_pieces(fused.maps, piece_mask, heatmap_denominator)
-            output.normalized_heatmap = normalize_heatmap(output.heatmap)
-            output.token_heatmap = fused.maps if output_token_heatmap else None
-        if "itm" in objectives:
-            self._compare_pairs(output, batch, fused.negative_logits, received)
-        if masked is not None:
-            momentum = (momentum_image_embeds, momentum_masked_embeds)
-            self._predict_masked_words(output, masked, with_gaps.image_index, fused.masked_states, *momentum, alpha)
+            self._predict_masked_words(output, masked, states, pairs.alpha)
         terms = {"itc": output.itc_loss, "itm": output.itm_loss, "mlm": output.mlm_loss}
         output.loss = sum(terms[name] for name in objectives) if objectives else None
         return output
@@ -191,25 +157,18 @@ class AlbefForPreTraining(AlbefContrastiveModel):
         )
 
     def _predict_masked_words(
-        self,
-        output: AlbefPreTrainingOutput,
-        masked: MaskedPhrases,
-        image_index: torch.Tensor,
-        states: torch.Tensor,
-        momentum_image_embeds: torch.Tensor,
-        momentum_states: torch.Tensor | None,
-        alpha: float,
+        self, output: AlbefPreTrainingOutput, masked: MaskedPhrases, states: MaskedStates, alpha: float
     ) -> None:
-        """Masked-word loss of R phrases with masked pieces: `states` `(R, T, hidden_size)` have passed all layers,
-        `momentum_states` the text layers of the momentum model."""
-        output.mlm_logits = at_least_float32(self.mlm_head(masked.read(states)))
+        """Masked-word loss of R phrases with masked pieces."""
+        output.mlm_logits = at_least_float32(self.mlm_head(masked.read(states.fused)))
         output.mlm_loss = (1 - alpha) * compute_masked_word_loss(output.mlm_logits, masked.labels)
         if alpha > 0:
             text_model = self.momentum_text_model
             with torch.no_grad():
-                fusion = (masked.attention_mask, text_model.project_image(momentum_image_embeds), image_index)
+                keys_values = text_model.project_image(states.momentum_image_embeds)
+                fusion = (masked.attention_mask, keys_values, states.image_index)
                 options = {"first": self.config.text_config.fusion_layer, "keep_padding": masked.reads_padding}
-                fused = text_model.run_layers(momentum_states, *fusion, **options)
+                fused = text_model.run_layers(states.momentum_text_embeds, *fusion, **options)
                 momentum_logits = at_least_float32(self.momentum_mlm_head(masked.read(fused)))
             distillation = compute_distillation_loss(output.mlm_logits, momentum_logits, masked.labels, masked.axis)
             output.mlm_loss = output.mlm_loss + alpha * distillation

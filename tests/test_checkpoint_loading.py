@@ -42,7 +42,9 @@ BUNDLE = {
     "pretrained_albef.py",
     "pretraining_albef.py",
     "queues_albef.py",
+    "retrieval_albef.py",
     "saving_albef.py",
+    "two_stage_albef.py",
 }
 
 
