@@ -121,14 +121,12 @@ class TwoStageRetrieval(AlbefPreTrainedModel):
         pieces, lengths, features = [], [], []
         with evaluation_mode(self):
             for batch in _iterate(batches):
-                input_ids = _get(batch, "input_ids").to(self.device)
-                attention_mask = batch.get("attention_mask")
-                attention_mask = check_pieces(
-                    input_ids, None if attention_mask is None else attention_mask.to(self.device)
-                )
-                states = self.albef.text_model.encode(input_ids, attention_mask)
+                input_ids, mask = _get(batch, "input_ids"), batch.get("attention_mask")
+                is_real = check_pieces(input_ids, mask).to(self.device) != 0
+                length = int(is_real.any(dim=0).nonzero().max()) + 1
+                is_real = is_real[:, :length]
+                states = self.albef.text_model.encode(input_ids[:, :length].to(self.device), is_real.long())
                 features.append(at_least_float32(self.albef.project_texts(states)))
-                is_real = attention_mask != 0
                 pieces.append(states[is_real].to(storage_device or self.device))
                 lengths.append(is_real.sum(dim=1).to(storage_device or self.device))
         if not features:
