@@ -156,9 +156,9 @@ class TwoStageRetrieval(AlbefPreTrainedModel):
         of_images = list_best(similarities, k)  # (N, P)
         of_texts = list_best(similarities.T, k)  # (P, N)
         scores = torch.full_like(similarities, NOT_LISTED)
-        pairs = (of_images | of_texts.T).nonzero().unbind(dim=1)
+        image_rows, text_rows = (of_images | of_texts.T).nonzero().T.contiguous()
         with evaluation_mode(self):
-            scores[pairs] = self._score_pairs(images, texts, *pairs, pairs_per_chunk)
+            scores[image_rows, text_rows] = self._score_pairs(images, texts, image_rows, text_rows, pairs_per_chunk)
         if not (similarities.isfinite().all() and scores.isfinite().all()):
             raise ValueError(
                 "similarities or matching scores are not finite: the gallery or the model's weights hold NaN or "
