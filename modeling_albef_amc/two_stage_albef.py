@@ -153,17 +153,14 @@ class TwoStageRetrieval(AlbefPreTrainedModel):
         """
         _check_galleries(self, images, texts, k, pairs_per_chunk)
         similarities = images.features.to(self.device) @ texts.features.to(self.device).T
+        _check_finite("similarities", similarities)
         of_images = list_best(similarities, k)  # (N, P)
         of_texts = list_best(similarities.T, k)  # (P, N)
         scores = torch.full_like(similarities, NOT_LISTED)
         image_rows, text_rows = (of_images | of_texts.T).nonzero().T.contiguous()
         with evaluation_mode(self):
             scores[image_rows, text_rows] = self._score_pairs(images, texts, image_rows, text_rows, pairs_per_chunk)
-        if not (similarities.isfinite().all() and scores.isfinite().all()):
-            raise ValueError(
-                "similarities or matching scores are not finite: the gallery or the model's weights hold NaN or "
-                "infinity. Check the images and the checkpoint."
-            )
+        _check_finite("matching scores", scores)
         return AlbefRetrievalScores(
             similarities=similarities,
             scores_per_image=scores.masked_fill(~of_images, NOT_LISTED),
@@ -242,8 +239,8 @@ def compute_retrieval_recall(
 
     Text recall at r is the share of images with a text of their own among the best r; image recall at r that of texts
     with their image among the best r. An image may have any number of texts; one without is left out of text recall.
-    Of equal scores the first candidate ranks first. So does, as published, one outside the shortlist rank behind
-    those inside: recall at ranks above k rests on the order of the gallery.
+    Of equal scores the first candidate ranks first. One outside the shortlist ranks behind those inside, as published:
+    recall at ranks above k rests on the order of the gallery.
 
     Args:
         scores_per_image (`torch.Tensor` of shape `(N, P)`), scores_per_text (`torch.Tensor` of shape `(P, N)`): scores
@@ -298,6 +295,14 @@ def _get(batch: Batch, name: str) -> torch.Tensor:
         held = ", ".join(batch) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
         raise ValueError(f"a batch must hold `{name}` as the processor returns it, got {held or 'nothing'}.")
     return batch[name]
+
+
+def _check_finite(name: str, values: torch.Tensor) -> None:
+    if not values.isfinite().all():
+        raise ValueError(
+            f"the {name} are not finite: the gallery or the model's weights hold NaN or infinity. Check the images and "
+            "the checkpoint."
+        )
 
 
 def _check_galleries(

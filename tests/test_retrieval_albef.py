@@ -475,7 +475,10 @@ def test_searches_that_cannot_be_made(model):
         other.retrieve(images, texts, k=1)
     with torch.no_grad():
         model.itm_head.bias.fill_(torch.nan)
-    with pytest.raises(ValueError, match="similarities or matching scores are not finite"):
+    with pytest.raises(ValueError, match="the matching scores are not finite: the gallery or the model's weights"):
+        model.retrieve(images, texts, k=1)
+    images.features[2] = torch.nan
+    with pytest.raises(ValueError, match="the similarities are not finite"):
         model.retrieve(images, texts, k=1)
 
 
