@@ -300,8 +300,8 @@ def _get(batch: Batch, name: str) -> torch.Tensor:
 def _check_finite(name: str, values: torch.Tensor) -> None:
     if not values.isfinite().all():
         raise ValueError(
-            f"the {name} are not finite: the gallery or the model's weights hold NaN or infinity. Check the images and "
-            "the checkpoint."
+            f"the {name} are not finite: the gallery or the model's weights hold NaN or infinity. Check the images "
+            "and the checkpoint."
         )
 
 
