@@ -97,10 +97,13 @@ class TwoStageRetrieval(AlbefPreTrainedModel):
         embeds, features = [], []
         with evaluation_mode(self):
             for batch in _iterate(batches):
-                states = self.albef.vision_model(_get(batch, "pixel_values").to(self.device))
+                pixel_values = _get(batch, "pixel_values")
+                if len(pixel_values) == 0:
+                    continue
+                states = self.albef.vision_model(pixel_values.to(self.device))
                 features.append(at_least_float32(self.albef.project_images(states)))
                 embeds.append(states.to(storage_device or self.device))
-        if sum(map(len, features)) == 0:
+        if not features:
             raise ValueError("the gallery has no image: give at least one batch (an iterator gives its batches once).")
         return EncodedImages(embeds, torch.cat(features))
 
