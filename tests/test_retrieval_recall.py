@@ -1,8 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Retrieval recall as an `evaluate` module: ranks, directions, shares of several processes, and what it refuses."""
+"""Retrieval recall as an `evaluate` module: ranks, directions, and what it refuses."""
 
 import importlib.util
-import multiprocessing
 
 import evaluate
 import numpy as np
@@ -93,34 +92,3 @@ def test_the_page_runs_its_example():
     for value in ("[[-1]]", "no JSON"):
         with pytest.raises(gradio.Error, match=r"negative|Expecting value"):
             app.score(value, "[[0]]", "image_to_text")
-
-
-def score_share(rank: int, folder: str, results) -> None:
-    """Process 0 has a query that is a hit and one that is not, process 1 has a hit; in a second game it has none."""
-    found = {}
-    for game, queries in (("both", [[[0], [1]], [[0]]]), ("alone", [[[0]], []])):
-        metric = evaluate.load(
-            str(FOLDER), cache_dir=folder, num_process=2, process_id=rank, experiment_id=f"recall_{game}"
-        )
-        if queries[rank]:
-            metric.add_batch(
-                predictions=queries[rank], references=[[0]] * len(queries[rank]), direction="text_to_image"
-            )
-        found[game] = metric.compute()
-    results.put((rank, found))
-
-
-@pytest.mark.slow
-def test_two_processes_share_the_queries(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    processes = [context.Process(target=score_share, args=(rank, str(tmp_path), queue)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    results = dict(queue.get(timeout=120) for _ in processes)
-    for process in processes:
-        process.join(timeout=60)
-        assert process.exitcode == 0
-    assert results[1] == {"both": None, "alone": None}
-    assert results[0]["both"]["image_recall_at_1"] == pytest.approx(200 / 3)
-    assert results[0]["alone"] == {f"image_recall_at_{rank}": 100 for rank in (1, 5, 10)} | {"num_text_queries": 1}
