@@ -11,12 +11,17 @@ from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
 from .image_processing_albef import AlbefImageProcessor
 from .modeling_albef import (
     ITM_MATCH_INDEX,
+    AlbefClassificationOutput,
     AlbefForImageTextMatching,
     AlbefForPreTraining,
+    AlbefForTextAssignment,
+    AlbefForVisualEntailment,
+    AlbefForVisualReasoning,
     AlbefGroundingOutput,
     AlbefModel,
     AlbefModelOutput,
     AlbefPreTrainingOutput,
+    AlbefTextAssignmentOutput,
 )
 from .pipeline_albef import VisualGroundingPipeline
 from .processing_albef import AlbefProcessor
@@ -30,15 +35,20 @@ AutoModelForZeroShotObjectDetection.register(AlbefConfig, AlbefForImageTextMatch
 
 __all__ = [
     "ITM_MATCH_INDEX",
+    "AlbefClassificationOutput",
     "AlbefConfig",
     "AlbefForImageTextMatching",
     "AlbefForPreTraining",
+    "AlbefForTextAssignment",
+    "AlbefForVisualEntailment",
+    "AlbefForVisualReasoning",
     "AlbefGroundingOutput",
     "AlbefImageProcessor",
     "AlbefModel",
     "AlbefModelOutput",
     "AlbefPreTrainingOutput",
     "AlbefProcessor",
+    "AlbefTextAssignmentOutput",
     "AlbefTextConfig",
     "AlbefVisionConfig",
     "VisualGroundingPipeline",

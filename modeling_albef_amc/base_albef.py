@@ -121,6 +121,12 @@ class AlbefEncoders(nn.Module):
         self.vision_model = AlbefVisionModel(config.vision_config)
         self.text_model = AlbefTextModel(config.text_config)
 
+    @property
+    def all_tied_weights_keys(self) -> dict[str, str]:
+        """Names of weights that are shared, as a model finds them in its parts."""
+        tied = self.text_model.all_tied_weights_keys
+        return {f"text_model.{name}": f"text_model.{source}" for name, source in tied.items()}
+
 
 class AlbefTaskModel(AlbefPreTrainedModel):
     """Encoders for a task that reads the fused states; a subclass adds its head and ends with `post_init`."""

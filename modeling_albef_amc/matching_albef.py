@@ -27,6 +27,7 @@ from .explanation_albef import (
     outside_inference_mode,
     resolve_token_mask,
 )
+from .fusion_albef import explain_fusion, fuse_first_pieces
 from .grouping_albef import PhraseGroups, PhraseRows, PieceLayout, divide_by_length
 from .inputs_albef import check_phrase_inputs
 from .outputs_albef import AlbefGroundingOutput
@@ -116,28 +117,21 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
 
     def score(self, rows: PhraseRows, keys_values: list[KeysValues], first: int) -> torch.Tensor:
         """Matching scores `(P, 2)` of phrases that have passed the layers below `first`."""
-        pieces, groups = rows.find_layout(len(keys_values[0][0]))
-        fused = self.albef.text_model.run_layers(
-            rows.states, pieces, keys_values, groups, first=first, first_piece_only=True
-        )
-        return self.itm_head(fused[:, 0])
+        return self.itm_head(fuse_first_pieces(self.albef.text_model, rows, keys_values, first))
 
     def explain_match(
         self, rows: PhraseRows, keys_values: list[KeysValues], keep_graph: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores and maps as for [`match`], of phrases that have passed the layers below the explanation layer."""
-        text_model, explained = self.albef.text_model, self.config.explanation_layer
-        pieces, groups = rows.find_layout(len(keys_values[0][0]))
-        fusion = (pieces, keys_values, groups)
-        with torch.enable_grad():  # without a graph to keep, it begins at the attention map and ends at the score
-            states, attention = text_model.run_explained_layer(explained, rows.states, *fusion)
-            options = {"first_piece_only": True, "use_eager": True}
-            fused = text_model.run_layers(states, *fusion, first=explained + 1, **options)
-            itm_logits = self.itm_head(fused[:, 0])
-            maps = compute_weighted_attention(itm_logits[:, ITM_MATCH_INDEX], attention, keep_graph)
-        maps = maps[..., 1:].unflatten(-1, self.config.vision_config.grid_size)  # drop the class token
-        maps = maps * rows.attention_mask[..., None, None].to(maps.device, non_blocking=True)
-        return itm_logits if keep_graph else itm_logits.detach(), maps
+        layers = range(self.config.explanation_layer, self.config.explanation_layer + 1)
+        itm_logits, (maps,) = explain_fusion(
+            self.albef.text_model, rows, keys_values, layers, self._read_match, keep_graph
+        )
+        return itm_logits, maps.unflatten(-1, self.config.vision_config.grid_size)
+
+    def _read_match(self, fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        itm_logits = self.itm_head(fused)
+        return itm_logits, itm_logits[:, ITM_MATCH_INDEX]
 
     def explain_similarity(
         self, pixel_values: torch.Tensor, text_embeds: torch.Tensor, image_index: torch.Tensor, keep_graph: bool

@@ -2,15 +2,26 @@
 """The models of ALBEF under one name: what Auto classes find in a checkpoint, and this package exports."""
 
 from .base_albef import AlbefModel
+from .classification_albef import AlbefForVisualEntailment
 from .configuration_albef import ITM_MATCH_INDEX, AlbefConfig
 from .matching_albef import AlbefForImageTextMatching
-from .outputs_albef import AlbefGroundingOutput, AlbefModelOutput, AlbefPreTrainingOutput
+from .outputs_albef import (
+    AlbefClassificationOutput,
+    AlbefGroundingOutput,
+    AlbefModelOutput,
+    AlbefPreTrainingOutput,
+    AlbefTextAssignmentOutput,
+)
 from .pretraining_albef import AlbefForPreTraining
+from .reasoning_albef import AlbefForTextAssignment, AlbefForVisualReasoning
 
 AUTO_CLASSES = {
     AlbefModel: "AutoModel",
     AlbefForImageTextMatching: "AutoModelForZeroShotObjectDetection",
     AlbefForPreTraining: "AutoModelForPreTraining",
+    AlbefForTextAssignment: "AutoModel",  # no Auto class names what these do
+    AlbefForVisualEntailment: "AutoModel",
+    AlbefForVisualReasoning: "AutoModel",
 }
 
 AlbefConfig.register_for_auto_class()
@@ -20,10 +31,15 @@ for model_class, auto_class in AUTO_CLASSES.items():
 
 __all__ = [
     "ITM_MATCH_INDEX",
+    "AlbefClassificationOutput",
     "AlbefForImageTextMatching",
     "AlbefForPreTraining",
+    "AlbefForTextAssignment",
+    "AlbefForVisualEntailment",
+    "AlbefForVisualReasoning",
     "AlbefGroundingOutput",
     "AlbefModel",
     "AlbefModelOutput",
     "AlbefPreTrainingOutput",
+    "AlbefTextAssignmentOutput",
 ]

@@ -49,7 +49,7 @@ class MomentumCopies(AlbefPreTrainedModel):
 
     def tie_weights(self, missing_keys: set[str] | None = None, **kwargs) -> None:
         """Ties copies as the modules they follow; where a checkpoint has none, none of them counts as missing."""
-        for name, source in (self._tied_weights_keys or {}).items():
+        for name, source in self.all_tied_weights_keys.items():
             if missing_keys is not None and name.startswith(MOMENTUM_PREFIX) and name in missing_keys:
                 missing_keys.discard(source)
         super().tie_weights(missing_keys, **kwargs)

@@ -102,4 +102,55 @@ class AlbefPreTrainingOutput(ModelOutput):
     image_index: torch.Tensor | None = None
 
 
-__all__ = ["AlbefGroundingOutput", "AlbefModelOutput", "AlbefPreTrainingOutput"]
+@dataclass
+class AlbefClassificationOutput(ModelOutput):
+    """Outputs of [`AlbefForVisualEntailment`] and [`AlbefForVisualReasoning`] for P texts of T pieces on a grid of
+    G_h x G_w patches; where a text has m > 1 images, heatmaps have them as a second dimension.
+
+    Args:
+        loss (`torch.Tensor`, scalar, with `labels`): cross-entropy, mixed with the distillation loss.
+        logits (`torch.Tensor` of shape `(P, num_labels)`): scores of the classes.
+        heatmap (`torch.Tensor` of shape `(P, G_h, G_w)` or `(P, m, G_h, G_w)`, with `output_heatmap`): raw Grad-CAM
+            of a class, >= 0, float32; in the graph when gradients were enabled on entry.
+        normalized_heatmap (same shape): minus minimum, over maximum, of each image; in [0, 1].
+        token_heatmap (`torch.Tensor` of shape `(P, T, G_h, G_w)` or `(P, m, T, G_h, G_w)`, with
+            `output_token_heatmap`): the map of every piece before their mean; 0 for padding.
+        image_index (`torch.Tensor` of shape `(P,)` or `(P, m)`): image row of every text, or its m rows.
+        original_sizes (`torch.Tensor` of shape `(N, 2)`): height and width of the stored images, passed through.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    heatmap: torch.Tensor | None = None
+    normalized_heatmap: torch.Tensor | None = None
+    token_heatmap: torch.Tensor | None = None
+    image_index: torch.Tensor | None = None
+    original_sizes: torch.Tensor | None = None
+
+
+@dataclass
+class AlbefTextAssignmentOutput(ModelOutput):
+    """Outputs of [`AlbefForTextAssignment`]: R of P texts, those that have the images that they need.
+
+    Args:
+        loss (`torch.Tensor`, scalar): cross-entropy, mean over the R texts; 0 without any.
+        assignment_logits (`torch.Tensor` of shape `(R, 3)`): first image, second image, neither.
+        assignments (`torch.Tensor` of shape `(R,)`): which of them is true.
+        text_index (`torch.Tensor` of shape `(R,)`): the rows of `input_ids`.
+        image_index (`torch.Tensor` of shape `(R, 2)`): the image rows that a text was read with.
+    """
+
+    loss: torch.Tensor | None = None
+    assignment_logits: torch.Tensor | None = None
+    assignments: torch.Tensor | None = None
+    text_index: torch.Tensor | None = None
+    image_index: torch.Tensor | None = None
+
+
+__all__ = [
+    "AlbefClassificationOutput",
+    "AlbefGroundingOutput",
+    "AlbefModelOutput",
+    "AlbefPreTrainingOutput",
+    "AlbefTextAssignmentOutput",
+]

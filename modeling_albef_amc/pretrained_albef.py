@@ -22,7 +22,8 @@ AUTO_MAP = {
     "AutoModelForPreTraining": "modeling_albef.AlbefForPreTraining",
     "AutoModelForZeroShotObjectDetection": "modeling_albef.AlbefForImageTextMatching",
 }
-HEAD_PREFIXES = ("itm_head.", "mlm_head.")  # may be absent from a checkpoint: new ones are made, with a warning
+# Heads may be absent from a checkpoint: new ones are made, with a warning.
+HEAD_PREFIXES = ("itm_head.", "mlm_head.", "classifier.", "assignment_head.")
 CONFIG_FILE, ADAPTER_CONFIG_FILE = "config.json", "adapter_config.json"
 NAMES_SHOWN = 4
 
@@ -52,7 +53,7 @@ class AlbefPreTrainedModel(PreTrainedModel):
     ) -> "AlbefPreTrainedModel":
         r"""Loads a checkpoint; with `image_size` its position embeddings are resized (see [`resize_image`]).
 
-        A checkpoint that lacks weights of the encoders or projections is refused. Only a matching or masked-word head
+        A checkpoint that lacks weights of the encoders or projections is refused. Only the head of a task
         may be absent: it is initialised, and a warning lists it.
 
         Args:

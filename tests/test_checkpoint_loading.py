@@ -26,11 +26,13 @@ from albef_amc.saving_albef import replacing_files
 MODELS = (AlbefModel, AlbefForImageTextMatching, AlbefForPreTraining)
 BUNDLE = {
     "base_albef.py",
+    "classification_albef.py",
     "configuration_albef.py",
     "contrastive_albef.py",
     "contrastive_model_albef.py",
     "encoders_albef.py",
     "explanation_albef.py",
+    "fusion_albef.py",
     "grouping_albef.py",
     "inputs_albef.py",
     "matching_albef.py",
@@ -42,6 +44,7 @@ BUNDLE = {
     "pretrained_albef.py",
     "pretraining_albef.py",
     "queues_albef.py",
+    "reasoning_albef.py",
     "saving_albef.py",
 }
 
