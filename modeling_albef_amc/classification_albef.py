@@ -127,8 +127,8 @@ class AlbefClassificationModel(MomentumCopies, AlbefTaskModel):
         piece_mask = resolve_token_mask(token_mask, attention_mask)
         labels = self._check_classes("labels", labels, input_ids)
         explained_class = self._check_classes("explained_class", explained_class, input_ids)
-        inputs = (pixel_values, input_ids, attention_mask, image_index)
-        rows, keys_values = encode_rows(self.albef.vision_model, self.albef.text_model, *inputs)
+        texts = (input_ids, attention_mask, image_index)
+        rows, keys_values = encode_rows(self.albef.text_model, self.albef.vision_model(pixel_values), *texts)
         output = AlbefClassificationOutput(image_index=image_index, original_sizes=original_sizes)
         if output_heatmap or output_token_heatmap:
             output.logits, maps = self._explain_classes(rows, keys_values, explained_class, torch.is_grad_enabled())
@@ -141,7 +141,7 @@ class AlbefClassificationModel(MomentumCopies, AlbefTaskModel):
             output.logits = self.classifier(fuse_first_pieces(self.albef.text_model, rows, keys_values, first))
         if labels is not None:
             alpha = self.config.distillation_alpha if distillation_alpha is None else distillation_alpha
-            momentum_logits = self._compute_momentum_logits(*inputs) if alpha > 0 else None
+            momentum_logits = self._compute_momentum_logits(pixel_values, *texts) if alpha > 0 else None
             output.loss = compute_classification_loss(output.logits, labels, momentum_logits, alpha)
         return output
 
@@ -206,8 +206,8 @@ class AlbefClassificationModel(MomentumCopies, AlbefTaskModel):
         return of_images[0] if len(of_images) == 1 else torch.stack(of_images, dim=1)
 
     @torch.no_grad()
-    def _compute_momentum_logits(self, *inputs: torch.Tensor) -> torch.Tensor:
-        rows, keys_values = encode_rows(self.momentum_vision_model, self.momentum_text_model, *inputs)
+    def _compute_momentum_logits(self, pixel_values: torch.Tensor, *texts: torch.Tensor) -> torch.Tensor:
+        rows, keys_values = encode_rows(self.momentum_text_model, self.momentum_vision_model(pixel_values), *texts)
         first = self.config.text_config.fusion_layer
         return self.momentum_classifier(fuse_first_pieces(self.momentum_text_model, rows, keys_values, first))
 

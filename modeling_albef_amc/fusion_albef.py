@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from .encoders_albef import AlbefTextModel, AlbefVisionModel, KeysValues
+from .encoders_albef import AlbefTextModel, KeysValues
 from .explanation_albef import compute_weighted_attentions
 from .grouping_albef import PhraseGroups, PhraseRows, PieceLayout
 
@@ -14,22 +14,22 @@ ReadScore = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def encode_rows(
-    vision_model: AlbefVisionModel,
     text_model: AlbefTextModel,
-    pixel_values: torch.Tensor,
+    image_embeds: torch.Tensor,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     image_index: torch.Tensor,
 ) -> tuple[PhraseRows, list[KeysValues]]:
-    """P phrases as the text encoder leaves them, and keys and values of the images, each encoded once.
+    """P phrases as the text encoder leaves them, and keys and values of their images.
 
     Args:
+        image_embeds (`torch.Tensor` of shape `(N, 1 + num_patches, hidden_size)`): encoded images.
+        input_ids, attention_mask (`torch.Tensor` of shape `(P, T)`): pieces, and 1 for real ones.
         image_index (`torch.Tensor` of shape `(P,)` or `(P, m)`): image row of each phrase, or its m rows.
     """
-    pieces, groups = PieceLayout.of(attention_mask), PhraseGroups.of_each(image_index, len(pixel_values))
-    keys_values = text_model.project_image(vision_model(pixel_values))
-    text_embeds = text_model.encode(input_ids, pieces)
-    return PhraseRows(text_embeds, attention_mask, image_index, pieces=pieces, groups=groups), keys_values
+    pieces, groups = PieceLayout.of(attention_mask), PhraseGroups.of_each(image_index, len(image_embeds))
+    rows = PhraseRows(text_model.encode(input_ids, pieces), attention_mask, image_index, pieces=pieces, groups=groups)
+    return rows, text_model.project_image(image_embeds)
 
 
 def fuse_first_pieces(

@@ -8,14 +8,15 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
-from .base_albef import AlbefTaskModel
+from .base_albef import AlbefModel, AlbefTaskModel
 from .classification_albef import AlbefClassificationModel
 from .configuration_albef import AlbefConfig
-from .contrastive_albef import resolve_image_ids
+from .contrastive_albef import compute_negative_probabilities, resolve_image_ids
 from .explanation_albef import at_least_float32
 from .fusion_albef import encode_rows, fuse_first_pieces
 from .inputs_albef import check_phrase_inputs
 from .outputs_albef import AlbefTextAssignmentOutput
+from .pretrained_albef import AlbefPreTrainedModel
 
 # Classes of text assignment: the image that a text belongs to.
 FIRST_IMAGE, SECOND_IMAGE, NEITHER_IMAGE = 0, 1, 2
@@ -66,19 +67,27 @@ class AlbefForVisualReasoning(AlbefClassificationModel):
         super().__init__(config)
 
 
-class AlbefForTextAssignment(AlbefTaskModel):
+class AlbefForTextAssignment(AlbefPreTrainedModel):
     r"""ALBEF that says which of two images a text belongs to, if any: pre-training for [`AlbefForVisualReasoning`].
 
-    `forward` pairs the image of every text with others of the batch and returns the loss. It has no momentum copy.
+    `forward` pairs the image of every text with others of the batch and returns the loss. There are no momentum
+    copies; the contrastive projections stay as they are and say which images resemble each other.
     """
 
-    _keys_to_ignore_on_load_unexpected = [*AlbefTaskModel._keys_to_ignore_on_load_unexpected, r"^momentum_"]
+    _keys_to_ignore_on_load_unexpected = [r"^momentum_", r"_queue", r"^mlm_head\.", r"^itm_head\."]
 
     def __init__(self, config: AlbefConfig):
         _check_is_pair("AlbefForTextAssignment", config)
         super().__init__(config)
+        self.albef = AlbefModel(config)
         self.assignment_head = nn.Linear(config.text_config.hidden_size, NUM_ASSIGNMENTS)
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.albef.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.albef.set_input_embeddings(value)
 
     @can_return_tuple
     def forward(
@@ -103,25 +112,25 @@ class AlbefForTextAssignment(AlbefTaskModel):
             assignments (`torch.Tensor` of shape `(P,)`, *optional*): where the image of each text stands: 0 in the
                 first place, 1 in the second, 2 in neither. Drawn with equal chances when absent.
             negative_image_index (`torch.Tensor` of shape `(P, 2)`, *optional*): two rows of images that each text does
-                not belong to, -1 for none; the second is read for texts that belong to neither. Drawn with equal
-                chances when absent. A text that lacks an image it needs is left out.
+                not belong to, -1 for none; the second is read for texts that belong to neither. Drawn when absent, an
+                image the more often the more it resembles the text's. A text that lacks an image it needs is left
+                out.
         """
         attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
         if assignments is None:
             assignments = torch.randint(NUM_ASSIGNMENTS, image_index.shape, device=image_index.device)
+        image_embeds = self.albef.vision_model(pixel_values)
         if negative_image_index is None:
-            ids = resolve_image_ids(image_ids, len(pixel_values), image_index.device)
-            negative_image_index = draw_other_images(ids[image_index], ids)
+            negative_image_index = self._draw_negatives(image_embeds, image_index, image_ids)
         _check_assignments(assignments, negative_image_index, len(input_ids), len(pixel_values))
         pairs = pair_images(image_index, assignments, negative_image_index)
         kept = (pairs != NO_IMAGE).all(dim=1).nonzero().flatten()
         pairs, assignments = pairs[kept], assignments[kept]
         text_model = self.albef.text_model
-        rows, keys_values = encode_rows(
-            self.albef.vision_model, text_model, pixel_values, input_ids[kept], attention_mask[kept], pairs
+        rows, keys_values = encode_rows(text_model, image_embeds, input_ids[kept], attention_mask[kept], pairs)
+        logits = self.assignment_head(
+            fuse_first_pieces(text_model, rows, keys_values, self.config.text_config.fusion_layer)
         )
-        fused = fuse_first_pieces(text_model, rows, keys_values, self.config.text_config.fusion_layer)
-        logits = self.assignment_head(fused)
         total = nn.functional.cross_entropy(at_least_float32(logits), assignments, reduction="sum")
         return AlbefTextAssignmentOutput(
             loss=total / max(len(kept), 1),
@@ -131,22 +140,31 @@ class AlbefForTextAssignment(AlbefTaskModel):
             image_index=pairs,
         )
 
+    @torch.no_grad()
+    def _draw_negatives(
+        self, image_embeds: torch.Tensor, image_index: torch.Tensor, image_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Two other images `(P, 2)` for every text; their similarity is taken at the initial temperature."""
+        features = self.albef.project_images(image_embeds)
+        logits = features @ features.T / self.config.temperature_init
+        ids = resolve_image_ids(image_ids, len(image_embeds), image_index.device)
+        return draw_two(compute_negative_probabilities(logits[image_index], ids[image_index], ids))
 
-def draw_other_images(own_ids: torch.Tensor, image_ids: torch.Tensor) -> torch.Tensor:
-    r"""Draws two different images for every text, none of them its own, all with equal chances.
+
+def draw_two(probabilities: torch.Tensor) -> torch.Tensor:
+    r"""Draws two different candidates a row, one after the other.
+
+    Dividing by exponential random numbers and taking the largest draws without replacement.
 
     Args:
-        own_ids (`torch.Tensor` of shape `(P,)`): identity of each text's image.
-        image_ids (`torch.Tensor` of shape `(N,)`): identities of the images to draw from.
+        probabilities (`torch.Tensor` of shape `(P, N)`): chance of each candidate; 0 for those never to be drawn.
 
     Returns:
-        `torch.Tensor` of shape `(P, 2)`, int64; -1 where there is no other image.
+        `torch.Tensor` of shape `(P, 2)`, int64; -1 where no candidate is left.
     """
-    is_own = own_ids[:, None] == image_ids[None, :]
-    order = torch.rand(is_own.shape, device=is_own.device).masked_fill(is_own, NO_IMAGE)
-    order = nn.functional.pad(order, [0, IMAGES_OF_A_PAIR], value=NO_IMAGE)
-    highest, drawn = order.topk(IMAGES_OF_A_PAIR, dim=1)
-    return drawn.masked_fill(highest == NO_IMAGE, NO_IMAGE)
+    order = probabilities / torch.empty_like(probabilities).exponential_()
+    highest, drawn = nn.functional.pad(order, [0, IMAGES_OF_A_PAIR]).topk(IMAGES_OF_A_PAIR, dim=1)
+    return drawn.masked_fill(highest == 0, NO_IMAGE)
 
 
 def pair_images(
@@ -176,4 +194,4 @@ def _check_assignments(
         )
 
 
-__all__ = ["AlbefForTextAssignment", "AlbefForVisualReasoning", "draw_other_images", "pair_images"]
+__all__ = ["AlbefForTextAssignment", "AlbefForVisualReasoning", "draw_two", "pair_images"]
