@@ -333,7 +333,7 @@ class AlbefVisionModel(AlbefPreTrainedModel):
 class AlbefTextModel(AlbefPreTrainedModel):
     """Text encoder (layers below `fusion_layer`) and fusion encoder (the layers above) in one stack.
 
-    Where a text has several images, the fusion layers come in groups with one layer an image, which share the modules
+    Where a text has several images, the fusion layers come in groups with one layer an image, which share the weights
     that project images to keys and values.
     """
 
@@ -349,21 +349,18 @@ class AlbefTextModel(AlbefPreTrainedModel):
         self.embedding_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList([AlbefTextLayer(config, index) for index in range(config.num_hidden_layers)])
-        self._tied_weights_keys = self._share_projections()
+        self._tied_weights_keys = self._name_shared_projections()
         self.post_init()
 
-    def _share_projections(self) -> dict[str, str]:
-        """Makes the layers of a group project images alike; returns names of the others' weights and the first's."""
-        tied = {}
+    def _name_shared_projections(self) -> dict[str, str]:
+        """Weights that project images in the further layers of a group, and which of its first layer they are."""
+        shared = {}
         for index in range(self.config.fusion_layer, self.config.num_hidden_layers):
             first = self.find_group(index)[0]
-            if index == first:
-                continue
-            own, shared = self.layers[index].cross_attention, self.layers[first].cross_attention
-            own.k_proj, own.v_proj = shared.k_proj, shared.v_proj
-            for name in ("k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias"):
-                tied[f"layers.{index}.cross_attention.{name}"] = f"layers.{first}.cross_attention.{name}"
-        return tied
+            if index != first:
+                for name in ("k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias"):
+                    shared[f"layers.{index}.cross_attention.{name}"] = f"layers.{first}.cross_attention.{name}"
+        return shared
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
         """Names of shared weights; they are shared whether or not a head is tied to the word embeddings."""
