@@ -4,6 +4,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForPreTraining,
+    AutoModelForVisualQuestionAnswering,
     AutoModelForZeroShotObjectDetection,
 )
 
@@ -13,10 +14,13 @@ from .modeling_albef import (
     ITM_MATCH_INDEX,
     AlbefForImageTextMatching,
     AlbefForPreTraining,
+    AlbefForQuestionAnswering,
     AlbefGroundingOutput,
     AlbefModel,
     AlbefModelOutput,
     AlbefPreTrainingOutput,
+    AlbefQuestionAnsweringOutput,
+    RankedAnswers,
 )
 from .pipeline_albef import VisualGroundingPipeline
 from .processing_albef import AlbefProcessor
@@ -26,6 +30,7 @@ __version__ = "0.1.0"
 AutoConfig.register("albef", AlbefConfig)
 AutoModel.register(AlbefConfig, AlbefModel)
 AutoModelForPreTraining.register(AlbefConfig, AlbefForPreTraining)
+AutoModelForVisualQuestionAnswering.register(AlbefConfig, AlbefForQuestionAnswering)
 AutoModelForZeroShotObjectDetection.register(AlbefConfig, AlbefForImageTextMatching)
 
 __all__ = [
@@ -33,13 +38,16 @@ __all__ = [
     "AlbefConfig",
     "AlbefForImageTextMatching",
     "AlbefForPreTraining",
+    "AlbefForQuestionAnswering",
     "AlbefGroundingOutput",
     "AlbefImageProcessor",
     "AlbefModel",
     "AlbefModelOutput",
     "AlbefPreTrainingOutput",
     "AlbefProcessor",
+    "AlbefQuestionAnsweringOutput",
     "AlbefTextConfig",
     "AlbefVisionConfig",
+    "RankedAnswers",
     "VisualGroundingPipeline",
 ]

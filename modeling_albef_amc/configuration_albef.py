@@ -149,6 +149,7 @@ class AlbefConfig(PreTrainedConfig):
         vision_config ([`AlbefVisionConfig`] or `dict`, *optional*): the image encoder.
         text_config ([`AlbefTextConfig`] or `dict`, *optional*): the text and fusion encoder.
         projection_dim (`int`, defaults to 256): width of the contrastive features.
+        decoder_layers (`int`, defaults to 6): layers of the answer decoder of [`AlbefForQuestionAnswering`].
         explanation_layer (`int`, defaults to 8): text layer whose cross-attention the `itm` heatmap reads.
         explanation_block (`int`, defaults to 8): vision block whose attention the `itc` heatmap reads.
         queue_size (`int`, defaults to 65536): momentum features kept as contrastive candidates.
@@ -176,6 +177,7 @@ class AlbefConfig(PreTrainedConfig):
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     projection_dim: int = 256
+    decoder_layers: int = 6
     explanation_layer: int = 8
     explanation_block: int = 8
     queue_size: int = 65536
@@ -202,6 +204,8 @@ class AlbefConfig(PreTrainedConfig):
                 f"`explanation_block` must be a vision block, 0 to {vision.num_hidden_layers - 1}, "
                 f"got {self.explanation_block}."
             )
+        if self.decoder_layers < 1:
+            raise ValueError(f"`decoder_layers` must be at least 1, got {self.decoder_layers}.")
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"`momentum` must lie in [0, 1], got {self.momentum}.")
 

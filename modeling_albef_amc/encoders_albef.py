@@ -199,23 +199,26 @@ class AlbefTextCrossAttention(AlbefAttention):
         pieces: PieceLayout,
         use_eager: bool = False,
         explain: bool = False,
+        key_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """States `(num_pieces, hidden_size)`. Keys and values have one row an image of `groups`, which the phrases of
-        the image read together.
+        the image read together; `key_mask` `(M, 1, 1, keys)` is False for keys that nobody reads.
 
         With `explain`, the probabilities `(P, num_heads, T, 1 + num_patches)` are returned as a node of the graph.
         """
         query = self.split_heads(groups.spread(pieces.unpack(self.q_proj(hidden_states))).flatten(1, 2))
         probabilities = None
         if explain:
-            on_grid = _attention_probabilities(query, key, self.scaling)  # (M, num_heads, m x T, 1 + num_patches)
+            on_grid = _attention_probabilities(
+                query, key, self.scaling, key_mask
+            )  # (M, num_heads, m x T, 1 + num_patches)
             of_rows = on_grid.unflatten(2, (groups.width, -1)).transpose(1, 2)
             probabilities = _as_graph_node(groups.collect(of_rows))  # every phrase has its own row
             weights = groups.spread(probabilities).transpose(1, 2).flatten(2, 3)
             weights = nn.functional.dropout(weights, p=self.dropout, training=self.training)
             context = torch.matmul(weights, value).transpose(1, 2)
         else:
-            context, _ = self.attend(query, key, value, None, use_eager)
+            context, _ = self.attend(query, key, value, key_mask, use_eager)
         context = groups.collect(context.flatten(2).unflatten(1, (groups.width, -1)))
         return self.out_proj(pieces.pack(context)), probabilities
 
@@ -247,6 +250,7 @@ class AlbefTextLayer(GradientCheckpointingLayer):
         use_eager: bool = False,
         explain: bool = False,
         first_piece_only: bool = False,
+        key_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         attended = self.dropout(self.attention(hidden_states, attention_mask, pieces, use_eager, first_piece_only))
         if first_piece_only:
@@ -255,7 +259,7 @@ class AlbefTextLayer(GradientCheckpointingLayer):
         probabilities = None
         if self.cross_attention is not None:
             attended, probabilities = self.cross_attention(
-                hidden_states, key, value, groups, pieces, use_eager, explain
+                hidden_states, key, value, groups, pieces, use_eager, explain, key_mask
             )
             hidden_states = self.cross_attention_layer_norm(hidden_states + self.dropout(attended))
         expanded = self.dropout(self.fc2(nn.functional.gelu(self.fc1(hidden_states))))
@@ -330,8 +334,8 @@ class AlbefVisionModel(AlbefPreTrainedModel):
         return self.layer_norm(self.run_layers(self.embed(pixel_values)))
 
 
-class AlbefTextModel(AlbefPreTrainedModel):
-    """Text encoder (layers below `fusion_layer`) and fusion encoder (the layers above) in one stack."""
+class AlbefTextStack(AlbefPreTrainedModel):
+    """Embeddings of pieces and the layers above them; a subclass runs the layers and ends with `post_init`."""
 
     config: AlbefTextConfig
     main_input_name = "input_ids"
@@ -345,7 +349,6 @@ class AlbefTextModel(AlbefPreTrainedModel):
         self.embedding_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList([AlbefTextLayer(config, index) for index in range(config.num_hidden_layers)])
-        self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.word_embeddings
@@ -363,6 +366,14 @@ class AlbefTextModel(AlbefPreTrainedModel):
             )
         embeds = self.word_embeddings(input_ids) + self.position_embeddings.weight[:length]
         return self.dropout(self.embedding_layer_norm(embeds + self.token_type_embeddings.weight[0]))
+
+
+class AlbefTextModel(AlbefTextStack):
+    """Text encoder (layers below `fusion_layer`) and fusion encoder (the layers above) in one stack."""
+
+    def __init__(self, config: AlbefTextConfig):
+        super().__init__(config)
+        self.post_init()
 
     def project_image(self, image_embeds: torch.Tensor) -> list[KeysValues]:
         """Keys and values of every fusion layer, once an image (see [`AlbefTextCrossAttention`])."""
@@ -492,6 +503,7 @@ class AlbefTextModel(AlbefPreTrainedModel):
 __all__ = [
     "AlbefPreTrainedModel",
     "AlbefTextModel",
+    "AlbefTextStack",
     "AlbefVisionModel",
     "KeysValues",
     "eager_attention_forward",

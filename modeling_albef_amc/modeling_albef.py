@@ -4,13 +4,21 @@
 from .base_albef import AlbefModel
 from .configuration_albef import ITM_MATCH_INDEX, AlbefConfig
 from .matching_albef import AlbefForImageTextMatching
-from .outputs_albef import AlbefGroundingOutput, AlbefModelOutput, AlbefPreTrainingOutput
+from .outputs_albef import (
+    AlbefGroundingOutput,
+    AlbefModelOutput,
+    AlbefPreTrainingOutput,
+    AlbefQuestionAnsweringOutput,
+    RankedAnswers,
+)
 from .pretraining_albef import AlbefForPreTraining
+from .question_answering_albef import AlbefForQuestionAnswering
 
 AUTO_CLASSES = {
     AlbefModel: "AutoModel",
     AlbefForImageTextMatching: "AutoModelForZeroShotObjectDetection",
     AlbefForPreTraining: "AutoModelForPreTraining",
+    AlbefForQuestionAnswering: "AutoModelForVisualQuestionAnswering",
 }
 
 AlbefConfig.register_for_auto_class()
@@ -22,8 +30,11 @@ __all__ = [
     "ITM_MATCH_INDEX",
     "AlbefForImageTextMatching",
     "AlbefForPreTraining",
+    "AlbefForQuestionAnswering",
     "AlbefGroundingOutput",
     "AlbefModel",
     "AlbefModelOutput",
     "AlbefPreTrainingOutput",
+    "AlbefQuestionAnsweringOutput",
+    "RankedAnswers",
 ]

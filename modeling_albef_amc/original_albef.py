@@ -25,8 +25,12 @@ NAMES_SHOWN = 8
 PREFIXES = (
     (r"^visual_encoder\.", "albef.vision_model."),
     (r"^visual_encoder_m\.", "momentum_vision_model."),
-    (r"^text_encoder\.bert\.", "albef.text_model."),
-    (r"^text_encoder_m\.bert\.", "momentum_text_model."),
+    (r"^text_encoder\.(bert\.)?(?=embeddings\.|encoder\.)", "albef.text_model."),
+    (r"^text_encoder_m\.(bert\.)?(?=embeddings\.|encoder\.)", "momentum_text_model."),
+    (r"^text_decoder\.bert\.", "answer_decoder."),
+    (r"^text_decoder_m\.bert\.", "momentum_answer_decoder."),
+    (r"^text_decoder\.cls\.predictions\.", "answer_decoder.lm_head."),
+    (r"^text_decoder_m\.cls\.predictions\.", "momentum_answer_decoder.lm_head."),
     (r"^text_encoder\.cls\.predictions\.", "mlm_head."),
     (r"^text_encoder_m\.cls\.predictions\.", "momentum_mlm_head."),
     (r"^(vision|text)_proj\.", r"albef.\1_projection."),
@@ -46,9 +50,9 @@ PARTS = (
     (r"\.attn\.qkv\.", ".attention.qkv."),
     (r"\.attn\.proj\.", ".attention.out_proj."),
     (r"\.mlp\.(fc[12])\.", r".\1."),
-    (r"text_model\.embeddings\.LayerNorm\.", "text_model.embedding_layer_norm."),
-    (r"text_model\.embeddings\.(\w+_embeddings)\.", r"text_model.\1."),
-    (r"text_model\.encoder\.layer\.", "text_model.layers."),
+    (r"(text_model|answer_decoder)\.embeddings\.LayerNorm\.", r"\1.embedding_layer_norm."),
+    (r"(text_model|answer_decoder)\.embeddings\.(\w+_embeddings)\.", r"\1.\2."),
+    (r"(text_model|answer_decoder)\.encoder\.layer\.", r"\1.layers."),
     (r"\.crossattention\.", ".cross_attention."),
     (r"attention\.self\.(query|key|value)\.", lambda match: f"attention.{match[1][0]}_proj."),
     (r"attention\.output\.dense\.", "attention.out_proj."),
@@ -56,9 +60,9 @@ PARTS = (
     (r"\.intermediate\.dense\.", ".fc1."),
     (r"\.output\.dense\.", ".fc2."),
     (r"\.output\.LayerNorm\.", ".output_layer_norm."),
-    (r"mlm_head\.transform\.dense\.", "mlm_head.dense."),
-    (r"mlm_head\.transform\.LayerNorm\.", "mlm_head.layer_norm."),
-    (r"mlm_head\.bias$", "mlm_head.decoder.bias"),
+    (r"lm_head\.transform\.dense\.", "lm_head.dense."),  # of the masked-word head, and of the decoder
+    (r"lm_head\.transform\.LayerNorm\.", "lm_head.layer_norm."),
+    (r"lm_head\.bias$", "lm_head.decoder.bias"),
 )
 IGNORED = ((r"\.position_ids$", "a count from 0, not a weight"),)
 # Names that give away which model a checkpoint belongs to, most telling first.

@@ -2,6 +2,7 @@
 """What the models return, tensor by tensor."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from transformers.utils import ModelOutput
@@ -102,4 +103,55 @@ class AlbefPreTrainingOutput(ModelOutput):
     image_index: torch.Tensor | None = None
 
 
-__all__ = ["AlbefGroundingOutput", "AlbefModelOutput", "AlbefPreTrainingOutput"]
+@dataclass
+class AlbefQuestionAnsweringOutput(ModelOutput):
+    """Outputs of [`AlbefForQuestionAnswering`] for P questions of T pieces and A answers of L pieces.
+
+    Args:
+        loss (`torch.Tensor`, scalar, with answers): weighted losses of the answers over the number of questions.
+        answer_losses (`torch.Tensor` of shape `(A,)`, with answers): minus the log-probability of each answer, summed
+            over its pieces after [CLS]; without the share of the momentum model.
+        answer_logits (`torch.Tensor` of shape `(A, L, vocab_size)`, with answers): scores of the piece that follows
+            each piece, float32; of no meaning at padding.
+        question_states (`torch.Tensor` of shape `(P, T, hidden_size)`): what the decoder reads.
+        heatmap (`torch.Tensor` of shape `(A, G_h, G_w)`, with `output_heatmap`): raw Grad-CAM of the answer's
+            log-probability, >= 0, float32; in the graph when gradients were enabled on entry.
+        normalized_heatmap (`torch.Tensor` of shape `(A, G_h, G_w)`): minus minimum, over maximum; in [0, 1].
+        token_heatmap (`torch.Tensor` of shape `(A, T, G_h, G_w)`, with `output_token_heatmap`): the map of every
+            piece of the answer's question before their mean; 0 for padding.
+        image_index (`torch.Tensor` of shape `(P,)`): image row of every question.
+        answer_index (`torch.Tensor` of shape `(A,)`, with answers): question of every answer.
+        original_sizes (`torch.Tensor` of shape `(N, 2)`): height and width of the stored images, passed through.
+    """
+
+    loss: torch.Tensor | None = None
+    answer_losses: torch.Tensor | None = None
+    answer_logits: torch.Tensor | None = None
+    question_states: torch.Tensor | None = None
+    heatmap: torch.Tensor | None = None
+    normalized_heatmap: torch.Tensor | None = None
+    token_heatmap: torch.Tensor | None = None
+    image_index: torch.Tensor | None = None
+    answer_index: torch.Tensor | None = None
+    original_sizes: torch.Tensor | None = None
+
+
+class RankedAnswers(NamedTuple):
+    """The best of a list of candidate answers for each of P questions, best first.
+
+    Args:
+        candidate_index (`torch.Tensor` of shape `(P, k)`): rows of `candidate_ids`.
+        probabilities (`torch.Tensor` of shape `(P, k)`): float32; they sum to 1 over the k candidates.
+    """
+
+    candidate_index: torch.Tensor
+    probabilities: torch.Tensor
+
+
+__all__ = [
+    "AlbefGroundingOutput",
+    "AlbefModelOutput",
+    "AlbefPreTrainingOutput",
+    "AlbefQuestionAnsweringOutput",
+    "RankedAnswers",
+]

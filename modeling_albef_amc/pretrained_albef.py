@@ -20,9 +20,14 @@ AUTO_MAP = {
     "AutoConfig": "configuration_albef.AlbefConfig",
     "AutoModel": "modeling_albef.AlbefModel",
     "AutoModelForPreTraining": "modeling_albef.AlbefForPreTraining",
+    "AutoModelForVisualQuestionAnswering": "modeling_albef.AlbefForQuestionAnswering",
     "AutoModelForZeroShotObjectDetection": "modeling_albef.AlbefForImageTextMatching",
 }
-HEAD_PREFIXES = ("itm_head.", "mlm_head.")  # may be absent from a checkpoint: new ones are made, with a warning
+HEAD_PREFIXES = (
+    "itm_head.",
+    "mlm_head.",
+    "answer_decoder.",
+)  # may be absent from a checkpoint: new ones are made, with a warning
 CONFIG_FILE, ADAPTER_CONFIG_FILE = "config.json", "adapter_config.json"
 NAMES_SHOWN = 4
 

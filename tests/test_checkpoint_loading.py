@@ -25,10 +25,12 @@ from albef_amc.saving_albef import replacing_files
 
 MODELS = (AlbefModel, AlbefForImageTextMatching, AlbefForPreTraining)
 BUNDLE = {
+    "answers_albef.py",
     "base_albef.py",
     "configuration_albef.py",
     "contrastive_albef.py",
     "contrastive_model_albef.py",
+    "decoder_albef.py",
     "encoders_albef.py",
     "explanation_albef.py",
     "grouping_albef.py",
@@ -41,6 +43,7 @@ BUNDLE = {
     "pipeline_albef.py",
     "pretrained_albef.py",
     "pretraining_albef.py",
+    "question_answering_albef.py",
     "queues_albef.py",
     "saving_albef.py",
 }
