@@ -209,7 +209,7 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients(model):
         return outputs.loss.detach(), gradients, len(calls)
 
     loss, gradients, num_calls = train()
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     checkpointed_loss, checkpointed, num_checkpointed_calls = train()
     assert num_checkpointed_calls > num_calls
     assert_close(checkpointed_loss, loss, atol=1e-10)
