@@ -41,15 +41,15 @@ class MomentumCopies(AlbefPreTrainedModel):
             module.to(torch.promote_types(next(module.parameters()).dtype, torch.float32))
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if module is self:
-            for momentum_parameter, parameter in self.iterate_momentum_pairs():
-                init.copy_(momentum_parameter, parameter)
+    def initialize_weights(self) -> None:
+        """Makes the weights that no checkpoint has; copies get those of the modules they follow."""
+        super().initialize_weights()
+        for momentum_parameter, parameter in self.iterate_momentum_pairs():
+            init.copy_(momentum_parameter, parameter)
 
     def tie_weights(self, missing_keys: set[str] | None = None, **kwargs) -> None:
         """Ties copies as the modules they follow; where a checkpoint has none, none of them counts as missing."""
-        for name, source in (self._tied_weights_keys or {}).items():
+        for name, source in self.all_tied_weights_keys.items():
             if missing_keys is not None and name.startswith(MOMENTUM_PREFIX) and name in missing_keys:
                 missing_keys.discard(source)
         super().tie_weights(missing_keys, **kwargs)

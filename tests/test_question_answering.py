@@ -454,7 +454,7 @@ def write_greedily(model, question: dict, longest: int) -> list[int]:
 @pytest.fixture
 def writer(model) -> AlbefForQuestionAnswering:
     """A model that ends some answers: [SEP] is likelier than with random weights."""
-    model.answer_decoder.lm_head.decoder.bias.data[SEP] = 3.0
+    model.answer_decoder.lm_head.decoder.bias.data[SEP] = 1.5
     return model
 
 
