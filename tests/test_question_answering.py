@@ -241,6 +241,30 @@ def test_forward_ranking_and_generation_change_no_state(model, tiny_processor):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_learns_answers_by_heart(model, tiny_processor):
+    """Two answers to a question in the shares of their weights, one to each of the others."""
+    questions = build_questions(model.config)
+    answers = dict(tiny_processor.encode_answers(["red", "the blue dog", "circle", "small cup"]))
+    answers |= dict(answer_index=torch.tensor([0, 0, 1, 2]), answer_weights=torch.tensor([0.75, 0.25, 1.0, 1.0]))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    torch.manual_seed(0)
+    model.train()
+    for _ in range(130):
+        model.update_momentum()
+        optimizer.zero_grad()
+        loss = model(**questions, **answers, distillation_alpha=0.0).loss
+        loss.backward()
+        optimizer.step()
+    expected = ["red", "circle", "small cup"]
+    written = model.generate(**questions, max_new_tokens=6)
+    assert tiny_processor.batch_decode(written, skip_special_tokens=True) == expected
+    candidates = [*LIST, "small cup"]
+    ranking = model.rank_answers(**questions, **tiny_processor.encode_candidates(candidates))
+    assert [candidates[index] for index in ranking.candidate_index[:, 0]] == expected
+    assert candidates[ranking.candidate_index[0, 1]] == "the blue dog"
+    assert_close(ranking.probabilities[0, :2], torch.tensor([0.75, 0.25]), atol=0.15)
+
+
 # Loading, data types, attention
 
 
