@@ -17,7 +17,7 @@ CHECKPOINTS = {
     "question_answering": ("AlbefForQuestionAnswering", {"decoder_layers": 2}),
     "retrieval": ("AlbefForImageTextRetrieval", {}),
     "visual_entailment": ("AlbefForVisualEntailment", {"num_labels": 3}),
-    "visual_reasoning": ("AlbefForVisualReasoning", {"num_labels": 2}),
+    "visual_reasoning": ("AlbefForVisualReasoning", {"num_labels": 2, "images_per_text": 2}),
 }
 
 
