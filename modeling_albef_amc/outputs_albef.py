@@ -65,45 +65,6 @@ class AlbefGroundingOutput(ModelOutput):
 
 
 @dataclass
-class AlbefPreTrainingOutput(ModelOutput):
-    """Outputs of [`AlbefForPreTraining`] for N images and P phrases of T pieces.
-
-    Args:
-        loss (`torch.Tensor`, scalar): sum of the objectives that were asked for; None without any.
-        itc_loss, itm_loss, mlm_loss (`torch.Tensor`, scalars): contrastive, matching and masked-word losses.
-        itm_logits (`torch.Tensor` of shape `(P, 2)`): matching scores of the given pairs.
-        itm_pair_logits (`torch.Tensor` of shape `(up to 3P, 2)`): given pairs; each phrase with a negative image;
-            a negative phrase with each phrase's image. Phrases without a candidate add no pair.
-        mlm_logits (`torch.Tensor` of shape `(num_masked, vocab_size)`, or `(P, T, vocab_size)` with the sequence
-            axis): scores of masked words.
-        heatmap, normalized_heatmap, token_heatmap: as in [`AlbefGroundingOutput`].
-        image_features, text_features (`torch.Tensor` of shape `(N | P, projection_dim)`): online, unit length.
-        momentum_image_features, momentum_text_features (same shapes): of the momentum model, for `enqueue`.
-        logits_per_image (`torch.Tensor` of shape `(N, P + queue_size)`), logits_per_text (`(P, N + queue_size)`):
-            similarities to the momentum features of the batch and then of the queue, over temperature.
-        image_index (`torch.Tensor` of shape `(P,)`): image row of every phrase.
-    """
-
-    loss: torch.Tensor | None = None
-    itc_loss: torch.Tensor | None = None
-    itm_loss: torch.Tensor | None = None
-    mlm_loss: torch.Tensor | None = None
-    itm_logits: torch.Tensor | None = None
-    itm_pair_logits: torch.Tensor | None = None
-    mlm_logits: torch.Tensor | None = None
-    heatmap: torch.Tensor | None = None
-    normalized_heatmap: torch.Tensor | None = None
-    token_heatmap: torch.Tensor | None = None
-    image_features: torch.Tensor | None = None
-    text_features: torch.Tensor | None = None
-    momentum_image_features: torch.Tensor | None = None
-    momentum_text_features: torch.Tensor | None = None
-    logits_per_image: torch.Tensor | None = None
-    logits_per_text: torch.Tensor | None = None
-    image_index: torch.Tensor | None = None
-
-
-@dataclass
 class AlbefQuestionAnsweringOutput(ModelOutput):
     """Outputs of [`AlbefForQuestionAnswering`] for P questions of T pieces and A answers of L pieces.
 
@@ -146,6 +107,45 @@ class RankedAnswers(NamedTuple):
 
     candidate_index: torch.Tensor
     probabilities: torch.Tensor
+
+
+@dataclass
+class AlbefPreTrainingOutput(ModelOutput):
+    """Outputs of [`AlbefForPreTraining`] for N images and P phrases of T pieces.
+
+    Args:
+        loss (`torch.Tensor`, scalar): sum of the objectives that were asked for; None without any.
+        itc_loss, itm_loss, mlm_loss (`torch.Tensor`, scalars): contrastive, matching and masked-word losses.
+        itm_logits (`torch.Tensor` of shape `(P, 2)`): matching scores of the given pairs.
+        itm_pair_logits (`torch.Tensor` of shape `(up to 3P, 2)`): given pairs; each phrase with a negative image;
+            a negative phrase with each phrase's image. Phrases without a candidate add no pair.
+        mlm_logits (`torch.Tensor` of shape `(num_masked, vocab_size)`, or `(P, T, vocab_size)` with the sequence
+            axis): scores of masked words.
+        heatmap, normalized_heatmap, token_heatmap: as in [`AlbefGroundingOutput`].
+        image_features, text_features (`torch.Tensor` of shape `(N | P, projection_dim)`): online, unit length.
+        momentum_image_features, momentum_text_features (same shapes): of the momentum model, for `enqueue`.
+        logits_per_image (`torch.Tensor` of shape `(N, P + queue_size)`), logits_per_text (`(P, N + queue_size)`):
+            similarities to the momentum features of the batch and then of the queue, over temperature.
+        image_index (`torch.Tensor` of shape `(P,)`): image row of every phrase.
+    """
+
+    loss: torch.Tensor | None = None
+    itc_loss: torch.Tensor | None = None
+    itm_loss: torch.Tensor | None = None
+    mlm_loss: torch.Tensor | None = None
+    itm_logits: torch.Tensor | None = None
+    itm_pair_logits: torch.Tensor | None = None
+    mlm_logits: torch.Tensor | None = None
+    heatmap: torch.Tensor | None = None
+    normalized_heatmap: torch.Tensor | None = None
+    token_heatmap: torch.Tensor | None = None
+    image_features: torch.Tensor | None = None
+    text_features: torch.Tensor | None = None
+    momentum_image_features: torch.Tensor | None = None
+    momentum_text_features: torch.Tensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    image_index: torch.Tensor | None = None
 
 
 __all__ = [
