@@ -209,9 +209,8 @@ class AlbefTextCrossAttention(AlbefAttention):
         query = self.split_heads(groups.spread(pieces.unpack(self.q_proj(hidden_states))).flatten(1, 2))
         probabilities = None
         if explain:
-            on_grid = _attention_probabilities(
-                query, key, self.scaling, key_mask
-            )  # (M, num_heads, m x T, 1 + num_patches)
+            # on the grid: (M, num_heads, m x T, 1 + num_patches)
+            on_grid = _attention_probabilities(query, key, self.scaling, key_mask)
             of_rows = on_grid.unflatten(2, (groups.width, -1)).transpose(1, 2)
             probabilities = _as_graph_node(groups.collect(of_rows))  # every phrase has its own row
             weights = groups.spread(probabilities).transpose(1, 2).flatten(2, 3)
