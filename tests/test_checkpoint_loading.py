@@ -32,6 +32,7 @@ BUNDLE = {
     "encoders_albef.py",
     "explanation_albef.py",
     "grouping_albef.py",
+    "handover_albef.py",
     "inputs_albef.py",
     "matching_albef.py",
     "modeling_albef.py",
@@ -297,10 +298,10 @@ def test_write_error_while_saving(checkpoint):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 1 MB in memory; mounting one needs the right to."""
+    """A file system of 2 MB in memory; mounting one needs the right to."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
     if mounted.returncode != 0:
         pytest.skip("mounting a small file system is not permitted here; the write error is tested without one")
     yield folder
@@ -313,7 +314,7 @@ def test_full_disk_while_saving(checkpoint, small_disk):
     shutil.copytree(checkpoint, small_disk / "checkpoint")
     before = read_folder(checkpoint)
     used = sum(map(len, before.values()))
-    (small_disk / "other").write_bytes(bytes(2**20 - used - used // 2 - 2**16))
+    (small_disk / "other").write_bytes(bytes(2**21 - used - used // 2 - 2**16))
     printed = save_with_little_space(small_disk / "checkpoint", limit="")
     assert "No space left" in printed and "what was there is unchanged" in printed
     assert read_folder(small_disk / "checkpoint") == before
