@@ -11,7 +11,7 @@ import textwrap
 import pytest
 import torch
 from hub_server import OWNER, HubServer
-from testing_utils import PROJECT_FOLDER, build_batch, build_tiny_config
+from testing_utils import PROJECT_FOLDER, build_batch, build_tiny_config, run_without_package
 from transformers import AutoModelForVisualQuestionAnswering
 
 from albef_amc import (
@@ -336,6 +336,22 @@ def test_hub_repository(source, pretraining, tmp_path):
     assert f"AlbefForQuestionAnswering starts from {OWNER}/started, a checkpoint for pre-training" in done.stderr
     kinds = (r"question answering \(AlbefForQuestionAnswering\)", r"visual reasoning \(NLVR2\)")
     assert re.search(f"{OWNER}/answers is a checkpoint for {kinds[0]}, not for {kinds[1]}", done.stdout)
+    model = AlbefForQuestionAnswering.from_pretrained(tmp_path / "answers")
+    assert_decoder_equals(model.answer_decoder, pretraining.albef.text_model, pretraining.mlm_head)
+
+
+LOAD_WITHOUT_THE_PACKAGE = """
+    import sys
+    from transformers import AutoModelForVisualQuestionAnswering
+
+    model = AutoModelForVisualQuestionAnswering.from_pretrained(sys.argv[1], trust_remote_code=True)
+    model.save_pretrained("answers")
+"""
+
+
+@pytest.mark.slow
+def test_the_code_in_a_checkpoint_starts_a_task(source, pretraining, tmp_path):
+    run_without_package(LOAD_WITHOUT_THE_PACKAGE, str(source), cwd=tmp_path)
     model = AlbefForQuestionAnswering.from_pretrained(tmp_path / "answers")
     assert_decoder_equals(model.answer_decoder, pretraining.albef.text_model, pretraining.mlm_head)
 
