@@ -19,12 +19,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from datasets.utils.py_utils import convert_file_size_to_int
 
 from albef_amc.datasets_scripts import BUILDERS, ReadingReport
 from albef_amc.datasets_scripts.source_builder import SourceBuilder
 from albef_amc.datasets_scripts.split_reader import SplitReader, list_split_readers
-from albef_amc.datasets_scripts.statistics import DatasetStatistics, iterate_tables
+from albef_amc.datasets_scripts.statistics import build_statistics, iterate_tables
 from albef_amc.trainer.dataset_cards import CARD_FILE, DEFAULT_CONFIG_NAME, render_dataset_card
 from albef_amc.trainer.dataset_shards import (
     DATA_FOLDER,
@@ -43,7 +44,13 @@ ALL_SPLITS = "all"
 # What was left out before any image was read.
 ANNOTATIONS = "annotations"
 # Names of published counts: what the statistics call them.
-COUNTED = {"rows": "num_images", "images": "num_images", "phrases": "num_phrases", "boxes": "num_boxes"}
+COUNTED = {
+    "rows": "num_images",
+    "images": "num_images",
+    "phrases": "num_phrases",
+    "boxes": "num_boxes",
+    "questions": "num_questions",
+}
 # A phrase of these data sets is called REF#SENTENCE.
 REFS = "refs"
 
@@ -314,8 +321,8 @@ def _describe(folder: Path, manifest: dict[str, Any], published: dict[str, dict[
 
 
 def _measure(files: list[Path]) -> dict[str, Any]:
-    statistics = DatasetStatistics()
-    for table in iterate_tables(files):
+    statistics = build_statistics(pq.read_schema(files[0]).names)
+    for table in iterate_tables(files, statistics.columns):
         statistics.add(table)
     return statistics.summarize()
 
