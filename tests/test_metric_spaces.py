@@ -125,7 +125,7 @@ def test_what_is_missing_or_uneven_is_refused_and_leaves_nothing_behind(name, tm
 
 
 def score_shares(rank: int, folder: str, results) -> None:
-    """Process 0 adds both phrases. Process 1 adds the first; then, in a second game, none."""
+    """Process 0 adds both phrases. Process 1 adds the first; then, in a second game and in other tasks, none."""
     found = {}
     for name, (predictions, references, _, _) in PHRASES.items():
         for game, num_kept in (("", 2 - rank), ("_alone", 2 - 2 * rank)):
@@ -143,6 +143,12 @@ def score_shares(rank: int, folder: str, results) -> None:
                     phrase_types=[["people"]] * num_kept,
                 )
             found[name + game] = metric.compute(**OPTIONS[name])
+    for name, (inputs, _, _) in TASK_METRICS.items():
+        options = dict(cache_dir=folder, num_process=2, process_id=rank, experiment_id=name)
+        metric = evaluate.load(str(get_metric_folder(name)), **options)
+        if rank == 0:
+            metric.add_batch(**inputs)
+        found[name] = metric.compute()
     results.put((rank, found))
 
 
@@ -162,6 +168,8 @@ def test_two_processes_share_the_phrases(tmp_path):
         assert results[0][name][key] == pytest.approx(expected)
         assert results[0][name]["num_phrases_by_type"] == {"people": 3}
         assert results[0][f"{name}_alone"]["num_phrases"] == 2
+    for name, (_, key, expected) in TASK_METRICS.items():
+        assert results[0][name][key] == pytest.approx(expected)
     for name in ("box_accuracy", "pointing_game"):
         assert results[0][name]["hits"] == [True, False, True]
     assert results[0]["heatmap_quality"]["values"]["energy_inside"] == [0.75, 0, 0.75]

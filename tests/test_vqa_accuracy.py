@@ -3,7 +3,6 @@
 
 import importlib.util
 import json
-import multiprocessing
 from collections import defaultdict
 
 import evaluate
@@ -185,35 +184,6 @@ def test_what_cannot_be_scored_is_refused_and_leaves_nothing_behind(vqa_accuracy
     with pytest.raises(ValueError, match=words):
         vqa_accuracy.compute(**inputs)
     assert vqa_accuracy.compute(predictions=["red"], references=[["red"] * 10])["num_questions"] == 1
-
-
-def score_share(rank: int, folder: str, results) -> None:
-    """Process 0 adds a right answer and a wrong one, process 1 nothing."""
-    metric = evaluate.load(
-        str(get_metric_folder("vqa_accuracy")),
-        cache_dir=folder,
-        num_process=2,
-        process_id=rank,
-        experiment_id="shares",
-    )
-    if rank == 0:
-        metric.add_batch(predictions=["red", "blue"], references=[["red"] * 10] * 2, answer_types=["other", None])
-    results.put((rank, metric.compute(return_accuracies=True)))
-
-
-@pytest.mark.slow
-def test_a_process_without_questions_takes_part(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    processes = [context.Process(target=score_share, args=(rank, str(tmp_path), queue)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    results = dict(queue.get(timeout=120) for _ in processes)
-    for process in processes:
-        process.join(timeout=60)
-        assert process.exitcode == 0
-    assert results[1] is None
-    assert results[0]["accuracies"] == [1.0, 0.0] and results[0]["num_questions_by_answer_type"] == {"other": 1}
 
 
 def test_the_page_runs_its_example_and_names_what_is_wrong():

@@ -117,7 +117,7 @@ class VqaAccuracy(evaluate.Metric):
                 {
                     "predictions": datasets.Value("string"),
                     "references": datasets.List(datasets.Value("string")),
-                    # null: the question has no type
+                    # empty: the question has no type
                     "question_types": datasets.Value("string"),
                     "answer_types": datasets.Value("string"),
                 }
@@ -174,7 +174,7 @@ class VqaAccuracy(evaluate.Metric):
             references=[_check_answers(answers, index) for index, answers in enumerate(references)],
             **{
                 name: [
-                    None if value is None else _check_text(value, f"{name}[{index}]")
+                    "" if value is None else _check_text(value, f"{name}[{index}]")
                     for index, value in enumerate(values)
                 ]
                 for name, values in types.items()
@@ -205,7 +205,7 @@ class VqaAccuracy(evaluate.Metric):
         for kind, types in (("question_type", question_types), ("answer_type", answer_types)):
             members = {}
             for accuracy, name in zip(accuracies, types, strict=True):
-                if name is not None:
+                if name:
                     members.setdefault(name, []).append(accuracy)
             result[f"vqa_accuracy_by_{kind}"] = {name: float(np.mean(members[name])) for name in sorted(members)}
             result[f"num_questions_by_{kind}"] = {name: len(members[name]) for name in sorted(members)}
