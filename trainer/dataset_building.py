@@ -243,7 +243,10 @@ class _Build:
         return shards, state.get("rest")
 
     def _remove_others(self, kept: set[str]) -> None:
-        """Removes shards that are not kept, and halves of shards."""
+        """Removes shards that are not kept, halves of shards, and what a killed run left of the other files."""
+        for name in (MANIFEST_FILE, REPORT_FILE, CARD_FILE):
+            for path in self.folder.glob(f".{name}.*"):
+                path.unlink()
         for path in (self.folder / DATA_FOLDER).glob("*"):
             is_ours = path.name.endswith(UNFINISHED_SUFFIX) or re.fullmatch(r"\w+-\d{5}\.parquet", path.name)
             if is_ours and f"{DATA_FOLDER}/{path.name}" not in kept:
