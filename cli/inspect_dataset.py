@@ -19,6 +19,7 @@ from albef_amc.regions_albef import build_region_mask
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap
 
 PHRASES_PER_ROW = 3
+GAP_SHARE = 20  # of the wider picture of a pair, between the two
 CELL_SIZE = 320  # width of a column in pixels: words under a photograph stay legible
 
 
@@ -74,20 +75,29 @@ def _draw_phrases(row: dict[str, Any]) -> list[Image.Image | str | None]:
 
 def _draw_texts(row: dict[str, Any], schema: TextSchema) -> list[Image.Image | str | None]:
     """The image (a pair side by side) once for each of the first texts, with its answers or its label."""
-    pictures = row.get("images") or [row["image"]]
-    pictures = [picture.convert("RGB") for picture in pictures]
-    whole = Image.new("RGB", (sum(picture.width for picture in pictures), max(picture.height for picture in pictures)))
-    for number, picture in enumerate(pictures):
-        whole.paste(picture, (sum(other.width for other in pictures[:number]), 0))
-    names = row.get("image_ids") or [row["image_id"]]
-    cells: list[Image.Image | str | None] = [f"{' '.join(names)} {len(row[schema.texts])} {schema.texts}"]
+    picture = _join_pictures(row.get("images") or [row["image"]])
+    names, num_texts = row.get("image_ids") or [row["image_id"]], len(row[schema.texts])
+    word = schema.text if num_texts == 1 else schema.texts
+    cells: list[Image.Image | str | None] = [f"{' '.join(names)} {num_texts} {word}"]
     for entry in row[schema.texts][:PHRASES_PER_ROW]:
         notes = list(entry.get("answers") or [])
         if "label" in entry:
             notes.append(schema.features[schema.texts].feature["label"].int2str(entry["label"]))
         words = entry[schema.text]
-        cells.append(overlay_heatmap(whole, phrase=f"{words} [{', '.join(notes)}]" if notes else words))
+        cells.append(overlay_heatmap(picture, phrase=f"{words} [{', '.join(notes)}]" if notes else words))
     return cells
+
+
+def _join_pictures(pictures: list[Image.Image]) -> Image.Image:
+    """Pictures side by side on white, with a gap."""
+    gap = max(picture.width for picture in pictures) // GAP_SHARE
+    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
+    joined = Image.new("RGB", (width, max(picture.height for picture in pictures)), "white")
+    left = 0
+    for picture in pictures:
+        joined.paste(picture.convert("RGB"), (left, 0))
+        left += picture.width + gap
+    return joined
 
 
 def _draw_phrase(row: dict[str, Any], phrase: dict[str, Any]) -> Image.Image:

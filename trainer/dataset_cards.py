@@ -141,8 +141,9 @@ def _render_statistics(splits: list[str], statistics: dict[str, Any]) -> str:
     for name in sorted(samples, key=lambda name: name == "long_side"):
         values = ("-" if value is None else f"{value:.4g}" for value in overall[name].values())
         lines.append(f"| {name.replace('_', ' ')} | {' | '.join(values)} |")
-    area = "the area is a share of the image; " * ("box_area_share" in overall)
-    lines += ["", f"Words are distinct and in lower case; {area}the side is in pixels."]
+    area = "; the area is a share of the image" * ("box_area_share" in overall)
+    side = "; the side is in pixels" * ("long_side" in overall)
+    lines += ["", f"Words are distinct and in lower case{area}{side}."]
     for name, found in overall.items():
         if "_by_" in name and found:
             kinds = (f"{kind} {count:,}" for kind, count in found.items())
