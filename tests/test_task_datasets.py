@@ -7,8 +7,9 @@ import shutil
 
 import datasets
 import pytest
+from hub_server import OWNER
 from PIL import Image
-from testing_utils import FIXTURES_FOLDER
+from testing_utils import FIXTURES_FOLDER, run_without_package
 
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import BUILDERS, load_grounding_dataset, load_task_dataset
@@ -149,6 +150,44 @@ def test_the_command_draws_and_counts(name, tmp_path, capsys):
     assert found[f"num_{find_task_schema(BUILDERS[name].FEATURES).texts}"] == counts["train"]
     with Image.open(sheet) as picture:
         assert picture.width > 600  # a column of words and one of pictures at least
+
+
+LOAD = """
+    import json, sys
+    from datasets import load_dataset
+
+    def describe(rows):
+        name = rows.features["sentences"].feature["label"].int2str
+        return [
+            [row["image_ids"], [image.size for image in row["images"]], entry["sentence"], name(entry["label"])]
+            for row in rows
+            for entry in row["sentences"]
+        ]
+
+    (repository,) = sys.argv[1:]
+    loaded = {split: describe(rows) for split, rows in load_dataset(repository).items()}
+    assert {split: describe(rows) for split, rows in load_dataset(repository, streaming=True).items()} == loaded
+    print(json.dumps(loaded))
+"""
+
+
+@pytest.mark.slow
+def test_pairs_are_loaded_from_the_hub_without_this_package(hub, tmp_path, capsys):
+    options = TASKS["albef_nlvr2"][0]
+    words = [word for option, value in options.items() for word in ("--option", f"{option}={value}")]
+    repository = f"{OWNER}/pairs"
+    words += ["--output-dir", str(tmp_path / "built"), "--push-to-hub", repository]
+    assert main(["build-dataset", "albef_nlvr2", *words]) == 0
+    environment = hub.environment(tmp_path / "home")
+    printed = run_without_package(LOAD, repository, cwd=tmp_path, environment=environment)
+    expected = json.loads((ALBEF / "expected.json").read_text())["lists"]
+    assert json.loads(printed.splitlines()[-1]) == {
+        split: [
+            [item["images"], item["sizes"], item["sentence"], item["raw_label"]]
+            for item in expected[f"nlvr_{name}.json"]["items"]
+        ]
+        for split, name in (("train", "train"), ("val", "dev"), ("test", "test"))
+    }
 
 
 def copy_lists(name: str, folder) -> dict:
