@@ -4,7 +4,10 @@
 Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section 3.2.
 """
 
+import importlib
+import os
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -72,6 +75,56 @@ class AlbefForPreTraining(AlbefContrastiveModel):
         self.momentum_mlm_head = AlbefMaskedWordHead(config.text_config)
         self.post_init()
         self._settle_momentum()
+
+    @classmethod
+    def from_encoders(
+        cls,
+        vision: str | os.PathLike,
+        text: str | os.PathLike,
+        image_size: int | tuple[int, int] | None = None,
+        fusion_layer: int | None = None,
+        vision_config: Mapping[str, Any] | None = None,
+        text_config: Mapping[str, Any] | None = None,
+        output_loading_info: bool = False,
+        **kwargs,
+    ) -> "AlbefForPreTraining | tuple[AlbefForPreTraining, Any]":
+        r"""Makes a model to pre-train, of a vision transformer and a BERT, as the authors of ALBEF began.
+
+        BERT's layers become the text layers and, with new cross-attention, the fusion layers; its masked-word head is
+        taken where the checkpoint has one. Projections and matching head are new: the global generator draws them.
+        [`~from_encoders_albef.build_processor`] makes the processor.
+
+        Args:
+            vision (`str` or path): a vision transformer with timm's names: a folder or a repository of the Hub
+                (`timm/deit_base_patch16_224.fb_in1k`), a safetensors file, or a name of timm, which needs timm.
+            text (`str` or path): a BERT of transformers: a folder or a repository (`google-bert/bert-base-uncased`).
+            image_size (`int` or (height, width), *optional*): image size in pixels, 256 by default; the position
+                embeddings are resized.
+            fusion_layer (`int`, *optional*): index of the first layer with cross-attention; half of BERT's layers by
+                default, as published.
+            vision_config, text_config (`Mapping[str, Any]`, *optional*): values of their configurations that the
+                encoders do not settle, such as `{"num_attention_heads": 12}` of a bare safetensors file.
+            output_loading_info (`bool`, defaults to `False`): also return the
+                [`~from_encoders_albef.EncodersReport`], which is logged in any case.
+            kwargs: further values of [`AlbefConfig`] (`queue_size=4096`).
+
+        Returns:
+            [`AlbefForPreTraining`] in evaluation mode, its momentum copies equal to what they follow.
+        """
+        try:
+            builder = importlib.import_module(f"{__package__}.from_encoders_albef")
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                "`from_encoders` is not among the code that a checkpoint ships. Install the package `albef-amc` and "
+                "call it there: `from albef_amc import AlbefForPreTraining`."
+            ) from error
+        of_vision, of_text = dict(vision_config or {}), dict(text_config or {})
+        if image_size is not None:
+            of_vision["image_size"] = image_size
+        if fusion_layer is not None:
+            of_text["fusion_layer"] = fusion_layer
+        model, report = builder.build_from_encoders(cls, vision, text, of_vision, of_text, kwargs)
+        return (model, report) if output_loading_info else model
 
     def get_output_embeddings(self) -> nn.Module:
         return self.mlm_head.decoder
