@@ -159,26 +159,31 @@ def _build_config(
     text_encoder.assumed["fusion_layer"] = text_encoder.told["num_hidden_layers"] // 2
     text = AlbefTextConfig(**_merge("text_config", AlbefTextConfig, text_encoder, text_config))
     vision = AlbefVisionConfig(**vision_values)
-    for name in SPECIAL_IDS:
-        value = getattr(text, name)
-        if value is None or not 0 <= value < text.vocab_size:
-            raise ValueError(
-                f"`text_config.{name}` is {value}, but {text_encoder.source} has {text.vocab_size} "
-                f"pieces. Save its tokenizer beside it, or give `text_config={{{name!r}: ...}}`."
-            )
+    _check_special_ids(text, text_encoder.source)
     _check_names("", AlbefConfig, values)
     explained = _choose_explained(vision, text)
+    is_published = {
+        "explanation_layer": (text.fusion_layer, text.num_hidden_layers) == PUBLISHED_TEXT_DEPTH,
+        "explanation_block": vision.num_hidden_layers == PUBLISHED_LAST_BLOCK + 1,
+    }
     for name, value in explained.items():
-        is_published = (text.fusion_layer, text.num_hidden_layers) == PUBLISHED_TEXT_DEPTH
-        if name == "explanation_block":
-            is_published = vision.num_hidden_layers == PUBLISHED_LAST_BLOCK + 1
-        if name not in values and not is_published:
+        if name not in values and not is_published[name]:
             report.notes.append(f"{name} = {value} IS A GUESS: the depth is not the published one.")
     config = AlbefConfig(vision_config=vision, text_config=text, **{**explained, **values})
     for part, names in (("vision_config", image_encoder.told), ("text_config", text_encoder.told)):
         report.dimensions |= {f"{part}.{name}": getattr(getattr(config, part), name) for name in names}
     report.dimensions |= {"vision_config.image_size": vision.image_size, "text_config.fusion_layer": text.fusion_layer}
     return config
+
+
+def _check_special_ids(text: AlbefTextConfig, source: str) -> None:
+    for name in SPECIAL_IDS:
+        value = getattr(text, name)
+        if value is None or not 0 <= value < text.vocab_size:
+            raise ValueError(
+                f"`text_config.{name}` is {value}, but {source} has {text.vocab_size} pieces. Save its tokenizer "
+                f"beside it, or give `text_config={{{name!r}: ...}}`."
+            )
 
 
 def _merge(
