@@ -63,8 +63,10 @@ def find_file(argument: str, source: str, name: str, required: bool = True) -> P
 
 
 def build_unreachable_error(argument: str, source: str, reason: object) -> FileNotFoundError:
-    """The error for a repository that cannot be read, with the remedy."""
+    """The error for a folder or a repository that cannot be read, with the remedy."""
     first_line = str(reason).partition("\n")[0]
+    if Path(source).is_dir():
+        return FileNotFoundError(f"`{argument}`: {source} cannot be read ({first_line}). Save the model again.")
     return FileNotFoundError(
         f"`{argument}`: there is no folder {source} here, and no such repository can be read ({first_line}). Where "
         f"the Hub cannot be reached, download it elsewhere (`hf download {source} --local-dir FOLDER`) and give the "
