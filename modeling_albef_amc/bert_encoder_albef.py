@@ -3,10 +3,11 @@
 
 import json
 import os
+import re
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, BertConfig, BertForPreTraining, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
 
 from .encoder_files_albef import EncoderWeights, build_unreachable_error, find_file
 from .original_albef import list_names, rename_original_key
@@ -36,8 +37,9 @@ OFFSET_TYPES = ("roberta", "camembert")  # their positions begin behind the id o
 
 HEAD, TIED = "cls.predictions.", "cls.predictions.decoder.weight"
 IGNORED = (
-    ("bert.pooler.", "pooler of BERT"),
-    ("cls.seq_relationship.", "next-sentence head of BERT"),
+    (r"(^|\.)pooler\.", "pooler of BERT"),
+    (r"\.seq_relationship\.", "next-sentence head of BERT"),
+    (r"", "entries without a place in BERT"),
 )
 
 
@@ -53,21 +55,19 @@ def read_text_encoder(text: str | os.PathLike) -> EncoderWeights:
     """
     source = os.path.expanduser(os.fspath(text))
     config = _read_config(source)
-    model, missing = _load(source, config)
-    state = model.state_dict()
+    model, missing, unexpected = _load(source, config)
     encoder = EncoderWeights(source, {}, {name: getattr(config, name) for name in SHAPES})
     encoder.assumed = {name: getattr(config, name) for name in SETTINGS}
     encoder.assumed |= _find_special_ids(source, config, encoder.notes)
+    for name in unexpected:
+        reason = next(reason for pattern, reason in IGNORED if re.search(pattern, name))
+        encoder.ignored.setdefault(reason, []).append(name)
     has_head = not any(name.startswith(HEAD) for name in missing)
+    state = model.state_dict()
+    if has_head and not torch.equal(state[TIED], model.get_input_embeddings().weight):
+        encoder.ignored["ALBEF reads words out with the word embeddings"] = [TIED]
     for name, tensor in state.items():
-        reason = next((reason for beginning, reason in IGNORED if name.startswith(beginning)), None)
-        if reason is not None:
-            if name not in missing:
-                encoder.ignored.setdefault(reason, []).append(name)
-        elif name == TIED:
-            if has_head and not torch.equal(tensor, state["bert.embeddings.word_embeddings.weight"]):
-                encoder.ignored["ALBEF reads words out with the word embeddings"] = [name]
-        elif has_head or not name.startswith(HEAD):
+        if name != TIED and (has_head or not name.startswith(HEAD)):
             encoder.state[rename_original_key(f"text_encoder.{name}")] = tensor
     return encoder
 
@@ -132,11 +132,11 @@ def _read_config(source: str) -> BertConfig:
     return config
 
 
-def _load(source: str, config: BertConfig) -> tuple[BertForPreTraining, set[str]]:
-    """The model, and the names of weights that the checkpoint lacks."""
+def _load(source: str, config: BertConfig) -> tuple[BertForMaskedLM, list[str], list[str]]:
+    """The model, the names of weights that the checkpoint lacks, and those of entries without a place."""
     options: dict[str, Any] = {"config": config, "dtype": torch.float32, "output_loading_info": True}
     try:
-        model, information = BertForPreTraining.from_pretrained(source, **options)
+        model, information = BertForMaskedLM.from_pretrained(source, **options)
     except OSError as error:
         raise build_unreachable_error("text", source, error) from error
     except Exception as error:
@@ -146,15 +146,14 @@ def _load(source: str, config: BertConfig) -> tuple[BertForPreTraining, set[str]
             f"`text`: the weights of {source} cannot be read, or have other shapes than its `config.json` says "
             f"({error}). Download or save it again."
         ) from error
-    missing = set(information["missing_keys"])
-    ignored = tuple(beginning for beginning, _ in IGNORED)
-    essential = sorted(name for name in missing if not name.startswith((HEAD, *ignored)))
+    missing, unexpected = sorted(information["missing_keys"]), sorted(information["unexpected_keys"])
+    essential = [name for name in missing if not name.startswith(HEAD)]
     if essential:
         raise ValueError(
             f"`text`: {source} lacks {len(essential)} weights of a BERT: {list_names(essential)}. It is incomplete, "
             "or a model of another kind."
         )
-    return model, missing
+    return model, missing, unexpected
 
 
 def _find_special_ids(source: str, config: BertConfig, notes: list[str]) -> dict[str, int]:

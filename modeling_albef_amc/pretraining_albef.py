@@ -87,7 +87,7 @@ class AlbefForPreTraining(AlbefContrastiveModel):
         text_config: Mapping[str, Any] | None = None,
         output_loading_info: bool = False,
         **kwargs,
-    ) -> "AlbefForPreTraining | tuple[AlbefForPreTraining, Any]":
+    ) -> "AlbefForPreTraining":
         r"""Makes a model to pre-train, of a vision transformer and a BERT, as the authors of ALBEF began.
 
         BERT's layers become the text layers and, with new cross-attention, the fusion layers; its masked-word head is

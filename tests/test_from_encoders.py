@@ -248,6 +248,15 @@ def test_the_masked_word_head_is_read_where_there_is_one(tmp_path, model_class, 
     assert torch.equal(model.momentum_mlm_head.dense.weight, model.mlm_head.dense.weight)
 
 
+def test_a_decoder_of_its_own_is_left_out(tmp_path):
+    bert = save_bert(tmp_path / "bert", BertForMaskedLM, tie_word_embeddings=False)
+    model, report = AlbefForPreTraining.from_encoders(TIMM_FOLDER, bert, **SMALL, output_loading_info=True)
+    assert report.ignored["ALBEF reads words out with the word embeddings"] == ["cls.predictions.decoder.weight"]
+    state = load_file(bert / "model.safetensors")
+    assert not torch.equal(model.mlm_head.decoder.weight, state["cls.predictions.decoder.weight"])
+    assert torch.equal(model.mlm_head.decoder.weight, state["bert.embeddings.word_embeddings.weight"])
+
+
 def test_names_of_old_checkpoints(bert, built):
     """BERT was published with `gamma` and `beta` for what is now called `weight` and `bias`."""
     state = load_file(bert / "model.safetensors")
