@@ -11,8 +11,9 @@ All sides run on the same layers, random weights and inputs, and encode every im
 - `released` fuses every image with its k best captions by contrastive similarity, then every caption with its k best
   images. As in the released code each query is a batch of its own, captions are padded to 30 pieces, and keys and
   values are projected again for every pair;
-- `two_stage` has the same shortlists. A pair of both is scored once, keys and values are projected once an image, the
-  captions of an image read them together, and nothing is computed for padding.
+- `two_stage` is what `AlbefForImageTextRetrieval` does, in the matching class, which has no momentum copies. The
+  shortlists are the same. A pair of both is scored once, keys and values are projected once an image, the captions of
+  an image read them together, and nothing is computed for padding.
 
 Times are medians of interleaved repetitions in one process after a warm-up, in which FLOP are counted; peak memory is
 that of a process of its own per side, the interpreter and libraries included. Released and two-stage scores must
@@ -33,13 +34,12 @@ from plots import plot_curves
 
 from albef_amc import AlbefConfig, AlbefForImageTextMatching
 from albef_amc.configuration_albef import ITM_MATCH_INDEX
-from albef_amc.grouping_albef import PhraseRows
+from albef_amc.two_stage_albef import NOT_LISTED
 
 CAPTIONS_PER_IMAGE = 5
 MAX_PIECES, SHORTEST, LONGEST = 30, 8, 20  # padded length of the released code; pieces of a caption
-IMAGE_BATCH, CAPTION_BATCH, PAIR_BATCH = 16, 256, 256
+IMAGE_BATCH, CAPTION_BATCH = 16, 256
 PAIRS_WITH_IMAGES = 64  # pairs at once that have image tokens of their own; more are slower and take more memory
-NOT_LISTED = -100.0  # score of a pair outside the shortlists
 TOLERANCE = 1e-5
 RECALL_RANKS = (1, 5, 10)
 
@@ -155,24 +155,6 @@ def fuse_pair_by_pair(
     return model.itm_head(states[:, 0])[:, ITM_MATCH_INDEX]
 
 
-def fuse_image_by_image(
-    model: AlbefForImageTextMatching, gallery: Gallery, images: torch.Tensor, captions: torch.Tensor
-) -> torch.Tensor:
-    """Matching scores of pairs in the order of images: keys and values once an image, few images at a time."""
-    scores = []
-    for first in range(0, len(gallery.image_embeds), IMAGE_BATCH):
-        keys_values = model.albef.text_model.project_image(gallery.image_embeds[first : first + IMAGE_BATCH])
-        begin, end = torch.searchsorted(images, torch.tensor([first, first + IMAGE_BATCH])).tolist()
-        for rows in torch.arange(begin, end).split(PAIR_BATCH):
-            of_pairs = captions[rows]
-            mask = gallery.attention_mask[of_pairs]
-            length = int(mask.sum(dim=1).max())
-            states = gallery.text_embeds[of_pairs, :length]
-            pairs = PhraseRows(states, mask[:, :length], images[rows] - first)
-            scores.append(model.match(pairs, keys_values)[0][:, ITM_MATCH_INDEX])
-    return torch.cat(scores)
-
-
 Scores = tuple[torch.Tensor, torch.Tensor]  # of images to captions (N, P), of captions to images (P, N)
 
 
@@ -201,16 +183,12 @@ def score_released_way(model: AlbefForImageTextMatching, inputs: Inputs, k: int)
 
 
 def score_in_two_stages(model: AlbefForImageTextMatching, inputs: Inputs, k: int) -> Scores:
-    """The same shortlists, each of their pairs once, image by image."""
-    gallery = encode_gallery(model, inputs, keep_padding=False)
-    is_listed = torch.zeros(2, *gallery.similarities.shape, dtype=torch.bool)
-    is_listed[0].scatter_(1, list_best(gallery.similarities, k), True)
-    is_listed[1].T.scatter_(1, list_best(gallery.similarities.T, k), True)
-    images, captions = is_listed.any(dim=0).nonzero(as_tuple=True)
-    scores = torch.full_like(gallery.similarities, NOT_LISTED)
-    scores[images, captions] = fuse_image_by_image(model, gallery, images, captions)
-    of_images, of_captions = scores.masked_fill(~is_listed, NOT_LISTED)
-    return of_images, of_captions.T
+    """The same shortlists, as this package does it."""
+    images = model.encode_images({"pixel_values": batch} for batch in inputs.read_images())
+    batches = zip(inputs.input_ids.split(CAPTION_BATCH), inputs.attention_mask.split(CAPTION_BATCH), strict=True)
+    texts = model.encode_texts({"input_ids": ids, "attention_mask": mask} for ids, mask in batches)
+    scores = model.retrieve(images, texts, k)
+    return scores.scores_per_image, scores.scores_per_text
 
 
 def list_best(similarities: torch.Tensor, k: int) -> torch.Tensor:

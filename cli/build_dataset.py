@@ -17,6 +17,10 @@ from albef_amc.trainer.dataset_publishing import open_repository, upload_dataset
 
 DEFAULT_SHARD_SIZE = dataset_building.DEFAULT_SHARD_SIZE
 RAW_OPTION = "data_root"
+# Of the statistics, those printed for every split; which of them there are depends on the task.
+SHOWN_COUNTS = (
+    "num_images", "num_phrases", "num_boxes", "num_captions", "num_questions", "num_sentences", "num_hypotheses",
+)  # fmt: skip
 
 
 def build_dataset(
@@ -109,10 +113,12 @@ def _say_what_differs(built: dict[str, Any]) -> None:
 def _summarize(output_dir: Path, built: dict[str, Any]) -> dict[str, Any]:
     shards = {name: size for name, size in built["files"].items() if name.endswith(".parquet")}
     counts = built["published_counts"]
-    names = ("num_images", "num_phrases", "num_boxes")
     return {
         "output_dir": output_dir,
-        "splits": {split: {name: found[name] for name in names} for split, found in built["statistics"].items()},
+        "splits": {
+            split: {name: found[name] for name in SHOWN_COUNTS if name in found}
+            for split, found in built["statistics"].items()
+        },
         "num_shards": len(shards),
         "bytes": sum(shards.values()),
         "left_out": built["left_out"],

@@ -13,7 +13,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="Original pre-training checkpoint (.pth) of ALBEF or AMC.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Original checkpoint (.pth) of ALBEF or AMC, of any kind.")],
     output: Annotated[Path, typer.Argument(help="Checkpoint folder to write.")],
     vocab: Annotated[Path, typer.Option(help="vocab.txt of bert-base-uncased, one piece per line.")],
     overrides: Annotated[
@@ -32,13 +32,18 @@ def convert(
         bool,
         typer.Option("--keep-momentum", help="Keep momentum copies, queues and masked-word head, to train on."),
     ] = False,
+    model_class: Annotated[
+        str | None,
+        typer.Option(help="Class to write where the kind has several, such as AlbefForImageTextMatching."),
+    ] = None,
     dtype: Annotated[str, typer.Option(help=f"Data type of the weights: {', '.join(DTYPES)}.")] = DTYPES[0],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it is a checkpoint.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as one JSON document.")] = False,
 ) -> None:
     """Turn an original .pth of ALBEF or AMC into a checkpoint folder.
 
-    Says which entries are missing, unexpected or resized. Where one that matters is missing nothing is written.
+    The names of its entries tell which of the published models it is. Says which entries are missing, unexpected or
+    resized. Where one that matters is missing nothing is written.
     """
     import torch
 
@@ -56,6 +61,7 @@ def convert(
             keep_momentum=keep_momentum,
             dtype=getattr(torch, dtype),
             overwrite=overwrite,
+            model_class=model_class,
         )
     except IncompleteCheckpointError as error:
         for line in error.report.describe():
@@ -63,7 +69,8 @@ def convert(
         raise
     for line in conversion.describe():
         report(line)
-    summary = {"output_dir": conversion.output_dir, "kind": conversion.kind, **conversion.dimensions}
+    written = {name: getattr(conversion, name) for name in ("output_dir", "kind", "model_class")}
+    summary = {**written, **conversion.dimensions}
     print_result(conversion.to_dict() if as_json else summary, as_json=as_json)
 
 

@@ -12,12 +12,14 @@ from PIL import Image
 
 from albef_amc.cli.build_dataset import gather_options
 from albef_amc.cli.reporting import print_result, report
-from albef_amc.datasets_scripts import load_grounding_dataset
+from albef_amc.datasets_scripts import load_task_dataset
 from albef_amc.datasets_scripts.statistics import describe_dataset
+from albef_amc.datasets_scripts.task_features import TextSchema, find_task_schema
 from albef_amc.regions_albef import build_region_mask
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap
 
 PHRASES_PER_ROW = 3
+GAP_SHARE = 20  # of the wider picture of a pair, between the two
 CELL_SIZE = 320  # width of a column in pixels: words under a photograph stay legible
 
 
@@ -34,7 +36,7 @@ def inspect_dataset(
 ) -> None:
     """Prints statistics of a data set and draws rows with their phrases and regions."""
     with redirect_stdout(sys.stderr):  # libraries speak on standard output
-        found = load_grounding_dataset(dataset, split, **gather_options(raw_dir, options or (), "--option"))
+        found = load_task_dataset(dataset, split, **gather_options(raw_dir, options or (), "--option"))
         result: dict[str, Any] = {"dataset": dataset, "split": split, **describe_dataset(found)}
         if output is not None:
             chosen = sorted({index * len(found) // rows for index in range(rows)})
@@ -53,16 +55,49 @@ def draw_rows(rows: datasets.Dataset, path: Path) -> Path:
     Returns:
         `Path` of the picture.
     """
-    columns = ["row", *(f"phrase {number + 1}" for number in range(PHRASES_PER_ROW))]
+    schema = find_task_schema(rows.column_names)
+    word = schema.text if schema else "phrase"
+    columns = ["row", *(f"{word} {number + 1}" for number in range(PHRASES_PER_ROW))]
     return draw_sheet([_draw_row(row) for row in rows], columns, path, CELL_SIZE)
 
 
 def _draw_row(row: dict[str, Any]) -> list[Image.Image | str | None]:
+    schema = find_task_schema(row)
+    cells = _draw_phrases(row) if schema is None else _draw_texts(row, schema)
+    return cells + [None] * (PHRASES_PER_ROW + 1 - len(cells))
+
+
+def _draw_phrases(row: dict[str, Any]) -> list[Image.Image | str | None]:
     num_phrases = len(row["phrases"])
     words = f"{row['image_id']} {row['width']} x {row['height']} {num_phrases} phrase{'s' * (num_phrases != 1)}"
-    cells: list[Image.Image | str | None] = [words]
-    cells += [_draw_phrase(row, phrase) for phrase in row["phrases"][:PHRASES_PER_ROW]]
-    return cells + [None] * (PHRASES_PER_ROW + 1 - len(cells))
+    return [words, *(_draw_phrase(row, phrase) for phrase in row["phrases"][:PHRASES_PER_ROW])]
+
+
+def _draw_texts(row: dict[str, Any], schema: TextSchema) -> list[Image.Image | str | None]:
+    """The image (a pair side by side) once for each of the first texts, with its answers or its label."""
+    picture = _join_pictures(row.get("images") or [row["image"]])
+    names, num_texts = row.get("image_ids") or [row["image_id"]], len(row[schema.texts])
+    word = schema.text if num_texts == 1 else schema.texts
+    cells: list[Image.Image | str | None] = [f"{' '.join(names)} {num_texts} {word}"]
+    for entry in row[schema.texts][:PHRASES_PER_ROW]:
+        notes = list(entry.get("answers") or [])
+        if "label" in entry:
+            notes.append(schema.features[schema.texts].feature["label"].int2str(entry["label"]))
+        words = entry[schema.text]
+        cells.append(overlay_heatmap(picture, phrase=f"{words} [{', '.join(notes)}]" if notes else words))
+    return cells
+
+
+def _join_pictures(pictures: list[Image.Image]) -> Image.Image:
+    """Pictures side by side on white, with a gap."""
+    gap = max(picture.width for picture in pictures) // GAP_SHARE
+    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
+    joined = Image.new("RGB", (width, max(picture.height for picture in pictures)), "white")
+    left = 0
+    for picture in pictures:
+        joined.paste(picture.convert("RGB"), (left, 0))
+        left += picture.width + gap
+    return joined
 
 
 def _draw_phrase(row: dict[str, Any], phrase: dict[str, Any]) -> Image.Image:

@@ -1,7 +1,11 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Grounding data sets: one builder class per data set, one row schema for all of them."""
+"""Data sets: one builder class per data set, one row schema per task."""
 
 from .albef_json import AlbefJson
+from .albef_nlvr2 import AlbefNlvr2
+from .albef_retrieval import AlbefRetrieval
+from .albef_snli_ve import AlbefSnliVe
+from .albef_vqa import AlbefVqa, AlbefVqaConfig, read_answer_list
 from .amc_json import AmcJson, AmcJsonConfig
 from .annotation_lists import AnnotationListConfig
 from .coco_phrases import CocoPhrases, CocoPhrasesConfig, choose_split
@@ -11,21 +15,42 @@ from .features import GROUNDING_FEATURES, PHRASE_FEATURES, build_phrase, build_r
 from .flickr30k_entities import Flickr30kEntities, Flickr30kEntitiesConfig
 from .jsonl import Jsonl, JsonlConfig
 from .kilogram import KiloGram, KiloGramConfig
-from .loading import BUILDERS, load_grounding_dataset
+from .loading import BUILDERS, load_grounding_dataset, load_task_dataset
 from .phrasecut import PhraseCut, PhraseCutConfig
 from .refcoco import RefCoco, RefCocoConfig
 from .synthetic_grounding import SyntheticGrounding, SyntheticGroundingConfig, build_scene, generate_scenes
 from .synthetic_phrases import vocabulary
 from .synthetic_reader import find_referents
 from .synthetic_scenes import HELD_OUT_COMPOSITIONS
+from .task_features import (
+    ANSWERED_FEATURES,
+    CAPTIONED_FEATURES,
+    ENTAILED_FEATURES,
+    PAIRED_FEATURES,
+    QUESTION_FEATURES,
+    build_question,
+    weigh_answers,
+)
+from .task_lists import TaskListConfig
 from .visual_genome import VisualGenome, VisualGenomeConfig
+from .vqa_v2 import VqaV2, VqaV2Config
 
 __all__ = [
+    "ANSWERED_FEATURES",
     "BUILDERS",
+    "CAPTIONED_FEATURES",
+    "ENTAILED_FEATURES",
     "GROUNDING_FEATURES",
     "HELD_OUT_COMPOSITIONS",
+    "PAIRED_FEATURES",
     "PHRASE_FEATURES",
+    "QUESTION_FEATURES",
     "AlbefJson",
+    "AlbefNlvr2",
+    "AlbefRetrieval",
+    "AlbefSnliVe",
+    "AlbefVqa",
+    "AlbefVqaConfig",
     "AmcJson",
     "AmcJsonConfig",
     "AnnotationListConfig",
@@ -46,9 +71,13 @@ __all__ = [
     "RefCocoConfig",
     "SyntheticGrounding",
     "SyntheticGroundingConfig",
+    "TaskListConfig",
     "VisualGenome",
     "VisualGenomeConfig",
+    "VqaV2",
+    "VqaV2Config",
     "build_phrase",
+    "build_question",
     "build_row",
     "build_scene",
     "choose_split",
@@ -56,5 +85,8 @@ __all__ = [
     "find_referents",
     "generate_scenes",
     "load_grounding_dataset",
+    "load_task_dataset",
+    "read_answer_list",
     "vocabulary",
+    "weigh_answers",
 ]

@@ -1,5 +1,8 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""The one row schema of every grounding data set: one row per image, its phrases and their regions inside."""
+"""The one row schema of every grounding data set: one row per image, its phrases and their regions inside.
+
+The schemas of the other tasks (retrieval, question answering, reasoning, entailment) are in `task_features.py`.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping

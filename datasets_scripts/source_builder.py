@@ -16,6 +16,7 @@ from PIL import Image
 from .coco_records import ReadingReport
 from .features import GROUNDING_FEATURES
 from .image_files import StoredImage
+from .task_features import find_task_schema
 
 
 @dataclass
@@ -44,11 +45,16 @@ class SourceConfig(datasets.BuilderConfig):
         """Folder that the images' paths are relative to."""
         raise NotImplementedError
 
+    def list_image_folders(self) -> list[Path]:
+        """Folders of all images."""
+        return [self.get_image_folder()]
+
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
         """Name of the cache; it changes with names, sizes and dates of the files: an edited one is read again."""
         digest = hashlib.sha256()
         suffixes = Image.registered_extensions()
-        pictures = (path for path in self.get_image_folder().rglob("*") if path.suffix.lower() in suffixes)
+        files = (path for folder in self.list_image_folders() for path in folder.rglob("*"))
+        pictures = (path for path in files if path.suffix.lower() in suffixes)
         for path in [*self.list_annotation_paths(), *sorted(pictures)]:
             digest.update(f"{path}/{path.stat().st_size}/{path.stat().st_mtime_ns}".encode())
         return super().create_config_id({**config_kwargs, "contents": digest.hexdigest()}, custom_features)
@@ -76,11 +82,11 @@ class ImageRootConfig(SourceConfig):
         """`image_root`, or the folder of the annotations."""
         return Path(self.image_root or self.data_root)
 
-    def build_image(self, file_name: str, stored: StoredImage) -> dict[str, Any]:
-        """The column `image` of a row."""
+    def build_image(self, file_name: str, stored: StoredImage, folder: Path | None = None) -> dict[str, Any]:
+        """The column `image` of a row, for a file in `folder` (by default the one of all images)."""
         if self.embed_images:
             return {"path": file_name, "bytes": stored.data}
-        return {"path": str(self.get_image_folder().absolute() / file_name), "bytes": None}
+        return {"path": str((folder or self.get_image_folder()).absolute() / file_name), "bytes": None}
 
 
 class SourceBuilder(datasets.GeneratorBasedBuilder):
@@ -94,6 +100,8 @@ class SourceBuilder(datasets.GeneratorBasedBuilder):
     BUILDER_CONFIG_CLASS = SourceConfig
     DEFAULT_WRITER_BATCH_SIZE = 100
     DESCRIPTION = ""
+    # Columns of the rows.
+    FEATURES = GROUNDING_FEATURES
     # Split to what its authors say it holds, such as {"test": {"images": 1000}}; "all" is every split together.
     PUBLISHED_COUNTS: ClassVar[dict[str, dict[str, int]]] = {}
 
@@ -137,13 +145,15 @@ class SourceBuilder(datasets.GeneratorBasedBuilder):
         """The row of an image, or `None` where it cannot be used."""
 
     def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(description=self.DESCRIPTION, features=GROUNDING_FEATURES)
+        return datasets.DatasetInfo(description=self.DESCRIPTION, features=self.FEATURES)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         self.report = ReadingReport()
         splits = self._read_splits()
         if not any(splits.values()):
-            raise ValueError(f"No image of {self.config.data_root} has a phrase.{self._explain()}")
+            schema = find_task_schema(self.FEATURES)
+            word = schema.text if schema else "phrase"
+            raise ValueError(f"No image of {self.config.data_root} has a {word}.{self._explain()}")
         return [
             datasets.SplitGenerator(name=split, gen_kwargs={"sources": sources}) for split, sources in splits.items()
         ]

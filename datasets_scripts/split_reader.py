@@ -9,7 +9,6 @@ import pyarrow as pa
 from datasets.table import embed_table_storage
 
 from .coco_records import ReadingReport
-from .features import GROUNDING_FEATURES
 from .source_builder import SourceBuilder
 
 
@@ -34,6 +33,11 @@ class SplitReader:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def features(self) -> datasets.Features:
+        """Columns of the rows."""
+        return self.builder.info.features
+
     def read(self, start: int, stop: int) -> tuple[pa.Table, ReadingReport]:
         """Rows of the sources from `start` to before `stop`, the images' bytes inside, and what was left out."""
         sources, keys = self.arguments["sources"], self.keys[start:stop]
@@ -42,8 +46,8 @@ class SplitReader:
         if isinstance(self.builder, SourceBuilder):
             self.builder.report = report
         examples = self.builder._generate_examples(**{**self.arguments, "sources": part})
-        rows = [GROUNDING_FEATURES.encode_example(row) for _, row in examples]
-        table = pa.Table.from_pylist(rows, schema=GROUNDING_FEATURES.arrow_schema)
+        rows = [self.features.encode_example(row) for _, row in examples]
+        table = pa.Table.from_pylist(rows, schema=self.features.arrow_schema)
         return embed_table_storage(table), report
 
 

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from .task_features import TextSchema, find_task_schema
+
 STATISTICS_COLUMNS = ("image_id", "width", "height", "proposals", "phrases")
 REGION_FIELDS = ("boxes", "points", "masks", "polygons")
 QUANTILES = {"min": 0.0, "median": 0.5, "p95": 0.95, "max": 1.0}
@@ -30,6 +32,8 @@ class DatasetStatistics:
         >>> statistics.summarize()["box_area_share"]["median"]
         0.5
     """
+
+    columns = STATISTICS_COLUMNS
 
     def __init__(self) -> None:
         self.totals: Counter[str] = Counter()
@@ -61,7 +65,7 @@ class DatasetStatistics:
         self.types.update(_count(fields["types"].flatten()))
 
     def _add_words(self, phrases: pa.Array) -> None:
-        words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(phrases)))
+        words = _split_words(phrases)
         self.samples["words_per_phrase"].append(_lengths(words))
         self.words.update(pc.unique(words.flatten()).to_pylist())
 
@@ -102,6 +106,93 @@ class DatasetStatistics:
         }
 
 
+class TextStatistics:
+    """Counts rows of the tasks beside grounding as they come; [`summarize`] says what was seen.
+
+    Args:
+        schema ([`TextSchema`]): of the rows.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> from albef_amc.datasets_scripts.task_features import build_question, find_task_schema
+        >>> schema = find_task_schema(["image", "image_id", "width", "height", "questions"])
+        >>> questions = [build_question(1, "Is it red?", "vqa", ["yes"], answer_type="yes/no")]
+        >>> row = {"image": None, "image_id": "1", "width": 40, "height": 20, "questions": questions}
+        >>> statistics = TextStatistics(schema)
+        >>> statistics.add(pa.Table.from_pylist([row], schema=schema.features.arrow_schema))
+        >>> statistics.summarize()["num_questions_by_answer_type"]
+        {'yes/no': 1}
+    """
+
+    def __init__(self, schema: TextSchema) -> None:
+        self.schema = schema
+        self.columns = tuple(name for name in schema.features if name not in ("image", "images"))
+        self.num_rows = self.num_texts = 0
+        self.kinds: dict[str, Counter[Any]] = {kind: Counter() for kind in schema.kinds}
+        self.words: set[str] = set()
+        self.samples: dict[str, list[np.ndarray]] = {
+            f"{schema.texts}_per_row": [],
+            f"words_per_{schema.text}": [],
+            **({"long_side": []} if "width" in self.columns else {}),
+        }
+        self.image_ids: list[np.ndarray] = []
+        self.text_ids: list[np.ndarray] = []
+
+    def add(self, table: pa.Table) -> None:
+        """Counts the rows of a table that has `columns`."""
+        columns = {name: table[name].combine_chunks() for name in self.columns}
+        texts = columns[self.schema.texts].flatten()
+        fields = dict(zip((field.name for field in texts.type), texts.flatten(), strict=True))
+        self.num_rows += len(table)
+        self.num_texts += len(texts)
+        self.samples[f"{self.schema.texts}_per_row"].append(_lengths(columns[self.schema.texts]))
+        words = _split_words(fields[self.schema.text])
+        self.samples[f"words_per_{self.schema.text}"].append(_lengths(words))
+        self.words.update(pc.unique(words.flatten()).to_pylist())
+        if "long_side" in self.samples:
+            sides = (columns[name].to_numpy(zero_copy_only=False) for name in ("width", "height"))
+            self.samples["long_side"].append(np.maximum(*sides))
+        self.image_ids.append(_hash(columns["image_id"] if "image_id" in columns else columns["image_ids"].flatten()))
+        self.text_ids.append(_hash(fields[f"{self.schema.text}_id"]))
+        for kind, counts in self.kinds.items():
+            counts.update(_count(fields[kind].drop_null()))
+
+    def summarize(self) -> dict[str, Any]:
+        """What was seen; TEXTS is "captions", "questions", "sentences" or "hypotheses", TEXT one of them.
+
+        Returns:
+            `dict`: `num_rows`, `num_images` (different ids), `num_TEXTS`, `num_words` (distinct, lower case),
+            `num_repeated_TEXT_ids`, `num_TEXTS_by_KIND` for each kind of the schema, and mean and quantiles of
+            `TEXTS_per_row`, `words_per_TEXT` and, with one image a row, `long_side` (pixels).
+        """
+        texts, text = self.schema.texts, self.schema.text
+        image_ids = np.concatenate(self.image_ids) if self.image_ids else np.empty(0)
+        by_kind = {
+            f"num_{texts}_by_{kind}": {self._name(kind, value): counts[value] for value in sorted(counts)}
+            for kind, counts in self.kinds.items()
+        }
+        return {
+            "num_rows": self.num_rows,
+            "num_images": len(np.unique(image_ids)),
+            f"num_{texts}": self.num_texts,
+            "num_words": len(self.words),
+            f"num_repeated_{text}_ids": _count_repeated(self.text_ids),
+            **by_kind,
+            **{name: _describe(values) for name, values in self.samples.items()},
+        }
+
+    def _name(self, kind: str, value: Any) -> str:
+        """The value of a field in words: a label by its name."""
+        feature = self.schema.features[self.schema.texts].feature[kind]
+        return feature.int2str(value) if isinstance(feature, datasets.ClassLabel) else value
+
+
+def build_statistics(columns: Iterable[str]) -> DatasetStatistics | TextStatistics:
+    """Statistics for rows with these columns: of a task, or else of grounding."""
+    schema = find_task_schema(columns)
+    return DatasetStatistics() if schema is None else TextStatistics(schema)
+
+
 def iterate_tables(files: Iterable[Path], columns: Iterable[str] = STATISTICS_COLUMNS) -> Iterator[pa.Table]:
     """Columns of Parquet files, some rows at a time."""
     for path in files:
@@ -111,12 +202,16 @@ def iterate_tables(files: Iterable[Path], columns: Iterable[str] = STATISTICS_CO
 
 
 def describe_dataset(rows: datasets.Dataset) -> dict[str, Any]:
-    """[`DatasetStatistics`] of a data set in memory or in the cache."""
-    statistics = DatasetStatistics()
-    chosen = rows.select_columns(list(STATISTICS_COLUMNS)).with_format("arrow")
+    """Statistics of a data set in memory or in the cache, with the counts of its schema."""
+    statistics = build_statistics(rows.column_names)
+    chosen = rows.select_columns(list(statistics.columns)).with_format("arrow")
     for table in chosen.iter(batch_size=ROWS_AT_ONCE):
         statistics.add(table)
     return statistics.summarize()
+
+
+def _split_words(texts: pa.Array) -> pa.Array:
+    return pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(texts)))
 
 
 def _lengths(lists: pa.Array) -> np.ndarray:

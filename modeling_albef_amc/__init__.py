@@ -4,6 +4,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForPreTraining,
+    AutoModelForVisualQuestionAnswering,
     AutoModelForZeroShotObjectDetection,
 )
 
@@ -11,12 +12,24 @@ from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
 from .image_processing_albef import AlbefImageProcessor
 from .modeling_albef import (
     ITM_MATCH_INDEX,
+    AlbefClassificationOutput,
     AlbefForImageTextMatching,
+    AlbefForImageTextRetrieval,
     AlbefForPreTraining,
+    AlbefForQuestionAnswering,
+    AlbefForTextAssignment,
+    AlbefForVisualEntailment,
+    AlbefForVisualReasoning,
     AlbefGroundingOutput,
     AlbefModel,
     AlbefModelOutput,
     AlbefPreTrainingOutput,
+    AlbefQuestionAnsweringOutput,
+    AlbefRetrievalOutput,
+    AlbefRetrievalScores,
+    AlbefTextAssignmentOutput,
+    RankedAnswers,
+    compute_retrieval_recall,
 )
 from .pipeline_albef import VisualGroundingPipeline
 from .processing_albef import AlbefProcessor
@@ -26,20 +39,33 @@ __version__ = "0.1.0"
 AutoConfig.register("albef", AlbefConfig)
 AutoModel.register(AlbefConfig, AlbefModel)
 AutoModelForPreTraining.register(AlbefConfig, AlbefForPreTraining)
+AutoModelForVisualQuestionAnswering.register(AlbefConfig, AlbefForQuestionAnswering)
 AutoModelForZeroShotObjectDetection.register(AlbefConfig, AlbefForImageTextMatching)
 
 __all__ = [
     "ITM_MATCH_INDEX",
+    "AlbefClassificationOutput",
     "AlbefConfig",
     "AlbefForImageTextMatching",
+    "AlbefForImageTextRetrieval",
     "AlbefForPreTraining",
+    "AlbefForQuestionAnswering",
+    "AlbefForTextAssignment",
+    "AlbefForVisualEntailment",
+    "AlbefForVisualReasoning",
     "AlbefGroundingOutput",
     "AlbefImageProcessor",
     "AlbefModel",
     "AlbefModelOutput",
     "AlbefPreTrainingOutput",
     "AlbefProcessor",
+    "AlbefQuestionAnsweringOutput",
+    "AlbefRetrievalOutput",
+    "AlbefRetrievalScores",
+    "AlbefTextAssignmentOutput",
     "AlbefTextConfig",
     "AlbefVisionConfig",
+    "RankedAnswers",
     "VisualGroundingPipeline",
+    "compute_retrieval_recall",
 ]

@@ -99,6 +99,9 @@ class AlbefTextConfig(PreTrainedConfig):
         num_hidden_layers (`int`, defaults to 12): layers, text and fusion together.
         num_attention_heads (`int`, defaults to 12): attention heads of a layer.
         fusion_layer (`int`, defaults to 6): index of the first layer with cross-attention.
+        images_per_text (`int`, defaults to 1): images that a text is read with. The fusion layers come in groups of
+            as many: the i-th layer of a group attends to the i-th image, and a group shares key and value projections
+            (2 for NLVR2, whose published model has 18 layers).
         encoder_width (`int`, *optional*): width of the image states that the cross-attention reads; set from
             `vision_config.hidden_size` by [`AlbefConfig`].
         max_position_embeddings (`int`, defaults to 512): longest text in pieces.
@@ -119,6 +122,7 @@ class AlbefTextConfig(PreTrainedConfig):
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
     fusion_layer: int = 6
+    images_per_text: int = 1
     encoder_width: int | None = None
     max_position_embeddings: int = 512
     type_vocab_size: int = 2
@@ -139,6 +143,12 @@ class AlbefTextConfig(PreTrainedConfig):
                 f"`text_config.fusion_layer` must lie between 1 and {self.num_hidden_layers - 1} (one text layer and "
                 f"one fusion layer at least), got {self.fusion_layer}."
             )
+        num_fusion_layers = self.num_hidden_layers - self.fusion_layer
+        if self.images_per_text < 1 or num_fusion_layers % self.images_per_text:
+            raise ValueError(
+                f"`text_config.images_per_text` must be positive and divide the number of fusion layers "
+                f"({num_fusion_layers}: `num_hidden_layers` - `fusion_layer`), got {self.images_per_text}."
+            )
 
 
 @strict
@@ -149,7 +159,9 @@ class AlbefConfig(PreTrainedConfig):
         vision_config ([`AlbefVisionConfig`] or `dict`, *optional*): the image encoder.
         text_config ([`AlbefTextConfig`] or `dict`, *optional*): the text and fusion encoder.
         projection_dim (`int`, defaults to 256): width of the contrastive features.
-        explanation_layer (`int`, defaults to 8): text layer whose cross-attention the `itm` heatmap reads.
+        decoder_layers (`int`, defaults to 6): layers of the answer decoder of [`AlbefForQuestionAnswering`].
+        explanation_layer (`int`, defaults to 8): text layer whose cross-attention heatmaps of a score read; where a
+            text has several images, all layers of its group.
         explanation_block (`int`, defaults to 8): vision block whose attention the `itc` heatmap reads.
         queue_size (`int`, defaults to 65536): momentum features kept as contrastive candidates.
         momentum (`float`, defaults to 0.995): share of the old momentum weights kept in an update.
@@ -176,6 +188,7 @@ class AlbefConfig(PreTrainedConfig):
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     projection_dim: int = 256
+    decoder_layers: int = 6
     explanation_layer: int = 8
     explanation_block: int = 8
     queue_size: int = 65536
@@ -202,6 +215,8 @@ class AlbefConfig(PreTrainedConfig):
                 f"`explanation_block` must be a vision block, 0 to {vision.num_hidden_layers - 1}, "
                 f"got {self.explanation_block}."
             )
+        if self.decoder_layers < 1:
+            raise ValueError(f"`decoder_layers` must be at least 1, got {self.decoder_layers}.")
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"`momentum` must lie in [0, 1], got {self.momentum}.")
 

@@ -14,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_albef import AlbefTextConfig, AlbefVisionConfig
-from .grouping_albef import PhraseGroups, PieceLayout
+from .grouping_albef import ImageIndex, PhraseGroups, PieceLayout
 from .pretrained_albef import AlbefPreTrainedModel, resize_position_embeddings
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
@@ -199,23 +199,25 @@ class AlbefTextCrossAttention(AlbefAttention):
         pieces: PieceLayout,
         use_eager: bool = False,
         explain: bool = False,
+        key_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """States `(num_pieces, hidden_size)`. Keys and values have one row an image of `groups`, which the phrases of
-        the image read together.
+        the image read together; `key_mask` `(M, 1, 1, keys)` is False for keys that nobody reads.
 
         With `explain`, the probabilities `(P, num_heads, T, 1 + num_patches)` are returned as a node of the graph.
         """
         query = self.split_heads(groups.spread(pieces.unpack(self.q_proj(hidden_states))).flatten(1, 2))
         probabilities = None
         if explain:
-            on_grid = _attention_probabilities(query, key, self.scaling)  # (M, num_heads, m x T, 1 + num_patches)
+            # on the grid: (M, num_heads, m x T, 1 + num_patches)
+            on_grid = _attention_probabilities(query, key, self.scaling, key_mask)
             of_rows = on_grid.unflatten(2, (groups.width, -1)).transpose(1, 2)
             probabilities = _as_graph_node(groups.collect(of_rows))  # every phrase has its own row
             weights = groups.spread(probabilities).transpose(1, 2).flatten(2, 3)
             weights = nn.functional.dropout(weights, p=self.dropout, training=self.training)
             context = torch.matmul(weights, value).transpose(1, 2)
         else:
-            context, _ = self.attend(query, key, value, None, use_eager)
+            context, _ = self.attend(query, key, value, key_mask, use_eager)
         context = groups.collect(context.flatten(2).unflatten(1, (groups.width, -1)))
         return self.out_proj(pieces.pack(context)), probabilities
 
@@ -247,6 +249,7 @@ class AlbefTextLayer(GradientCheckpointingLayer):
         use_eager: bool = False,
         explain: bool = False,
         first_piece_only: bool = False,
+        key_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         attended = self.dropout(self.attention(hidden_states, attention_mask, pieces, use_eager, first_piece_only))
         if first_piece_only:
@@ -255,7 +258,7 @@ class AlbefTextLayer(GradientCheckpointingLayer):
         probabilities = None
         if self.cross_attention is not None:
             attended, probabilities = self.cross_attention(
-                hidden_states, key, value, groups, pieces, use_eager, explain
+                hidden_states, key, value, groups, pieces, use_eager, explain, key_mask
             )
             hidden_states = self.cross_attention_layer_norm(hidden_states + self.dropout(attended))
         expanded = self.dropout(self.fc2(nn.functional.gelu(self.fc1(hidden_states))))
@@ -330,8 +333,8 @@ class AlbefVisionModel(AlbefPreTrainedModel):
         return self.layer_norm(self.run_layers(self.embed(pixel_values)))
 
 
-class AlbefTextModel(AlbefPreTrainedModel):
-    """Text encoder (layers below `fusion_layer`) and fusion encoder (the layers above) in one stack."""
+class AlbefTextStack(AlbefPreTrainedModel):
+    """Embeddings of pieces and the layers above them; a subclass runs the layers and ends with `post_init`."""
 
     config: AlbefTextConfig
     main_input_name = "input_ids"
@@ -345,7 +348,6 @@ class AlbefTextModel(AlbefPreTrainedModel):
         self.embedding_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList([AlbefTextLayer(config, index) for index in range(config.num_hidden_layers)])
-        self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.word_embeddings
@@ -364,9 +366,45 @@ class AlbefTextModel(AlbefPreTrainedModel):
         embeds = self.word_embeddings(input_ids) + self.position_embeddings.weight[:length]
         return self.dropout(self.embedding_layer_norm(embeds + self.token_type_embeddings.weight[0]))
 
+
+class AlbefTextModel(AlbefTextStack):
+    """Text encoder (layers below `fusion_layer`) and fusion encoder (the layers above) in one stack.
+
+    Where a text has several images, the fusion layers come in groups with one layer an image, which share the weights
+    that project images to keys and values.
+    """
+
+    def __init__(self, config: AlbefTextConfig):
+        super().__init__(config)
+        self._tied_weights_keys = self._name_shared_projections()
+        self.post_init()
+
+    def _name_shared_projections(self) -> dict[str, str]:
+        """Weights that project images in the further layers of a group, and which of its first layer they are."""
+        shared = {}
+        for index in range(self.config.fusion_layer, self.config.num_hidden_layers):
+            first = self.find_group(index)[0]
+            if index != first:
+                for name in ("k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias"):
+                    shared[f"layers.{index}.cross_attention.{name}"] = f"layers.{first}.cross_attention.{name}"
+        return shared
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """Names of shared weights; they are shared whether or not a head is tied to the word embeddings."""
+        return dict(self._tied_weights_keys)
+
+    def find_group(self, index: int) -> range:
+        """The fusion layers that belong together with layer `index`: one for each image of a text."""
+        step = self.config.images_per_text
+        first = index - (index - self.config.fusion_layer) % step
+        return range(first, first + step)
+
     def project_image(self, image_embeds: torch.Tensor) -> list[KeysValues]:
-        """Keys and values of every fusion layer, once an image (see [`AlbefTextCrossAttention`])."""
-        return [layer.cross_attention.project_image(image_embeds) for layer in self.layers[self.config.fusion_layer :]]
+        """Keys and values of every fusion layer, once an image and group (see [`AlbefTextCrossAttention`])."""
+        step = self.config.images_per_text
+        first_layers = self.layers[self.config.fusion_layer :: step]
+        of_groups = [layer.cross_attention.project_image(image_embeds) for layer in first_layers]
+        return [pair for pair in of_groups for _ in range(step)]
 
     def encode(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | PieceLayout, keep_padding: bool = False
@@ -389,7 +427,7 @@ class AlbefTextModel(AlbefPreTrainedModel):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | PieceLayout,
         keys_values: list[KeysValues] | None = None,
-        image_index: torch.Tensor | PhraseGroups | None = None,
+        image_index: ImageIndex = None,
         first: int = 0,
         last: int | None = None,
         first_piece_only: bool = False,
@@ -402,8 +440,8 @@ class AlbefTextModel(AlbefPreTrainedModel):
             hidden_states (`torch.Tensor` of shape `(P, T, hidden_size)`): states of their pieces.
             attention_mask (`torch.Tensor` of shape `(P, T)` or [`~grouping_albef.PieceLayout`]): 1 for real pieces.
             keys_values (`list`, *optional*): keys and values of the images, one pair a fusion layer.
-            image_index (`torch.Tensor` of shape `(P,)` or [`~grouping_albef.PhraseGroups`], *optional*): image row of
-                each phrase.
+            image_index (`torch.Tensor` of shape `(P,)` or `(P, m)`, or what [`~grouping_albef.PhraseGroups`] made of
+                it, *optional*): image row of each phrase, or its m rows, which the layers read in turn.
             first_piece_only (`bool`): the last of these layers computes the first piece alone.
             keep_padding (`bool`): compute the states of padding as well.
             use_eager (`bool`): attention that can be differentiated twice, which the layers above an explained one
@@ -416,14 +454,13 @@ class AlbefTextModel(AlbefPreTrainedModel):
         last = len(self.layers) if last is None else last
         if first >= last or len(hidden_states) == 0:
             return hidden_states[:, :1] if first_piece_only else hidden_states
-        if keys_values is not None:
-            image_index = PhraseGroups.of(image_index, len(keys_values[0][0]))
+        groups = () if keys_values is None else PhraseGroups.of_each(image_index, len(keys_values[0][0]))
         pieces = PieceLayout.of(attention_mask, keep_padding)
         packed = pieces.pack(hidden_states)
         mask = self._make_mask(packed, pieces, use_eager)
         for index in range(first, last):
             options = {"use_eager": use_eager, "first_piece_only": first_piece_only and index == last - 1}
-            packed, _ = self._run_layer(index, packed, pieces, mask, keys_values, image_index, **options)
+            packed, _ = self._run_layer(index, packed, pieces, mask, keys_values, groups, **options)
         return packed[:, None] if first_piece_only else pieces.unpack(packed)
 
     def run_explained_layer(
@@ -432,16 +469,21 @@ class AlbefTextModel(AlbefPreTrainedModel):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | PieceLayout,
         keys_values: list[KeysValues],
-        image_index: torch.Tensor | PhraseGroups | None = None,
+        image_index: ImageIndex = None,
         keep_padding: bool = False,
+        use_eager: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Runs one fusion layer, as [`run_layers`]; returns the states and its cross-attention probabilities
-        `(P, num_heads, T, 1 + num_patches)` as a node of the graph (a leaf if none exists)."""
+        `(P, num_heads, T, 1 + num_patches)` as a node of the graph (a leaf if none exists).
+
+        Its self-attention comes before what is explained: it needs `use_eager` where a lower layer is explained too.
+        """
         pieces = PieceLayout.of(attention_mask, keep_padding)
-        image_index = PhraseGroups.of(image_index, len(keys_values[0][0]))
+        groups = PhraseGroups.of_each(image_index, len(keys_values[0][0]))
         packed = pieces.pack(hidden_states)
-        mask = self._make_mask(packed, pieces, use_eager=False)  # self-attention comes before what is explained
-        packed, probabilities = self._run_layer(index, packed, pieces, mask, keys_values, image_index, explain=True)
+        mask = self._make_mask(packed, pieces, use_eager)
+        options = {"use_eager": use_eager, "explain": True}
+        packed, probabilities = self._run_layer(index, packed, pieces, mask, keys_values, groups, **options)
         return pieces.unpack(packed), probabilities
 
     def _run_layer(
@@ -451,14 +493,16 @@ class AlbefTextModel(AlbefPreTrainedModel):
         pieces: PieceLayout,
         mask: torch.Tensor | None,
         keys_values: list[KeysValues] | None,
-        groups: PhraseGroups | None,
+        groups: tuple[PhraseGroups, ...],
         **options: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         layer = self.layers[index]
-        key = value = None
+        key = value = of_image = None
         if layer.cross_attention is not None:
-            key, value = map(groups.select, keys_values[index - self.config.fusion_layer])
-        return layer(packed, pieces, mask, key, value, groups, **options)
+            number = index - self.config.fusion_layer
+            of_image = groups[number % len(groups)]
+            key, value = map(of_image.select, keys_values[number])
+        return layer(packed, pieces, mask, key, value, of_image, **options)
 
     def _make_mask(self, packed: torch.Tensor, pieces: PieceLayout, use_eager: bool) -> torch.Tensor | None:
         """Mask of the self-attention on the device of `packed`, made where `pieces` has its mask."""
@@ -492,6 +536,7 @@ class AlbefTextModel(AlbefPreTrainedModel):
 __all__ = [
     "AlbefPreTrainedModel",
     "AlbefTextModel",
+    "AlbefTextStack",
     "AlbefVisionModel",
     "KeysValues",
     "eager_attention_forward",

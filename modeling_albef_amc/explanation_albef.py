@@ -5,7 +5,7 @@ Method: Yang et al., CVPR 2023 (arXiv 2206.15462), section 3, which follows Li e
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -65,10 +65,20 @@ def compute_weighted_attention(score: torch.Tensor, attention: torch.Tensor, kee
     Returns:
         `torch.Tensor` of shape `(P, T, S)`, float32 (float64 of a float64 model), >= 0.
     """
-    (gradient,) = torch.autograd.grad(score.sum(), attention, create_graph=keep_graph, retain_graph=keep_graph)
-    if not keep_graph:
-        attention = attention.detach()
-    return (at_least_float32(attention) * at_least_float32(gradient).clamp(min=0)).mean(dim=1)
+    (maps,) = compute_weighted_attentions(score, [attention], keep_graph)
+    return maps
+
+
+def compute_weighted_attentions(
+    score: torch.Tensor, attentions: Sequence[torch.Tensor], keep_graph: bool
+) -> list[torch.Tensor]:
+    """As [`compute_weighted_attention`], for the attention of several layers from one backward pass."""
+    gradients = torch.autograd.grad(score.sum(), attentions, create_graph=keep_graph, retain_graph=keep_graph)
+    kept = attentions if keep_graph else [attention.detach() for attention in attentions]
+    return [
+        (at_least_float32(attention) * at_least_float32(gradient).clamp(min=0)).mean(dim=1)
+        for attention, gradient in zip(kept, gradients, strict=True)
+    ]
 
 
 def average_over_pieces(
@@ -148,6 +158,7 @@ __all__ = [
     "check_choice",
     "check_explanation",
     "compute_weighted_attention",
+    "compute_weighted_attentions",
     "evaluation_mode",
     "normalize_heatmap",
     "outside_inference_mode",

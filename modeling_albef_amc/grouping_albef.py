@@ -77,6 +77,15 @@ class PhraseGroups:
         phrases[places] = steps
         return cls(read, len(images), width, places, phrases)
 
+    @classmethod
+    def of_each(cls, image_index: "ImageIndex", num_images: int) -> tuple["PhraseGroups", ...]:
+        """Groups for each image of a phrase: one where `image_index` is `(P,)`, m where it is `(P, m)`."""
+        if isinstance(image_index, tuple):
+            return image_index
+        if isinstance(image_index, torch.Tensor) and image_index.ndim == 2:
+            return tuple(cls.of(column, num_images) for column in image_index.unbind(dim=1))
+        return (cls.of(image_index, num_images),)
+
     def to(self, device: torch.device) -> "PhraseGroups":
         """The same groups for tensors on a device."""
         images, places, phrases = (_move(index, device) for index in (self.images, self.places, self.phrases))
@@ -95,6 +104,9 @@ class PhraseGroups:
         """Values of phrases from the grid: `(M, m, ...)` to `(P, ...)`."""
         placed = on_grid.flatten(0, 1)
         return placed if self.places is None else placed.index_select(0, self.places)
+
+
+ImageIndex = torch.Tensor | PhraseGroups | tuple[PhraseGroups, ...] | None
 
 
 @dataclass(frozen=True)
@@ -166,7 +178,7 @@ class PhraseRows:
     Args:
         states (`torch.Tensor` of shape `(R, T, hidden_size)`): states of their pieces.
         attention_mask (`torch.Tensor` of shape `(R, T)`): 1 for real pieces.
-        image_index (`torch.Tensor` of shape `(R,)`): image of each.
+        image_index (`torch.Tensor` of shape `(R,)` or `(R, m)`): image of each, or its m images.
         keep_padding (`bool`, defaults to `False`): states of padding are read as well.
         pieces ([`PieceLayout`], *optional*), groups ([`PhraseGroups`], *optional*): where they are known already, what
             `attention_mask` and `image_index` say, for the device of the states.
@@ -177,15 +189,15 @@ class PhraseRows:
     image_index: torch.Tensor
     keep_padding: bool = False
     pieces: PieceLayout | None = None
-    groups: PhraseGroups | None = None
+    groups: PhraseGroups | tuple[PhraseGroups, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.states)
 
-    def find_layout(self, num_images: int) -> tuple[PieceLayout, PhraseGroups]:
-        """Layout of the pieces, and the groups of phrases of `num_images` images."""
+    def find_layout(self, num_images: int) -> tuple[PieceLayout, tuple[PhraseGroups, ...]]:
+        """Layout of the pieces, and the groups of phrases of `num_images` images, for each image of a phrase."""
         pieces = PieceLayout.of(self.attention_mask) if self.pieces is None else self.pieces
-        return pieces, PhraseGroups.of(self.image_index, num_images) if self.groups is None else self.groups
+        return pieces, PhraseGroups.of_each(self.image_index if self.groups is None else self.groups, num_images)
 
     def __getitem__(self, rows: torch.Tensor) -> "PhraseRows":
         return PhraseRows(self.states[rows], self.attention_mask[rows], self.image_index[rows], self.keep_padding)
@@ -253,4 +265,4 @@ def divide_rows(is_first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return is_first.nonzero().flatten(), (~is_first).nonzero().flatten()
 
 
-__all__ = ["PhraseGroups", "PhraseRows", "PieceLayout", "divide_by_length", "divide_rows"]
+__all__ = ["ImageIndex", "PhraseGroups", "PhraseRows", "PieceLayout", "divide_by_length", "divide_rows"]

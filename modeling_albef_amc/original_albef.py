@@ -1,15 +1,15 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Original checkpoints of ALBEF and AMC: read them, recognise them, rename their entries, infer their architecture."""
+"""Entries of original checkpoints of ALBEF and AMC: our names for them, and the architecture that they tell."""
 
-import pickle
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
+from .handover_albef import LABELS
+from .original_kinds_albef import count_images_per_text, count_layers, find_fusion_layer, find_text_prefix
 
 # The published models have 64 channels in a head; the number of heads leaves no trace in the tensors.
 PUBLISHED_HEAD_WIDTH = 64
@@ -17,23 +17,31 @@ PUBLISHED_HEAD_WIDTH = 64
 PUBLISHED_FUSION_SHARE = 3
 PUBLISHED_TEXT_DEPTH = (6, 12)
 PUBLISHED_EXPLANATION_BLOCK, PUBLISHED_LAST_BLOCK = 8, 11
-
-ZIP_SIGNATURE = b"PK\x03\x04"
-NAMES_SHOWN = 8
+IMAGES_PER_TEXT = "text_config.images_per_text"
 
 # Renaming rules, applied in this order, each at most once to a name.
 PREFIXES = (
     (r"^visual_encoder\.", "albef.vision_model."),
     (r"^visual_encoder_m\.", "momentum_vision_model."),
-    (r"^text_encoder\.bert\.", "albef.text_model."),
-    (r"^text_encoder_m\.bert\.", "momentum_text_model."),
     (r"^text_encoder\.cls\.predictions\.", "mlm_head."),
     (r"^text_encoder_m\.cls\.predictions\.", "momentum_mlm_head."),
+    (r"^text_decoder\.cls\.predictions\.", "answer_decoder.lm_head."),
+    (r"^text_decoder_m\.cls\.predictions\.", "momentum_answer_decoder.lm_head."),
+    (r"^text_encoder\.(?:bert\.)?", "albef.text_model."),
+    (r"^text_encoder_m\.(?:bert\.)?", "momentum_text_model."),
+    (r"^text_decoder\.(?:bert\.)?", "answer_decoder."),
+    (r"^text_decoder_m\.(?:bert\.)?", "momentum_answer_decoder."),
     (r"^(vision|text)_proj\.", r"albef.\1_projection."),
     (r"^(vision|text)_proj_m\.", r"momentum_\1_projection."),
     (r"^temp$", "albef.temperature"),
     (r"^(itm_head)\.", r"\1."),
+    (r"^cls_head\.0\.", "classifier.dense."),
+    (r"^cls_head\.2\.", "classifier.out_proj."),
+    (r"^cls_head_m\.0\.", "momentum_classifier.dense."),
+    (r"^cls_head_m\.2\.", "momentum_classifier.out_proj."),
+    (r"^ta_head\.", "assignment_head."),
     (r"^(image|text)_queue$", r"\1_queue"),
+    (r"^idx_queue$", "image_queue_ids"),
     (r"^queue_ptr(_img)?$", "image_queue_pointer"),
     (r"^queue_ptr_txt$", "text_queue_pointer"),
 )
@@ -46,9 +54,9 @@ PARTS = (
     (r"\.attn\.qkv\.", ".attention.qkv."),
     (r"\.attn\.proj\.", ".attention.out_proj."),
     (r"\.mlp\.(fc[12])\.", r".\1."),
-    (r"text_model\.embeddings\.LayerNorm\.", "text_model.embedding_layer_norm."),
-    (r"text_model\.embeddings\.(\w+_embeddings)\.", r"text_model.\1."),
-    (r"text_model\.encoder\.layer\.", "text_model.layers."),
+    (r"(text_model|answer_decoder)\.embeddings\.LayerNorm\.", r"\1.embedding_layer_norm."),
+    (r"(text_model|answer_decoder)\.embeddings\.(\w+_embeddings)\.", r"\1.\2."),
+    (r"(text_model|answer_decoder)\.encoder\.layer\.", r"\1.layers."),
     (r"\.crossattention\.", ".cross_attention."),
     (r"attention\.self\.(query|key|value)\.", lambda match: f"attention.{match[1][0]}_proj."),
     (r"attention\.output\.dense\.", "attention.out_proj."),
@@ -56,71 +64,15 @@ PARTS = (
     (r"\.intermediate\.dense\.", ".fc1."),
     (r"\.output\.dense\.", ".fc2."),
     (r"\.output\.LayerNorm\.", ".output_layer_norm."),
-    (r"mlm_head\.transform\.dense\.", "mlm_head.dense."),
-    (r"mlm_head\.transform\.LayerNorm\.", "mlm_head.layer_norm."),
-    (r"mlm_head\.bias$", "mlm_head.decoder.bias"),
+    (r"lm_head\.transform\.dense\.", "lm_head.dense."),
+    (r"lm_head\.transform\.LayerNorm\.", "lm_head.layer_norm."),
+    (r"lm_head\.bias$", "lm_head.decoder.bias"),
 )
 IGNORED = ((r"\.position_ids$", "a count from 0, not a weight"),)
-# Names that give away which model a checkpoint belongs to, most telling first.
-OTHER_KINDS = (
-    (r"^text_decoder\.", "ALBEF visual question answering"),
-    (r"^ta_head\.", "ALBEF pre-training for NLVR"),
-    (r"^cls_head\.", "ALBEF with a classification head (NLVR or visual entailment)"),
-    (r"^idx_queue$", "ALBEF retrieval (also the evaluation model of AMC)"),
-    (r"^text_encoder\.encoder\.", "ALBEF fine-tuned for another task"),
-)
-
-
-def load_original_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read the weights of a `.pth` file without running any code that it may hold.
-
-    Args:
-        path (`str` or `Path`): `{'model': state_dict, ...}` or the state dict alone.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"No checkpoint at {path}. ALBEF.pth and AMC's checkpoints are downloaded by hand.")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file. Give the `.pth` of ALBEF or AMC, not a folder.")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes): the download failed. Fetch it again.")
-    with path.open("rb") as file:
-        is_zip = file.read(len(ZIP_SIGNATURE)) == ZIP_SIGNATURE
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if found is None:
-            raise ValueError(f"{path} is not a checkpoint that torch can read, or is damaged.") from error
-        raise ValueError(
-            f"{path} holds pickled objects that could run code ({found[1]}) and is not loaded. If you trust its "
-            "origin, save its weights alone: `torch.save({'model': checkpoint['model']}, 'weights.pth')`."
-        ) from error
-    except Exception as error:  # a damaged file can make the reader raise anything
-        raise ValueError(f"{path} is not a checkpoint that torch can read, or was cut off. Fetch it again.") from error
-    state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        held = ", ".join(map(str, list(content)[:NAMES_SHOWN])) if isinstance(content, dict) else str(type(content))
-        raise ValueError(f"{path} holds no state dict, at the top or under 'model'; it holds {held}.")
-    return state
-
-
-def find_kind(state_dict: Mapping[str, torch.Tensor], source: str = "the checkpoint") -> str:
-    """Which model a state dict belongs to, by its names; an error for all but the two that can be converted."""
-    for pattern, kind in OTHER_KINDS:
-        if any(re.search(pattern, name) for name in state_dict):
-            raise ValueError(f"{source} is {kind}. Only pre-training checkpoints of ALBEF and AMC can be converted.")
-    for needed in ("visual_encoder.", "text_encoder.bert."):
-        if not any(name.startswith(needed) for name in state_dict):
-            raise ValueError(
-                f"{source} belongs to another architecture: it has no `{needed}*`. Its entries begin with "
-                f"{list_names(list(state_dict))}. Pre-training checkpoints of ALBEF and AMC can be converted."
-            )
-    return "AMC pre-training" if "queue_ptr_img" in state_dict else "ALBEF pre-training"
 
 
 def rename_original_key(name: str) -> str | None:
-    """Our name of an entry of an original pre-training checkpoint; `None` for an entry without a place in our models.
+    """Our name of an entry of an original checkpoint of any kind; `None` for one without a place in our models.
 
     Example:
 
@@ -161,11 +113,9 @@ def infer_config(
     Returns:
         `tuple[AlbefConfig, list[str]]`: the configuration, and what was assumed for want of a trace in the tensors.
     """
-    told = {**_infer_vision(state_dict), **_infer_text(state_dict)}
-    told["projection_dim"] = _shape(state_dict, "vision_proj.weight")[0]
-    if "image_queue" in state_dict:
-        told["queue_size"] = state_dict["image_queue"].shape[1]
     overrides = dict(overrides or {})
+    told = {**_infer_vision(state_dict), **_infer_text(state_dict)}
+    told |= _infer_heads(state_dict, overrides.get(IMAGES_PER_TEXT))
     _check_overrides(overrides, told)
     assumed, notes = _assume(told, overrides)
     nested: dict[str, Any] = {"vision_config": {}, "text_config": {}}
@@ -190,7 +140,7 @@ def _infer_vision(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     values = {
         "hidden_size": hidden_size,
         "intermediate_size": _shape(state_dict, "visual_encoder.blocks.0.mlp.fc1.weight")[0],
-        "num_hidden_layers": _count(state_dict, r"^visual_encoder\.blocks\.(\d+)\."),
+        "num_hidden_layers": count_layers(state_dict, "visual_encoder.blocks."),
         "image_size": image_size,
         "patch_size": patch_size,
         "num_channels": num_channels,
@@ -199,21 +149,40 @@ def _infer_vision(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def _infer_text(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    embeddings, layer = "text_encoder.bert.embeddings", r"^text_encoder\.bert\.encoder\.layer\.(\d+)\."
-    vocab_size, hidden_size = _shape(state_dict, f"{embeddings}.word_embeddings.weight")
-    fusion_layers = {int(match[1]) for name in state_dict if (match := re.match(f"{layer}crossattention", name))}
-    if not fusion_layers:
-        raise ValueError("the text encoder has no layer with cross-attention: this is not ALBEF's fusion encoder.")
+    encoder = find_text_prefix(state_dict)
+    vocab_size, hidden_size = _shape(state_dict, f"{encoder}embeddings.word_embeddings.weight")
     values = {
         "vocab_size": vocab_size,
         "hidden_size": hidden_size,
-        "intermediate_size": _shape(state_dict, "text_encoder.bert.encoder.layer.0.intermediate.dense.weight")[0],
-        "num_hidden_layers": _count(state_dict, layer),
-        "fusion_layer": min(fusion_layers),
-        "max_position_embeddings": _shape(state_dict, f"{embeddings}.position_embeddings.weight")[0],
-        "type_vocab_size": _shape(state_dict, f"{embeddings}.token_type_embeddings.weight")[0],
+        "intermediate_size": _shape(state_dict, f"{encoder}encoder.layer.0.intermediate.dense.weight")[0],
+        "num_hidden_layers": count_layers(state_dict, f"{encoder}encoder.layer."),
+        "fusion_layer": find_fusion_layer(state_dict),
+        "max_position_embeddings": _shape(state_dict, f"{encoder}embeddings.position_embeddings.weight")[0],
+        "type_vocab_size": _shape(state_dict, f"{encoder}embeddings.token_type_embeddings.weight")[0],
     }
     return {f"text_config.{name}": value for name, value in values.items()}
+
+
+def _infer_heads(state_dict: Mapping[str, torch.Tensor], images_per_text: int | None) -> dict[str, Any]:
+    """What the heads of a kind tell; nothing of heads that it has not."""
+    told: dict[str, Any] = {}
+    if "vision_proj.weight" in state_dict:
+        told["projection_dim"] = state_dict["vision_proj.weight"].shape[0]
+    if "image_queue" in state_dict:
+        told["queue_size"] = state_dict["image_queue"].shape[1]
+    if num_decoder_layers := count_layers(state_dict, "text_decoder.bert.encoder.layer."):
+        told["decoder_layers"] = num_decoder_layers
+    if any(name.startswith(("cls_head.", "ta_head.")) for name in state_dict):
+        images_per_text = images_per_text or count_images_per_text(state_dict)
+        told |= {IMAGES_PER_TEXT: images_per_text} if images_per_text > 1 else {}
+    if "cls_head.2.weight" in state_dict:
+        num_labels = state_dict["cls_head.2.weight"].shape[0]
+        labels = LABELS["AlbefForVisualEntailment" if images_per_text == 1 else "AlbefForVisualReasoning"]
+        if len(labels) != num_labels:
+            labels = tuple(f"LABEL_{index}" for index in range(num_labels))
+        told["id2label"] = dict(enumerate(labels))
+        told["label2id"] = {label: index for index, label in enumerate(labels)}
+    return told
 
 
 def _check_overrides(overrides: Mapping[str, Any], told: Mapping[str, Any]) -> None:
@@ -243,13 +212,14 @@ def _assume(told: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[dict
             )
         assumed[name] = width // PUBLISHED_HEAD_WIDTH
         notes.append(f"{name} = {assumed[name]} is assumed ({PUBLISHED_HEAD_WIDTH} channels a head).")
-    fusion_layer, num_layers = told["text_config.fusion_layer"], told["text_config.num_hidden_layers"]
+    fusion_layer, num_images = told["text_config.fusion_layer"], told.get(IMAGES_PER_TEXT, 1)
+    num_fusion_layers = (told["text_config.num_hidden_layers"] - fusion_layer) // num_images  # of a single image
     num_blocks = told["vision_config.num_hidden_layers"]
     chosen = {
-        "explanation_layer": fusion_layer + (num_layers - fusion_layer) // PUBLISHED_FUSION_SHARE,
+        "explanation_layer": fusion_layer + num_images * (num_fusion_layers // PUBLISHED_FUSION_SHARE),
         "explanation_block": PUBLISHED_EXPLANATION_BLOCK * (num_blocks - 1) // PUBLISHED_LAST_BLOCK,
     }
-    published = {"explanation_layer": (fusion_layer, num_layers) == PUBLISHED_TEXT_DEPTH}
+    published = {"explanation_layer": (fusion_layer, fusion_layer + num_fusion_layers) == PUBLISHED_TEXT_DEPTH}
     published["explanation_block"] = num_blocks == PUBLISHED_LAST_BLOCK + 1
     for name, value in chosen.items():
         if name not in overrides:
@@ -267,21 +237,4 @@ def _shape(state_dict: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...]
     return tuple(state_dict[name].shape)
 
 
-def _count(state_dict: Mapping[str, torch.Tensor], pattern: str) -> int:
-    return 1 + max(int(match[1]) for name in state_dict if (match := re.match(pattern, name)))
-
-
-def list_names(names: Sequence[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(f"`{name}`" for name in names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-__all__ = [
-    "find_ignored_reason",
-    "find_kind",
-    "infer_config",
-    "list_names",
-    "load_original_state_dict",
-    "rename_original_key",
-]
+__all__ = ["IMAGES_PER_TEXT", "find_ignored_reason", "infer_config", "rename_original_key"]

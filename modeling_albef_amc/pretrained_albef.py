@@ -12,6 +12,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_albef import AlbefConfig, AlbefVisionConfig
+from .handover_albef import find_handover
 from .pipeline_albef import PIPELINE_ENTRY
 from .saving_albef import is_safetensors_error, replacing_files
 
@@ -20,9 +21,11 @@ AUTO_MAP = {
     "AutoConfig": "configuration_albef.AlbefConfig",
     "AutoModel": "modeling_albef.AlbefModel",
     "AutoModelForPreTraining": "modeling_albef.AlbefForPreTraining",
+    "AutoModelForVisualQuestionAnswering": "modeling_albef.AlbefForQuestionAnswering",
     "AutoModelForZeroShotObjectDetection": "modeling_albef.AlbefForImageTextMatching",
 }
-HEAD_PREFIXES = ("itm_head.", "mlm_head.")  # may be absent from a checkpoint: new ones are made, with a warning
+# Heads may be absent from a checkpoint: new ones are made, with a warning.
+HEAD_PREFIXES = ("itm_head.", "mlm_head.", "classifier.", "assignment_head.")
 CONFIG_FILE, ADAPTER_CONFIG_FILE = "config.json", "adapter_config.json"
 NAMES_SHOWN = 4
 
@@ -52,8 +55,9 @@ class AlbefPreTrainedModel(PreTrainedModel):
     ) -> "AlbefPreTrainedModel":
         r"""Loads a checkpoint; with `image_size` its position embeddings are resized (see [`resize_image`]).
 
-        A checkpoint that lacks weights of the encoders or projections is refused. Only a matching or masked-word head
-        may be absent: it is initialised, and a warning lists it.
+        A checkpoint that lacks weights of the encoders or projections is refused. Only a head may be absent: it is
+        initialised, and a warning lists it. A class for a task also starts from a checkpoint of pre-training,
+        matching or retrieval: a warning says what was taken over, duplicated and made anew (see `handover_albef`).
 
         Args:
             pretrained_model_name_or_path (`str` or path): folder or Hub repository.
@@ -64,11 +68,12 @@ class AlbefPreTrainedModel(PreTrainedModel):
 
         Raises:
             FileNotFoundError: there is no such folder.
-            ValueError: the checkpoint is of another architecture, incomplete or damaged.
+            ValueError: the checkpoint is of another architecture, for another task, incomplete or damaged.
         """
-        path, config = pretrained_model_name_or_path, kwargs.get("config")
+        path, config, handover = pretrained_model_name_or_path, kwargs.get("config"), None
         if path is not None:
             _check_is_albef(path, cls.config_class.model_type, _hub_arguments(kwargs))
+            handover = find_handover(path, cls.__name__, _hub_arguments(kwargs))
         if path is not None and isinstance(config, AlbefConfig):
             stored = cls.config_class.from_pretrained(path, **_hub_arguments(kwargs))
             wanted = config.vision_config.image_size
@@ -77,7 +82,10 @@ class AlbefPreTrainedModel(PreTrainedModel):
                 kwargs["config"] = config = copy.deepcopy(config)
                 config.vision_config.image_size = stored.vision_config.image_size
         try:
-            model, information = super().from_pretrained(path, *model_args, output_loading_info=True, **kwargs)
+            if handover is not None:
+                kwargs = handover.prepare(cls, kwargs)
+            source = path if handover is None else None
+            model, information = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
         except Exception as error:
             if not is_safetensors_error(error):
                 raise
@@ -85,7 +93,10 @@ class AlbefPreTrainedModel(PreTrainedModel):
                 f"the weights of {path} cannot be read ({error}): the file is damaged or was cut off. Download or "
                 "save it again."
             ) from error
-        _check_missing_keys(path, cls.__name__, information["missing_keys"])
+        allowed = HEAD_PREFIXES if handover is None else handover.new_heads
+        _check_missing_keys(path, cls.__name__, information["missing_keys"], allowed)
+        if handover is not None:
+            handover.announce(model, information["missing_keys"])
         if image_size is not None:
             model.resize_image(image_size)
         return (model, information) if output_loading_info else model
@@ -179,8 +190,10 @@ def _check_is_albef(path: str | os.PathLike, model_type: str, hub_arguments: dic
         )
 
 
-def _check_missing_keys(path: str | os.PathLike | None, model_name: str, missing_keys: set[str]) -> None:
-    essential = sorted(name for name in missing_keys if not name.startswith(HEAD_PREFIXES))
+def _check_missing_keys(
+    path: str | os.PathLike | None, model_name: str, missing_keys: set[str], allowed: tuple[str, ...]
+) -> None:
+    essential = sorted(name for name in missing_keys if not name.startswith(allowed))
     if not essential:
         return
     more = len(essential) - NAMES_SHOWN

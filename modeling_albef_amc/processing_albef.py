@@ -12,6 +12,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import ModelOutput, logging
 
+from .answer_processing_albef import AnswerProcessing
 from .configuration_albef import ITM_MATCH_INDEX, AlbefConfig
 from .image_processing_albef import AlbefImageProcessor, ImageLike
 from .regions_albef import boxes_from_heatmap, build_region_mask, find_point, resize_heatmap
@@ -24,7 +25,7 @@ TEXT_FORMS = "`text` must be a phrase, a list of phrases, or a list of lists of 
 SHAPE_FORMS = {"boxes": "[x_min, y_min, x_max, y_max]", "polygons": "flat x, y lists", "masks": "run-length dicts"}
 
 
-class AlbefProcessor(ProcessorMixin):
+class AlbefProcessor(AnswerProcessing, ProcessorMixin):
     r"""Image processor and tokenizer of ALBEF in one, with annotated regions under exactly the image's geometry.
 
     Args:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 # In this order: (pattern, replacement, characters of a match before those that the replacement stands for).
 DELETIONS = (r"[,.'!?\"()*#:;~]", "", 0)
@@ -141,24 +141,56 @@ def build_tokenizer(vocab: str | Path | Sequence[str], model_max_length: int = 5
         raise ValueError(
             f"the vocabulary lists {repeated!r} more than once: a piece needs one id. Remove one of them."
         )
+    return _load_tokenizer(_describe_tokenizer(ids), SPECIAL_PIECES, model_max_length)
+
+
+def build_tokenizer_like(tokenizer: PreTrainedTokenizerBase, model_max_length: int = 512) -> PreTrainedTokenizerFast:
+    """Build a tokenizer with the pieces and the normalisation of another BERT's, [CLS] in front and NO [SEP] behind.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): a word-piece tokenizer of any language, with all special pieces.
+        model_max_length (`int`, defaults to 512): positions of the text encoder, [CLS] included.
+    """
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    kind = description["model"]["type"]
+    if kind != "WordPiece":
+        raise ValueError(f"the tokenizer has {kind} pieces, but BERT's are of the type WordPiece. Use one of a BERT.")
+    template = _describe_template(tokenizer.cls_token, tokenizer.cls_token_id)
+    description |= {"truncation": None, "padding": None, "post_processor": template}
+    return _load_tokenizer(description, {name: getattr(tokenizer, name) for name in SPECIAL_PIECES}, model_max_length)
+
+
+def _load_tokenizer(
+    description: dict, special_pieces: dict[str, str], model_max_length: int
+) -> PreTrainedTokenizerFast:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tokenizer.json"
-        file.write_text(json.dumps(_describe_tokenizer(ids)), encoding="utf-8")
+        file.write_text(json.dumps(description), encoding="utf-8")
         return PreTrainedTokenizerFast(
             tokenizer_file=str(file),
             model_max_length=model_max_length,
             model_input_names=["input_ids", "attention_mask"],
             padding_side="right",
             truncation_side="right",
-            **SPECIAL_PIECES,
+            **special_pieces,
         )
+
+
+def _describe_template(cls_piece: str, cls_id: int) -> dict:
+    """The part of `tokenizer.json` that puts [CLS] in front."""
+    cls_part = {"SpecialToken": {"id": cls_piece, "type_id": 0}}
+    first_part, second_part = {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [cls_part, first_part],
+        "pair": [cls_part, first_part, second_part],
+        "special_tokens": {cls_piece: {"id": cls_piece, "ids": [cls_id], "tokens": [cls_piece]}},
+    }
 
 
 def _describe_tokenizer(ids: dict[str, int]) -> dict:
     """The content of `tokenizer.json`: BERT's normaliser and splitter, word pieces, [CLS] in front."""
     cls_piece = SPECIAL_PIECES["cls_token"]
-    cls_part = {"SpecialToken": {"id": cls_piece, "type_id": 0}}
-    first_part, second_part = {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}
     return {
         "version": "1.0",
         "truncation": None,
@@ -176,12 +208,7 @@ def _describe_tokenizer(ids: dict[str, int]) -> dict:
             "lowercase": True,
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [cls_part, first_part],
-            "pair": [cls_part, first_part, second_part],
-            "special_tokens": {cls_piece: {"id": cls_piece, "ids": [ids[cls_piece]], "tokens": [cls_piece]}},
-        },
+        "post_processor": _describe_template(cls_piece, ids[cls_piece]),
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {
             "type": "WordPiece",
@@ -200,4 +227,4 @@ def _read_vocabulary(path: str | Path) -> list[str]:
     return path.read_text(encoding="utf-8").rstrip("\n").split("\n")
 
 
-__all__ = ["build_tokenizer", "clean_caption", "clean_question", "clean_with_offsets"]
+__all__ = ["build_tokenizer", "build_tokenizer_like", "clean_caption", "clean_question", "clean_with_offsets"]

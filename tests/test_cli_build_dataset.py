@@ -139,6 +139,7 @@ def test_a_damaged_shard_is_found_and_built_again(tmp_path):
     damaged = tmp_path / "data" / "train-00001.parquet"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     (tmp_path / "data" / ".train-00009.parquet.unfinished").write_bytes(b"half")
+    (tmp_path / ".manifest.json.1234").write_bytes(b"")
     (tmp_path / "data" / "test-00000.parquet").unlink()
     build_dataset("synthetic", tmp_path, SCENES, shard_size=SMALL_SHARD, resume=True)
     assert hash_files(tmp_path) == whole

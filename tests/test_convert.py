@@ -1,48 +1,31 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""The converter: true names and shapes of the published checkpoints, the small reference model, and bad files."""
+"""The converter on the small pre-training checkpoint: every value, the command, and bad files.
 
-import gzip
+The other kinds, and the names and shapes of the published checkpoints, are in `test_convert_kinds`.
+"""
+
 import json
 import logging
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
+from testing_utils import GOLDEN_FOLDER
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
 from albef_amc.cli.convert import parse_overrides
 from albef_amc.cli.main import main
+from albef_amc.conversion_files_albef import load_original_state_dict
 from albef_amc.convert_albef_original_to_hf import IncompleteCheckpointError, convert_checkpoint
-from albef_amc.original_albef import (
-    find_ignored_reason,
-    find_kind,
-    infer_config,
-    load_original_state_dict,
-    rename_original_key,
-)
+from albef_amc.original_albef import infer_config, rename_original_key
 from albef_amc.processing_albef import AlbefProcessor
 
-GOLDEN = Path(__file__).parent / "parity" / "golden"
-TINY = GOLDEN / "tiny_pretrain" / "checkpoint.pth"
+TINY = GOLDEN_FOLDER / "tiny_pretrain" / "checkpoint.pth"
 HEADS = {"vision_config.num_attention_heads": 4, "text_config.num_attention_heads": 4}
 SPECIAL = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
 VOCABULARY = [SPECIAL.get(index, f"piece{index}") for index in range(120)]
 CLASSES = {False: AlbefForImageTextMatching, True: AlbefForPreTraining}
-
-
-@pytest.fixture(scope="module")
-def published():
-    """Every entry of the full-size checkpoints as a tensor without values, by model."""
-    models = json.loads(gzip.decompress((GOLDEN / "official_checkpoint_keys.json.gz").read_bytes()))
-    return {
-        model: {
-            name: torch.empty(entry["shape"], dtype=getattr(torch, entry["dtype"]), device="meta")
-            for name, entry in description["keys"].items()
-        }
-        for model, description in models.items()
-    }
 
 
 @pytest.fixture
@@ -57,67 +40,6 @@ def save(state: dict, path: Path, **others) -> Path:
 
 def convert(path, output, **values):
     return convert_checkpoint(path, output, **{"vocab": VOCABULARY, "overrides": HEADS, **values})
-
-
-# Names and shapes of the published checkpoints
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model", ["amc_pretrain_256", "albef_pretrain_256"])
-def test_every_published_entry_has_its_place(published, model):
-    original = published[model]
-    config, notes = infer_config(original)
-    with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in AlbefForPreTraining(config).state_dict().items()}
-    places = {name: rename_original_key(name) for name in original}
-    assert {name for name, place in places.items() if place is None} == {
-        f"{encoder}.bert.embeddings.position_ids" for encoder in ("text_encoder", "text_encoder_m")
-    }
-    assert all(find_ignored_reason(name) for name, place in places.items() if place is None)
-    for name, place in places.items():
-        shape = (1,) if name == "temp" else original[name].shape
-        assert place is None or shape == expected[place], name
-    own = {"image_queue_ids", "text_queue_ids"} | ({"text_queue_pointer"} if "queue_ptr" in original else set())
-    assert expected.keys() - set(places.values()) == own
-    assert len(notes) == 2 and all("num_attention_heads = 12 is assumed" in note for note in notes)
-
-
-@pytest.mark.parametrize("model", ["amc_pretrain_256", "albef_pretrain_256"])
-def test_published_dimensions(published, model):
-    config, _ = infer_config(published[model])
-    vision, text = config.vision_config, config.text_config
-    assert (vision.hidden_size, vision.intermediate_size, vision.num_hidden_layers) == (768, 3072, 12)
-    assert (vision.image_size, vision.patch_size, vision.num_channels, vision.num_attention_heads) == (256, 16, 3, 12)
-    assert (text.vocab_size, text.hidden_size, text.intermediate_size, text.num_hidden_layers) == (
-        30522,
-        768,
-        3072,
-        12,
-    )
-    assert (text.fusion_layer, text.max_position_embeddings, text.type_vocab_size) == (6, 512, 2)
-    assert (config.projection_dim, config.queue_size) == (256, 65536)
-    assert (config.explanation_layer, config.explanation_block) == (8, 8)
-
-
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        ("amc_eval_384", "retrieval"),
-        ("albef_retrieval_384", "retrieval"),
-        ("albef_vqa_384", "question answering"),
-        ("albef_nlvr_384", "classification head"),
-        ("albef_ve_384", "classification head"),
-        ("albef_pretrain_nlvr_256", "pre-training for NLVR"),
-    ],
-)
-def test_other_kinds_are_named(published, model, words):
-    with pytest.raises(ValueError, match=f"{words}.*Only pre-training checkpoints"):
-        find_kind(published[model])
-
-
-def test_kinds(published):
-    assert find_kind(published["amc_pretrain_256"]) == "AMC pre-training"
-    assert find_kind(published["albef_pretrain_256"]) == "ALBEF pre-training"
 
 
 # The small reference model
@@ -223,24 +145,6 @@ def test_unexpected_entries_are_named(tmp_path, tiny_state):
     report = convert(save(tiny_state, tmp_path / "more.pth"), tmp_path / "out")
     assert sorted(report.unexpected) == ["albef.vision_model.extra.weight", "mystery"]
     assert "UNEXPECTED  mystery: has no place in our models, left out" in report.describe()
-
-
-@pytest.mark.slow
-def test_full_size(tmp_path, published):
-    original = {
-        name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)  # one number each: the file stays small
-        for name, tensor in published["amc_pretrain_256"].items()
-    }
-    path = save(original, tmp_path / "AMC.pth", epoch=0, config={"image_res": 256})
-    pieces = [*(SPECIAL.get(index, f"piece{index}") for index in range(30522))]
-    report = convert_checkpoint(path, tmp_path / "out", vocab=pieces, image_size=384, dtype=torch.bfloat16)
-    assert not report.missing and not report.unexpected
-    with torch.device("meta"):
-        expected = AlbefForImageTextMatching(AlbefForImageTextMatching.config_class.from_pretrained(tmp_path / "out"))
-    with safe_open(tmp_path / "out" / "model.safetensors", framework="pt") as written:
-        shapes = {name: tuple(written.get_slice(name).get_shape()) for name in written.keys()}
-    assert shapes == {name: tuple(tensor.shape) for name, tensor in expected.state_dict().items()}
-    assert shapes["albef.vision_model.position_embeddings"] == (1, 577, 768)
 
 
 # What is refused

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from testing_utils import PROJECT_FOLDER
 
+MODELS = "albef_amc.modeling_albef"  # where model classes say that they are from, whichever file defines them
 FOLDERS = {
     "modeling_albef_amc": "albef_amc",
     **{name: f"albef_amc.{name}" for name in ("cli", "datasets_scripts", "metrics", "model_cards", "trainer")},
@@ -32,7 +33,11 @@ def list_metrics() -> list[Path]:
 def test_examples(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(name)
-    run(doctest.DocTestFinder(exclude_empty=True).find(module, name))
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    exported = [getattr(module, member) for member in getattr(module, "__all__", ()) if name != MODELS]
+    models = [member for member in exported if getattr(member, "__module__", None) == MODELS]
+    of_models = [test for model in models for test in finder.find(model, model.__name__, module=False)]
+    run(finder.find(module, name) + of_models)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from albef_amc.explanation_albef import (
     check_choice,
     check_explanation,
     compute_weighted_attention,
+    compute_weighted_attentions,
     evaluation_mode,
     normalize_heatmap,
     resolve_token_mask,
@@ -25,6 +26,18 @@ def test_weighted_attention_by_hand():
     maps = compute_weighted_attention((attention * slopes).sum()[None], attention, keep_graph=False)
     torch.testing.assert_close(maps, torch.tensor([[[(1 + 1) / 2, (0 + 3) / 2]]]))
     assert not maps.requires_grad
+
+
+@pytest.mark.parametrize("keep_graph", [False, True])
+def test_weighted_attention_of_two_layers(keep_graph):
+    """The second layer's attention depends on the first's, whose gradient is therefore the whole one."""
+    lower = torch.tensor([[[[0.25, 0.75]]]], requires_grad=True)
+    upper = lower.flip(-1) * torch.tensor([3.0, 2.0])  # 2.25, 0.5
+    score = (upper * torch.tensor([1.0, -4.0])).sum() + (lower * torch.tensor([10.0, 1.0])).sum()
+    of_lower, of_upper = compute_weighted_attentions(score[None], [lower, upper], keep_graph)
+    torch.testing.assert_close(of_lower, torch.tensor([[[0.25 * (10 - 8), 0.75 * (1 + 3)]]]))
+    torch.testing.assert_close(of_upper, torch.tensor([[[2.25, 0.0]]]))
+    assert of_lower.requires_grad == of_upper.requires_grad == keep_graph
 
 
 def test_rows_do_not_mix():

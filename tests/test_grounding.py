@@ -160,7 +160,7 @@ def test_a_map_explains_its_own_phrase(model):
     captured = {}
     layer = text_model.layers[model.config.explanation_layer].cross_attention
 
-    def attend(hidden_states, key, value, groups, pieces, use_eager=False, explain=False):
+    def attend(hidden_states, key, value, groups, pieces, use_eager=False, explain=False, key_mask=None):
         shape = (1, len(hidden_states), layer.num_heads, layer.head_dim)  # one phrase without padding
         query = layer.q_proj(hidden_states).view(shape).transpose(1, 2)
         captured["map"] = torch.softmax(query @ key.transpose(2, 3) / layer.head_dim**0.5, dim=-1)

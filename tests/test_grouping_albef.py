@@ -56,6 +56,17 @@ def test_real_pieces_are_packed_and_padding_comes_back_as_zero(mask):
     assert layout.first_pieces().shape == (len(mask), 1)
 
 
+def test_groups_for_each_image_of_a_phrase():
+    index = torch.tensor([[0, 1], [2, 1], [0, 0]])
+    of_images = torch.tensor([10, 11, 12])
+    groups = PhraseGroups.of_each(index, 3)
+    read = [one.collect(one.select(of_images)[:, None].expand(-1, one.width)) for one in groups]
+    assert [values.tolist() for values in read] == [[10, 12, 10], [11, 11, 10]]
+    assert PhraseGroups.of_each(groups, 3) is groups
+    (only,) = PhraseGroups.of_each(index[:, 0], 3)
+    assert only.num_rows == groups[0].num_rows and PhraseGroups.of_each(only, 3) == (only,)
+
+
 def build_phrase_rows(count: int, length: int, keep_padding: bool = False) -> PhraseRows:
     return PhraseRows(
         torch.randn(count, length, 2), torch.ones(count, length), torch.arange(count), keep_padding=keep_padding

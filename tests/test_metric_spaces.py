@@ -6,6 +6,7 @@ import importlib.util
 import json
 import multiprocessing
 import re
+import sys
 
 import evaluate
 import pytest
@@ -17,6 +18,16 @@ from testing_utils import PROJECT_FOLDER, run_without_package
 from albef_amc.metrics import get_metric_folder
 
 METRICS = ("box_accuracy", "heatmap_quality", "phrase_recall", "pointing_game")
+# Metrics of the tasks beside grounding, each with an input and what it gives.
+TASK_METRICS = {
+    "retrieval_recall": (
+        {"predictions": [[2, 0], [1]], "references": [[0], [1]], "direction": "image_to_text"},
+        "text_recall_at_1",
+        50,
+    ),
+    "vqa_accuracy": ({"predictions": ["red"], "references": [["red"] * 3 + ["blue"] * 7]}, "vqa_accuracy", 0.9),
+}
+ALL_METRICS = (*METRICS, *TASK_METRICS)
 BOX, FAR_BOX = [0, 0, 10, 10], [50, 50, 60, 60]
 HEAT = dict(heat_inside=3.0, heat_total=4.0, heat_distance=0.5, num_peaks_inside=1, num_peaks=1)
 AREA = dict(region_area=10.0, image_area=100.0)
@@ -42,18 +53,19 @@ def read_card(name: str) -> tuple[dict, str]:
 
 def test_these_are_all_metrics():
     folders = {path.name for path in get_metric_folder("pointing_game").parent.iterdir() if path.is_dir()}
-    assert folders - {"__pycache__"} == set(METRICS)
+    assert folders - {"__pycache__"} == set(ALL_METRICS)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", ALL_METRICS)
 def test_the_module_stands_alone_with_one_import_per_line(name):
     tree = ast.parse((get_metric_folder(name) / f"{name}.py").read_text("utf-8"))
     imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
-    assert sorted(alias.name for node in imports for alias in node.names) == ["datasets", "evaluate", "numpy"]
+    names = {alias.name for node in imports for alias in node.names}
+    assert names - sys.stdlib_module_names == {"datasets", "evaluate", "numpy"}
     assert all(isinstance(node, ast.Import) and len(node.names) == 1 for node in imports)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", ALL_METRICS)
 def test_the_space_has_what_the_hub_asks_for(name):
     card, _ = read_card(name)
     folder = get_metric_folder(name)
@@ -63,7 +75,7 @@ def test_the_space_has_what_the_hub_asks_for(name):
     assert [line.split(">=")[0] for line in required] == ["datasets", "evaluate", "numpy"]
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", ALL_METRICS)
 def test_the_example_of_the_card_gives_what_the_card_says(name, monkeypatch):
     monkeypatch.chdir(get_metric_folder(name).parent)
     _, text = read_card(name)
@@ -118,7 +130,7 @@ def test_what_is_missing_or_uneven_is_refused_and_leaves_nothing_behind(name, tm
 
 
 def score_shares(rank: int, folder: str, results) -> None:
-    """Process 0 adds both phrases. Process 1 adds the first; then, in a second game, none."""
+    """Process 0 adds both phrases. Process 1 adds the first; then, in a second game and in other tasks, none."""
     found = {}
     for name, (predictions, references, _, _) in PHRASES.items():
         for game, num_kept in (("", 2 - rank), ("_alone", 2 - 2 * rank)):
@@ -136,6 +148,12 @@ def score_shares(rank: int, folder: str, results) -> None:
                     phrase_types=[["people"]] * num_kept,
                 )
             found[name + game] = metric.compute(**OPTIONS[name])
+    for name, (inputs, _, _) in TASK_METRICS.items():
+        options = dict(cache_dir=folder, num_process=2, process_id=rank, experiment_id=name)
+        metric = evaluate.load(str(get_metric_folder(name)), **options)
+        if rank == 0:
+            metric.add_batch(**inputs)
+        found[name] = metric.compute()
     results.put((rank, found))
 
 
@@ -155,6 +173,8 @@ def test_two_processes_share_the_phrases(tmp_path):
         assert results[0][name][key] == pytest.approx(expected)
         assert results[0][name]["num_phrases_by_type"] == {"people": 3}
         assert results[0][f"{name}_alone"]["num_phrases"] == 2
+    for name, (_, key, expected) in TASK_METRICS.items():
+        assert results[0][name][key] == pytest.approx(expected)
     for name in ("box_accuracy", "pointing_game"):
         assert results[0][name]["hits"] == [True, False, True]
     assert results[0]["heatmap_quality"]["values"]["energy_inside"] == [0.75, 0, 0.75]
@@ -187,7 +207,7 @@ LOAD_FROM_THE_HUB = """
 def test_every_metric_is_loaded_from_its_space(hub, tmp_path):
     """Published on a local Hub, then loaded by name in a process that lacks this package."""
     api = HfApi()
-    for name in METRICS:
+    for name in ALL_METRICS:
         repository = {"repo_id": f"{OWNER}/{name}", "repo_type": "space"}
         api.create_repo(**repository, space_sdk="gradio")
         api.upload_folder(**repository, folder_path=get_metric_folder(name), ignore_patterns="__pycache__/*")
@@ -195,6 +215,7 @@ def test_every_metric_is_loaded_from_its_space(hub, tmp_path):
         name: {"predictions": predictions, "references": references}
         for name, (predictions, references, _, _) in PHRASES.items()
     }
+    inputs |= {name: given for name, (given, _, _) in TASK_METRICS.items()}
     words = (OWNER, json.dumps(inputs))
     environment = hub.environment(tmp_path / "home") | {"HF_EVALUATE_OFFLINE": "0"}
     printed = run_without_package(LOAD_FROM_THE_HUB, *words, cwd=tmp_path, environment=environment)
@@ -202,3 +223,5 @@ def test_every_metric_is_loaded_from_its_space(hub, tmp_path):
     assert {name: (found[name]["num_phrases"], found[name][PHRASES[name][2]]) for name in METRICS} == {
         name: (2, 0.5) if name != "heatmap_quality" else (2, pytest.approx(3 / 8)) for name in METRICS
     }
+    for name, (_, key, expected) in TASK_METRICS.items():
+        assert found[name][key] == pytest.approx(expected)

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""What every model of the package must do: the same battery for the base, the matching and the pre-training class."""
+"""What every model of the package must do: the same battery for every class."""
 
 import copy
 import inspect
@@ -8,24 +8,45 @@ import logging
 
 import pytest
 import torch
+from model_cases import (
+    MODELS,
+    MODELS_WITHOUT_HEATMAP,
+    add_task_inputs,
+    build_config,
+    build_model,
+    take_phrase,
+)
 from safetensors.torch import load_file
 from testing_utils import build_batch, build_tiny_config
 from torch import nn
-from transformers import AutoModel, AutoModelForPreTraining, AutoModelForZeroShotObjectDetection
+from transformers import (
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForVisualQuestionAnswering,
+    AutoModelForZeroShotObjectDetection,
+)
 
-from albef_amc import AlbefConfig, AlbefForImageTextMatching, AlbefForPreTraining, AlbefModel
+from albef_amc import (
+    AlbefConfig,
+    AlbefForImageTextMatching,
+    AlbefForImageTextRetrieval,
+    AlbefForPreTraining,
+    AlbefForQuestionAnswering,
+    AlbefForVisualReasoning,
+    AlbefModel,
+)
 from albef_amc.encoders_albef import AlbefTextLayer, AlbefVisionLayer
 from albef_amc.pretrained_albef import resize_position_embeddings
 from albef_amc.trainer.objectives import AttentionMaskConsistencyLoss
 
-MODELS = (AlbefModel, AlbefForImageTextMatching, AlbefForPreTraining)
+AUTO_CLASSES = {
+    AlbefModel: AutoModel,
+    AlbefForImageTextMatching: AutoModelForZeroShotObjectDetection,
+    AlbefForPreTraining: AutoModelForPreTraining,
+    AlbefForQuestionAnswering: AutoModelForVisualQuestionAnswering,
+}
 all_models = pytest.mark.parametrize("model_class", MODELS)
 GRIDS = {"square": (32, 8), "wide image": ((32, 48), 8), "wide image, tall patches": ((32, 48), (16, 8))}
-
-
-def build_model(model_class: type, seed: int = 0, **changes) -> nn.Module:
-    torch.manual_seed(seed)
-    return model_class(build_tiny_config(**changes)).eval()
 
 
 def build_config_without_dropout() -> AlbefConfig:
@@ -34,26 +55,13 @@ def build_config_without_dropout() -> AlbefConfig:
     return config
 
 
-def choose_randomness(config: AlbefConfig, batch: dict) -> dict:
-    """Masked pieces and negatives for a pre-training forward of two images without any draw."""
-    labels = torch.full_like(batch["input_ids"], -100)
-    labels[:, 1] = batch["input_ids"][:, 1]
-    masked = batch["input_ids"].clone()
-    masked[:, 1] = config.text_config.mask_token_id
-    other_image = 1 - batch["image_index"]
-    other_text = torch.tensor([int((batch["image_index"] == image).nonzero()[0, 0]) for image in other_image])
-    return dict(
-        mlm_input_ids=masked,
-        mlm_labels=labels,
-        negative_image_index=other_image,
-        negative_text_index=other_text,
-    )
-
-
 def run(model: nn.Module, batch: dict, **options):
-    if isinstance(model, AlbefForPreTraining):
-        options = {**choose_randomness(model.config, batch), **options}
-    return model(**batch, **options)
+    """Runs the model on the batch and what its task adds to it."""
+    return model(**{**add_task_inputs(model, batch), **options})
+
+
+def list_heatmap_options(model_class: type, name: str = "output_heatmap") -> dict[str, bool]:
+    return {} if model_class in MODELS_WITHOUT_HEATMAP else {name: True}
 
 
 def list_tensors(outputs) -> dict[str, torch.Tensor]:
@@ -162,22 +170,26 @@ def test_tuple_on_request(model_class):
 
 # 3 batch equals singles
 
+OF_PIECES = {"last_hidden_state", "text_embeds", "question_states"}
+OF_PHRASES = OF_PIECES | {"text_features", "itm_logits", "logits", "assignment_logits"}
+
 
 @all_models
 @torch.no_grad()
 def test_batch_equals_singles(model_class):
     model = build_model(model_class).double()
-    batch = build_batch(model.config, phrases_per_image=(2, 1, 3), dtype=torch.float64)
+    batch = build_batch(model.config, phrases_per_image=(2, 3), dtype=torch.float64)
     options = {"objectives": ("itc",)} if model_class is AlbefForPreTraining else {}
-    together = model(**batch, **options)
-    names = {"text_features", "itm_logits", "last_hidden_state", "text_embeds"} & set(list_tensors(together))
+    inputs = add_task_inputs(model, batch)
+    together = model(**inputs, **options)
+    names = OF_PHRASES & set(list_tensors(together))
     assert names
-    for phrase, image in enumerate(batch["image_index"]):
+    for phrase in range(len(batch["input_ids"])):
+        alone = model(**take_phrase(model, inputs, phrase), **options)
         length = int(batch["attention_mask"][phrase].sum())
-        alone = model(batch["pixel_values"][image][None], batch["input_ids"][phrase][None, :length], **options)
         for name in names:
             value = getattr(together, name)[phrase]
-            value = value[:length] if value.ndim == 2 and name != "itm_logits" else value
+            value = value[:length] if name in OF_PIECES else value
             torch.testing.assert_close(getattr(alone, name)[0], value, atol=1e-12, rtol=1e-10)
 
 
@@ -190,8 +202,12 @@ def test_padding_changes_nothing(model_class):
     for name, filling in (("input_ids", 7), ("attention_mask", 0)):  # what stands in the padding does not matter
         padded[name] = nn.functional.pad(batch[name], (0, 5), value=filling)
     options = {"objectives": ("itc",)} if model_class is AlbefForPreTraining else {}
+    if not options:
+        inputs = add_task_inputs(model, batch)
+        padded, batch = {**inputs, **padded, "image_index": inputs["image_index"]}, inputs
     short, long = model(**batch, **options), model(**padded, **options)
-    for name in {"text_features", "itm_logits", "logits_per_text", "loss"} & set(list_tensors(short)):
+    names = {"logits_per_text", "loss", *OF_PHRASES} - OF_PIECES
+    for name in names & set(list_tensors(short)):
         torch.testing.assert_close(getattr(long, name), getattr(short, name), atol=1e-12, rtol=1e-10)
 
 
@@ -218,7 +234,7 @@ def test_images_are_encoded_once(model_class):
 @torch.no_grad()
 def test_save_and_load(model_class, tmp_path, loading_warnings):
     model = build_model(model_class)
-    if model_class is AlbefForPreTraining:
+    if model_class in (AlbefForPreTraining, AlbefForImageTextRetrieval):
         model.update_momentum()
         model.enqueue(torch.rand(2, 16), torch.rand(3, 16), torch.tensor([4, 7]), torch.tensor([0, 0, 1]))
     model.save_pretrained(tmp_path)
@@ -227,8 +243,8 @@ def test_save_and_load(model_class, tmp_path, loading_warnings):
     assert not loaded.training
     batch = build_batch(model.config)
     assert_same_outputs(run(loaded, batch), run(model, batch))
-    auto = {AlbefModel: AutoModel, AlbefForImageTextMatching: AutoModelForZeroShotObjectDetection}
-    assert type(auto.get(model_class, AutoModelForPreTraining).from_pretrained(tmp_path)) is model_class
+    if model_class in AUTO_CLASSES:
+        assert type(AUTO_CLASSES[model_class].from_pretrained(tmp_path)) is model_class
     assert loading_warnings() == []
 
 
@@ -377,7 +393,7 @@ def test_forward_changes_no_state(model_class, training):
     modes = {name: module.training for name, module in model.named_modules()}
     needs_grad = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     random_state = torch.get_rng_state()
-    options = {} if model_class is AlbefModel else {"output_heatmap": True}
+    options = list_heatmap_options(model_class)
     run(model, build_batch(model.config), **options)
     after = model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
@@ -420,14 +436,14 @@ def test_bfloat16(model_class, tmp_path):
         torch.bfloat16
     }
     batch = build_batch(model.config)
-    options = {} if model_class is AlbefModel else {"output_heatmap": True}
+    options = list_heatmap_options(model_class)
     expected, outputs = run(model, batch, **options), run(half, batch, **options)
     stay_float32 = {"loss", "itc_loss", "itm_loss", "mlm_loss", "heatmap", "normalized_heatmap"}
     for name, value in list_tensors(outputs).items():
         assert value.isfinite().all(), name
         if name in stay_float32:
             assert value.dtype == torch.float32, name
-    for name in ("image_features", "itm_logits", "loss", "normalized_heatmap"):
+    for name in ("image_features", "itm_logits", "logits", "loss", "normalized_heatmap"):
         if name in list_tensors(outputs):
             difference = (getattr(outputs, name) - getattr(expected, name)).abs().max()
             assert difference < 0.1 * getattr(expected, name).abs().max(), name
@@ -461,9 +477,7 @@ def test_cuda_equals_cpu(model_class):
     model = build_model(model_class)
     batch = build_batch(model.config)
     expected = run(model, batch)
-    moved = {name: value.cuda() for name, value in choose_randomness(model.config, batch).items()}
-    options = moved if model_class is AlbefForPreTraining else {}
-    outputs = model.cuda()(**{name: value.cuda() for name, value in batch.items()}, **options)
+    outputs = run(model.cuda(), {name: value.cuda() for name, value in batch.items()})
     for name, value in list_tensors(outputs).items():
         torch.testing.assert_close(value.cpu(), getattr(expected, name), atol=1e-3, rtol=1e-3)
 
@@ -490,7 +504,7 @@ def test_configuration_round_trip(image_size, patch_size, tmp_path):
 def test_attention_backends_agree(model_class):
     model = build_model(model_class).double()
     batch = build_batch(model.config, dtype=torch.float64)
-    options = {} if model_class is AlbefModel else {"output_token_heatmap": True}
+    options = list_heatmap_options(model_class, "output_token_heatmap")
     assert model.config._attn_implementation == "sdpa"
     expected = run(model, batch, **options)
     model.set_attn_implementation("eager")
@@ -508,7 +522,7 @@ def test_resized_at_load(model_class, tmp_path):
     model.save_pretrained(tmp_path)
     resized = model_class.from_pretrained(tmp_path, image_size=48)
     assert resized.config.vision_config.grid_size == (6, 6)
-    wanted = build_tiny_config()
+    wanted = build_config(model_class)
     wanted.vision_config.image_size = 48
     by_config = model_class.from_pretrained(tmp_path, config=wanted)
     assert_same_weights(by_config, resized)
@@ -544,12 +558,12 @@ def test_resize_to_another_shape_and_to_the_same():
 @all_models
 def test_wrong_image_size_is_named(model_class):
     model = build_model(model_class)
-    batch = build_batch(model.config)
+    inputs = add_task_inputs(model, build_batch(model.config))
     for pixel_values in (torch.zeros(2, 3, 40, 40), torch.zeros(2, 1, 32, 32), torch.zeros(3, 32, 32)):
         with pytest.raises(
             ValueError, match=r"`pixel_values` must have shape \(N, 3, 32, 32\), got .*image_size="
         ) as error:
-            model(**{**batch, "pixel_values": pixel_values, "image_index": torch.zeros(3, dtype=torch.int64)})
+            model(**{**inputs, "pixel_values": pixel_values, "image_index": torch.zeros_like(inputs["image_index"])})
         assert str(tuple(pixel_values.shape)) in str(error.value)
 
 
@@ -575,7 +589,7 @@ BAD_PHRASES = {
 
 
 @pytest.mark.slow
-@all_models
+@pytest.mark.parametrize("model_class", [one for one in MODELS if one is not AlbefForVisualReasoning])
 @pytest.mark.parametrize("message", BAD_PHRASES)
 def test_phrases_that_do_not_fit(model_class, message):
     model = build_model(model_class)

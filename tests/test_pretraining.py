@@ -11,7 +11,7 @@ from torch import nn
 
 from albef_amc import AlbefForPreTraining
 from albef_amc.contrastive_albef import JointBatch
-from albef_amc.modeling_albef import OBJECTIVES
+from albef_amc.pretraining_albef import OBJECTIVES
 
 TOLERANCE = dict(atol=1e-10, rtol=1e-8)
 

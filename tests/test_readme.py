@@ -23,7 +23,7 @@ from albef_amc.trainer.evaluation_recipes import load_evaluation_recipe
 from albef_amc.trainer.recipes import list_shipped, load_recipe
 
 README = PROJECT_FOLDER / "README.md"
-DOCUMENTS = [README, PROJECT_FOLDER / "CONTRIBUTING.md", *sorted((PROJECT_FOLDER / "docs").glob("*.md"))]
+DOCUMENTS = [README, PROJECT_FOLDER / "CONTRIBUTING.md", *sorted((PROJECT_FOLDER / "docs").rglob("*.md"))]
 NUM_POSITIONS = 32
 
 

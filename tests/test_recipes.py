@@ -40,7 +40,7 @@ def recipe_file(tmp_path):
 
 
 # What a user gives to a shipped recipe, by what it starts from.
-GIVEN = {"demo": [], "albef_pretrain": ["model.vocabulary=vocab.txt"]}
+GIVEN = {"demo": [], "albef_pretrain": ["model.vocabulary=vocab.txt"], "albef_pretrain_encoders": []}
 PUBLISHED = [name for name in list_shipped("training") if name not in ("demo", "coco_phrases")]
 ON_EIGHT = [name for name in PUBLISHED if not name.endswith("_single_gpu")]
 SOURCED_LINE = re.compile(r"^  ([a-z_0-9]+): .*  # (AMC|ALBEF|ours)(;|:|$)")
@@ -188,6 +188,7 @@ def test_overrides_reach_their_sections_with_their_types(recipe_file, tmp_path):
         ("trainig.seed=1", "unknown key `trainig`. Did you mean `training`"),
         ("learning_rate", "not of the form key=value"),
         ("model.config=demo", "either `checkpoint` or `config`"),
+        ("model.text_encoder=bert", "`model.vision_encoder` and `model.text_encoder` belong together"),
     ],
 )
 def test_mistyped_overrides_are_named(recipe_file, setting, words):

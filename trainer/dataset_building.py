@@ -19,12 +19,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from datasets.utils.py_utils import convert_file_size_to_int
 
 from albef_amc.datasets_scripts import BUILDERS, ReadingReport
 from albef_amc.datasets_scripts.source_builder import SourceBuilder
 from albef_amc.datasets_scripts.split_reader import SplitReader, list_split_readers
-from albef_amc.datasets_scripts.statistics import DatasetStatistics, iterate_tables
+from albef_amc.datasets_scripts.statistics import build_statistics, iterate_tables
 from albef_amc.trainer.dataset_cards import CARD_FILE, DEFAULT_CONFIG_NAME, render_dataset_card
 from albef_amc.trainer.dataset_shards import (
     DATA_FOLDER,
@@ -43,7 +44,13 @@ ALL_SPLITS = "all"
 # What was left out before any image was read.
 ANNOTATIONS = "annotations"
 # Names of published counts: what the statistics call them.
-COUNTED = {"rows": "num_images", "images": "num_images", "phrases": "num_phrases", "boxes": "num_boxes"}
+COUNTED = {
+    "rows": "num_images",
+    "images": "num_images",
+    "phrases": "num_phrases",
+    "boxes": "num_boxes",
+    "questions": "num_questions",
+}
 # A phrase of these data sets is called REF#SENTENCE.
 REFS = "refs"
 
@@ -236,7 +243,10 @@ class _Build:
         return shards, state.get("rest")
 
     def _remove_others(self, kept: set[str]) -> None:
-        """Removes shards that are not kept, and halves of shards."""
+        """Removes shards that are not kept, halves of shards, and what a killed run left of the other files."""
+        for name in (MANIFEST_FILE, REPORT_FILE, CARD_FILE):
+            for path in self.folder.glob(f".{name}.*"):
+                path.unlink()
         for path in (self.folder / DATA_FOLDER).glob("*"):
             is_ours = path.name.endswith(UNFINISHED_SUFFIX) or re.fullmatch(r"\w+-\d{5}\.parquet", path.name)
             if is_ours and f"{DATA_FOLDER}/{path.name}" not in kept:
@@ -314,8 +324,8 @@ def _describe(folder: Path, manifest: dict[str, Any], published: dict[str, dict[
 
 
 def _measure(files: list[Path]) -> dict[str, Any]:
-    statistics = DatasetStatistics()
-    for table in iterate_tables(files):
+    statistics = build_statistics(pq.read_schema(files[0]).names)
+    for table in iterate_tables(files, statistics.columns):
         statistics.add(table)
     return statistics.summarize()
 

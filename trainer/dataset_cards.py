@@ -12,7 +12,8 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
 import albef_amc.datasets_scripts
-from albef_amc.datasets_scripts import BUILDERS, GROUNDING_FEATURES
+from albef_amc.datasets_scripts import BUILDERS
+from albef_amc.datasets_scripts.task_features import find_task_schema
 from albef_amc.model_cards import check_front_matter
 
 CARD_FILE = "README.md"
@@ -22,10 +23,13 @@ DEFAULT_CONFIG_NAME = "default"
 SIZE_CLASSES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 LARGEST_SIZE_CLASS = "1M<n<10M"
 LONGEST_LIST, LONGEST_TEXT = 4, 120
-ABOUT_ROWS = (
-    "One row per image, its phrases inside; the image's bytes are in the row. Boxes are x_min, y_min, x_max, y_max in "
-    "pixels of the upright image. Nothing but `datasets` is needed."
-)
+ABOUT_GROUNDING = "One row per image, its phrases inside"
+ABOUT_BOXES = "Boxes are x_min, y_min, x_max, y_max in pixels of the upright image."
+# Counts of the table of splits, those that the statistics of the task have.
+COLUMNS = (
+    "images", "phrases", "phrases_without_region", "boxes", "captions", "questions", "sentences", "hypotheses",
+    "words",
+)  # fmt: skip
 
 
 def read_builder_card(name: str) -> tuple[dict[str, Any], str]:
@@ -60,15 +64,17 @@ def render_dataset_card(folder: Path, manifest: dict[str, Any], content: dict[st
     front_matter, text = read_builder_card(manifest["name"])
     title, _, text = text.partition("\n")
     splits = [split for split, state in manifest["splits"].items() if state["shards"]]
+    first_shard = folder / manifest["splits"][splits[0]]["shards"][0]["name"]
+    features = datasets.Features.from_arrow_schema(pq.read_schema(first_shard))
     sections = [
-        f"---\n{_build_front_matter(front_matter, manifest, content)}\n---",
+        f"---\n{_build_front_matter(front_matter, manifest, features)}\n---",
         title,
-        _render_use(splits, repo_id or "path/to/this/folder", manifest["config_name"]),
+        _render_use(splits, repo_id or "path/to/this/folder", manifest["config_name"], features),
         _render_statistics(splits, content["statistics"]),
         _render_published(content["published_counts"]),
         _render_left_out(content["left_out"]),
         "".join(f"No image of split {split} can be used. " for split in content["empty_splits"]).strip(),
-        _render_row(folder / manifest["splits"][splits[0]]["shards"][0]["name"]),
+        _render_row(first_shard),
         _render_making(manifest),
         "The rest of this card is about the source in general.",
         text.strip(),
@@ -78,10 +84,10 @@ def render_dataset_card(folder: Path, manifest: dict[str, Any], content: dict[st
     return card
 
 
-def _build_front_matter(base: dict[str, Any], manifest: dict[str, Any], content: dict[str, Any]) -> str:
+def _build_front_matter(base: dict[str, Any], manifest: dict[str, Any], features: datasets.Features) -> str:
     shards = {split: state["shards"] for split, state in manifest["splits"].items() if state["shards"]}
-    num_images = content["statistics"]["all"]["num_images"]
-    sizes = (name for bound, name in SIZE_CLASSES.items() if num_images < bound)
+    num_rows = sum(shard["num_rows"] for entries in shards.values() for shard in entries)
+    sizes = (name for bound, name in SIZE_CLASSES.items() if num_rows < bound)
     data = DatasetCardData(**{**base, "size_categories": [next(sizes, LARGEST_SIZE_CLASS)]})
     infos = {
         split: datasets.SplitInfo(
@@ -92,7 +98,7 @@ def _build_front_matter(base: dict[str, Any], manifest: dict[str, Any], content:
         for split, entries in shards.items()
     }
     info = datasets.DatasetInfo(
-        features=GROUNDING_FEATURES,
+        features=features,
         splits=datasets.SplitDict(infos),
         download_size=sum(shard["size"] for entries in shards.values() for shard in entries),
         dataset_size=sum(split.num_bytes for split in infos.values()),
@@ -103,8 +109,12 @@ def _build_front_matter(base: dict[str, Any], manifest: dict[str, Any], content:
     return data.to_yaml().strip()
 
 
-def _render_use(splits: list[str], place: str, config_name: str) -> str:
+def _render_use(splits: list[str], place: str, config_name: str, features: datasets.Features) -> str:
     words = f'"{place}"' if config_name == DEFAULT_CONFIG_NAME else f'"{place}", "{config_name}"'
+    schema = find_task_schema(features)
+    about = f"{schema.about if schema else ABOUT_GROUNDING}; the bytes of images are in the row."
+    if schema is None:
+        about += f" {ABOUT_BOXES}"
     return f"""## Use
 
 ```python
@@ -114,29 +124,33 @@ rows = load_dataset({words}, split="{splits[0]}")
 rows = load_dataset({words}, split="{splits[0]}", streaming=True)
 ```
 
-{ABOUT_ROWS}"""
+{about} Nothing but `datasets` is needed."""
 
 
 def _render_statistics(splits: list[str], statistics: dict[str, Any]) -> str:
-    columns = ("images", "phrases", "phrases_without_region", "boxes", "words")
+    overall = statistics["all"]
+    columns = [name for name in COLUMNS if f"num_{name}" in overall]
     names = [*splits, *(["all"] if len(splits) > 1 else [])]
     lines = ["## This copy", "", f"| split | {' | '.join(name.replace('_', ' ') for name in columns)} |"]
     lines.append("| --- " * (len(columns) + 1) + "|")
     for split in names:
         values = (f"{statistics[split][f'num_{name}']:,}" for name in columns)
         lines.append(f"| {split} | {' | '.join(values)} |")
-    overall = statistics["all"]
     lines += ["", "| measured | mean | min | median | 95 % | max |", "| --- | --- | --- | --- | --- | --- |"]
-    for name in ("phrases_per_image", "words_per_phrase", "box_area_share", "long_side"):
+    samples = [name for name, value in overall.items() if isinstance(value, dict) and "median" in value]
+    for name in sorted(samples, key=lambda name: name == "long_side"):
         values = ("-" if value is None else f"{value:.4g}" for value in overall[name].values())
         lines.append(f"| {name.replace('_', ' ')} | {' | '.join(values)} |")
-    lines += ["", "Words are distinct and in lower case; the area is a share of the image; the side is in pixels."]
-    if overall["num_phrases_by_type"]:
-        types = (f"{name} {count:,}" for name, count in overall["num_phrases_by_type"].items())
-        lines += ["", f"Phrases by type: {', '.join(types)}."]
-    for kind in ("image", "phrase"):
-        if repeated := overall[f"num_repeated_{kind}_ids"]:
-            lines += ["", f"{repeated:,} rows or phrases have an id that another one has (`{kind}_id`)."]
+    area = "; the area is a share of the image" * ("box_area_share" in overall)
+    side = "; the side is in pixels" * ("long_side" in overall)
+    lines += ["", f"Words are distinct and in lower case{area}{side}."]
+    for name, found in overall.items():
+        if "_by_" in name and found:
+            kinds = (f"{kind} {count:,}" for kind, count in found.items())
+            lines += ["", f"{name.removeprefix('num_').replace('_', ' ').capitalize()}: {', '.join(kinds)}."]
+        elif name.startswith("num_repeated_") and found:
+            column = name.removeprefix("num_repeated_").removesuffix("s")
+            lines += ["", f"{found:,} rows or texts have an id that another one has (`{column}`)."]
     return "\n".join(lines)
 
 
@@ -166,7 +180,8 @@ def _render_left_out(left_out: dict[str, dict[str, Any]]) -> str:
 def _render_row(path: Path) -> str:
     with pq.ParquetFile(path) as file:
         row = next(file.iter_batches(batch_size=1)).to_pylist()[0]
-    row["image"] = {"path": row["image"]["path"], "bytes": f"<{len(row['image']['bytes']):,} bytes>"}
+    for picture in row.get("images") or [row["image"]]:
+        picture["bytes"] = f"<{len(picture['bytes']):,} bytes>"
     lines = ",\n ".join(f"{json.dumps(key)}: {_show(value)}" for key, value in _shorten(row).items())
     return f"A row:\n\n```json\n{{{lines}}}\n```"
 

@@ -22,7 +22,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.config import DEFAULT_CDC_OPTIONS
 
-from albef_amc.datasets_scripts import GROUNDING_FEATURES
 from albef_amc.datasets_scripts.coco_records import ReadingReport
 from albef_amc.datasets_scripts.split_reader import SplitReader
 
@@ -125,7 +124,7 @@ def write_shards(
         for stop, table, part_report in _read_parts(reader, start, num_workers):
             report.update(part_report)
             if table.num_rows:
-                writer = writer or _ShardWriter(folder, name_shard(reader.name, number))
+                writer = writer or _ShardWriter(folder, name_shard(reader.name, number), table.schema)
                 writer.add(table)
             if writer and (writer.num_bytes >= shard_bytes or stop == len(reader)):
                 on_shard(writer.close(stop, report))
@@ -141,13 +140,13 @@ def write_shards(
 class _ShardWriter:
     """A shard under a temporary name; it gets its own when it is whole."""
 
-    def __init__(self, folder: Path, name: str):
+    def __init__(self, folder: Path, name: str, schema: pa.Schema):
         self.name, self.path = name, folder / name
         self.unfinished = self.path.with_name(f".{self.path.name}{UNFINISHED_SUFFIX}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.writer = pq.ParquetWriter(
             self.unfinished,
-            GROUNDING_FEATURES.arrow_schema,
+            schema,
             use_content_defined_chunking=DEFAULT_CDC_OPTIONS,
             write_page_index=True,
         )

@@ -11,6 +11,7 @@ import yaml
 
 import albef_amc.configuration
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
+from albef_amc.from_encoders_albef import build_processor
 from albef_amc.model_cards import ModelCard
 from albef_amc.text_processing_albef import build_tokenizer, clean_caption
 from albef_amc.trainer.adapters import list_lora_fields
@@ -31,7 +32,7 @@ SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 @dataclass
 class ModelRecipe:
-    """Where the model comes from: a checkpoint, or a configuration with random weights.
+    """Where the model comes from: a checkpoint, two pretrained encoders, or a configuration with random weights.
 
     Args:
         checkpoint (`str`, *optional*): folder or Hub repository to start from.
@@ -39,18 +40,24 @@ class ModelRecipe:
         vocabulary (`str`, *optional*): with `config`: a `vocab.txt` of word pieces, or `"data"` for the words of the
             training phrases.
         image_size (`int`, *optional*): image side in pixels; the checkpoint's or configuration's by default.
+        vision_encoder, text_encoder (`str`, *optional*): a vision transformer and a BERT to begin with, as
+            [`~albef_amc.AlbefForPreTraining.from_encoders`] takes them.
     """
 
     checkpoint: str | None = None
     config: str | None = None
     vocabulary: str | None = None
     image_size: int | None = None
+    vision_encoder: str | None = None
+    text_encoder: str | None = None
 
     def __post_init__(self):
-        if (self.checkpoint is None) == (self.config is None):
+        if (self.vision_encoder is None) != (self.text_encoder is None):
+            raise ValueError("`model.vision_encoder` and `model.text_encoder` belong together: set both.")
+        if sum(start is not None for start in (self.checkpoint, self.config, self.vision_encoder)) != 1:
             raise ValueError(
-                "`model` needs either `checkpoint` or `config`: set one of the two, for example with "
-                "`--set model.checkpoint=FOLDER`."
+                "`model` needs either `checkpoint` or `config` or the encoders (`vision_encoder`, `text_encoder`): "
+                "set one of them, for example with `--set model.checkpoint=FOLDER`, and the others to null."
             )
         if self.config is not None and self.vocabulary is None:
             raise ValueError(
@@ -275,7 +282,7 @@ def build_arguments(recipe: Recipe, output_dir: str | Path) -> AmcConfig:
 def build_model_and_processor(
     recipe: ModelRecipe, phrases: Iterable[str]
 ) -> tuple[AlbefForPreTraining, AlbefProcessor]:
-    """Loads the checkpoint of a recipe, or makes a model with random weights and the processor that goes with it.
+    """Loads the checkpoint of a recipe, or makes a model of encoders or with random weights, and its processor.
 
     Args:
         recipe ([`ModelRecipe`]): where the model comes from.
@@ -285,6 +292,9 @@ def build_model_and_processor(
         return load_model_and_processor(
             AlbefForPreTraining, recipe.checkpoint, recipe.image_size, may_lack=PRE_TRAINING_PARTS
         )
+    if recipe.vision_encoder is not None:
+        model = AlbefForPreTraining.from_encoders(recipe.vision_encoder, recipe.text_encoder, recipe.image_size)
+        return model, build_processor(recipe.text_encoder, model.config)
     config = AlbefConfig.from_json_file(resolve_shipped(recipe.config, "models", ".json"))
     if recipe.image_size is not None:
         config.vision_config.image_size = recipe.image_size

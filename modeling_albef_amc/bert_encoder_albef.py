@@ -1,0 +1,168 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""BERT of transformers, read as ALBEF's text and fusion encoder; this file is never shipped with a checkpoint."""
+
+import json
+import os
+import re
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
+
+from .conversion_files_albef import list_names
+from .encoder_files_albef import EncoderWeights, build_unreachable_error, find_file
+from .original_albef import rename_original_key
+from .saving_albef import is_safetensors_error
+
+# What our layers compute; a BERT that is configured otherwise is refused.
+REQUIRED = {
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+}
+SHAPES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "layer_norm_eps",
+)
+SETTINGS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "pad_token_id")
+SPECIAL_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+OFFSET_TYPES = ("roberta", "camembert")  # their positions begin behind the id of padding
+
+HEAD, TIED = "cls.predictions.", "cls.predictions.decoder.weight"
+IGNORED = (
+    (r"(^|\.)pooler\.", "pooler of BERT"),
+    (r"\.seq_relationship\.", "next-sentence head of BERT"),
+    (r"", "entries without a place in BERT"),
+)
+
+
+def read_text_encoder(text: str | os.PathLike) -> EncoderWeights:
+    """Read a BERT, with its masked-word head where the checkpoint has one.
+
+    Args:
+        text (`str` or path): folder or repository of the Hub that transformers saved.
+
+    Raises:
+        FileNotFoundError: there is no such folder or repository.
+        ValueError: a model that is no BERT, or one that ALBEF's text encoder cannot represent.
+    """
+    source = os.path.expanduser(os.fspath(text))
+    config = _read_config(source)
+    model, missing, unexpected = _load(source, config)
+    encoder = EncoderWeights(source, {}, {name: getattr(config, name) for name in SHAPES})
+    encoder.assumed = {name: getattr(config, name) for name in SETTINGS}
+    encoder.assumed |= _find_special_ids(source, config, encoder.notes)
+    for name in unexpected:
+        reason = next(reason for pattern, reason in IGNORED if re.search(pattern, name))
+        encoder.ignored.setdefault(reason, []).append(name)
+    has_head = not any(name.startswith(HEAD) for name in missing)
+    state = model.state_dict()
+    if has_head and not torch.equal(state[TIED], model.get_input_embeddings().weight):
+        encoder.ignored["ALBEF reads words out with the word embeddings"] = [TIED]
+    for name, tensor in state.items():
+        if name != TIED and (has_head or not name.startswith(HEAD)):
+            encoder.state[rename_original_key(f"text_encoder.{name}")] = tensor
+    return encoder
+
+
+def read_tokenizer(text: str | os.PathLike, vocab_size: int) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a BERT; `None` if its folder or repository has none.
+
+    Args:
+        text (`str` or path): folder or repository.
+        vocab_size (`int`): word embeddings of the model.
+
+    Raises:
+        ValueError: the tokenizer has more pieces than the model, or lacks a special one.
+    """
+    source = os.path.expanduser(os.fspath(text))
+    if all(find_file("text", source, name, required=False) is None for name in TOKENIZER_FILES):
+        return None
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if len(tokenizer) > vocab_size:
+        raise ValueError(
+            f"`text`: the tokenizer of {source} has {len(tokenizer)} pieces but the model {vocab_size} word "
+            "embeddings. Give the folder of a model with its own tokenizer."
+        )
+    missing = [name.removesuffix("_id") for name in SPECIAL_IDS if getattr(tokenizer, name) is None]
+    if missing:
+        raise ValueError(
+            f"`text`: the tokenizer of {source} has no {', '.join(missing)}, which ALBEF needs. Use a BERT that was "
+            "trained to predict masked words."
+        )
+    return tokenizer
+
+
+def _read_config(source: str) -> BertConfig:
+    path = find_file("text", source, "config.json")
+    values = json.loads(path.read_text(encoding="utf-8"))
+    model_type = values.get("model_type")
+    if model_type != BertConfig.model_type:
+        reason = ""
+        if any(part in str(model_type) for part in OFFSET_TYPES):
+            reason = " Its positions begin behind the id of padding, and its pieces are no word pieces of BERT."
+        raise ValueError(
+            f"`text`: {source} has the `model_type` {model_type!r}; ALBEF's text encoder is a BERT.{reason} Give a "
+            "model of type 'bert', such as `google-bert/bert-base-uncased`."
+        )
+    for name, required in REQUIRED.items():
+        if values.get(name, required) != required:
+            raise ValueError(
+                f"`text`: {source} has `{name}` {values[name]!r}; ALBEF's text encoder has {required!r} alone. Use a "
+                "BERT that was trained with it."
+            )
+    config = BertConfig.from_dict(values)
+    if config.num_hidden_layers < 2:
+        raise ValueError(
+            f"`text`: {source} has {config.num_hidden_layers} layer; ALBEF needs two at least, one for the text and "
+            "one for the fusion with the image. Use a deeper BERT."
+        )
+    if config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"`text`: {source} has the width {config.hidden_size}, which is no multiple of its "
+            f"{config.num_attention_heads} attention heads. Correct its `config.json`."
+        )
+    return config
+
+
+def _load(source: str, config: BertConfig) -> tuple[BertForMaskedLM, list[str], list[str]]:
+    """The model, the names of weights that the checkpoint lacks, and those of entries without a place."""
+    options: dict[str, Any] = {"config": config, "dtype": torch.float32, "output_loading_info": True}
+    try:
+        model, information = BertForMaskedLM.from_pretrained(source, **options)
+    except OSError as error:
+        raise build_unreachable_error("text", source, error) from error
+    except Exception as error:
+        if not (isinstance(error, RuntimeError) or is_safetensors_error(error)):
+            raise
+        raise ValueError(
+            f"`text`: the weights of {source} cannot be read, or have other shapes than its `config.json` says "
+            f"({error}). Download or save it again."
+        ) from error
+    missing, unexpected = sorted(information["missing_keys"]), sorted(information["unexpected_keys"])
+    essential = [name for name in missing if not name.startswith(HEAD)]
+    if essential:
+        raise ValueError(
+            f"`text`: {source} lacks {len(essential)} weights of a BERT: {list_names(essential)}. It is incomplete, "
+            "or a model of another kind."
+        )
+    return model, missing, unexpected
+
+
+def _find_special_ids(source: str, config: BertConfig, notes: list[str]) -> dict[str, int]:
+    tokenizer = read_tokenizer(source, config.vocab_size)
+    if tokenizer is None:
+        notes.append("`text` has no tokenizer: the ids of [CLS], [SEP] and [MASK] are assumed to be those of BERT.")
+        return {}
+    return {name: getattr(tokenizer, name) for name in SPECIAL_IDS}
+
+
+__all__ = ["SPECIAL_IDS", "read_text_encoder", "read_tokenizer"]

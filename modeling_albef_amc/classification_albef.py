@@ -1,0 +1,253 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""ALBEF that classifies a text read with its image or images: visual entailment, and what visual reasoning shares.
+
+Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section 5.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+from transformers.utils import can_return_tuple
+
+from .base_albef import AlbefTaskModel
+from .configuration_albef import AlbefConfig
+from .encoders_albef import AlbefTextModel, AlbefVisionModel, KeysValues
+from .explanation_albef import (
+    HeatmapDenominator,
+    at_least_float32,
+    average_over_pieces,
+    check_choice,
+    evaluation_mode,
+    normalize_heatmap,
+    outside_inference_mode,
+    resolve_token_mask,
+)
+from .fusion_albef import encode_rows, explain_fusion, fuse_first_pieces
+from .grouping_albef import PhraseRows
+from .inputs_albef import check_phrase_inputs
+from .momentum_albef import MomentumCopies
+from .outputs_albef import AlbefClassificationOutput
+
+
+class AlbefClassifier(nn.Module):
+    """Head of a classification: linear, ReLU, linear, on the fused first piece."""
+
+    def __init__(self, config: AlbefConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.text_config.hidden_size, config.text_config.hidden_size)
+        self.out_proj = nn.Linear(config.text_config.hidden_size, config.num_labels)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """`(..., hidden_size)` to `(..., num_labels)`."""
+        return self.out_proj(nn.functional.relu(self.dense(states)))
+
+
+def compute_classification_loss(
+    logits: torch.Tensor, labels: torch.Tensor, momentum_logits: torch.Tensor | None = None, alpha: float = 0.0
+) -> torch.Tensor:
+    r"""Cross-entropy against the labels and against the momentum model's distribution, in float32 at least.
+
+    Formula: `(1 - alpha) * CE(logits, labels) - alpha * sum(softmax(momentum_logits) * log_softmax(logits))`.
+
+    Args:
+        logits, momentum_logits (`torch.Tensor` of shape `(P, num_labels)`): scores; without the momentum model's the
+            cross-entropy against the labels alone.
+        labels (`torch.Tensor` of shape `(P,)`): true classes.
+        alpha (`float`): weight of the momentum model's distribution, in [0, 1].
+
+    Reduction: mean over samples.
+    """
+    logits = at_least_float32(logits)
+    loss = nn.functional.cross_entropy(logits, labels)
+    if momentum_logits is None:
+        return loss
+    targets = at_least_float32(momentum_logits).softmax(dim=-1)
+    return (1 - alpha) * loss - alpha * (targets * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+
+
+class AlbefClassificationModel(MomentumCopies, AlbefTaskModel):
+    """Classifier of texts with their images, its distillation from momentum copies, and its heatmaps."""
+
+    _momentum_of = {
+        "momentum_vision_model": "albef.vision_model",
+        "momentum_text_model": "albef.text_model",
+        "momentum_classifier": "classifier",
+    }
+
+    def __init__(self, config: AlbefConfig):
+        super().__init__(config)
+        self.classifier = AlbefClassifier(config)
+        self.momentum_vision_model = AlbefVisionModel(config.vision_config)
+        self.momentum_text_model = AlbefTextModel(config.text_config)
+        self.momentum_classifier = AlbefClassifier(config)
+        self.post_init()
+        self._settle_momentum()
+
+    @can_return_tuple
+    @outside_inference_mode
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        token_mask: torch.Tensor | None = None,
+        original_sizes: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        distillation_alpha: float | None = None,
+        output_heatmap: bool = False,
+        output_token_heatmap: bool = False,
+        explained_class: int | torch.Tensor | None = None,
+        heatmap_denominator: HeatmapDenominator = "kept",
+    ) -> AlbefClassificationOutput:
+        r"""Scores the classes of P texts; every image is encoded once.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(N, 3, image_height, image_width)`): normalised images.
+            input_ids, attention_mask (`torch.Tensor` of shape `(P, T)`): pieces, and 1 for real ones.
+            image_index (`torch.Tensor` of shape `(P,)` or `(P, m)`, *optional*): image row of each text, or, where a
+                text is read with m = `text_config.images_per_text` images, its m rows. Not needed if every text has
+                images of its own: then the first P rows of `pixel_values` are the first images, the next P the second.
+            token_mask (`torch.Tensor` of shape `(P, T)`, *optional*): 1 for the pieces whose maps are averaged; every
+                real piece by default.
+            original_sizes (`torch.Tensor` of shape `(N, 2)`, *optional*): passed through to the output.
+            labels (`torch.Tensor` of shape `(P,)`, *optional*): true classes, for the loss.
+            distillation_alpha (`float`, *optional*): weight of the momentum model's targets in the loss; the
+                configuration's `distillation_alpha` by default, 0 for the cross-entropy alone.
+            output_heatmap, output_token_heatmap (`bool`): explain a class, per text and per piece.
+            explained_class (`int` or `torch.Tensor` of shape `(P,)`, *optional*): the class whose score is explained;
+                by default the one with the highest score, also where `labels` are given.
+            heatmap_denominator (`str`, defaults to `"kept"`): see [`~explanation_albef.average_over_pieces`].
+        """
+        check_choice("heatmap_denominator", heatmap_denominator, HeatmapDenominator)
+        attention_mask, image_index = check_phrase_inputs(
+            pixel_values, input_ids, attention_mask, image_index, self.config.text_config.images_per_text
+        )
+        piece_mask = resolve_token_mask(token_mask, attention_mask)
+        labels = self._check_classes("labels", labels, input_ids)
+        explained_class = self._check_classes("explained_class", explained_class, input_ids)
+        texts = (input_ids, attention_mask, image_index)
+        rows, keys_values = encode_rows(self.albef.text_model, self.albef.vision_model(pixel_values), *texts)
+        output = AlbefClassificationOutput(image_index=image_index, original_sizes=original_sizes)
+        if output_heatmap or output_token_heatmap:
+            output.logits, maps = self._explain_classes(rows, keys_values, explained_class, torch.is_grad_enabled())
+            of_images = [average_over_pieces(of_image, piece_mask, heatmap_denominator) for of_image in maps]
+            output.heatmap = self._join_images(of_images)
+            output.normalized_heatmap = normalize_heatmap(output.heatmap)
+            output.token_heatmap = self._join_images(maps) if output_token_heatmap else None
+        else:
+            first = self.config.text_config.fusion_layer
+            output.logits = self.classifier(fuse_first_pieces(self.albef.text_model, rows, keys_values, first))
+        if labels is not None:
+            alpha = self.config.distillation_alpha if distillation_alpha is None else distillation_alpha
+            momentum_logits = self._compute_momentum_logits(pixel_values, *texts) if alpha > 0 else None
+            output.loss = compute_classification_loss(output.logits, labels, momentum_logits, alpha)
+        return output
+
+    def explain(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        token_mask: torch.Tensor | None = None,
+        original_sizes: torch.Tensor | None = None,
+        explained_class: int | torch.Tensor | None = None,
+        **unused_inputs,
+    ) -> AlbefClassificationOutput:
+        r"""Scores and heatmaps as of `forward` with `output_heatmap`, without dropout and without a trace.
+
+        No parameter, `.grad`, mode or hook is changed, under `torch.no_grad()` and `torch.inference_mode()` as well.
+        """
+        given = (pixel_values, input_ids, attention_mask, image_index, token_mask, original_sizes)
+        with torch.no_grad(), evaluation_mode(self):
+            return self(*given, explained_class=explained_class, output_heatmap=True)
+
+    def _check_classes(
+        self, name: str, classes: int | torch.Tensor | None, input_ids: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Classes `(P,)` that are given for each text, or as one for all."""
+        if isinstance(classes, int):
+            classes = torch.full((len(input_ids),), classes, device=input_ids.device)
+        if classes is None:
+            return None
+        if classes.shape != (len(input_ids),):
+            raise ValueError(
+                f"`{name}` must have shape ({len(input_ids)},), one class a text, got {tuple(classes.shape)}."
+            )
+        if classes.min() < 0 or classes.max() >= self.config.num_labels:
+            raise ValueError(
+                f"`{name}` must hold classes between 0 and {self.config.num_labels - 1} (`config.num_labels` is "
+                f"{self.config.num_labels}), got {classes.tolist()}."
+            )
+        return classes
+
+    def _explain_classes(
+        self, rows: PhraseRows, keys_values: list[KeysValues], explained_class: torch.Tensor | None, keep_graph: bool
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Scores of the classes, and for every image of a text the maps of its pieces `(P, T, G_h, G_w)`."""
+
+        def read_class(fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            logits = self.classifier(fused)
+            classes = logits.argmax(dim=-1) if explained_class is None else explained_class
+            return logits, logits.gather(1, classes[:, None])[:, 0]
+
+        text_model, first = self.albef.text_model, self.config.text_config.fusion_layer
+        layers = text_model.find_group(self.config.explanation_layer)
+        states = text_model.run_layers(rows.states, rows.pieces, keys_values, rows.groups, first=first, last=layers[0])
+        logits, maps = explain_fusion(
+            text_model, replace(rows, states=states), keys_values, layers, read_class, keep_graph
+        )
+        return logits, [of_image.unflatten(-1, self.config.vision_config.grid_size) for of_image in maps]
+
+    def _join_images(self, of_images: list[torch.Tensor]) -> torch.Tensor:
+        """Maps of the only image of a text, `(P, ...)`, or of its m images, `(P, m, ...)`."""
+        return of_images[0] if len(of_images) == 1 else torch.stack(of_images, dim=1)
+
+    @torch.no_grad()
+    def _compute_momentum_logits(self, pixel_values: torch.Tensor, *texts: torch.Tensor) -> torch.Tensor:
+        rows, keys_values = encode_rows(self.momentum_text_model, self.momentum_vision_model(pixel_values), *texts)
+        first = self.config.text_config.fusion_layer
+        return self.momentum_classifier(fuse_first_pieces(self.momentum_text_model, rows, keys_values, first))
+
+
+class AlbefForVisualEntailment(AlbefClassificationModel):
+    r"""ALBEF that decides whether an image entails a text: the class for SNLI-VE (`num_labels=3`).
+
+    A training step calls [`update_momentum`] before `forward`; with `labels`, `forward` returns the loss. With
+    `output_heatmap=True` it adds the Grad-CAM heatmap of a class, differentiable when gradients are enabled.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from albef_amc import AlbefConfig, AlbefForVisualEntailment
+    >>> small = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    >>> config = AlbefConfig(
+    ...     vision_config=dict(small, image_size=32, patch_size=16), explanation_layer=1, explanation_block=1,
+    ...     text_config=dict(small, fusion_layer=1, vocab_size=50), num_labels=3)
+    >>> outputs = AlbefForVisualEntailment(config)(
+    ...     torch.zeros(1, 3, 32, 32), torch.tensor([[2, 7, 9], [2, 8, 9]]), image_index=torch.tensor([0, 0]),
+    ...     output_heatmap=True, explained_class=0)
+    >>> outputs.logits.shape, outputs.heatmap.shape
+    (torch.Size([2, 3]), torch.Size([2, 2, 2]))
+
+    ```
+    """
+
+    def __init__(self, config: AlbefConfig):
+        if config.text_config.images_per_text != 1:
+            raise ValueError(
+                f"`text_config.images_per_text` is {config.text_config.images_per_text}, but entailment reads a text "
+                "with one image. Use `AlbefForVisualReasoning` for several, or set it to 1."
+            )
+        super().__init__(config)
+
+
+__all__ = [
+    "AlbefClassificationModel",
+    "AlbefClassifier",
+    "AlbefForVisualEntailment",
+    "compute_classification_loss",
+]

@@ -1,0 +1,75 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Momentum copies: modules that follow others slowly and whose outputs are the targets of distillation.
+
+Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section 3.3.
+"""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from .pretrained_albef import AlbefPreTrainedModel
+
+MOMENTUM_PREFIX = "momentum_"
+
+
+class MomentumCopies(AlbefPreTrainedModel):
+    """Gives a model copies of its modules that no gradient reaches and [`update_momentum`] moves.
+
+    A subclass builds them, names them in `_momentum_of`, and calls `_settle_momentum` after `post_init`. A checkpoint
+    without them is complete: they are made from the modules that they follow.
+    """
+
+    _momentum_of: ClassVar[dict[str, str]] = {}  # name of a copy -> dotted name of the module that it follows
+    _keys_to_ignore_on_load_missing = [r"^momentum_"]
+    _keep_in_fp32_modules_strict = ["momentum_*"]  # in bfloat16 they stop moving
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs) -> "MomentumCopies":
+        """As for [`AlbefPreTrainedModel`]; momentum copies are float32 in any `dtype`, and frozen."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._settle_momentum()
+        return loaded
+
+    def _settle_momentum(self) -> None:
+        for name in self._momentum_of:
+            module = self.get_submodule(name)
+            module.requires_grad_(False)
+            module.to(torch.promote_types(next(module.parameters()).dtype, torch.float32))
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """Makes the weights that no checkpoint has; copies get those of the modules they follow."""
+        super().initialize_weights()
+        for momentum_parameter, parameter in self.iterate_momentum_pairs():
+            init.copy_(momentum_parameter, parameter)
+
+    def tie_weights(self, missing_keys: set[str] | None = None, **kwargs) -> None:
+        """Ties copies as the modules they follow; where a checkpoint has none, none of them counts as missing."""
+        for name, source in self.all_tied_weights_keys.items():
+            if missing_keys is not None and name.startswith(MOMENTUM_PREFIX) and name in missing_keys:
+                missing_keys.discard(source)
+        super().tie_weights(missing_keys, **kwargs)
+
+    def iterate_momentum_pairs(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+        """Every momentum parameter, once, with the online parameter that it follows."""
+        seen = set()
+        for name, followed in self._momentum_of.items():
+            copies, parameters = self.get_submodule(name).parameters(), self.get_submodule(followed).parameters()
+            for followers in zip(copies, parameters, strict=True):
+                if id(followers[0]) not in seen:
+                    seen.add(id(followers[0]))
+                    yield followers
+
+    @torch.no_grad()
+    def update_momentum(self) -> None:
+        """Moves every momentum weight: `momentum * old + (1 - momentum) * online`."""
+        pairs = list(self.iterate_momentum_pairs())
+        copies, parameters = [own for own, _ in pairs], [value.to(own.dtype) for own, value in pairs]
+        torch._foreach_lerp_(copies, parameters, 1 - self.config.momentum)
+
+
+__all__ = ["MomentumCopies"]

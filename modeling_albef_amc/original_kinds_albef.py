@@ -1,0 +1,134 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Which of the published models an original checkpoint holds, by the names of its entries."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .conversion_files_albef import list_names
+from .handover_albef import GENERAL
+
+VISION_PREFIX = "visual_encoder."
+TEXT_PREFIXES = ("text_encoder.bert.", "text_encoder.")  # the second where the encoder stands without a word head
+
+
+@dataclass(frozen=True)
+class OriginalKind:
+    """A kind of original checkpoint.
+
+    Args:
+        name (`str`): as reports call it.
+        model_class (`str`): name of the class that it converts to.
+        trained_class (`str`): name of the class that holds all of it, momentum copies included.
+        other_classes (`tuple[str, ...]`): further classes whose weights it has.
+    """
+
+    name: str
+    model_class: str
+    trained_class: str
+    other_classes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of all classes that it can be converted to, without repetition."""
+        return tuple(dict.fromkeys((self.model_class, self.trained_class, *self.other_classes)))
+
+    @property
+    def is_general(self) -> bool:
+        """Whether classes for other tasks start from a converted checkpoint of the kind."""
+        return self.model_class in GENERAL
+
+
+AMC_PRE_TRAINING = OriginalKind("AMC pre-training", "AlbefForImageTextMatching", "AlbefForPreTraining")
+ALBEF_PRE_TRAINING = OriginalKind("ALBEF pre-training", "AlbefForImageTextMatching", "AlbefForPreTraining")
+RETRIEVAL = OriginalKind(
+    "ALBEF retrieval, or AMC evaluation, which has the same entries",
+    "AlbefForImageTextRetrieval",
+    "AlbefForImageTextRetrieval",
+    ("AlbefForImageTextMatching",),
+)
+QUESTION_ANSWERING = OriginalKind(
+    "ALBEF visual question answering", "AlbefForQuestionAnswering", "AlbefForQuestionAnswering"
+)
+REASONING = OriginalKind("ALBEF visual reasoning (NLVR)", "AlbefForVisualReasoning", "AlbefForVisualReasoning")
+ENTAILMENT = OriginalKind("ALBEF visual entailment", "AlbefForVisualEntailment", "AlbefForVisualEntailment")
+TEXT_ASSIGNMENT = OriginalKind(
+    "ALBEF pre-training for NLVR (text assignment)", "AlbefForTextAssignment", "AlbefForTextAssignment"
+)
+
+
+def find_kind(
+    names: Iterable[str], source: str = "the checkpoint", images_per_text: int | None = None
+) -> OriginalKind:
+    """Which model a state dict belongs to, by the names of its entries.
+
+    Args:
+        names (iterable of `str`): names of the entries, or the state dict.
+        source (`str`): what errors call it.
+        images_per_text (`int`, *optional*): 2 for NLVR, 1 for entailment; by the number of layers without.
+    """
+    names = list(names)
+
+    def has(*prefixes: str) -> bool:
+        return any(name.startswith(prefixes) for name in names)
+
+    for needed in (VISION_PREFIX, "text_encoder."):
+        if not has(needed):
+            raise ValueError(
+                f"{source} belongs to another architecture: it has no `{needed}*`. Its entries begin with "
+                f"{list_names(names)}. Checkpoints of ALBEF and AMC can be converted."
+            )
+    if has("text_decoder."):
+        return QUESTION_ANSWERING
+    if has("ta_head."):
+        return TEXT_ASSIGNMENT
+    if has("cls_head."):
+        return REASONING if (images_per_text or count_images_per_text(names)) > 1 else ENTAILMENT
+    if has("idx_queue"):
+        return RETRIEVAL
+    if has(TEXT_PREFIXES[0]):
+        return AMC_PRE_TRAINING if has("queue_ptr_img") else ALBEF_PRE_TRAINING
+    if has("itm_head."):
+        return RETRIEVAL
+    raise ValueError(
+        f"{source} has the encoders of ALBEF but the head of no published model, by which its kind is known. Its "
+        f"entries begin with {list_names(names)}."
+    )
+
+
+def find_text_prefix(names: Iterable[str]) -> str:
+    """What stands before the names of the text encoder."""
+    return next(prefix for prefix in TEXT_PREFIXES if any(name.startswith(prefix) for name in names))
+
+
+def count_layers(names: Iterable[str], prefix: str) -> int:
+    """Number of layers under `prefix`, which ends before the number."""
+    found = (re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in names)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+def find_fusion_layer(names: Iterable[str]) -> int:
+    """Index of the first text layer with cross-attention."""
+    found = (re.match(r"text_encoder\.(?:bert\.)?encoder\.layer\.(\d+)\.crossattention", name) for name in names)
+    layers = {int(match[1]) for match in found if match}
+    if not layers:
+        raise ValueError("the text encoder has no layer with cross-attention: this is not ALBEF's fusion encoder.")
+    return min(layers)
+
+
+def count_images_per_text(names: Iterable[str]) -> int:
+    """2 where there are twice as many fusion layers as text layers, as in ALBEF's models for NLVR; else 1."""
+    names = list(names)
+    fusion_layer = find_fusion_layer(names)
+    num_layers = count_layers(names, f"{find_text_prefix(names)}encoder.layer.")
+    return 2 if num_layers - fusion_layer == 2 * fusion_layer else 1
+
+
+__all__ = [
+    "OriginalKind",
+    "count_images_per_text",
+    "count_layers",
+    "find_fusion_layer",
+    "find_kind",
+    "find_text_prefix",
+]

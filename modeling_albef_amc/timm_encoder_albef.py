@@ -1,0 +1,201 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Vision transformers of timm, read as ALBEF's image encoder; this file is never shipped with a checkpoint."""
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from .conversion_files_albef import list_names
+from .encoder_files_albef import EncoderWeights, find_file
+from .original_albef import rename_original_key
+
+WEIGHTS_FILE, CONFIG_FILE, SUFFIX = "model.safetensors", "config.json", ".safetensors"
+TIMM_NAME = re.compile(r"(local-dir|hf-hub):.+|[\w.-]+")
+# Attention heads of the published DeiT and ViT (tiny, small, base, large) by width: tensors keep no trace of them.
+PUBLISHED_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}
+LAYER_NORM_EPS = 1e-6  # of timm's vision transformers
+GELU = "gelu"
+# Arguments of timm's class that change the function of the same tensors.
+TRACELESS_ARGUMENTS = ("act_layer", "norm_layer", "block_fn", "attn_layer", "mlp_layer")
+
+ENTRIES = ("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", "norm.weight", "norm.bias")
+BLOCK_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+IGNORED = (
+    (r"^(head|pre_logits)\.", "classification head of the vision transformer"),
+    (r"^(fc_norm|attn_pool)\.", "pooling of the vision transformer"),
+)
+# What our image encoder cannot represent, by the names that give it away.
+REFUSED = (
+    (r"^(dist_token$|head_dist\.)", "a second class token (distilled DeiT: use the version without distillation)"),
+    (r"\.ls[12]\.|\.gamma_[12]$", "layer scale"),
+    (r"^norm_pre\.", "a normalisation in front of the blocks (pre-norm)"),
+    (r"^reg_token$", "register tokens"),
+    (r"\.(q_norm|k_norm|attn\.norm|mlp\.norm)\.", "normalisations inside attention or MLP"),
+    (r"rel_pos|relative_position|rope", "relative positions"),
+    (r"^patch_embed\.(?!proj\.(weight|bias)$)", "a patch embedding that is more than one convolution"),
+    (r"", "entries that have no place"),
+)
+LACKED = (
+    (r"^cls_token$", "a class token"),
+    (r"^pos_embed$", "absolute positions"),
+    (r"\.qkv\.bias$", "biases of query, key and value"),
+    (r"^norm\.", "the normalisation behind the last block"),
+    (r"", "weights that every block has"),
+)
+
+
+def read_image_encoder(vision: str | os.PathLike) -> EncoderWeights:
+    """Read a vision transformer of timm.
+
+    Args:
+        vision (`str` or path): a safetensors file with timm's names; a folder or a repository of the Hub that timm
+            saved; or a name of timm (`deit_base_patch16_224.fb_in1k`, `local-dir:FOLDER`), which needs timm.
+
+    Raises:
+        FileNotFoundError: there is no such file, folder or repository.
+        ImportError: a name of timm, and timm is not installed.
+        ValueError: a model that is no vision transformer, or one that ALBEF's image encoder cannot represent.
+    """
+    source = os.path.expanduser(os.fspath(vision))
+    if source.endswith(SUFFIX) and not Path(source).exists():
+        raise FileNotFoundError(f"`vision`: no file {source}.")
+    if TIMM_NAME.fullmatch(source) and not Path(source).exists():
+        state, told = _load_with_timm(source)
+    else:
+        state, told = _load_files(source)
+    ignored = _sort_names(source, state)
+    kept = {name: tensor for name, tensor in state.items() if not any(name in names for names in ignored.values())}
+    encoder = EncoderWeights(source, {}, {**_read_shapes(source, kept), **told}, ignored=ignored)
+    if "num_attention_heads" not in encoder.told:
+        width = encoder.told["hidden_size"]
+        if width in PUBLISHED_HEADS:
+            heads = encoder.assumed["num_attention_heads"] = PUBLISHED_HEADS[width]
+            encoder.notes.append(f"vision_config.num_attention_heads = {heads} is assumed (width {width}).")
+    stored = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in kept.values()})
+    if stored != ["float32"]:
+        encoder.notes.append(f"`vision` is stored as {', '.join(stored)} and used as float32.")
+    for name, tensor in kept.items():
+        encoder.state[rename_original_key(f"visual_encoder.{name}")] = tensor.float()
+    return encoder
+
+
+def _load_files(source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights, and what `config.json` says beside them, of a file, a folder or a repository."""
+    told: dict[str, Any] = {}
+    path = Path(source)
+    if not path.is_file():
+        path = find_file("vision", source, WEIGHTS_FILE)
+        told = _read_arguments(source)
+    try:
+        return load_file(path), told
+    except SafetensorError as error:
+        raise ValueError(
+            f"`vision`: {path} cannot be read ({error}). Give a safetensors file that is whole and holds a vision "
+            "transformer with timm's names."
+        ) from error
+
+
+def _read_arguments(source: str) -> dict[str, Any]:
+    """What timm's `config.json` tells of our configuration; an error for arguments that we have no place for."""
+    path = find_file("vision", source, CONFIG_FILE, required=False)
+    arguments = (json.loads(path.read_text(encoding="utf-8")) if path else {}).get("model_args") or {}
+    given = {name: arguments[name] for name in TRACELESS_ARGUMENTS if arguments.get(name) not in (None, GELU)}
+    if given:
+        raise ValueError(
+            f"`vision`: `{CONFIG_FILE}` of {source} sets {given}; ALBEF's image encoder has timm's usual blocks, with "
+            "`LayerNorm` and exact GELU. Use a plain vision transformer such as DeiT."
+        )
+    return {"num_attention_heads": arguments["num_heads"]} if "num_heads" in arguments else {}
+
+
+def _load_with_timm(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights of a name of timm, and what timm tells beside them."""
+    try:
+        import timm
+        from timm.models.vision_transformer import Block, VisionTransformer
+    except ImportError as error:
+        raise ImportError(
+            f"`vision` is {name!r}: there is no such file or folder here, and a name of timm needs timm, which cannot "
+            f"be imported ({error}). Install it (`pip install 'albef-amc[timm]'`), or give a repository "
+            "(`timm/deit_base_patch16_224.fb_in1k`), a folder or a safetensors file, which do not need it."
+        ) from error
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except Exception as error:  # timm lets errors of every kind through
+        raise ValueError(
+            f"`vision`: timm cannot load {name!r}: {error}. Give a name of `timm.list_pretrained()`."
+        ) from error
+    blocks = getattr(model, "blocks", [None])
+    if not isinstance(model, VisionTransformer) or type(blocks[0]) is not Block:
+        raise ValueError(
+            f"`vision`: {name!r} is a {type(model).__name__} with blocks {type(blocks[0]).__name__}; ALBEF's image "
+            "encoder is timm's `VisionTransformer` with `Block`. Use a plain vision transformer such as DeiT."
+        )
+    activation = blocks[0].mlp.act
+    if type(activation).__name__ != "GELU" or getattr(activation, "approximate", "none") != "none":
+        raise ValueError(f"`vision`: {name!r} has the activation {activation}; ALBEF's image encoder has exact GELU.")
+    told = {"num_attention_heads": blocks[0].attn.num_heads, "layer_norm_eps": float(blocks[0].norm1.eps)}
+    return model.state_dict(), told
+
+
+def _sort_names(source: str, state: dict[str, torch.Tensor]) -> dict[str, list[str]]:
+    """Entries to leave out, by reason; an error if the others are not exactly those of ALBEF's image encoder."""
+    blocks = {int(match[1]) for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}
+    if not blocks:
+        raise ValueError(
+            f"`vision`: {source} has no `blocks.*`, as timm's vision transformers have. Its entries begin with "
+            f"{list_names(list(state))}. Give a vision transformer that timm saved."
+        )
+    expected = {*ENTRIES}
+    for block in range(1 + max(blocks)):
+        expected |= {f"blocks.{block}.{part}.{kind}" for part in BLOCK_PARTS for kind in ("weight", "bias")}
+    ignored: dict[str, list[str]] = {}
+    problems: dict[str, list[str]] = {}
+    for name in sorted(state.keys() - expected):
+        reason = _find_meaning(IGNORED, name)
+        if reason is not None:
+            ignored.setdefault(reason, []).append(name)
+        else:
+            problems.setdefault(f"it has {_find_meaning(REFUSED, name)}", []).append(name)
+    for name in sorted(expected - state.keys()):
+        problems.setdefault(f"it lacks {_find_meaning(LACKED, name)}", []).append(name)
+    if problems:
+        found = "; ".join(f"{meaning}: {list_names(names)}" for meaning, names in problems.items())
+        raise ValueError(
+            f"`vision`: {source} cannot be ALBEF's image encoder: {found}. Use a plain vision transformer such as "
+            "`timm/deit_base_patch16_224.fb_in1k`."
+        )
+    return ignored
+
+
+def _find_meaning(meanings: tuple[tuple[str, str], ...], name: str) -> str | None:
+    return next((meaning for pattern, meaning in meanings if re.search(pattern, name)), None)
+
+
+def _read_shapes(source: str, state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Values of [`AlbefVisionConfig`] that shapes tell; an error if positions are no class token and square grid."""
+    hidden_size, num_channels, *patch = state["patch_embed.proj.weight"].shape
+    num_positions = state["pos_embed"].shape[1]
+    if math.isqrt(num_positions - 1) ** 2 != num_positions - 1:
+        raise ValueError(
+            f"`vision`: `pos_embed` of {source} has {num_positions} positions, which are not those of a class "
+            "token and a square grid of patches. Use one for square images whose class token has a position."
+        )
+    return {
+        "hidden_size": hidden_size,
+        "intermediate_size": state["blocks.0.mlp.fc1.weight"].shape[0],
+        "num_hidden_layers": sum(re.fullmatch(r"blocks\.\d+\.norm1\.weight", name) is not None for name in state),
+        "patch_size": patch[0] if patch[0] == patch[1] else patch,
+        "num_channels": num_channels,
+        "layer_norm_eps": LAYER_NORM_EPS,
+    }
+
+
+__all__ = ["read_image_encoder"]
