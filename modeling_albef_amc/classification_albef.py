@@ -4,8 +4,6 @@
 Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section 5.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import nn
 from transformers.utils import can_return_tuple
@@ -23,7 +21,7 @@ from .explanation_albef import (
     outside_inference_mode,
     resolve_token_mask,
 )
-from .fusion_albef import encode_rows, explain_fusion, fuse_first_pieces
+from .fusion_albef import encode_rows, explain_fusion, fuse_below, fuse_first_pieces
 from .grouping_albef import PhraseRows
 from .inputs_albef import check_phrase_inputs
 from .momentum_albef import MomentumCopies
@@ -189,16 +187,14 @@ class AlbefClassificationModel(MomentumCopies, AlbefTaskModel):
         """Scores of the classes, and for every image of a text the maps of its pieces `(P, T, G_h, G_w)`."""
 
         def read_class(fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            logits = self.classifier(fused)
+            logits = self.classifier(fused[:, 0])
             classes = logits.argmax(dim=-1) if explained_class is None else explained_class
             return logits, logits.gather(1, classes[:, None])[:, 0]
 
-        text_model, first = self.albef.text_model, self.config.text_config.fusion_layer
+        text_model = self.albef.text_model
         layers = text_model.find_group(self.config.explanation_layer)
-        states = text_model.run_layers(rows.states, rows.pieces, keys_values, rows.groups, first=first, last=layers[0])
-        logits, maps = explain_fusion(
-            text_model, replace(rows, states=states), keys_values, layers, read_class, keep_graph
-        )
+        rows = fuse_below(text_model, rows, keys_values, last=layers[0])
+        logits, _, maps = explain_fusion(text_model, rows, keys_values, layers, read_class, keep_graph)
         return logits, [of_image.unflatten(-1, self.config.vision_config.grid_size) for of_image in maps]
 
     def _join_images(self, of_images: list[torch.Tensor]) -> torch.Tensor:

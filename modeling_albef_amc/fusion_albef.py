@@ -2,6 +2,7 @@
 """From images and phrases to the fused first pieces that heads read, and the explained pass of a head's score."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -9,7 +10,8 @@ from .encoders_albef import AlbefTextModel, KeysValues
 from .explanation_albef import compute_weighted_attentions
 from .grouping_albef import PhraseGroups, PhraseRows, PieceLayout
 
-# From fused first pieces `(R, hidden_size)` to the logits of a head `(R, ...)` and the score to explain `(R,)`.
+# From fused states `(R, T, hidden_size)`, of first pieces alone `(R, 1, hidden_size)`, to the logits of a head
+# `(R, ...)` and the score to explain `(R,)`.
 ReadScore = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -41,6 +43,14 @@ def fuse_first_pieces(
     return fused[:, 0]
 
 
+def fuse_below(text_model: AlbefTextModel, rows: PhraseRows, keys_values: list[KeysValues], last: int) -> PhraseRows:
+    """Phrases as the text encoder left them, behind the fusion layers below `last`, with their layout."""
+    pieces, groups = rows.find_layout(len(keys_values[0][0]))
+    options = {"first": text_model.config.fusion_layer, "last": last}
+    states = text_model.run_layers(rows.states, pieces, keys_values, groups, **options)
+    return replace(rows, states=states, pieces=pieces, groups=groups)
+
+
 def explain_fusion(
     text_model: AlbefTextModel,
     rows: PhraseRows,
@@ -48,18 +58,21 @@ def explain_fusion(
     layers: range,
     read_score: ReadScore,
     keep_graph: bool,
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    first_piece_only: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     r"""Grad-CAM of a head's score at the cross-attention of neighbouring layers, one for each image of a phrase.
 
     Args:
         rows ([`~grouping_albef.PhraseRows`]): R phrases that have passed the layers below the first of `layers`.
         keys_values (`list`): keys and values of the images, one pair a fusion layer.
         layers (`range`): the explained layers.
-        read_score (`Callable`): the head, from fused first pieces to its logits and the score of each phrase.
-        keep_graph (`bool`): keep logits and maps in the graph.
+        read_score (`Callable`): the head, from fused states to its logits and the score of each phrase.
+        keep_graph (`bool`): keep logits, score and maps in the graph.
+        first_piece_only (`bool`): the head reads first pieces alone.
 
     Returns:
-        `tuple`: the logits; for each of `layers` the maps of the pieces `(R, T, num_patches)`, 0 for padding.
+        `tuple`: the logits; the score `(R,)`; for each of `layers` the maps of the pieces `(R, T, num_patches)`, 0 for
+        padding.
     """
     pieces, groups = rows.find_layout(len(keys_values[0][0]))
     states, attentions = rows.states, []
@@ -69,13 +82,15 @@ def explain_fusion(
                 index, states, pieces, keys_values, groups, use_eager=index > layers[0]
             )
             attentions.append(attention)
-        options = {"first_piece_only": True, "use_eager": True}
+        options = {"first_piece_only": first_piece_only, "use_eager": True}
         fused = text_model.run_layers(states, pieces, keys_values, groups, first=layers[-1] + 1, **options)
-        logits, score = read_score(fused[:, 0])
+        logits, score = read_score(fused)
         maps = compute_weighted_attentions(score, attentions, keep_graph)
     is_kept = rows.attention_mask[..., None].to(logits.device, non_blocking=True)
     maps = [of_image[..., 1:] * is_kept for of_image in maps]  # drop the class token
-    return logits if keep_graph else logits.detach(), maps
+    if not keep_graph:
+        logits, score = logits.detach(), score.detach()
+    return logits, score, maps
 
 
-__all__ = ["ReadScore", "encode_rows", "explain_fusion", "fuse_first_pieces"]
+__all__ = ["ReadScore", "encode_rows", "explain_fusion", "fuse_below", "fuse_first_pieces"]

@@ -5,8 +5,6 @@ Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651). The hea
 `output_heatmap=True` is the Grad-CAM of Yang et al., CVPR 2023 (arXiv 2206.15462), computed inside `forward`.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import nn
 from transformers.utils import can_return_tuple
@@ -27,7 +25,7 @@ from .explanation_albef import (
     outside_inference_mode,
     resolve_token_mask,
 )
-from .fusion_albef import explain_fusion, fuse_first_pieces
+from .fusion_albef import explain_fusion, fuse_below, fuse_first_pieces
 from .grouping_albef import PhraseGroups, PhraseRows, PieceLayout, divide_by_length
 from .inputs_albef import check_phrase_inputs
 from .outputs_albef import AlbefGroundingOutput
@@ -105,15 +103,10 @@ class AlbefMatchingModel(TwoStageRetrieval):
             `tuple`: `itm_logits` `(P, 2)`; with `explain` the map of every piece `(P, T, G_h, G_w)`, 0 for padding,
             else None.
         """
-        fusion_layer = self.config.text_config.fusion_layer
         if not explain:
-            return self.score(rows, keys_values, first=fusion_layer), None
-        pieces, groups = rows.find_layout(len(keys_values[0][0]))
-        last = self.config.explanation_layer
-        states = self.albef.text_model.run_layers(
-            rows.states, pieces, keys_values, groups, first=fusion_layer, last=last
-        )
-        return self.explain_match(replace(rows, states=states, pieces=pieces, groups=groups), keys_values, keep_graph)
+            return self.score(rows, keys_values, first=self.config.text_config.fusion_layer), None
+        rows = fuse_below(self.albef.text_model, rows, keys_values, last=self.config.explanation_layer)
+        return self.explain_match(rows, keys_values, keep_graph)
 
     def score(self, rows: PhraseRows, keys_values: list[KeysValues], first: int) -> torch.Tensor:
         """Matching scores `(P, 2)` of phrases that have passed the layers below `first`."""
@@ -124,13 +117,13 @@ class AlbefMatchingModel(TwoStageRetrieval):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores and maps as for [`match`], of phrases that have passed the layers below the explanation layer."""
         layers = range(self.config.explanation_layer, self.config.explanation_layer + 1)
-        itm_logits, (maps,) = explain_fusion(
+        itm_logits, _, (maps,) = explain_fusion(
             self.albef.text_model, rows, keys_values, layers, self._read_match, keep_graph
         )
         return itm_logits, maps.unflatten(-1, self.config.vision_config.grid_size)
 
     def _read_match(self, fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        itm_logits = self.itm_head(fused)
+        itm_logits = self.itm_head(fused[:, 0])
         return itm_logits, itm_logits[:, ITM_MATCH_INDEX]
 
     def explain_similarity(

@@ -23,12 +23,12 @@ from .encoders_albef import AlbefTextModel, AlbefVisionModel, KeysValues
 from .explanation_albef import (
     average_over_pieces,
     check_choice,
-    compute_weighted_attention,
     evaluation_mode,
     normalize_heatmap,
     outside_inference_mode,
 )
-from .grouping_albef import PieceLayout, divide_by_length
+from .fusion_albef import explain_fusion
+from .grouping_albef import PhraseRows, PieceLayout, divide_by_length
 from .inputs_albef import check_phrase_inputs
 from .momentum_albef import MomentumCopies
 from .outputs_albef import AlbefQuestionAnsweringOutput, RankedAnswers
@@ -208,19 +208,20 @@ class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
 
         From the explanation layer on every answer has a copy of its question, hence a gradient of its own.
         """
-        text_model, explained = self.albef.text_model, self.config.explanation_layer
-        rows, mask = answers.question_index, attention_mask[answers.question_index]
-        fusion = (PieceLayout.of(mask, keep_padding=True), keys_values, image_index[rows])
-        with torch.enable_grad():  # without a graph to keep, it begins at the attention map and ends at the score
-            states, attention = text_model.run_explained_layer(explained, below[rows], *fusion)
-            states = text_model.run_layers(states, *fusion, first=explained + 1, use_eager=True)
+        explained, question = self.config.explanation_layer, answers.question_index
+        mask = attention_mask[question]
+        rows = PhraseRows(below[question], mask, image_index[question], pieces=PieceLayout.of(mask, keep_padding=True))
+
+        def read_answers(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             logits = self.answer_decoder(answers.ids, answers.mask, states, mask, use_eager=True).logits
-            losses = compute_answer_losses(logits, answers.ids, answers.mask)
-            maps = compute_weighted_attention(-losses, attention, keep_graph)
-        output.answer_logits = logits if keep_graph else logits.detach()
-        output.answer_losses = losses if keep_graph else losses.detach()
-        maps = maps[..., 1:].unflatten(-1, self.config.vision_config.grid_size)  # drop the class token
-        return maps * mask[..., None, None]
+            return logits, -compute_answer_losses(logits, answers.ids, answers.mask)
+
+        layers, text_model = range(explained, explained + 1), self.albef.text_model
+        output.answer_logits, log_probabilities, (maps,) = explain_fusion(
+            text_model, rows, keys_values, layers, read_answers, keep_graph, first_piece_only=False
+        )
+        output.answer_losses = -log_probabilities
+        return maps.unflatten(-1, self.config.vision_config.grid_size)
 
     def _combine_losses(
         self,
