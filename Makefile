@@ -8,12 +8,13 @@ WORKERS ?= 2
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 TYPED = build/typed
+OLDEST = build/oldest
 # Tests of a file stay together: they share what is slow to make.
 IN_PARALLEL = --numprocesses $(WORKERS) --dist loadfile
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(if $(CI),--quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help install style quality test test-fast demo clean
+.PHONY: help install style quality test test-fast test-oldest test-all demo clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +44,16 @@ test: $(INSTALLED)  ## the whole suite
 
 test-fast: $(INSTALLED)  ## the suite without slow tests: under a minute
 	$(BIN)/pytest $(IN_PARALLEL) -m "not slow"
+
+test-oldest: $(INSTALLED)  ## the whole suite with the oldest versions that setup.cfg allows, in build/oldest
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(PYTHON) .ci/oldest_versions.py setup.cfg constraints.txt > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --disable-pip-version-check --quiet \
+	    --constraint $(OLDEST)/constraints.txt --editable '.[dev]'
+	$(OLDEST)/bin/pytest $(IN_PARALLEL) -p no:cacheprovider
+
+test-all: quality test test-oldest  ## ruff and mypy, the whole suite, and the suite with the oldest versions
+	@echo "test-all ran: quality, test ($(VENV)), test-oldest ($(OLDEST))"
 
 demo: $(INSTALLED)  ## the main job on data that needs no download; writes runs/demo
 	$(BIN)/albef-amc demo
