@@ -15,7 +15,13 @@ from .features import GROUNDING_FEATURES, PHRASE_FEATURES, build_phrase, build_r
 from .flickr30k_entities import Flickr30kEntities, Flickr30kEntitiesConfig
 from .jsonl import Jsonl, JsonlConfig
 from .kilogram import KiloGram, KiloGramConfig
-from .loading import BUILDERS, load_grounding_dataset, load_task_dataset
+from .loading import (
+    BUILDERS,
+    check_builder_options,
+    check_builder_split,
+    load_grounding_dataset,
+    load_task_dataset,
+)
 from .phrasecut import PhraseCut, PhraseCutConfig
 from .refcoco import RefCoco, RefCocoConfig
 from .synthetic_grounding import SyntheticGrounding, SyntheticGroundingConfig, build_scene, generate_scenes
@@ -80,6 +86,8 @@ __all__ = [
     "build_question",
     "build_row",
     "build_scene",
+    "check_builder_options",
+    "check_builder_split",
     "choose_split",
     "compute_statistics",
     "find_referents",

@@ -40,6 +40,10 @@ class AnnotationListConfig(ImageRootConfig):
         if len(self.name_files()) < len(files):
             raise ValueError(f"`annotation_files` has two files of one name: {files}. Phrases are numbered by them.")
 
+    def list_splits(self) -> list[str]:
+        """The only split."""
+        return ["train"]
+
     def list_annotation_paths(self) -> list[Path]:
         """The lists."""
         return [Path(self.data_root) / name for name in self.annotation_files]

@@ -43,6 +43,10 @@ class CocoPhrasesConfig(SourceConfig):
         """Path of one of the files, by the name of its argument."""
         return Path(self.data_root) / getattr(self, name)
 
+    def list_splits(self) -> list[str]:
+        """Splits that images are dealt to."""
+        return list(SPLIT_BOUNDS)
+
     def list_annotation_paths(self) -> list[Path]:
         """The two JSON files."""
         return [self.get_path("annotations_file"), self.get_path("phrases_file")]

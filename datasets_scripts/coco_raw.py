@@ -60,6 +60,10 @@ class CocoConfig(ImageRootConfig):
         """File of the annotations of one kind of a split."""
         return Path(self.data_root) / ANNOTATIONS_FOLDER / f"{kind}_{split}.json"
 
+    def list_splits(self) -> list[str]:
+        """The splits that are read."""
+        return list(self.splits)
+
     def list_annotation_paths(self) -> list[Path]:
         """The JSON files that are there, of the kinds and splits asked for."""
         paths = (self.get_path(kind, split) for split in self.splits for kind in self.kinds)

@@ -34,14 +34,14 @@ class Flickr30kEntitiesConfig(ImageRootConfig):
             wanted, `UNRELATED_CAPTIONS`. For "info_ground": `bounding_boxes_*.json` and `sentences_*.json`.
         source (`str`, defaults to "xml"): "xml", the authors' files, or "info_ground", what the repository info-ground
             makes of them.
-        splits (`list[str]`, defaults to train, val, test): the splits whose files are there.
+        splits (`list[str]` or `str`, defaults to train, val, test): the splits whose files are there.
         image_root (`str`, *optional*): folder of the images; `flickr30k-images` in `data_root` by default.
         embed_images (`bool`, defaults to `True`): whether the rows hold the images' bytes; else they hold their paths
             on this machine, and the files must stay where they are.
     """
 
     source: str = "xml"
-    splits: list[str] | tuple[str, ...] = SPLITS
+    splits: list[str] | tuple[str, ...] | str = SPLITS
 
     def __post_init__(self):
         if self.source not in SOURCES:
@@ -72,6 +72,10 @@ class Flickr30kEntitiesConfig(ImageRootConfig):
         if self.source == "xml":
             return [self.root / f"{split}.txt" for split in self.splits]
         return [path for split in self.splits for path in list_json_paths(self.root, split)]
+
+    def list_splits(self) -> list[str]:
+        """The splits that are read."""
+        return list(self.splits)
 
     def list_annotation_paths(self) -> list[Path]:
         """The files beside the images."""

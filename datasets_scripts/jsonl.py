@@ -45,6 +45,10 @@ class JsonlConfig(ImageRootConfig):
             if not re.fullmatch(r"\w+", path.stem):
                 raise ValueError(f"{path} is no name of a split: letters, digits and `_` are. Rename it.")
 
+    def list_splits(self) -> list[str]:
+        """Names of the files without their ending."""
+        return [path.stem for path in self.list_annotation_paths()]
+
     def list_annotation_paths(self) -> list[Path]:
         """The files, by name."""
         return sorted(path for path in Path(self.data_root).glob(f"*{SUFFIX}") if path.is_file())

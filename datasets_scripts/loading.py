@@ -1,12 +1,15 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Data sets by name: a builder of this package, a folder of Parquet files, or a repository on the Hub."""
 
-from collections.abc import Iterable
+import dataclasses
+import inspect
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow.parquet as pq
+from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
 from .albef_json import AlbefJson
 from .albef_nlvr2 import AlbefNlvr2
@@ -20,8 +23,10 @@ from .features import GROUNDING_FEATURES
 from .flickr30k_entities import Flickr30kEntities
 from .jsonl import Jsonl
 from .kilogram import KiloGram
+from .option_types import check_option_type, list_option_types
 from .phrasecut import PhraseCut
 from .refcoco import RefCoco
+from .suggestions import suggest_nearest
 from .synthetic_grounding import SyntheticGrounding
 from .task_features import TASK_SCHEMAS, find_task_schema
 from .visual_genome import VisualGenome
@@ -29,6 +34,14 @@ from .vqa_v2 import VqaV2
 
 # Shards of a data set that was built on this disk, at most: what streams are dealt out by.
 SHARDS_OF_BUILT = 64
+ALL_SPLITS = "all"
+# Arguments of a builder beside the fields of its configuration.
+COMMON_OPTIONS = ("config_name", "cache_dir")
+# Arguments of `datasets.load_dataset` that have a parameter of their own here.
+OWN_PARAMETERS = ("path", "name", "split", "streaming", "config_kwargs")
+# How like an argument of `datasets.load_dataset` an unknown one must be to be called a mistake: it may be one of the
+# files' format.
+LIKENESS_OF_OTHERS = 0.7
 
 BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "synthetic": SyntheticGrounding,
@@ -48,6 +61,88 @@ BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "albef_snli_ve": AlbefSnliVe,
     "vqa_v2": VqaV2,
 }
+
+
+def check_builder_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuses options that a data set does not have, before anything is read: no file is opened.
+
+    Args:
+        name (`str`): a key of `BUILDERS`; else a folder or a Hub repository.
+        options (mapping): what would be given to [`load_grounding_dataset`] beside name, split and streaming.
+
+    Raises:
+        ValueError: an option that the data set does not have (the nearest one is named), or an unknown `config_name`.
+        TypeError: a value of another type than the option has.
+
+    Example:
+        >>> check_builder_options("jsonl", {"data_rot": "photos"})
+        Traceback (most recent call last):
+        ValueError: `jsonl` has no option `data_rot`. Did you mean `data_root`?
+    """
+    if name not in BUILDERS:
+        _check_load_options(name, options)
+        return
+    builder = BUILDERS[name]
+    hints = list_option_types(builder.BUILDER_CONFIG_CLASS)
+    known = [*hints, *COMMON_OPTIONS]
+    for option, value in options.items():
+        if option not in known:
+            hint = suggest_nearest(option, known, f"Options: {', '.join(known)}.")
+            raise ValueError(f"`{name}` has no option `{option}`. {hint}")
+        if option in hints:
+            check_option_type(option, value, hints[option])
+    config_name = options.get("config_name")
+    configurations = getattr(builder, "CONFIGURATIONS", {})
+    if config_name is not None and config_name not in configurations:
+        listed = f"Configurations: {', '.join(configurations)}." if configurations else "It has none: drop the option."
+        raise ValueError(
+            f"`config_name` {config_name!r} is not a configuration of `{name}`. "
+            + suggest_nearest(config_name, configurations, listed)
+        )
+
+
+def _check_load_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuses options of a folder or a repository that resemble one that would be meant.
+
+    Other names are options of the files' format, which `datasets` checks when it has found the files.
+    """
+    known = [option for option in inspect.signature(datasets.load_dataset).parameters if option not in OWN_PARAMETERS]
+    known.append("config_name")
+    formats = [item.name for item in dataclasses.fields(ParquetConfig)]
+    for option in options:
+        hint = suggest_nearest(option, known, "", LIKENESS_OF_OTHERS)
+        if hint and option not in known and option not in formats:
+            raise ValueError(f"{name} is loaded by `datasets.load_dataset`, which has no option `{option}`. {hint}")
+
+
+def check_builder_split(name: str, split: str, options: Mapping[str, Any]) -> None:
+    """Refuses a split that a data set does not have, as far as that is known before the annotations are read.
+
+    Args:
+        name (`str`): a key of `BUILDERS`; other data sets are not looked at.
+        split (`str`): such as "train", "test[:100]", "val+test" or "all".
+        options (mapping): what would be given to [`load_grounding_dataset`] beside name, split and streaming.
+
+    Raises:
+        ValueError: no such split, or options that cannot be used together.
+        FileNotFoundError: files of the data set are missing.
+    """
+    check_builder_options(name, options)
+    if name in BUILDERS:
+        _check_split(name, split, BUILDERS[name](**options).config.list_splits())
+
+
+def _check_split(name: str, split: str, splits: Iterable[str] | None) -> None:
+    """Refuses a split, or one of several with `+` between, that is not among `splits`; `None` means unknown."""
+    if not isinstance(split, str) or not split:
+        raise TypeError(f"`split` must be a text such as train, test[:100] or all, got {split!r}.")
+    datasets.ReadInstruction.from_spec(split)  # refuses slices that are not written as `datasets` reads them
+    for part in split.split("+") if splits is not None else ():
+        chosen = part.partition("[")[0].strip()
+        if chosen not in (ALL_SPLITS, *splits):
+            valid = [*splits, ALL_SPLITS]
+            nearest = suggest_nearest(chosen, valid, "")
+            raise ValueError(f"`{name}` has no split {chosen!r} here; it has {', '.join(valid)}. {nearest}".rstrip())
 
 
 def load_grounding_dataset(
@@ -99,13 +194,14 @@ def load_task_dataset(
 def _load(
     name: str, split: str, streaming: bool, needs_phrases: bool, **kwargs: Any
 ) -> datasets.Dataset | datasets.IterableDataset:
+    check_builder_options(name, kwargs)
     if name in BUILDERS:
         builder = BUILDERS[name](**kwargs)
         _check_columns(name, builder.info.features, needs_phrases)
+        _check_split(name, split, builder.config.list_splits())
         builder.download_and_prepare()
         chosen, splits = split.partition("[")[0], builder.info.splits
-        if chosen not in ("all", *splits) and "+" not in split:
-            raise ValueError(f"`{name}` has no split {split!r} here; it has {', '.join(splits)}, all.")
+        _check_split(name, split, splits)
         if chosen in splits and not splits[chosen].num_examples:
             raise ValueError(
                 f"no image of split {chosen!r} of `{name}` can be used: its files are missing or damaged. Complete "
@@ -114,16 +210,26 @@ def _load(
         built = builder.as_dataset(split=split)
         return stream_rows(built) if streaming else built
     if not Path(name).exists() and (name.count("/") != 1 or name.startswith((".", "/"))):
-        raise FileNotFoundError(
-            f"No data set {name!r}: it is no builder ({', '.join(BUILDERS)}), no folder and no `user/name` of the Hub."
-        )
+        listed = f"it is no builder ({', '.join(BUILDERS)}), no folder and no `user/name` of the Hub."
+        raise FileNotFoundError(f"No data set {name!r}: {listed} {suggest_nearest(name, BUILDERS, '')}".rstrip())
     config_name = kwargs.pop("config_name", None)
+    if Path(name).is_dir():
+        _check_split(name, split, _list_splits_of_folder(name, config_name, kwargs))
     dataset = datasets.load_dataset(name, config_name, split=split, streaming=streaming, **kwargs)
     _check_columns(name, dataset.column_names or (), needs_phrases)
     if streaming and not dataset.info.splits:
         files = datasets.load_dataset_builder(name, config_name, **kwargs).config.data_files[split]
         _state_size(dataset, count_rows(files))
     return dataset
+
+
+def _list_splits_of_folder(name: str, config_name: str | None, options: Mapping[str, Any]) -> Iterable[str] | None:
+    """Splits of a folder, from the names of its files; `None` where they do not tell."""
+    known = inspect.signature(datasets.load_dataset_builder).parameters
+    others = inspect.signature(datasets.load_dataset).parameters.keys() - known.keys()
+    options = {option: value for option, value in options.items() if option not in others}
+    builder = datasets.load_dataset_builder(name, config_name, **options)
+    return builder.config.data_files or None
 
 
 def _check_columns(name: str, columns: Iterable[str], needs_phrases: bool) -> None:

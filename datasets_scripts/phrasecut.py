@@ -70,6 +70,10 @@ class PhraseCutConfig(ImageRootConfig):
         """Tasks of a split."""
         return Path(self.data_root) / f"refer_{split}.json"
 
+    def list_splits(self) -> list[str]:
+        """The splits that are read."""
+        return list(self.splits)
+
     def list_annotation_paths(self) -> list[Path]:
         """Tasks, images and counts."""
         tasks = [self.get_path(split) for split in self.splits]

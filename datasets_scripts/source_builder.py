@@ -16,6 +16,7 @@ from PIL import Image
 from .coco_records import ReadingReport
 from .features import GROUNDING_FEATURES
 from .image_files import StoredImage
+from .option_types import check_option_type, list_option_types
 from .task_features import find_task_schema
 
 
@@ -31,6 +32,8 @@ class SourceConfig(datasets.BuilderConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        for name, hint in list_option_types(type(self)).items():
+            check_option_type(name, getattr(self, name), hint)
         if not str(self.data_root):
             raise ValueError("`data_root` is missing: pass the folder that holds the annotations of the data set.")
         self.data_root = str(self.data_root)
@@ -40,6 +43,10 @@ class SourceConfig(datasets.BuilderConfig):
     def list_annotation_paths(self) -> list[Path]:
         """Files that are read beside the images."""
         raise NotImplementedError
+
+    def list_splits(self) -> list[str] | None:
+        """Splits that there may be, or `None` where only the annotations say which."""
+        return None
 
     def get_image_folder(self) -> Path:
         """Folder that the images' paths are relative to."""

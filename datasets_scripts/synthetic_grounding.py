@@ -11,6 +11,7 @@ import datasets
 from albef_amc.regions_albef import encode_rle
 
 from .features import GROUNDING_FEATURES, build_phrase, build_row
+from .option_types import check_option_type, list_option_types
 from .synthetic_phrases import PHRASE_TYPES, ScenePhrase, build_caption, choose_phrases, describe_fully, list_phrases
 from .synthetic_scenes import HELD_OUT_COMPOSITIONS, OBJECT_GAP, SceneObject, draw_scene, sample_objects
 
@@ -18,6 +19,8 @@ SPLITS = ("train", "validation", "test")
 UNSEEN_COMPOSITION = "unseen_composition"
 # Share of the image that the largest objects may fill before scenes can no longer be laid out.
 MAX_FILLED_SHARE = 0.6
+# Pixels of a side: a picture then takes 50 MB in memory.
+MAX_IMAGE_SIDE = 4096
 
 
 @dataclass
@@ -55,6 +58,13 @@ class SyntheticGroundingConfig(datasets.BuilderConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        for name, hint in list_option_types(type(self)).items():
+            check_option_type(name, getattr(self, name), hint)
+        for name in ("num_train_scenes", "num_validation_scenes", "num_test_scenes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
+        if self.image_side > MAX_IMAGE_SIDE:
+            raise ValueError(f"`image_side` must be {MAX_IMAGE_SIDE} pixels or fewer, got {self.image_side}.")
         if not 3 <= self.min_objects <= self.max_objects:
             raise ValueError(
                 f"`min_objects` ({self.min_objects}) and `max_objects` ({self.max_objects}) must be in order and 3 "
@@ -78,6 +88,10 @@ class SyntheticGroundingConfig(datasets.BuilderConfig):
             raise ValueError(f"`phrase_types` may hold {', '.join(PHRASE_TYPES)}; got {self.phrase_types}.")
         if not 0 <= self.full_description_share <= 1:
             raise ValueError(f"`full_description_share` must lie in [0, 1], got {self.full_description_share}.")
+
+    def list_splits(self) -> list[str]:
+        """The three splits."""
+        return list(SPLITS)
 
     @property
     def sides(self) -> dict[str, tuple[int, int]]:

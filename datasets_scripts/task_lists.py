@@ -57,6 +57,10 @@ class TaskListConfig(ImageRootConfig):
         paths = [root / name for name in getattr(self, f"{split}_files")]
         return {path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name: path for path in paths}
 
+    def list_splits(self) -> list[str]:
+        """The splits that have a list."""
+        return [split for split in SPLITS if self.name_files(split)]
+
     def list_annotation_paths(self) -> list[Path]:
         """The lists of all splits."""
         return [path for split in SPLITS for path in self.name_files(split).values()]

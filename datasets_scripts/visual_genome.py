@@ -40,6 +40,10 @@ class VisualGenomeConfig(ImageRootConfig):
                     "docs/datasets.md#visual-genome. Put the file there, or check `data_root` and `annotations`."
                 )
 
+    def list_splits(self) -> list[str]:
+        """The only split."""
+        return ["train"]
+
     def list_annotation_paths(self) -> list[Path]:
         """The list of images and the annotations."""
         return [

@@ -63,6 +63,10 @@ class VqaV2Config(ImageRootConfig):
             paths[ANNOTATION] = root / f"v2_mscoco_{subtype}_annotations.json"
         return paths
 
+    def list_splits(self) -> list[str]:
+        """The splits that are read."""
+        return list(self.splits)
+
     def list_annotation_paths(self) -> list[Path]:
         """Questions and annotations of all splits."""
         return [path for split in self.splits for path in self.get_paths(split).values()]

@@ -158,7 +158,7 @@ def test_nothing_usable_is_refused_with_the_reasons(tmp_path):
     [
         ({"annotation_files": ["no.json"]}, FileNotFoundError, "No `no.json` in .*pass `annotation_files`"),
         ({"annotation_files": []}, ValueError, "`annotation_files` must name"),
-        ({"annotation_files": [5]}, ValueError, "`annotation_files` must name"),
+        ({"annotation_files": [5]}, TypeError, "`annotation_files` must be a list of texts"),
         ({"annotation_files": [FILES[0], FILES[0]]}, ValueError, "two files of one name"),
         ({"image_root": "nowhere"}, FileNotFoundError, "No image folder nowhere"),
         ({"data_root": "nowhere"}, FileNotFoundError, "No folder nowhere"),

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets.utils.py_utils import convert_file_size_to_int
 
-from albef_amc.datasets_scripts import BUILDERS, ReadingReport
+from albef_amc.datasets_scripts import BUILDERS, ReadingReport, check_builder_options
 from albef_amc.datasets_scripts.source_builder import SourceBuilder
 from albef_amc.datasets_scripts.split_reader import SplitReader, list_split_readers
 from albef_amc.datasets_scripts.statistics import build_statistics, iterate_tables
@@ -37,6 +37,7 @@ from albef_amc.trainer.dataset_shards import (
     write_shards,
 )
 from albef_amc.trainer.files import write_json, write_whole
+from albef_amc.trainer.suggestions import suggest_nearest
 
 MANIFEST_FILE, REPORT_FILE = "manifest.json", "report.json"
 DEFAULT_SHARD_SIZE = "500MB"
@@ -91,12 +92,15 @@ def build_dataset(
         ValueError: an unknown data set or split, a folder that holds something else, or raw files that cannot be used.
     """
     if name not in BUILDERS:
-        raise ValueError(f"No builder {name!r}. Builders: {', '.join(BUILDERS)}.")
+        listed = f"Builders: {', '.join(BUILDERS)}."
+        raise ValueError(f"No builder {name!r}. {listed} {suggest_nearest(name, BUILDERS, '')}".rstrip())
+    check_builder_options(name, options)
     shard_bytes = convert_file_size_to_int(shard_size)
     folder, hide = Path(output_dir), _build_hider(options)
     with TemporaryDirectory() as cache:
-        builder = BUILDERS[name](cache_dir=cache, **options)
+        builder = BUILDERS[name](**{"cache_dir": cache, **options})
         chosen = sorted(set(splits))
+        _check_splits(name, builder.config.list_splits(), chosen)
         contents = _identify([name, str(builder.VERSION), builder.config_id, shard_bytes, chosen])
         earlier = _open_folder(folder, resume, contents)
         manifest = {
@@ -111,7 +115,8 @@ def build_dataset(
             "splits": earlier.get("splits", {}),
         }
         readers, report = list_split_readers(builder)
-        readers = _choose_splits(name, readers, chosen)
+        _check_splits(name, readers, chosen)
+        readers = {split: reader for split, reader in readers.items() if not chosen or split in chosen}
         left_out = _Build(folder, manifest, hide, progress, shard_bytes, num_workers).write(readers)
         if not any(split["shards"] for split in manifest["splits"].values()):
             raise ValueError(f"No image of {name!r} can be used.{_explain([report, *left_out.values()])}")
@@ -166,11 +171,13 @@ def _open_folder(folder: Path, resume: bool, contents: str) -> dict[str, Any]:
     return manifest
 
 
-def _choose_splits(name: str, readers: dict[str, SplitReader], chosen: list[str]) -> dict[str, SplitReader]:
-    unknown = sorted(set(chosen) - set(readers))
-    if unknown:
-        raise ValueError(f"`--split`: {name!r} has no split {', '.join(unknown)} here; it has {', '.join(readers)}.")
-    return {split: reader for split, reader in readers.items() if not chosen or split in chosen}
+def _check_splits(name: str, splits: Iterable[str] | None, chosen: list[str]) -> None:
+    """Refuses splits that are not among those of the data set; `None` means that these are not known yet."""
+    unknown = [] if splits is None else sorted(set(chosen) - set(splits))
+    if splits is not None and unknown:
+        listed = f"it has {', '.join(splits)}."
+        hint = suggest_nearest(unknown[0], splits, "")
+        raise ValueError(f"`--split`: {name!r} has no split {', '.join(unknown)} here; {listed} {hint}".rstrip())
 
 
 @dataclass
