@@ -144,6 +144,28 @@ def test_annotators_are_processed_as_described_or_as_released(module, prediction
     assert found == pytest.approx([described, released])
 
 
+@pytest.mark.parametrize("empty", ["", " ", "\n\t"])
+@pytest.mark.parametrize("answer", ["the", "The", "a an", "?", "...", " a ", "the, a.", "[]", "`the`"])
+@pytest.mark.parametrize("processing", PROCESSINGS)
+def test_an_empty_prediction_agrees_with_no_answer_that_the_processing_empties(module, empty, answer, processing):
+    assert module.compute_accuracy(empty, [answer] * 10, processing) == 0
+    assert module.compute_accuracy(empty, [answer] * 4 + ["red"] * 6, "described") == 0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "accuracy"),
+    [("the", "The", 1), ("a", "the", 0), ("A", "a", 1), ("?", "?", 1), ("?", "!", 0), ("the", "", 0), ("", " ", 1)],
+)
+def test_answers_that_the_processing_empties_agree_where_the_same_was_written(module, prediction, answer, accuracy):
+    assert module.compute_accuracy(prediction, [answer] * 10) == accuracy
+
+
+def test_an_annotator_of_articles_beside_others_counts_for_himself(module):
+    answers = ["the"] * 2 + [""] * 3 + ["red"] * 5
+    found = [module.compute_accuracy(prediction, answers) for prediction in ("the", "", "The red")]
+    assert found == pytest.approx([0.6, 0.9, 1])
+
+
 def test_questions_without_a_type_count_in_none(vqa_accuracy):
     answers = ["red"] * 10
     vqa_accuracy.add_batch(

@@ -16,7 +16,8 @@ Answers are compared after the processing of VQA's evaluation, done for predicti
 - punctuation becomes a space, or nothing where it stands beside a space, or anywhere in an answer with a number like
   100,978; apostrophes and colons stay; a period stays before a digit,
 - lower case; "none" and the number words from zero to ten become digits; the articles a, an, the go,
-- a contraction without its apostrophe gets it ("dont" becomes "don't").
+- a contraction without its apostrophe gets it ("dont" becomes "don't"),
+- an answer of which nothing is left ("the", "?") keeps what was written: it equals the same answer, and no other.
 
 With `answer_processing="released"` annotators are processed as in the evaluation code of VQA that ALBEF ships: their
 punctuation alone, and only where they differ. It matters for annotators who wrote capitals, number words, articles or
@@ -26,7 +27,7 @@ contractions, since no prediction can then equal them.
 _INPUTS_DESCRIPTION = """
 Args:
     predictions (list of `str`):
-        The answer to each question. An empty one is wrong.
+        The answer to each question. An empty one is wrong, unless annotators gave an empty answer.
     references (list of lists of `str`):
         The answers of each question's annotators, as published: ten, at least four.
     question_types, answer_types (list of `str`, *optional*):
@@ -224,10 +225,11 @@ def compute_accuracy(prediction, answers, answer_processing=DESCRIBED):
         `float` in [0, 1].
     """
     if answer_processing == DESCRIBED:
-        answers = [normalize_answer(answer) for answer in answers]
-    elif len(set(answers)) > 1:
-        answers = [remove_punctuation(answer) for answer in answers]
-    prediction = normalize_answer(prediction)
+        prediction, *answers = (normalize_answer(answer) or write_plainly(answer) for answer in (prediction, *answers))
+    else:
+        prediction = normalize_answer(prediction)
+        if len(set(answers)) > 1:
+            answers = [remove_punctuation(answer) for answer in answers]
     agrees = np.array([answer == prediction for answer in answers])
     others = agrees.sum() - agrees  # agreeing annotators beside each of them
     return float(np.minimum(others / NUM_AGREEING, 1).mean())
@@ -245,6 +247,11 @@ def normalize_answer(answer):
     words = remove_punctuation(" ".join(answer.split())).lower().split()
     words = [NUMBERS.get(word, word) for word in words]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def write_plainly(answer):
+    """The answer in lower case with single spaces, for one that [`normalize_answer`] would leave empty."""
+    return " ".join(answer.lower().split())
 
 
 def remove_punctuation(answer):
