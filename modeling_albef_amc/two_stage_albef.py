@@ -21,6 +21,7 @@ from .pretrained_albef import AlbefPreTrainedModel
 NOT_LISTED = -100.0  # score of a pair outside the shortlist, as published
 IMAGES_PER_BLOCK = 16  # images whose keys and values are held at once
 RECALL_RANKS = (1, 5, 10)
+TIE_ORDERS = ("first", "released")
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -236,22 +237,30 @@ def rank_listed(scores: torch.Tensor, is_listed: torch.Tensor) -> torch.Tensor:
 
 
 def compute_retrieval_recall(
-    scores_per_image: torch.Tensor, scores_per_text: torch.Tensor, image_index: torch.Tensor
+    scores_per_image: torch.Tensor,
+    scores_per_text: torch.Tensor,
+    image_index: torch.Tensor,
+    tie_order: str = "first",
 ) -> dict[str, float]:
     r"""Recall at 1, 5 and 10 in both directions, in percent.
 
     Text recall at r is the share of images with a text of their own among the best r; image recall at r that of texts
     with their image among the best r. An image may have any number of texts; one without is left out of text recall.
-    Of equal scores the first candidate ranks first. One outside the shortlist ranks behind those inside, as published:
-    recall at ranks above k rests on the order of the gallery.
+    Candidates outside the shortlist have one score, below all others, so that recall at ranks above k depends on the
+    order of the gallery: choose a k of at least the largest rank. The published numbers do (k is 128 or 256).
 
     Args:
         scores_per_image (`torch.Tensor` of shape `(N, P)`), scores_per_text (`torch.Tensor` of shape `(P, N)`): scores
             of [`AlbefRetrievalScores`], or any others.
         image_index (`torch.Tensor` of shape `(P,)`): image row of each text.
+        tie_order (`str`, defaults to `"first"`): of equal scores the `"first"` candidate of the gallery ranks first.
+            `"released"`: the last one does, as in the published code, which reverses an ascending order.
 
     Returns:
         `dict`: `text_recall_at_1`, `text_recall_at_5`, `text_recall_at_10`, and `image_recall_at_1` and so on.
+
+    Raises:
+        ValueError: shapes that do not fit, image rows that do not exist, or an unknown `tie_order`.
 
     Example:
 
@@ -265,6 +274,8 @@ def compute_retrieval_recall(
 
     ```
     """
+    if tie_order not in TIE_ORDERS:
+        raise ValueError(f"`tie_order` must be one of {', '.join(map(repr, TIE_ORDERS))}, got {tie_order!r}.")
     num_images, num_texts = scores_per_image.shape
     if scores_per_text.shape != (num_texts, num_images) or image_index.shape != (num_texts,):
         raise ValueError(
@@ -282,11 +293,18 @@ def compute_retrieval_recall(
     recall = {}
     for found, scores, is_own in (("text", scores_per_image, belongs), ("image", scores_per_text, belongs.T)):
         has_own = is_own.any(dim=1)
-        order = scores[has_own].argsort(dim=1, descending=True, stable=True)
+        order = _rank_candidates(scores[has_own], tie_order)
         hits = is_own[has_own].to(order.device).gather(1, order)
         for rank in RECALL_RANKS:
             recall[f"{found}_recall_at_{rank}"] = 100 * hits[:, :rank].any(dim=1).double().mean().item()
     return recall
+
+
+def _rank_candidates(scores: torch.Tensor, tie_order: str) -> torch.Tensor:
+    """Columns of every row `(R, C)`, largest score first; of equal scores as `tie_order` says."""
+    if tie_order == "first":
+        return scores.argsort(dim=1, descending=True, stable=True)
+    return scores.argsort(dim=1, stable=True).flip(1)
 
 
 def _iterate(batches: Batch | Iterable[Batch]) -> Iterable[Batch]:

@@ -441,6 +441,31 @@ def test_of_equal_scores_the_first_is_found_first():
     assert (recall["text_recall_at_1"], recall["image_recall_at_1"], recall["image_recall_at_5"]) == (50, 50, 100)
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("tie_order", ["first", "released"])
+def test_ranks_beyond_the_shortlist_follow_the_order_that_was_asked_for(k, tie_order):
+    """The published code ranks with `numpy.argsort(scores)[::-1]`, which puts the last of equal scores first."""
+    generator = torch.Generator().manual_seed(k)
+    scores = torch.full((12, 14), NOT_LISTED)
+    for row in scores:
+        row[torch.randperm(14, generator=generator)[:k]] = torch.randint(3, (k,), generator=generator).float()
+    image_index = torch.randint(12, (14,), generator=generator)
+    recall = compute_retrieval_recall(scores, scores.T, image_index, tie_order)
+
+    def find_ranks(rows: np.ndarray, right: list) -> np.ndarray:
+        if tie_order == "released":
+            orders = [np.argsort(row, kind="stable")[::-1] for row in rows]
+        else:
+            orders = [np.argsort(-row, kind="stable") for row in rows]
+        return np.array([np.isin(order, own).argmax() for order, own in zip(orders, right, strict=True) if len(own)])
+
+    of_images = find_ranks(scores.numpy(), [np.flatnonzero(image_index.numpy() == image) for image in range(12)])
+    of_texts = find_ranks(scores.numpy().T, image_index[:, None].tolist())
+    for rank in (1, 5, 10):
+        assert recall[f"text_recall_at_{rank}"] == pytest.approx(100 * (of_images < rank).mean())
+        assert recall[f"image_recall_at_{rank}"] == pytest.approx(100 * (of_texts < rank).mean())
+
+
 # Bad input
 
 
@@ -492,3 +517,5 @@ def test_recall_of_what_does_not_fit():
     for index in ([0, 0, 2], [-1, 0, 1]):
         with pytest.raises(ValueError, match="image rows between 0 and 1, got"):
             compute_retrieval_recall(scores, scores.T, torch.tensor(index))
+    with pytest.raises(ValueError, match="`tie_order` must be one of 'first', 'released', got 'published'"):
+        compute_retrieval_recall(scores, scores.T, torch.tensor([0, 1, 1]), tie_order="published")

@@ -119,6 +119,9 @@ def test_scores_and_recalls_of_two_stages(model, model_class, tmp_path):
     recall = compute_retrieval_recall(scores.scores_per_image, scores.scores_per_text, image_index)
     expected = GOLDEN.outputs["recalls_txt_r1_r5_r10_img_r1_r5_r10"].tolist()
     assert [recall[name] for name in RECALLS] == pytest.approx(expected, rel=1e-12)
+    stored = (GOLDEN.outputs["score_i2t"], GOLDEN.outputs["score_t2i"])
+    released = compute_retrieval_recall(*stored, image_index, tie_order="released")
+    assert [released[name] for name in RECALLS] == pytest.approx(expected, rel=1e-12)
     metric = evaluate.load(str(get_metric_folder("retrieval_recall")), cache_dir=str(tmp_path))
     right = [(image_index == image).nonzero().flatten().tolist() for image in range(len(images))]
     metric.add_batch(predictions=order(scores.scores_per_image), references=right, direction="image_to_text")
