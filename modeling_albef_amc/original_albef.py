@@ -9,13 +9,19 @@ import torch
 
 from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
 from .handover_albef import LABELS
-from .original_kinds_albef import count_images_per_text, count_layers, find_fusion_layer, find_text_prefix
+from .original_kinds_albef import (
+    PUBLISHED_TEXT_DEPTH,
+    count_images_per_text,
+    count_layers,
+    describe_images_per_text,
+    find_fusion_layer,
+    find_text_prefix,
+)
 
 # The published models have 64 channels in a head; the number of heads leaves no trace in the tensors.
 PUBLISHED_HEAD_WIDTH = 64
 # Heatmaps of the published models: layer 8 of 12 text layers (6 of them fusion layers), block 8 of 12 vision blocks.
 PUBLISHED_FUSION_SHARE = 3
-PUBLISHED_TEXT_DEPTH = (6, 12)
 PUBLISHED_EXPLANATION_BLOCK, PUBLISHED_LAST_BLOCK = 8, 11
 IMAGES_PER_TEXT = "text_config.images_per_text"
 
@@ -118,6 +124,9 @@ def infer_config(
     told |= _infer_heads(state_dict, overrides.get(IMAGES_PER_TEXT))
     _check_overrides(overrides, told)
     assumed, notes = _assume(told, overrides)
+    if _has_class_head(state_dict) and IMAGES_PER_TEXT not in overrides:
+        note = describe_images_per_text(state_dict)
+        notes += [] if note is None else [note]
     nested: dict[str, Any] = {"vision_config": {}, "text_config": {}}
     for name, value in {**told, **assumed, **overrides}.items():
         *owner, leaf = name.split(".")
@@ -172,7 +181,7 @@ def _infer_heads(state_dict: Mapping[str, torch.Tensor], images_per_text: int | 
         told["queue_size"] = state_dict["image_queue"].shape[1]
     if num_decoder_layers := count_layers(state_dict, "text_decoder.bert.encoder.layer."):
         told["decoder_layers"] = num_decoder_layers
-    if any(name.startswith(("cls_head.", "ta_head.")) for name in state_dict):
+    if _has_class_head(state_dict):
         images_per_text = images_per_text or count_images_per_text(state_dict)
         told |= {IMAGES_PER_TEXT: images_per_text} if images_per_text > 1 else {}
     if "cls_head.2.weight" in state_dict:
@@ -183,6 +192,11 @@ def _infer_heads(state_dict: Mapping[str, torch.Tensor], images_per_text: int | 
         told["id2label"] = dict(enumerate(labels))
         told["label2id"] = {label: index for index, label in enumerate(labels)}
     return told
+
+
+def _has_class_head(state_dict: Mapping[str, torch.Tensor]) -> bool:
+    """Whether it is of a kind that may read texts with two images."""
+    return any(name.startswith(("cls_head.", "ta_head.")) for name in state_dict)
 
 
 def _check_overrides(overrides: Mapping[str, Any], told: Mapping[str, Any]) -> None:

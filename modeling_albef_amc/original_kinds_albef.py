@@ -2,14 +2,18 @@
 """Which of the published models an original checkpoint holds, by the names of its entries."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+import torch
 
 from .conversion_files_albef import list_names
 from .handover_albef import GENERAL
 
 VISION_PREFIX = "visual_encoder."
 TEXT_PREFIXES = ("text_encoder.bert.", "text_encoder.")  # the second where the encoder stands without a word head
+PUBLISHED_TEXT_DEPTH, PUBLISHED_PAIR_DEPTH = (6, 12), (6, 18)  # first fusion layer, number of layers
+SHARED_BY_PAIRS = ("crossattention.self.key.weight", "crossattention.self.value.weight")
 
 
 @dataclass(frozen=True)
@@ -58,16 +62,16 @@ TEXT_ASSIGNMENT = OriginalKind(
 
 
 def find_kind(
-    names: Iterable[str], source: str = "the checkpoint", images_per_text: int | None = None
+    state_dict: Mapping[str, torch.Tensor], source: str = "the checkpoint", images_per_text: int | None = None
 ) -> OriginalKind:
     """Which model a state dict belongs to, by the names of its entries.
 
     Args:
-        names (iterable of `str`): names of the entries, or the state dict.
+        state_dict (`Mapping[str, torch.Tensor]`): entries under their original names.
         source (`str`): what errors call it.
-        images_per_text (`int`, *optional*): 2 for NLVR, 1 for entailment; by the number of layers without.
+        images_per_text (`int`, *optional*): 2 for NLVR, 1 for entailment; see [`count_images_per_text`] without.
     """
-    names = list(names)
+    names = list(state_dict)
 
     def has(*prefixes: str) -> bool:
         return any(name.startswith(prefixes) for name in names)
@@ -83,7 +87,7 @@ def find_kind(
     if has("ta_head."):
         return TEXT_ASSIGNMENT
     if has("cls_head."):
-        return REASONING if (images_per_text or count_images_per_text(names)) > 1 else ENTAILMENT
+        return REASONING if (images_per_text or count_images_per_text(state_dict)) > 1 else ENTAILMENT
     if has("idx_queue"):
         return RETRIEVAL
     if has(TEXT_PREFIXES[0]):
@@ -116,18 +120,61 @@ def find_fusion_layer(names: Iterable[str]) -> int:
     return min(layers)
 
 
-def count_images_per_text(names: Iterable[str]) -> int:
-    """2 where there are twice as many fusion layers as text layers, as in ALBEF's models for NLVR; else 1."""
-    names = list(names)
-    fusion_layer = find_fusion_layer(names)
-    num_layers = count_layers(names, f"{find_text_prefix(names)}encoder.layer.")
-    return 2 if num_layers - fusion_layer == 2 * fusion_layer else 1
+def count_images_per_text(state_dict: Mapping[str, torch.Tensor]) -> int:
+    """2 where neighbouring fusion layers share the keys and values of images, as in ALBEF's models for NLVR; else 1.
+
+    Where no values tell (tensors without values, or of one number), the depth decides: two fusion layers for each
+    text layer.
+    """
+    shares = [
+        share for first in _list_pair_starts(state_dict) if (share := _shares_images(state_dict, first)) is not None
+    ]
+    if shares:
+        return 2 if any(shares) else 1
+    fusion_layer = find_fusion_layer(state_dict)
+    return 2 if _count_text_layers(state_dict) - fusion_layer == 2 * fusion_layer else 1
+
+
+def describe_images_per_text(state_dict: Mapping[str, torch.Tensor]) -> str | None:
+    """How [`count_images_per_text`] came to its answer, for a depth that is not a published one; else `None`."""
+    if (find_fusion_layer(state_dict), _count_text_layers(state_dict)) in (PUBLISHED_TEXT_DEPTH, PUBLISHED_PAIR_DEPTH):
+        return None
+    number = count_images_per_text(state_dict)
+    if all(_shares_images(state_dict, first) is None for first in _list_pair_starts(state_dict)):
+        return f"text_config.images_per_text = {number} IS A GUESS from the number of layers. Set it if you know it."
+    how = "share" if number > 1 else "do not share"
+    return f"text_config.images_per_text = {number}: neighbouring fusion layers {how} the keys and values of images."
+
+
+def _count_text_layers(state_dict: Mapping[str, torch.Tensor]) -> int:
+    return count_layers(state_dict, f"{find_text_prefix(state_dict)}encoder.layer.")
+
+
+def _list_pair_starts(state_dict: Mapping[str, torch.Tensor]) -> range:
+    """The first layer of every two fusion layers."""
+    return range(find_fusion_layer(state_dict), _count_text_layers(state_dict) - 1, 2)
+
+
+def _shares_images(state_dict: Mapping[str, torch.Tensor], first: int) -> bool | None:
+    """Whether a fusion layer and the next project images alike; `None` where their values do not tell.
+
+    One equal projection is enough: a conversion refuses the others by name if they differ.
+    """
+    layers = [f"{find_text_prefix(state_dict)}encoder.layer.{first + index}." for index in range(2)]
+    told = []
+    for part in SHARED_BY_PAIRS:
+        own, other = (state_dict.get(layer + part) for layer in layers)
+        if own is None or own.is_meta or not own.numel() or (own == own.flatten()[0]).all():
+            continue
+        told.append(other is None or (own.shape == other.shape and torch.equal(own, other)))
+    return any(told) if told else None
 
 
 __all__ = [
     "OriginalKind",
     "count_images_per_text",
     "count_layers",
+    "describe_images_per_text",
     "find_fusion_layer",
     "find_kind",
     "find_text_prefix",

@@ -91,7 +91,7 @@ def build_meta(description: dict) -> dict[str, torch.Tensor]:
 
 def test_all_nine_are_known(published):
     assert published.keys() == PUBLISHED_KINDS.keys()
-    assert {name: find_kind(description["keys"]) for name, description in published.items()} == PUBLISHED_KINDS
+    assert {name: find_kind(build_meta(description)) for name, description in published.items()} == PUBLISHED_KINDS
 
 
 @pytest.mark.slow
@@ -339,6 +339,68 @@ def test_number_of_images_can_be_set(tmp_path):
     assert report.kind == ENTAILMENT.name
     model = AlbefForVisualEntailment.from_pretrained(tmp_path / "out")
     assert (model.config.num_labels, model.config.text_config.num_hidden_layers) == (2, 6)
+
+
+DEPTHS = [(1, 1), (1, 3), (2, 1), (2, 2), (2, 3), (4, 2), (5, 1)]  # text layers, pairs of fusion layers
+
+
+def build_reasoning(num_text_layers: int, num_pairs: int, are_shared: bool = True) -> dict[str, torch.Tensor]:
+    """The NLVR reference at another depth, with random weights; neighbouring fusion layers share keys and values."""
+    generator = torch.Generator().manual_seed(num_text_layers)
+    state = {name: value for name, value in read_golden("tiny_nlvr").items() if ".encoder.layer." not in name}
+    for name, value in read_golden("tiny_nlvr").items():
+        found = re.fullmatch(r"(text_encoder(?:_m)?\.encoder\.layer\.)([02])\.(.+)", name)
+        if found is None:
+            continue
+        layers = range(num_text_layers)
+        if found[2] == "2":
+            layers = range(num_text_layers, num_text_layers + 2 * num_pairs)
+        for layer in layers:
+            is_second = found[2] == "2" and (layer - num_text_layers) % 2
+            is_shared = are_shared and re.match(r"crossattention\.self\.(key|value)", found[3])
+            if is_second and is_shared:
+                state[f"{found[1]}{layer}.{found[3]}"] = state[f"{found[1]}{layer - 1}.{found[3]}"].clone()
+            else:
+                drawn = torch.randn(value.shape, generator=generator) if value.is_floating_point() else value
+                state[f"{found[1]}{layer}.{found[3]}"] = drawn
+    return state
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_reasoning_of_any_depth_is_known_by_its_weights(depth, tmp_path):
+    path = save(build_reasoning(*depth), tmp_path / "nlvr.pth")
+    report = convert(path, tmp_path / "out", model_class="AlbefForVisualReasoning")
+    assert report.kind == REASONING.name and not report.unexpected
+    assert any(
+        note == "text_config.images_per_text = 2: neighbouring fusion layers share the keys and values of images."
+        for note in report.notes
+    )
+    model = MODEL_CLASSES[report.model_class].from_pretrained(tmp_path / "out")
+    text, layer = model.config.text_config, model.config.explanation_layer
+    assert (text.fusion_layer, text.num_hidden_layers, text.images_per_text) == (depth[0], sum(depth) + depth[1], 2)
+    assert layer == depth[0] + 2 * (depth[1] // 3)
+    assert any(note.startswith(f"explanation_layer = {layer} IS A GUESS") for note in report.notes)
+    chosen = depth[0] + 2 * depth[1] - 2
+    told = convert(path, tmp_path / "told", overrides={**HEADS, "explanation_layer": chosen})
+    assert told.dimensions["explanation_layer"] == chosen
+    assert not any("explanation_layer" in note for note in told.notes)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_entailment_of_any_depth_is_known_by_its_weights(depth, tmp_path):
+    original = build_reasoning(*depth, are_shared=False)  # also where the number of layers is that of pairs
+    report = convert(save(original, tmp_path / "ve.pth"), tmp_path / "out")
+    assert report.kind == ENTAILMENT.name
+    assert any("images_per_text = 1: neighbouring fusion layers do not share" in note for note in report.notes)
+    with pytest.raises(ValueError, match="is ALBEF visual entailment, but AlbefForVisualReasoning is for"):
+        convert(tmp_path / "ve.pth", tmp_path / "no", model_class="AlbefForVisualReasoning")
+
+
+def test_weights_that_do_not_tell_leave_a_guess_that_is_said():
+    original = {name: torch.zeros_like(value) for name, value in build_reasoning(1, 1).items()}
+    config, notes = infer_config(original, HEADS)
+    assert config.text_config.images_per_text == 2
+    assert "text_config.images_per_text = 2 IS A GUESS from the number of layers. Set it if you know it." in notes
 
 
 def test_image_size_and_dtype_of_another_kind(tmp_path):
