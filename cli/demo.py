@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from transformers import set_seed
 
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor
 from albef_amc.cli.reporting import print_result, report
@@ -91,8 +90,7 @@ def _train(
         recipe.training["amc_weight"] = 0.0
     arguments = build_arguments(recipe, output_dir / name)
     phrases = (phrase["phrase"] for row in train_rows for phrase in row["phrases"])
-    set_seed(arguments.seed)  # both runs begin with the same weights
-    model, processor = build_model_and_processor(recipe.model, phrases)
+    model, processor = build_model_and_processor(recipe.model, phrases, arguments.seed)  # both begin alike
     trainer = AmcTrainer(model, arguments, processor, train_dataset=train_rows, eval_dataset=evaluation_rows)
     began = time.perf_counter()
     trainer.train()

@@ -62,7 +62,7 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
     warn_of_other_batch(recipe, arguments)
     check_run_folder(output_dir, recipe, resume)
     needs_phrases = recipe.model.vocabulary == VOCABULARY_OF_DATA
-    built = None if needs_phrases else build_model_and_processor(recipe.model, ())
+    built = None if needs_phrases else build_model_and_processor(recipe.model, (), arguments.seed)
     train_rows = load_training_data(recipe.train_data)
     evaluation_rows = load_grounding_dataset(**recipe.evaluation_data) if recipe.evaluation_data else None
     report(f"{describe_size(train_rows)}, {len(evaluation_rows or ())} evaluation images")
@@ -70,7 +70,7 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
         check_regions(train_rows, arguments.region_source)
     texts = (row["phrases"] for part in list_parts(train_rows) for row in part.select_columns(["phrases"]))
     phrases = (phrase["phrase"] for row in texts for phrase in row)
-    model, processor = built or build_model_and_processor(recipe.model, phrases)
+    model, processor = built or build_model_and_processor(recipe.model, phrases, arguments.seed)
     peft_config = None if recipe.peft is None else build_lora_config(model.config, **recipe.peft)
     trainer = AmcTrainer(
         model,

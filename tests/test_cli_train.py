@@ -94,6 +94,17 @@ def test_a_checkpoint_of_another_architecture_is_refused_before_the_data_is_buil
 
 
 @pytest.mark.slow
+def test_the_seed_decides_every_bit_of_a_run(recipe, tmp_path, capsys):
+    words = ["--set", "evaluation_data=null", "--set", "max_steps=1"]
+    weights = []
+    for number, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(number)  # a new process begins with a seed of its own
+        train(capsys, recipe, "-o", tmp_path / str(number), *words, "--set", f"seed={seed}")
+        weights.append((tmp_path / str(number) / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+
+
+@pytest.mark.slow
 def test_the_folder_of_a_run_has_the_name_of_its_recipe(recipe, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert train(capsys, recipe, "--set", "max_steps=1")["output_dir"] == str(Path("runs", "tiny"))

@@ -547,7 +547,9 @@ def test_heads_that_nothing_tells_or_that_do_not_fit(bert):
 @pytest.mark.slow
 def test_a_recipe_begins_with_encoders(bert, tmp_path):
     recipe = ModelRecipe(vision_encoder=str(TIMM_FOLDER), text_encoder=str(bert), image_size=32)
-    model, processor = build_model_and_processor(recipe, ())
+    model, processor = build_model_and_processor(recipe, (), seed=3)
+    again, _ = build_model_and_processor(recipe, (), seed=3)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
     assert model.config.vision_config.image_size == processor.image_processor.size["height"] == 32
     assert model.config.queue_size == 65536
     arguments = AmcConfig(

@@ -231,6 +231,23 @@ def test_model_from_a_checkpoint_at_another_size(tmp_path, tiny_processor):
     assert processor.image_processor.size["height"] == 64
 
 
+@pytest.mark.parametrize("start", ["random", "matching_checkpoint"])
+def test_what_is_drawn_for_a_model_comes_from_the_seed(start, checkpoint):
+    recipe = {
+        "random": ModelRecipe(config="demo", vocabulary="data"),
+        "matching_checkpoint": ModelRecipe(checkpoint=str(checkpoint)),  # its masked-word head and queues are new
+    }[start]
+
+    def build(seed: int, before: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(before)  # what the process drew before must not matter
+        return build_model_and_processor(recipe, ["the red dog"], seed)[0].state_dict()
+
+    first, again, other = build(3, before=0), build(3, before=1), build(4, before=0)
+    assert [name for name in first if not torch.equal(first[name], again[name])] == []
+    differing = {name for name in first if not torch.equal(first[name], other[name])}
+    assert {"image_queue", "text_queue", "mlm_head.dense.weight"} <= differing
+
+
 def test_sections_can_be_left_out():
     recipe = load_recipe("demo", ["evaluation_data=null", "eval_strategy=no"])
     assert recipe.evaluation_data is None and load_recipe("demo").evaluation_data is not None

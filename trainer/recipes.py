@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import set_seed
 
 import albef_amc.configuration
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
@@ -280,14 +281,19 @@ def build_arguments(recipe: Recipe, output_dir: str | Path) -> AmcConfig:
 
 
 def build_model_and_processor(
-    recipe: ModelRecipe, phrases: Iterable[str]
+    recipe: ModelRecipe, phrases: Iterable[str], seed: int = 0
 ) -> tuple[AlbefForPreTraining, AlbefProcessor]:
     """Loads the checkpoint of a recipe, or makes a model of encoders or with random weights, and its processor.
+
+    What is not read is drawn: weights, queues, heads that the start lacks. The global generators are seeded first, so
+    that every process and every start of a run draws the same.
 
     Args:
         recipe ([`ModelRecipe`]): where the model comes from.
         phrases (iterable of `str`): training phrases, read for a vocabulary of the data.
+        seed (`int`, defaults to 0): seed of the run.
     """
+    set_seed(seed)
     if recipe.checkpoint is not None:
         return load_model_and_processor(
             AlbefForPreTraining, recipe.checkpoint, recipe.image_size, may_lack=PRE_TRAINING_PARTS
