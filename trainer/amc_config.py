@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from albef_amc.contrastive_albef import DistillationAxis
 from albef_amc.explanation_albef import HeatmapDenominator, check_choice
 from albef_amc.parallel_albef import CandidateScope
+from albef_amc.trainer.augmentation import FLIPS
 from albef_amc.trainer.data_collator import BOX_CHOICES, REGION_SOURCES
 from albef_amc.trainer.objectives import (
     MEAN_REDUCTIONS,
@@ -28,9 +29,9 @@ POINTING_ACCURACY = "pointing_game_accuracy"
 class AmcConfig(TrainingArguments):
     r"""Arguments of [`AmcTrainer`]. Defaults are the published values (Yang et al., CVPR 2023, and its released code).
 
-    Four options choose between the correct mathematics (default) and what the released code computes:
+    Five options choose between the correct mathematics (default) and what the released code computes:
     `amc_mean_reduction="batch"`, `distillation_axis="sequence"`, `heatmap_denominator="padded"`,
-    `candidate_scope="local"`.
+    `candidate_scope="local"`, `flip="released"`.
 
     Args:
         amc_weight, itc_weight, itm_weight, mlm_weight (`float`, default to 1): weights of the four objectives in the
@@ -62,7 +63,9 @@ class AmcConfig(TrainingArguments):
         box_choice (`str`, defaults to `"all"`): `"all"`, or `"random"` for one random box of a phrase as published.
         max_skipped_steps (`int`, defaults to 5): steps in a row whose loss or gradient is not finite, after which the
             run stops.
-        use_augmentation (`bool`, defaults to `True`): flips, gray and colour jitter that region and words follow.
+        use_augmentation (`bool`, defaults to `True`): flips, gray and colour jitter that the region follows.
+        flip (`str`, defaults to `"safe"`): rows that may be flipped: `"safe"`: those whose texts name no side;
+            `"released"`: all of them, as in the released code. See [`~trainer.GroundingAugmentation`].
         lr_scheduler (`str`, *optional*): `"albef_cosine"`, the published [`~trainer.schedules.AlbefCosine`]; what
             `lr_scheduler_type` and `warmup_steps` say by default.
         min_learning_rate, warmup_learning_rate (`float`, default to 1e-6), warmup_intervals (`int`, defaults to 20),
@@ -113,6 +116,7 @@ class AmcConfig(TrainingArguments):
     box_choice: str = "all"
     max_skipped_steps: int = 5
     use_augmentation: bool = True
+    flip: str = "safe"
     lr_scheduler: str | None = None
     min_learning_rate: float = 1e-6
     warmup_learning_rate: float = 1e-6
@@ -148,6 +152,7 @@ class AmcConfig(TrainingArguments):
             ("region_source", REGION_SOURCES),
             ("box_choice", BOX_CHOICES),
             ("epoch_unit", EPOCH_UNITS),
+            ("flip", FLIPS),
             ("lr_scheduler", (None, *SCHEDULES)),
         ):
             if getattr(self, name) not in choices:

@@ -315,7 +315,7 @@ def build_training_collator(processor: Any, args: AmcConfig, mlm_probability: fl
         region_source=args.region_source,
         box_choice=args.box_choice,
         use_paraphrases=args.use_paraphrases,
-        augmentation=GroundingAugmentation() if args.use_augmentation else None,
+        augmentation=GroundingAugmentation(flip=args.flip) if args.use_augmentation else None,
         mlm_probability=mlm_probability,
         seed=args.seed,
     )

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Augmentation of dataset rows: image, regions and words change together, or not at all."""
+"""Augmentation of dataset rows: image and regions change together, and only where the words stay true."""
 
 import hashlib
 import re
@@ -12,52 +12,32 @@ from PIL import Image, ImageEnhance, ImageOps
 from albef_amc.image_processing_albef import load_image
 from albef_amc.regions_albef import decode_rle, encode_rle
 
-DIRECTION = re.compile(
-    r"(?<![a-z])(?P<joined_before>top|bottom|upper|lower|far|mid)?(?P<word>left|right)"
-    r"(?P<joined_after>most|handed|hand|side|wards|ward)?(?![a-z])",
-    re.IGNORECASE,
+# Words that a mirror may make wrong. A false alarm costs one flip, a missed one teaches the wrong side, so a word in
+# doubt is listed. Common words that are one letter away from "right" and mean no side: light, bright, night.
+SIDE_WORD = re.compile(
+    r"""
+    # left, leftmost, lefty, topleft; a letter dropped, added, replaced, or exchanged with its neighbour
+    lef | lfe | lft | letf | elft | \b\w?eft | \bl.eft | \ble.ft
+    | \bl\wft (?:most|side|hand\w*|er|est|y)? \b | \ble\w?t (?:most|side|hand\w*|est|y)? \b
+    # right, rightmost, rightest, upright, in the same way
+    | (?<!b)(?:righ|rig\w?t|ri\w?ht|r\w?ght) | rig.ht | ri.ght | bright(?:most|hand|side) | rihg | rgh | rgih | rgt
+    | \br.?ight
+    | \b[a-dg-kopru-z0-9]?ight | \b(?!(?:light|night)\b)\w?ight (?:most|side|hand\w*)? \b
+    # abbreviations, and single letters, which have another shape in a mirror
+    | \b(?:lf|lt|rt|rht|[lr]hs?|[tbu][lr]|l[lr]|[ns][ew])\b | (?<!')\b[b-gj-lnp-sz]\b
+    # other names of sides
+    | \b(?:starboard|larboard|port[ -]?side|southpaws?|(?:driver|passenger)'?s?'?[ ]side)\b
+    | \b(?:north|south)?[ -]?(?:east|west)(?:ern|erly|wards?|bound|side)?\b
+    | \b(?:izquierd|derech|esquerd|direit|gauche|sinistr|rechte?|linke) | \b(?:droite?|destr[ao]|links)\b
+    # turning directions and clock positions; digits, quotes and written text; counting, which begins on the left
+    | o\W{0,2}clock | clockwise | \d | ["`] | (?<!\w)'
+    | \b(?:text|letter(?:s|ed|ing)?|words?|numbers?(?![ ]of)|numerals?|digits?|reads|reading|says|saying|written
+        |writing|spell\w*)\b
+    | \b(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth)\b
+    """,
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
-OPPOSITE = {"left": "right", "right": "left"}
-
-# Mirroring makes these wrong, and no exchange of words makes them right again.
-NEVER_MIRRORED = re.compile(
-    r"\d"  # digits: lettering in the picture ("bus 42") and times ("7 o'clock")
-    r"|[\"“”]"  # quoted lettering
-    r"|o\s?['’]?\s?clock|clockwise"  # turning directions
-    r"|\b(?:text|letter(?:s|ing)?|words?|numbers?|numerals?|digits?|reads|reading|says|saying|written|writing"
-    r"|spell(?:s|ed|ing)?|lefty|lefties|southpaws?)\b"
-    r"|\b(?:starboard|port side|driver['’]?s? side|passenger['’]?s? side)\b"
-    r"|\b(?:east|west)(?:ern|wards?|bound)?\b",
-    re.IGNORECASE,
-)
-# Counting starts on the left by habit: "the third man" is another man in the mirror, "third from the left" is not.
-ORDINAL = re.compile(r"\b(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth)\b", re.IGNORECASE)
-
-# "on the left", "to his right": a direction, whatever follows.
-PLACE_PREPOSITIONS = frozenset("at from in on to toward towards".split())
-DETERMINERS = frozenset("a an the his her its their my your our".split())
-# "the left ...", "far left ...", "looking right": a direction unless a function word follows ("the left over food").
-LEADING_WORDS = DETERMINERS | frozenset(
-    "back bottom center centre extreme far front inner lower mid middle near outer rear top upper first second third "
-    "face faces facing go goes going head heading heads lean leaning leans look looking looks move moves moving point "
-    "pointing points turn turned turning turns".split()
-)
-# "left side", "right hand": a direction.
-FOLLOWING_WORDS = frozenset(
-    "arm arms border bottom boot corner ear edge end eye facing field foot front glove half hand handed headlight "
-    "knee lane leg margin most part portion rear shoe shoulder side sleeve third tire top wheel wing wrist".split()
-)
-# "left over", "left behind", "left the room", "right next to", "right now", "right angle": rarely a direction.
-FUNCTION_WORDS = frozenset(
-    "a about above across after against alone along an and angle angled angles around as at away before behind below "
-    "beneath beside between beyond blank by down empty for from he her here him his in inside into it its near next "
-    "now off on onto open or out outside over she size standing the their them there they through to triangle "
-    "triangles unattended under underneath uneaten untouched up way when where while with".split()
-)
-# "the right angle", "right side up": never a direction, also after a preposition.
-NOT_A_DIRECTION = re.compile(r"[\s-]+(?:angle|angled|angles|triangles?|size|way|side[\s-]+up)\b", re.IGNORECASE)
-# "what is left of the cake": a remainder, not a direction.
-REMAINDERS = frozenset("all anything everything few little most much none nothing rest some something what".split())
+FLIPS = ("safe", "released")
 
 COLOR_WORD = re.compile(
     r"\b(?:amber|aqua|auburn|beige|black|blond|blonde|blue|bronze|brown|brunette|burgundy|colored|coloured|colorful"
@@ -92,90 +72,34 @@ def example_generator(seed: int, step: int, example_id: str, purpose: str = "") 
     return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.blake2b(key, digest_size=16).digest(), "big")))
 
 
-def swap_left_right(text: str) -> tuple[str, list[int]] | None:
-    """Exchange "left" and "right" in a text, as its mirrored image needs it.
+def may_be_mirrored(text: str) -> bool:
+    """Whether a text stays true when its image is mirrored, as far as can be told.
 
-    English only. A word counts as a direction where its neighbours say so ("on the left", "left of", "leftmost",
-    "left-hand side"); where they do not ("pizza left over", "right next to", "the dog left"), or where the text holds
-    something that a mirror makes wrong (lettering, clock positions, counting, points of the compass), there is no
-    safe exchange.
+    Only plain ASCII can be told: accents, other scripts and typographic quotes count as unknown. A text that names a
+    side, or may do so (`SIDE_WORD`), is not mirrored, whatever it means by it.
 
     Args:
-        text (`str`): phrase or caption.
-
-    Returns:
-        `tuple[str, list[int]]` or `None`: the new text and, for each of the `len(text) + 1` places between characters
-        of the old one, its place in the new one. `None` where the image must not be mirrored.
+        text (`str`): phrase, caption, paraphrase or label.
 
     Example:
 
     ```python
-    >>> from albef_amc.trainer.augmentation import swap_left_right
-    >>> swap_left_right("The left dog")
-    ('The right dog', [0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13])
-    >>> swap_left_right("pizza left over") is None
-    True
+    >>> from albef_amc.trainer.augmentation import may_be_mirrored
+    >>> [may_be_mirrored(text) for text in ("the red dog", "the rigthest dog", "dog at nine o'clock")]
+    [True, False, False]
 
     ```
     """
-    matches = list(DIRECTION.finditer(text))
-    if NEVER_MIRRORED.search(text) or (ORDINAL.search(text) and not matches):
-        return None
-    if not all(_is_direction(text, match) for match in matches):
-        return None
-    swapped = ""
-    places: list[int] = []
-    position = 0
-    for match in matches:
-        start, end = match.span("word")
-        places.extend(range(len(swapped), len(swapped) + start - position))
-        swapped += text[position:start]
-        opposite = _with_case_of(match["word"], OPPOSITE[match["word"].lower()])
-        places.extend(len(swapped) + min(index, len(opposite)) for index in range(end - start))
-        swapped += opposite
-        position = end
-    places.extend(range(len(swapped), len(swapped) + len(text) - position + 1))
-    return swapped + text[position:], places
-
-
-def _is_direction(text: str, match: re.Match) -> bool:
-    if match["joined_before"] or match["joined_after"]:
-        return True
-    words_before = re.findall(r"[a-z']+", text[: match.start()].lower())
-    is_closed = text[match.end() :].lstrip()[:1] in tuple(",;:)")
-    words_after = [] if is_closed else re.findall(r"[a-z']+", text[match.end() :].lower())
-    before, before_that = ([*reversed(words_before), "", ""])[:2]
-    after, after_that = (words_after + ["", ""])[:2]
-    if NOT_A_DIRECTION.match(text, match.end()):
-        return False
-    if before in PLACE_PREPOSITIONS or (before in DETERMINERS and before_that in PLACE_PREPOSITIONS):
-        return True
-    if (before in ("and", "or", "to") and before_that in OPPOSITE) or (
-        after in ("and", "or", "to") and after_that in OPPOSITE
-    ):
-        return True
-    if after == "of":
-        return REMAINDERS.isdisjoint(words_before)
-    if after in FUNCTION_WORDS:
-        return False
-    is_apart = not text[: match.start()].strip() or text[: match.start()].rstrip()[-1] in ",;:("
-    return after in FOLLOWING_WORDS or before in LEADING_WORDS or is_apart
-
-
-def _with_case_of(model: str, word: str) -> str:
-    if model.isupper():
-        return word.upper()
-    return word.capitalize() if model[0].isupper() else word
+    return text.isascii() and not SIDE_WORD.search(text)
 
 
 @dataclass(frozen=True)
 class GroundingAugmentation:
     r"""Random changes of a dataset row that keep image, regions and words in agreement.
 
-    A horizontal flip mirrors boxes, points, polygons and masks with the image and exchanges "left" and "right" in
-    phrases, captions (spans follow), paraphrases and labels; it is left out where [`swap_left_right`] finds no safe
-    exchange. Gray and the shift of hue are left out where a text of the row names a colour. Resizing is the
-    processor's job.
+    A horizontal flip mirrors boxes, points, polygons and masks with the image; words stay as they are. A row is
+    flipped only if [`may_be_mirrored`] holds for all its texts. Gray and the shift of hue are skipped where a text of
+    the row names a colour. Resizing is the processor's job.
 
     Args:
         flip_probability (`float`, defaults to 0.5): horizontal flip.
@@ -185,16 +109,18 @@ class GroundingAugmentation:
         hue (`float`, defaults to 0.2): the shift is drawn from -value to value, as a share of the colour circle.
         protect_colors (`bool`, defaults to `True`): leave gray and hue alone where a text names a colour
             (`COLOR_WORD`). The released code does not.
+        flip (`str`, defaults to `"safe"`): which rows may be flipped: `"safe"`: those whose texts name no side;
+            `"released"`: all of them, as in the released code, which mirrors an image whose phrase says "left".
 
     Example:
 
     ```python
     >>> from PIL import Image
     >>> from albef_amc.trainer.augmentation import GroundingAugmentation, example_generator
-    >>> row = {"image": Image.new("RGB", (10, 8)), "phrases": [{"phrase": "left dog", "boxes": [[0, 0, 4, 4]]}]}
+    >>> row = {"image": Image.new("RGB", (10, 8)), "phrases": [{"phrase": "a dog", "boxes": [[0, 0, 4, 4]]}]}
     >>> flipped = GroundingAugmentation(flip_probability=1.0)(row, example_generator(0, 0, "photo_7"))
     >>> flipped["phrases"][0]
-    {'phrase': 'right dog', 'boxes': [[6.0, 0, 10.0, 4]]}
+    {'phrase': 'a dog', 'boxes': [[6.0, 0, 10.0, 4]]}
 
     ```
     """
@@ -207,8 +133,11 @@ class GroundingAugmentation:
     saturation: float = 0.2
     hue: float = 0.2
     protect_colors: bool = True
+    flip: str = "safe"
 
     def __post_init__(self):
+        if self.flip not in FLIPS:
+            raise ValueError(f"`flip` must be one of {FLIPS}, got {self.flip!r}.")
         for name in ("flip_probability", "gray_probability", "jitter_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must lie in [0, 1], got {getattr(self, name)!r}.")
@@ -229,8 +158,8 @@ class GroundingAugmentation:
         """
         flip, gray, jitter, *amounts = generator.random(7)
         row = {**row, "image": load_image(row["image"], name=row.get("image_id"))}
-        if flip < self.flip_probability:
-            row = flip_row(row) or row
+        if flip < self.flip_probability and (self.flip == "released" or all(map(may_be_mirrored, _texts(row)))):
+            row = flip_row(row)
         keep_colors = self.protect_colors and any(COLOR_WORD.search(text) for text in _texts(row))
         if jitter < self.jitter_probability:
             row["image"] = self._jitter(row["image"], 2 * np.array(amounts) - 1, keep_colors)
@@ -245,25 +174,17 @@ class GroundingAugmentation:
         return image if keep_hue else shift_hue(image, self.hue * amounts[3])
 
 
-def flip_row(row: dict) -> dict | None:
-    """Mirror a row from left to right: image, regions, proposals and words.
+def flip_row(row: dict) -> dict:
+    """Mirror a row from left to right: image, regions and proposals. Words stay: see [`may_be_mirrored`].
 
     Args:
         row (`dict`): dataset row whose image is upright.
-
-    Returns:
-        `dict` or `None`: a new row, or `None` where a text of the row has no safe exchange of left and right.
     """
-    if any(swap_left_right(text) is None for text in _texts(row)):
-        return None
     width = row["image"].width
     flipped = {**row, "image": ImageOps.mirror(row["image"])}
     flipped["phrases"] = [_flip_phrase(phrase, width) for phrase in row["phrases"] or ()]
     if row.get("proposals"):
-        flipped["proposals"] = [
-            {**proposal, "box": flip_box(proposal["box"], width), **_swap_field(proposal, "label")}
-            for proposal in row["proposals"]
-        ]
+        flipped["proposals"] = [{**proposal, "box": flip_box(proposal["box"], width)} for proposal in row["proposals"]]
     return flipped
 
 
@@ -293,16 +214,7 @@ def _flip_phrase(phrase: dict, width: int) -> dict:
         ]
     if phrase.get("masks"):
         flipped["masks"] = [encode_rle(decode_rle(mask)[:, ::-1]) for mask in phrase["masks"]]
-    if phrase.get("paraphrases"):
-        flipped["paraphrases"] = [swap_left_right(text)[0] for text in phrase["paraphrases"]]
-    if phrase.get("caption") and phrase.get("spans"):
-        places = swap_left_right(phrase["caption"])[1]
-        flipped["spans"] = [[places[start], places[end]] for start, end in phrase["spans"]]
-    return {**flipped, **_swap_field(phrase, "phrase"), **_swap_field(phrase, "caption")}
-
-
-def _swap_field(record: dict, name: str) -> dict:
-    return {name: swap_left_right(record[name])[0]} if record.get(name) else {}
+    return flipped
 
 
 def _texts(row: dict) -> list[str]:
@@ -312,4 +224,12 @@ def _texts(row: dict) -> list[str]:
     return [text for text in texts if text]
 
 
-__all__ = ["GroundingAugmentation", "example_generator", "flip_box", "flip_row", "shift_hue", "swap_left_right"]
+__all__ = [
+    "FLIPS",
+    "GroundingAugmentation",
+    "example_generator",
+    "flip_box",
+    "flip_row",
+    "may_be_mirrored",
+    "shift_hue",
+]
