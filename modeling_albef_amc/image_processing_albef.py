@@ -3,7 +3,9 @@
 
 import io
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +16,20 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImage
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
+from .collections_albef import is_collection, iterate
+
 logger = logging.get_logger(__name__)
 
 MAX_IMAGE_PIXELS = 100_000_000
 BYTE_MAX, SHORT_MAX = 255, 65535
 SHORT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
-ImageLike = Image.Image | str | Path | bytes | np.ndarray | torch.Tensor
+ImageLike = Image.Image | str | Path | bytes | Mapping | np.ndarray | torch.Tensor
+IMAGE_FORMS = (
+    'expected a PIL image, a path, encoded bytes, {"bytes", "path"} of a data set, an array (height, width, channels) '
+    'or a tensor (channels, height, width). Of a row give `row["image"]`; of a data set in the format of pandas, '
+    "Polars or Arrow give `dataset.with_format(None)`."
+)
 
 
 def load_image(image: ImageLike, max_image_pixels: int = MAX_IMAGE_PIXELS, name: str | None = None) -> Image.Image:
@@ -30,9 +39,10 @@ def load_image(image: ImageLike, max_image_pixels: int = MAX_IMAGE_PIXELS, name:
     not clipped.
 
     Args:
-        image: `PIL.Image.Image`, path, encoded bytes, `np.ndarray` of shape `(height, width[, channels])` or
-            `torch.Tensor` of shape `([channels, ]height, width)` with 1, 3 or 4 channels. Integers are 0 to 255
-            (`uint16`: 0 to 65535), floating-point values 0 to 1.
+        image: `PIL.Image.Image`, path, encoded bytes, the mapping with `bytes` of an undecoded row
+            (`datasets.Image(decode=False)`), `np.ndarray` of shape `(height, width[, channels])` or `torch.Tensor` of
+            shape `([channels, ]height, width)` with 1, 3 or 4 channels. Integers are 0 to 255 (`uint16`: 0 to 65535),
+            floating-point values 0 to 1.
         max_image_pixels (`int`, defaults to 100,000,000): larger images are refused before they are decoded.
         name (`str`, *optional*): what error messages call the image; by default its path or type.
 
@@ -46,12 +56,26 @@ def load_image(image: ImageLike, max_image_pixels: int = MAX_IMAGE_PIXELS, name:
         with _open(image, name) as opened:
             return _read(opened, max_image_pixels, name)
     name = name or type(image).__name__
+    if isinstance(image, Mapping):
+        image = _read_encoded(image, name)
     if isinstance(image, bytes):
         with _open(io.BytesIO(image), name) as opened:
             return _read(opened, max_image_pixels, name)
     if isinstance(image, np.ndarray | torch.Tensor):
         image = _array_to_pil(image, name)
     return _read(image, max_image_pixels, name)
+
+
+def _read_encoded(image: Mapping[str, Any], name: str) -> bytes:
+    """The bytes of an undecoded row. Its path is not opened: a row of somebody else's may name any file."""
+    content = image.get("bytes")
+    if not isinstance(content, bytes):
+        raise ValueError(
+            f"{name} is an undecoded row without bytes (path {image.get('path')!r}), and no file is opened because a "
+            "row names it. If you trust the data set give the path itself, or decode: "
+            '`dataset.cast_column("image", datasets.Image())`.'
+        )
+    return content
 
 
 def _read(image: Image.Image, max_image_pixels: int, name: str) -> Image.Image:
@@ -202,7 +226,7 @@ class AlbefImageProcessor(PilBackend):
     ) -> BatchFeature:
         """Load, measure and preprocess image after image, so that one full-size picture is in memory at a time."""
         pixel_values, original_sizes = [], []
-        for index, image in enumerate(_as_list(images)):
+        for index, image in enumerate(iterate_images(images)):
             image = load_image(image, max_image_pixels, name=f"images[{index}]")
             original_sizes.append((image.height, image.width))
             pixels = np.moveaxis(np.asarray(image), -1, 0)  # (3, height, width)
@@ -213,20 +237,32 @@ class AlbefImageProcessor(PilBackend):
         return BatchFeature(data, tensor_type=return_tensors)
 
 
-def _as_list(images: ImageLike | list[ImageLike]) -> list[ImageLike]:
-    if isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4:
-        return list(images)
-    if not isinstance(images, list | tuple):
-        images = [images]
-    if not images:
+def iterate_images(images: Any) -> Iterator[ImageLike]:
+    """One picture, or the pictures of a collection, each read when it is asked for and checked for its type.
+
+    Args:
+        images: a picture; a list, tuple, generator, column of a data set or of a table, or torch data set of pictures;
+            an array or a tensor of four dimensions, the first of which counts pictures.
+
+    Raises:
+        ValueError: a collection without pictures.
+        TypeError: something that is no picture; the message names its position.
+    """
+    is_stack = isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4
+    items = iterate(images) if is_collection(images) else images if is_stack else [images]
+    count = 0
+    for count, image in enumerate(items, start=1):
+        if not isinstance(image, ImageLike) or (isinstance(image, Mapping) and "bytes" not in image):
+            raise TypeError(f"images[{count - 1}] is {describe_type(image)}, {IMAGE_FORMS}")
+        yield image
+    if not count:
         raise ValueError("`images` is empty: give at least one image.")
-    for index, image in enumerate(images):
-        if not isinstance(image, ImageLike):
-            raise TypeError(
-                f"images[{index}] is a {type(image).__name__}, expected a PIL image, a path, encoded bytes, an array "
-                "(height, width, channels) or a tensor (channels, height, width)."
-            )
-    return list(images)
 
 
-__all__ = ["AlbefImageProcessor", "load_image"]
+def describe_type(value: Any) -> str:
+    """The type of a value in words, with the keys of a mapping."""
+    keys = f" with the keys {', '.join(map(repr, value))}" if isinstance(value, Mapping) and len(value) < 20 else ""
+    return f"a {type(value).__module__.partition('.')[0]} {type(value).__name__}{keys}".replace("a builtins ", "a ")
+
+
+__all__ = ["AlbefImageProcessor", "iterate_images", "load_image"]

@@ -1,12 +1,20 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """The pipeline `visual-grounding`: phrases and a picture in, points, boxes and heatmaps out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import torch
+from torch.nn import functional
+from torch.utils.data import Dataset
 from transformers import AutoModelForZeroShotObjectDetection, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
+
+from .collections_albef import is_collection, iterate
+from .image_processing_albef import describe_type
+from .processing_albef import PhraseLayout
 
 TASK = "visual-grounding"
 # Entry of a checkpoint's configuration by which `pipeline` finds this class where the package is not installed.
@@ -40,13 +48,16 @@ class VisualGroundingPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
-    def __call__(self, images: Any, phrases: str | Sequence[str] | None = None, **kwargs) -> list:
+    def __call__(self, images: Any, phrases: Any = None, **kwargs) -> Any:
         r"""Ground phrases.
 
         Args:
             images: a picture (anything [`AlbefProcessor`] takes) with `phrases`; or a dict with `image` and `text`;
-                or a list of either.
-            phrases (`str` or list of `str`, *optional*): phrases of the picture, or of every picture of a list.
+                or a collection of either: a list, a data set or one of its columns, `KeyDataset`, a generator.
+            phrases (`str` or collection of `str`, *optional*): phrases of the picture, or of every picture of a
+                collection; they take the place of `text`.
+            batch_size (`int`, *optional*): pictures of a collection that are grounded together, 1 by default; here or
+                where the pipeline is made. Results are the same for any number.
             max_length (`int`, *optional*): longest phrase in pieces; nothing is truncated by default.
             explanation_kind (`str`, *optional*): `"itm"` (default) or `"itc"`.
             phrases_per_chunk (`int`, *optional*): phrases explained at once; bounds the memory.
@@ -57,20 +68,26 @@ class VisualGroundingPipeline(Pipeline):
             Per phrase a dict with `phrase`, `score` (matching probability), `point` [x, y], `box` [x_min, y_min,
             x_max, y_max] or `None`, `boxes`, `box_scores`, and `heatmap` (`torch.Tensor` of the picture's size in
             [0, 1], or `None`); pixels are those of the stored image after EXIF rotation. A list of inputs gives a
-            list of such lists.
+            list of such lists; any other collection gives an iterable of them, which reads pictures as they are
+            needed.
+
+        Raises:
+            ValueError, TypeError, FileNotFoundError: an input that cannot be used; of a collection the message names
+                its position, counted from 0.
         """
-        if kwargs.get("batch_size", 1) not in (1, None):
-            raise ValueError(
-                "`batch_size` must stay 1: the phrases of a picture already form a batch. Give more phrases per "
-                "picture, or use `processor` and `model.ground()` for batches of pictures."
-            )
-        if phrases is not None:
-            images = (
-                [{"image": image, "text": phrases} for image in images]
-                if isinstance(images, list | tuple)
-                else {"image": images, "text": phrases}
-            )
-        return super().__call__(images, **kwargs)
+        if phrases is not None and is_collection(phrases):
+            phrases = list(iterate(phrases))
+        is_stack = isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4
+        if hasattr(images, "tolist") and is_collection(images):
+            images = images.tolist()  # an array or a column of a table, whose labels are no positions
+        if isinstance(images, list | tuple) or is_stack:
+            rows = [_build_row(image, phrases, f"input {index}") for index, image in enumerate(images)]
+            return super().__call__(rows, **kwargs) if rows else []
+        if is_collection(images):
+            has_positions = hasattr(images, "__getitem__") and hasattr(images, "__len__")
+            inputs = _Rows(images, phrases) if has_positions else _number_rows(images, phrases)
+            return super().__call__(inputs, **kwargs)
+        return super().__call__(_build_row(images, phrases), **kwargs)
 
     def _sanitize_parameters(self, max_length: int | None = None, **options):
         unknown = set(options) - {*FORWARD_OPTIONS, *RESULT_OPTIONS}
@@ -85,23 +102,33 @@ class VisualGroundingPipeline(Pipeline):
 
     def preprocess(self, inputs: dict[str, Any], max_length: int | None = None) -> dict[str, Any]:
         """One picture and its phrases to tensors."""
-        if not isinstance(inputs, dict) or not {"image", "text"} <= set(inputs):
-            raise ValueError('give `pipe(image, phrases=[...])` or dicts with "image" and "text".')
-        phrases = [inputs["text"]] if isinstance(inputs["text"], str) else list(inputs["text"])
-        features = self.processor(images=inputs["image"], text=[phrases], max_length=max_length)
-        return {"phrases": phrases, **features}
+        try:
+            layout = PhraseLayout.read(inputs["text"], num_images=1)
+            if layout.depth > 1:
+                raise TypeError("the phrases of a picture are one list. Give each picture its own as dicts.")
+            features = self.processor(images=[inputs["image"]], text=[layout.phrases], max_length=max_length)
+        except (FileNotFoundError, TypeError, ValueError) as error:
+            kind = next(kind for kind in (FileNotFoundError, TypeError, ValueError) if isinstance(error, kind))
+            raise kind(f"{inputs['name']}: {error}" if inputs["name"] else str(error)) from error
+        # The base class joins the tensors of a batch under rules of its own; what is no tensor it puts in a list.
+        return {"features": {"phrases": layout.phrases, **features}}
 
     def _forward(self, model_inputs: dict[str, Any], **options) -> dict[str, Any]:
-        phrases = model_inputs.pop("phrases")
-        model_inputs["pixel_values"] = model_inputs["pixel_values"].to(self.model.dtype)
-        outputs = self.model.ground(**model_inputs, **options)
-        names = ("heatmap", "itm_logits", "image_index", "original_sizes")
-        return {"phrases": phrases, **{name: outputs[name] for name in names}}
+        """Ground one picture, or the list of pictures of a batch."""
+        features = model_inputs["features"]
+        rows = features if isinstance(features, list) else [features]
+        outputs = self.model.ground(
+            **_join_features(rows, self.processor.tokenizer.pad_token_id, self.model.dtype), **options
+        )
+        counts = [len(row["phrases"]) for row in rows]
+        maps = zip(rows, outputs.heatmap.split(counts), outputs.itm_logits.split(counts), strict=True)
+        grounded = [{**row, "heatmap": heatmap, "itm_logits": itm_logits} for row, heatmap, itm_logits in maps]
+        return {"grounded": grounded if isinstance(features, list) else grounded[0]}
 
     def postprocess(self, model_outputs: dict[str, Any], **options) -> list[dict[str, Any]]:
         """Tensors to one dict per phrase; numbers become plain Python, the heatmap stays a tensor."""
-        phrases = model_outputs.pop("phrases")
-        (results,) = self.processor.post_process_grounding(SimpleNamespace(**model_outputs), **options)
+        grounded = model_outputs["grounded"]
+        (results,) = self.processor.post_process_grounding(SimpleNamespace(**grounded), **options)
         return [
             {
                 "phrase": phrase,
@@ -112,13 +139,58 @@ class VisualGroundingPipeline(Pipeline):
                 "box_scores": result["box_scores"].tolist(),
                 "heatmap": result["heatmap"],
             }
-            for phrase, result in zip(phrases, results, strict=True)
+            for phrase, result in zip(grounded["phrases"], results, strict=True)
         ]
 
     def save_pretrained(self, save_directory: str, **kwargs) -> None:
         """Save the model, this code, and the processor, which the base class leaves out."""
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
+
+
+class _Rows(Dataset):
+    """A collection that is read by index, each picture when it is asked for."""
+
+    def __init__(self, images: Any, phrases: Any):
+        self.images, self.phrases = images, phrases
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return _build_row(self.images[index], self.phrases, f"input {index}")
+
+
+def _number_rows(images: Any, phrases: Any) -> Iterator[dict[str, Any]]:
+    for index, image in enumerate(iterate(images)):
+        yield _build_row(image, phrases, f"input {index}")
+
+
+def _build_row(image: Any, phrases: Any, name: str = "") -> dict[str, Any]:
+    """Picture, phrases, and what messages call the input."""
+    is_row = isinstance(image, Mapping) and "image" in image
+    text = image.get("text") if phrases is None and is_row else phrases
+    if text is None:
+        where = f"{name}: " if name else ""
+        raise ValueError(
+            f'{where}give `pipe(image, phrases=[...])` or dicts with "image" and "text", got {describe_type(image)}.'
+        )
+    return {"image": image["image"] if is_row else image, "text": text, "name": name}
+
+
+def _join_features(rows: list[dict[str, Any]], pad_token_id: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Pictures with their phrases as one batch of `ground`; shorter phrases are padded on the right."""
+    length = max(row["input_ids"].shape[1] for row in rows)
+    padded = {
+        name: torch.cat([functional.pad(row[name], (0, length - row[name].shape[1]), value=value) for row in rows])
+        for name, value in (("input_ids", pad_token_id), ("attention_mask", 0))
+    }
+    return {
+        **padded,
+        "pixel_values": torch.cat([row["pixel_values"] for row in rows]).to(dtype),
+        "original_sizes": torch.cat([row["original_sizes"] for row in rows]),
+        "image_index": torch.cat([row["image_index"] + index for index, row in enumerate(rows)]),
+    }
 
 
 PIPELINE_REGISTRY.register_pipeline(

@@ -13,8 +13,9 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import ModelOutput, logging
 
 from .answer_processing_albef import AnswerProcessing
+from .collections_albef import is_collection, iterate
 from .configuration_albef import ITM_MATCH_INDEX, AlbefConfig
-from .image_processing_albef import AlbefImageProcessor, ImageLike
+from .image_processing_albef import AlbefImageProcessor, ImageLike, describe_type
 from .regions_albef import boxes_from_heatmap, build_region_mask, find_point, resize_heatmap
 from .saving_albef import replacing_files
 from .text_processing_albef import clean_with_offsets
@@ -274,19 +275,27 @@ class PhraseLayout:
 
     @classmethod
     def read(cls, text, num_images: int | None) -> "PhraseLayout":
-        """Tell the three forms of `text` apart and check them against the images."""
-        if isinstance(text, str):
-            layout = cls([text], [1], depth=0)
-        elif not isinstance(text, Sequence):
-            raise TypeError(TEXT_FORMS)
-        elif text and all(isinstance(phrase, str) for phrase in text):
-            layout = cls(list(text), [len(text)] if num_images in (None, 1) else [1] * len(text), depth=1)
-        elif all(isinstance(row, Sequence) and not isinstance(row, str) for row in text):
-            layout = cls([phrase for row in text for phrase in row], [len(row) for row in text], depth=2)
+        """Tell the three forms of `text` apart and check them against the images.
+
+        Lists may be tuples, arrays of text, columns of data sets or generators ([`is_collection`]).
+        """
+        rows = list(iterate(text)) if is_collection(text) else text
+        if isinstance(rows, str):
+            layout = cls([rows], [1], depth=0)
+        elif not isinstance(rows, list):
+            raise TypeError(f"{TEXT_FORMS} Got {describe_type(text)}.")
+        elif rows and all(isinstance(phrase, str) for phrase in rows):
+            layout = cls(rows, [len(rows)] if num_images in (None, 1) else [1] * len(rows), depth=1)
         else:
-            raise TypeError(TEXT_FORMS)
-        if not all(isinstance(phrase, str) for phrase in layout.phrases):
-            raise TypeError(TEXT_FORMS)
+            has_phrases = any(isinstance(row, str) for row in rows)
+            lists = [list(iterate(row)) if is_collection(row) else row for row in rows]
+            for index, row in enumerate(lists):
+                if not isinstance(row, str if has_phrases else list):
+                    raise TypeError(f"{TEXT_FORMS} Got {describe_type(row)} as text[{index}].")
+            layout = cls([phrase for row in lists for phrase in row], [len(row) for row in lists], depth=2)
+        for index, phrase in enumerate(layout.phrases):
+            if not isinstance(phrase, str):
+                raise TypeError(f"{TEXT_FORMS} Got {describe_type(phrase)} as phrase {index}.")
         if not layout.phrases:
             raise ValueError("`text` has no phrases: give at least one.")
         if num_images is not None and len(layout.counts) != num_images:
