@@ -185,10 +185,10 @@ def _is_polygon(polygon: Any) -> bool:
 def _read_mask(outline: dict[str, Any], width: int, height: int) -> dict[str, Any] | None:
     """Run lengths, compressed or not, as compressed ones; None where they are damaged or of another size."""
     try:
-        mask = decode_rle(outline)
-    except (TypeError, ValueError):
+        mask = decode_rle(outline, (height, width))
+    except ValueError:
         return None
-    return encode_rle(mask) if mask.shape == (height, width) and mask.any() else None
+    return encode_rle(mask) if mask.any() else None
 
 
 def read_spans(record: dict[str, Any], where: str, report: ReadingReport) -> list[list[int]] | None:

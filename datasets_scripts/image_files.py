@@ -69,7 +69,7 @@ class StoredImage:
         """A run-length coded mask of the stored array as one of the upright picture."""
         if self.orientation == UPRIGHT:
             return mask
-        pixels = decode_rle(mask)
+        pixels = decode_rle(mask, (self.height, self.width))
         pixels = pixels.T if self.orientation in EXCHANGED else pixels
         pixels = np.flip(pixels, axis=1) if self.orientation in MIRRORED_IN_X else pixels
         return encode_rle(np.flip(pixels, axis=0) if self.orientation in MIRRORED_IN_Y else pixels)

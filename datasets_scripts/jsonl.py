@@ -185,12 +185,12 @@ def _read_masks(
     codes = []
     for mask in masks:
         try:
-            pixels = decode_rle(mask)
-        except (TypeError, ValueError) as error:
+            pixels = decode_rle(mask, size[::-1])
+        except ValueError as error:
             report.add("mask damaged: outlines left out", f"{where} ({error})")
             return None
-        if pixels.shape != size[::-1] or not pixels.any():
-            report.add("mask of another size or without a pixel: outlines left out", where)
+        if not pixels.any():
+            report.add("mask without a pixel: outlines left out", where)
             return None
         codes.append(encode_rle(pixels))
     return codes

@@ -117,7 +117,7 @@ class AlbefProcessor(AnswerProcessing, ProcessorMixin):
         data["image_index"] = torch.tensor(layout.image_index)
         flat = {name: layout.flatten(name, values) for name, values in annotations.items() if values is not None}
         if flat:
-            data |= self._build_regions(flat, [sizes[index] for index in layout.image_index], mask_size)
+            data |= self._build_regions(flat, sizes, layout.image_index, mask_size)
         return BatchFeature(data)
 
     @staticmethod
@@ -163,17 +163,21 @@ class AlbefProcessor(AnswerProcessing, ProcessorMixin):
         return data
 
     def _build_regions(
-        self, annotations: dict[str, list], sizes: list[list[int]], mask_size: tuple[int, int] | None
+        self,
+        annotations: dict[str, list],
+        sizes: list[list[int]],
+        image_index: list[int],
+        mask_size: tuple[int, int] | None,
     ) -> dict[str, torch.Tensor]:
         if mask_size is None:
             mask_size = (self.image_processor.size.height, self.image_processor.size.width)
         regions, is_annotated = [], []
-        for index, (height, width) in enumerate(sizes):
+        for index, image in enumerate(image_index):
             shapes = {name: _check_shapes(name, index, values[index]) for name, values in annotations.items()}
             try:
-                regions.append(build_region_mask(height, width, mask_size, **shapes))
+                regions.append(build_region_mask(*sizes[image], mask_size, **shapes))
             except ValueError as error:
-                raise ValueError(f"annotation of phrase {index}: {error}") from error
+                raise ValueError(f"annotation of phrase {index}: {error} (images[{image}])") from error
             is_annotated.append(any(len(values) for values in shapes.values()))
         region_mask = torch.stack(regions)
         has_region = region_mask.flatten(1).amax(dim=1) > 0

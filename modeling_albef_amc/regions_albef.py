@@ -5,16 +5,30 @@ Coordinates are continuous pixels of the stored image after EXIF rotation: pixel
 [c, c + 1) x [r, r + 1), and a box x_min, y_min, x_max, y_max is [x_min, x_max) x [y_min, y_max).
 """
 
+import reprlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 from transformers.utils import logging
 
+from .image_processing_albef import MAX_IMAGE_PIXELS
+
 logger = logging.get_logger(__name__)
 
 POLYGON_LINES_PER_PIXEL = 8
+# Pixels; a corner farther out is damage, and its products with other numbers would overflow.
+MAX_COORDINATE = 1e6
+# Outlines of objects have some hundred corners; the time to draw one grows with them.
+MAX_POLYGON_CORNERS = 10_000
+# Lines x edges that are in memory together while a polygon is drawn.
+MAX_CROSSINGS = 1 << 21
+# Runs of a mask, and characters of its run-length string, at most; a noisy mask of ten million pixels has fewer.
+MAX_RUNS = 10_000_000
+# 35 bits: a run of the largest image, and the difference of two, have fewer.
+MAX_RUN_CHARACTERS = 7
 
 
 def build_region_mask(
@@ -42,6 +56,9 @@ def build_region_mask(
     Returns:
         `torch.Tensor` of shape `mask_size`, float32, in [0, 1]; all zero when the region has no area.
 
+    Raises:
+        ValueError: a box, polygon or mask is damaged, or a mask has another size than the image.
+
     Example:
 
     ```python
@@ -63,12 +80,7 @@ def build_region_mask(
         corners = _read_polygon(polygon) * [mask_width / width, mask_height / height]
         np.maximum(region, _cover_polygon(corners, mask_height, mask_width), out=region)
     for rle in masks or []:
-        mask = decode_rle(rle)
-        if mask.shape != (height, width):
-            raise ValueError(
-                f"a mask has size {list(mask.shape)} but its image is [{height}, {width}] (height, width, after EXIF "
-                "rotation). Use the mask of this image."
-            )
+        mask = decode_rle(rle, (height, width))
         np.maximum(region, _average_rows(_average_rows(mask, mask_height).T, mask_width).T, out=region)
     return torch.from_numpy(region.clip(0, 1)).float()
 
@@ -87,10 +99,16 @@ def clamp_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> tu
     Returns:
         `tuple[torch.Tensor, int]`: boxes of shape `(num_kept, 4)`, float32, and how many were dropped.
     """
-    table = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) if len(boxes) else np.zeros((0, 4))
+    table = np.zeros((len(boxes), 4))
+    for index, box in enumerate(boxes):
+        numbers = _read_numbers(box)
+        if numbers is None or numbers.shape != (4,):
+            raise ValueError(
+                f"box {index} is {_shorten(box)}: its coordinates must be finite, four numbers x_min, y_min, x_max, "
+                "y_max. Correct or remove it."
+            )
+        table[index] = numbers
     for index, box in enumerate(table):
-        if not np.isfinite(box).all():
-            raise ValueError(f"box {index} is {box.tolist()}: its coordinates must be finite. Correct or remove it.")
         if box[2] < box[0] or box[3] < box[1]:
             raise ValueError(
                 f"box {index} is {box.tolist()}: x_max, y_max must not lie before x_min, y_min. Boxes are "
@@ -112,21 +130,58 @@ def _cover(start: float, end: float, cells: int) -> np.ndarray:
     return (np.minimum(end, edges + 1) - np.maximum(start, edges)).clip(0, 1)
 
 
+def _read_numbers(values: Any) -> np.ndarray | None:
+    """A list, tuple, array or tensor of finite numbers as float64 of shape `(n,)`; None where it is anything else."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    values = [value.item() if hasattr(value, "item") else value for value in values] if _is_listed(values) else [None]
+    largest = float(np.finfo(np.float64).max)  # Python compares whole numbers of any length with it exactly
+    if not all(type(value) in (int, float) and abs(value) <= largest for value in values):
+        return None
+    return np.array(values, dtype=np.float64)
+
+
+def _is_listed(values: Any) -> bool:
+    return isinstance(values, list | tuple)
+
+
+def _shorten(value: Any) -> str:
+    """What a value is, for a message: its first parts; Python refuses to write numbers of thousands of digits."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:
+        return f"a {type(value).__name__} with a number of thousands of digits"
+
+
 def _read_polygon(polygon: Sequence[float]) -> np.ndarray:
-    corners = np.asarray(polygon, dtype=np.float64)
-    if corners.ndim != 1 or corners.size % 2 or not np.isfinite(corners).all():
+    corners = _read_numbers(polygon)
+    if corners is None or corners.size % 2 or (np.abs(corners) > MAX_COORDINATE).any():
         raise ValueError(
-            f"a polygon must be a flat list of finite numbers x1, y1, x2, y2, ..., got {str(polygon)[:80]}. "
+            f"a polygon must be a flat list of finite numbers x1, y1, x2, y2, ... in pixels, got {_shorten(polygon)}. "
             "Polygons of one region form a list of such lists."
+        )
+    if corners.size > 2 * MAX_POLYGON_CORNERS:
+        raise ValueError(
+            f"a polygon has {corners.size // 2} corners, more than {MAX_POLYGON_CORNERS}. Simplify it, or give the "
+            "region as a mask."
         )
     return corners.reshape(-1, 2)
 
 
 def _cover_polygon(corners: np.ndarray, height: int, width: int) -> np.ndarray:
     """Covered share of each mask pixel by one polygon in mask coordinates, even-odd rule."""
+    region = np.zeros((height, width))
     if len(corners) < 3:
-        return np.zeros((height, width))
-    lines = (np.arange(height * POLYGON_LINES_PER_PIXEL) + 0.5) / POLYGON_LINES_PER_PIXEL
+        return region
+    rows_at_once = max(1, MAX_CROSSINGS // (POLYGON_LINES_PER_PIXEL * max(len(corners), width)))
+    for top in range(0, height, rows_at_once):
+        rows = min(rows_at_once, height - top)
+        lines = top + (np.arange(rows * POLYGON_LINES_PER_PIXEL) + 0.5) / POLYGON_LINES_PER_PIXEL
+        region[top : top + rows] = _cover_lines(corners, lines, width).reshape(rows, -1, width).mean(axis=1)
+    return region
+
+
+def _cover_lines(corners: np.ndarray, lines: np.ndarray, width: int) -> np.ndarray:
+    """Covered share of the pixels of each horizontal line, `(num_lines, width)`."""
     (x_from, y_from), (x_to, y_to) = corners.T, np.roll(corners, -1, axis=0).T
     crosses = (y_from <= lines[:, None]) != (y_to <= lines[:, None])  # (num_lines, num_edges)
     slopes = (x_to - x_from) / np.where(y_to == y_from, 1, y_to - y_from)
@@ -137,13 +192,13 @@ def _cover_polygon(corners: np.ndarray, height: int, width: int) -> np.ndarray:
         entered, left = crossings[:, column, None], crossings[:, column + 1, None]
         cells = np.arange(width)
         shares += (left - cells).clip(0, 1) - (entered - cells).clip(0, 1)
-    return shares.reshape(height, POLYGON_LINES_PER_PIXEL, width).mean(axis=1)
+    return shares
 
 
 def _average_rows(values: np.ndarray, cells: int) -> np.ndarray:
     """Area average along the first axis: `(rows, columns)` to `(cells, columns)`, exact for fractional borders."""
     rows = len(values)
-    sums = np.zeros((rows + 1, values.shape[1]))
+    sums = np.zeros((rows + 1, values.shape[1]), dtype=np.int32 if values.dtype == bool else np.float64)
     np.cumsum(values, axis=0, out=sums[1:])
     edges = np.arange(cells + 1) * rows / cells
     whole = np.minimum(edges.astype(np.int64), rows - 1)
@@ -275,14 +330,21 @@ def encode_rle(mask: np.ndarray) -> dict:
     return {"size": [int(mask.shape[0]), int(mask.shape[1])], "counts": "".join(text)}
 
 
-def decode_rle(rle: dict) -> np.ndarray:
+def decode_rle(rle: dict, size: tuple[int, int] | None = None) -> np.ndarray:
     """Decode COCO run-length coding, compressed (`str` or `bytes`) or not (list of run lengths).
+
+    Nothing is allocated before every run and their sum are known to fit the mask, and the mask its image.
 
     Args:
         rle (`dict`): `size` as `[height, width]` and `counts`.
+        size (`tuple[int, int]`, *optional*): height and width of the image that the mask belongs to. Without it a mask
+            may have as many pixels as the largest image that is read (100,000,000).
 
     Returns:
         `np.ndarray` of `bool` and shape `(height, width)`.
+
+    Raises:
+        ValueError: sizes or runs are no whole numbers, do not fit each other or the image, or the string is damaged.
 
     Example:
 
@@ -293,21 +355,69 @@ def decode_rle(rle: dict) -> np.ndarray:
 
     ```
     """
-    try:
-        height, width = (int(value) for value in rle["size"])
-        counts = rle["counts"]
-    except (KeyError, TypeError, ValueError) as error:
+    height, width = _read_mask_size(rle, size)
+    num_pixels = height * width
+    counts = rle["counts"]
+    runs = _decode_counts(counts) if isinstance(counts, str | bytes) else _read_runs(counts, num_pixels)
+    for index in np.flatnonzero((runs < 0) | (runs > num_pixels))[:1]:
         raise ValueError(
-            f"a mask must be a dict with `size` [height, width] and `counts`, got {rle!r:.80}."
-        ) from error
-    runs = np.array(_decode_counts(counts) if isinstance(counts, str | bytes) else counts, dtype=np.int64)
-    if (runs < 0).any() or runs.sum() != height * width:
+            f"run {index} of a mask is {runs[index]}; from 0 to {num_pixels}, the pixels of its `size` "
+            f"[{height}, {width}], is possible. The mask is damaged or belongs to another image."
+        )
+    if runs.sum() != num_pixels:
         raise ValueError(
             f"the runs of a mask cover {int(runs.sum())} pixels but its `size` [{height}, {width}] has "
-            f"{height * width}. The run-length string is damaged or belongs to another image."
+            f"{num_pixels}. The run-length string is damaged or belongs to another image."
         )
     values = np.arange(len(runs)) % 2 == 1
     return np.repeat(values, runs).reshape((height, width), order="F")
+
+
+def _read_mask_size(rle: dict, size: tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width of a mask, bounded by those of its image."""
+    stated = rle.get("size") if isinstance(rle, dict) and "counts" in rle else None
+    stated = stated.tolist() if hasattr(stated, "tolist") else stated
+    if not _is_listed(stated) or len(stated) != 2 or not all(_is_whole(value) and value > 0 for value in stated):
+        raise ValueError(
+            f"a mask must be a dict with `size` [height, width], whole numbers of pixels, and `counts`, got "
+            f"{_shorten(rle)}."
+        )
+    height, width = stated
+    if size is not None and (height, width) != tuple(size):
+        raise ValueError(
+            f"a mask has size {_shorten(list(stated))} but its image is [{size[0]}, {size[1]}] (height, width, after "
+            "EXIF rotation). Use the mask of this image."
+        )
+    if size is None and height * width > MAX_IMAGE_PIXELS:
+        raise ValueError(
+            f"a mask has size {_shorten(list(stated))}, more than {MAX_IMAGE_PIXELS} pixels, the most of an image."
+        )
+    return int(height), int(width)
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether it is a whole number: an `int`, or a `float` without a fraction, but no `bool`."""
+    return type(value) is int or (type(value) is float and value.is_integer())
+
+
+def _read_runs(counts: Any, num_pixels: int) -> np.ndarray:
+    """Run lengths from a list, tuple, array or tensor."""
+    counts = counts.tolist() if hasattr(counts, "tolist") else counts
+    if not _is_listed(counts):
+        raise ValueError(f"`counts` of a mask must be a text or a list of run lengths, got {_shorten(counts)}.")
+    _check_number_of_runs(len(counts))
+    for index, run in enumerate(counts):
+        if not _is_whole(run) or not 0 <= run <= num_pixels:
+            raise ValueError(
+                f"run {index} of a mask is {_shorten(run)}; a whole number from 0 to {num_pixels}, the pixels of its "
+                "`size`, is expected. The mask is damaged or belongs to another image."
+            )
+    return np.array(counts, dtype=np.int64)
+
+
+def _check_number_of_runs(count: int) -> None:
+    if count > MAX_RUNS:
+        raise ValueError(f"`counts` of a mask has {count} entries, more than {MAX_RUNS}. The mask is damaged.")
 
 
 def _encode_number(number: int) -> str:
@@ -322,24 +432,29 @@ def _encode_number(number: int) -> str:
             return "".join(text)
 
 
-def _decode_counts(counts: str | bytes) -> list[int]:
-    codes = counts if isinstance(counts, bytes) else counts.encode("ascii", errors="replace")
-    runs: list[int] = []
-    number, shift = 0, 0
-    for code in codes:
-        group = code - 48
-        if not 0 <= group < 64:
-            raise ValueError(f"the run-length string of a mask holds {chr(code)!r}, which COCO's coding never writes.")
-        number |= (group & 0x1F) << shift
-        shift += 5
-        if group & 0x20:
-            continue
-        if group & 0x10:
-            number -= 1 << shift
-        runs.append(number + runs[-2] if len(runs) > 2 else number)
-        number, shift = 0, 0
-    if shift:
+def _decode_counts(counts: str | bytes) -> np.ndarray:
+    """Run lengths of a compressed string; they may be of any sign and of up to 35 bits, and are not yet checked."""
+    _check_number_of_runs(len(counts))
+    text = counts if isinstance(counts, bytes) else counts.encode("utf-8", errors="surrogatepass")
+    groups = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    for index in np.flatnonzero((groups < 0) | (groups > 63))[:1]:  # all characters before it have one byte
+        found = counts[index : index + 1]
+        raise ValueError(f"the run-length string of a mask holds {found!r}, which COCO's coding never writes.")
+    lasts = np.flatnonzero(groups & 0x20 == 0)
+    if len(groups) and (not len(lasts) or lasts[-1] != len(groups) - 1):
         raise ValueError("the run-length string of a mask ends inside a number: it was cut off.")
+    lengths = np.diff(lasts, prepend=-1)
+    if (lengths > MAX_RUN_CHARACTERS).any():
+        raise ValueError(
+            f"the run-length string of a mask holds a number of {lengths.max()} characters, more than "
+            f"{MAX_RUN_CHARACTERS}: it is damaged."
+        )
+    starts = lasts - lengths + 1
+    places = np.arange(len(groups)) - np.repeat(starts, lengths)  # of a character within its number
+    runs = np.add.reduceat((groups & 0x1F) << (5 * places), starts) if len(starts) else np.zeros(0, dtype=np.int64)
+    runs -= np.where(groups[lasts] & 0x10, 1, 0) << (5 * lengths)
+    for first in (1, 2):  # from the fourth on, a number is the difference to the run two places earlier
+        runs[first::2] = np.cumsum(runs[first::2])
     return runs
 
 

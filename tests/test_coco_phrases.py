@@ -112,6 +112,24 @@ def test_run_lengths_become_masks(source):
     assert report.counts["annotation without a usable outline: outlines left out"] == 1
 
 
+@pytest.mark.parametrize(
+    "outline",
+    [
+        {"size": [HEIGHT, WIDTH], "counts": [1 << 62] * 4 + [WIDTH * HEIGHT]},
+        {"size": [10**6, 10**6], "counts": [10**12]},
+        {"size": [10**6, 10**6], "counts": "PPPPPPPP4"},
+        {"size": [HEIGHT, WIDTH], "counts": [10**400]},
+        {"size": [HEIGHT, WIDTH], "counts": [600.5, 599.5]},
+    ],
+    ids=["wraps", "terabyte", "terabyte as text", "400 digits", "fractions"],
+)
+def test_hostile_run_lengths_are_counted(source, outline):
+    source.annotations["annotations"][2]["segmentation"] = outline
+    rows, report = source.read()
+    assert rows[1]["phrases"][0]["masks"] is None and rows[1]["phrases"][0]["boxes"]
+    assert report.first_places["annotation without a usable outline: outlines left out"] == "record 2"
+
+
 def test_edited_files_are_read_again(source):
     source.read()
     source.phrases[2]["phrase"] = "small dog"

@@ -219,6 +219,16 @@ def test_bad_rows_are_named(processor, change, words):
         DataCollatorForGrounding(processor)([make_row("fine"), make_row() | change])
 
 
+@pytest.mark.parametrize("region_source", ["boxes", "masks"])
+@pytest.mark.parametrize("counts", [[1 << 62] * 4 + [128], "1", [127.5, 0.5]])
+def test_damaged_masks_of_a_row_are_named_when_they_are_used(processor, counts, region_source):
+    phrase = make_phrase("p", "a dog", boxes=[[0.0, 0.0, 8.0, 8.0]], masks=[{"size": [8, 16], "counts": counts}])
+    flip = GroundingAugmentation(flip_probability=1.0)
+    collator = DataCollatorForGrounding(processor, region_source=region_source, augmentation=flip)
+    with pytest.raises(ValueError, match=r"mask .*image 'broken'"):
+        collator([make_row("good"), make_row("broken", [phrase])])
+
+
 def test_no_rows(processor):
     with pytest.raises(ValueError, match="at least one row"):
         DataCollatorForGrounding(processor)([])

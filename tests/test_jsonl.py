@@ -159,6 +159,32 @@ def test_masks_that_do_not_fit_leave_the_boxes(source, mask):
     assert [reason.endswith("outlines left out") for reason in report.counts] == [True]
 
 
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {"size": [HEIGHT, WIDTH], "counts": [1 << 62] * 4 + [WIDTH * HEIGHT]},  # 64-bit integers would wrap
+        {"size": [HEIGHT, WIDTH], "counts": "PPPPPPPPPPPP4" * 4 + "`U1"},
+        {"size": [10**6, 10**6], "counts": [10**12]},
+        {"size": [10**400, 1], "counts": [1]},
+        {"size": [HEIGHT, WIDTH], "counts": [10**400]},
+        {"size": [HEIGHT, WIDTH], "counts": [600.5, 599.5]},
+        {"size": [HEIGHT, WIDTH], "counts": [True, 1199]},
+        {"size": [HEIGHT, WIDTH], "counts": ["600", "600"]},
+        {"size": [HEIGHT, WIDTH], "counts": [-1, 1201]},
+        {"size": [HEIGHT, WIDTH], "counts": [float("inf")]},
+        {"size": [HEIGHT, WIDTH], "counts": None},
+        {"size": [float("nan"), WIDTH], "counts": [1200]},
+    ],
+    ids=range(12),
+)
+def test_hostile_masks_are_counted_like_damaged_ones(source, mask):
+    rows, report = source(row_of(boxes=[BOX], masks=[mask]), row_of("photos/b.png", masks=FULL["phrases"][0]["masks"]))
+    assert rows[0]["phrases"][0]["boxes"] == [BOX] and rows[0]["phrases"][0]["masks"] is None
+    assert rows[1]["phrases"][0]["masks"] == FULL["phrases"][0]["masks"]
+    assert [reason.startswith("mask damaged") for reason in report.counts] == [True]
+    assert "train.jsonl, line 1, phrase 0" in next(iter(report.first_places.values()))
+
+
 def test_a_phrase_whose_boxes_are_all_outside_is_kept_without_a_region(source):
     rows, report = source(row_of(boxes=[[50, 50, 60, 60]], polygons=[[1, 2, 3, 4, 5, 9]]))
     assert rows[0]["phrases"][0]["boxes"] is None and rows[0]["phrases"][0]["polygons"] is None

@@ -4,6 +4,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -245,10 +246,34 @@ def test_region_without_area_is_no_region_and_logged_once(processor, photos, war
     assert [record.message for record in warnings_logged.records].count(message) == 1
 
 
-@pytest.mark.parametrize("box", [[9, 0, 3, 3], [float("nan"), 0, 3, 3]])
+@pytest.mark.parametrize("box", [[9, 0, 3, 3], [float("nan"), 0, 3, 3], [0, 0, 10**400, 3], [0, 0, "3", 3]])
 def test_errors_of_boxes_name_the_phrase(processor, photos, box):
-    with pytest.raises(ValueError, match="annotation of phrase 1: box 0"):
+    with pytest.raises(ValueError, match=r"annotation of phrase 1: box 0 .*images\[0\]"):
         processor(images=photos[0], text=["dog", "cup"], boxes=[None, [box]])
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ({"size": [30, 40], "counts": [1 << 62] * 4 + [1200]}, "run 0 of a mask is"),
+        ({"size": [30, 40], "counts": [600.5, 599.5]}, "run 0 of a mask is 600.5"),
+        ({"size": [10**6, 10**6], "counts": [10**12]}, r"a mask has size .* but its image is \[24, 16\]"),
+        ({"size": [40, 30], "counts": [1200]}, r"a mask has size .* but its image is \[24, 16\]"),
+        ({"size": [24, 16], "counts": "o" * 99}, "cut off"),
+        ({"size": [24, 16]}, "`counts`"),
+    ],
+)
+def test_errors_of_masks_name_the_phrase_and_its_image(processor, photos, mask, message):
+    good = {"size": [photos[0].height, photos[0].width], "counts": [photos[0].height * photos[0].width]}
+    if mask["size"] == [30, 40]:
+        call = dict(images=photos[:2], text=[["dog", "cup"], ["dog"]], masks=[[[good], [mask]], [None]])
+        place = r"annotation of phrase 1: .*images\[0\]"
+    else:
+        call = dict(images=photos[:2], text=[["dog", "cup"], ["dog"]], masks=[[[good], None], [[mask]]])
+        place = r"annotation of phrase 2: .*images\[1\]"
+    with pytest.raises(ValueError, match=message) as caught:
+        processor(**call)
+    assert re.search(place, str(caught.value), re.DOTALL)
 
 
 @pytest.mark.parametrize(

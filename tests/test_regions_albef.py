@@ -4,6 +4,7 @@
 import json
 import logging
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_uncompressed_runs():
         ({"size": [20, 31], "counts": "W56=2N2N2N2O0000000001N2N2N2Nj4"}, r"cover 600 pixels .* \[20, 31\] has 620"),
         ({"size": [20, 30], "counts": "W56=2N2N2N2O0000000001N2N2N2Nj"}, "ends inside a number"),
         ({"size": [2, 2], "counts": "1 3"}, "holds ' '"),
-        ({"size": [2, 2], "counts": [5, -1]}, "cover 4 pixels"),
+        ({"size": [2, 2], "counts": [4, -1]}, "run 1 of a mask is -1"),
         ({"counts": "13"}, "dict with `size`"),
         ("13", "dict with `size`"),
     ],
@@ -87,6 +88,112 @@ def test_uncompressed_runs():
 def test_damaged_run_lengths(rle, message):
     with pytest.raises(ValueError, match=message):
         decode_rle(rle)
+
+
+HUGE = 10**400
+WRAPS_TO_SIX = [1 << 62] * 4 + [6]  # the sum of 64-bit integers is 6
+
+
+def write_number(number):
+    """A number in the alphabet of compressed run lengths, however large it is."""
+    text = []
+    while number > 15:
+        text.append(chr(48 + (number & 0x1F | 0x20)))
+        number >>= 5
+    return "".join([*text, chr(48 + number)])
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        WRAPS_TO_SIX,
+        tuple(WRAPS_TO_SIX),
+        np.array(WRAPS_TO_SIX),
+        "".join(map(write_number, WRAPS_TO_SIX)),
+        "".join(map(write_number, WRAPS_TO_SIX)).encode(),
+        [-(1 << 63), 1 << 62, 1 << 62, 6],
+        [7, -1],
+        [HUGE],
+        [6, HUGE],
+        [1.5, 4.5],
+        [float("nan"), 6],
+        [float("inf")],
+        [True, 5],
+        np.array([True] * 6),
+        ["6"],
+        [None],
+        [[6]],
+        [6, 0, "0"],
+        {"6": 6},
+        6,
+        6.0,
+        None,
+        write_number(7),
+        "0" * 9 + write_number(6) + "P" * 100_000,
+        "P" * 100_000 + "0",
+        "o" * 7 + "0",
+        "é",
+        "6\ud800",
+        [],
+        "",
+    ],
+    ids=lambda counts: str(type(counts).__name__),
+)
+def test_runs_that_do_not_fit_the_mask_are_refused_before_they_are_used(counts):
+    for size in (None, (2, 3)):
+        with pytest.raises(ValueError, match=r"(mask|`counts`)") as caught:
+            decode_rle({"size": [2, 3], "counts": counts}, size)
+        assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "size",
+    [[1_000_000, 1_000_000], [HUGE, 1], [1, HUGE], [-2, -3], [0, 6], [2.5, 2.4], [float("inf"), 1], [float("nan"), 6]]
+    + [[True, 6], ["2", "3"], [6], [1, 2, 3], 6, None, "23", {"2": 3}, [1 << 32, 1 << 32], [10**5000, 1]],
+    ids=lambda size: str(type(size).__name__),
+)
+@pytest.mark.parametrize("counts", [[6], [10**12], write_number(10**12), "6"])
+def test_sizes_that_no_image_has_are_refused_before_memory_is_taken(size, counts):
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="a mask"):
+            decode_rle({"size": size, "counts": counts})
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_image_bounds_its_masks():
+    mask = encode_rle(build_disk())
+    assert decode_rle(mask, (20, 30)).sum() == build_disk().sum()
+    for size in ((30, 20), (600, 1), (20, 31)):
+        with pytest.raises(ValueError, match=r"a mask has size \[20, 30\] but its image is"):
+            decode_rle(mask, size)
+    with pytest.raises(ValueError, match="its image is"):
+        decode_rle({"size": [1_000_000, 1_000_000], "counts": [10**12]}, (20, 30))
+
+
+@pytest.mark.parametrize("counts", [[0] * 10_000_001, "0" * 10_000_001], ids=["list", "text"])
+def test_a_mask_of_endless_empty_runs_is_refused(counts):
+    with pytest.raises(ValueError, match="has 10000001 entries, more than 10000000"):
+        decode_rle({"size": [2, 3], "counts": counts})
+
+
+@pytest.mark.parametrize("convert", [list, tuple, np.array, torch.tensor, lambda runs: [float(run) for run in runs]])
+def test_runs_may_come_in_any_container(convert):
+    mask = decode_rle({"size": convert([2, 3]), "counts": convert([1, 2, 0, 3])})
+    assert mask.tolist() == [[False, True, True], [True, True, True]]
+
+
+def test_long_strings_of_wide_runs_are_decoded():
+    """Runs of every number of characters, differences of both signs."""
+    runs = [0, 1, 40, 2_000, 90_000, 3_000_000, 31, 5, 600_000, 17, 0, 2, 32, 1_024]
+    mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs)[None]
+    again = decode_rle(encode_rle(mask))
+    assert np.array_equal(again, mask)
+    generator = np.random.default_rng(1)
+    noise = generator.random((400, 300)) < 0.5
+    assert np.array_equal(decode_rle(encode_rle(noise)), noise)
 
 
 # Region masks.
@@ -151,10 +258,29 @@ def test_polygons_outside_and_degenerate():
     assert build_region_mask(4, 4, (4, 4), polygons=[[9, 9, 12, 9, 12, 12], [1, 1, 2, 2], []]).sum() == 0
 
 
-@pytest.mark.parametrize("polygon", [[1, 2, 3], [[1, 2], [3, 4], [5, 6]], [1, 2, 3, float("nan"), 5, 6]])
+@pytest.mark.parametrize(
+    "polygon",
+    [[1, 2, 3], [[1, 2], [3, 4], [5, 6]], [1, 2, 3, float("nan"), 5, 6], [0, 0, HUGE, 0, 5, 5], [0, 0, 1e308, 0, 5, 5]]
+    + [[0, 0, "9", 0, 5, 5], [0, 0, True, 0, 5, 5], [0, 0, None, 0, 5, 5], [0, 0, 10**5000, 0, 5, 5], 7, None],
+    ids=lambda polygon: str(type(polygon).__name__),
+)
 def test_malformed_polygons(polygon):
     with pytest.raises(ValueError, match="a polygon must be a flat list of finite numbers"):
         build_region_mask(4, 4, (4, 4), polygons=[polygon])
+
+
+def test_polygons_with_many_corners_take_bounded_memory_and_too_many_are_refused():
+    angles = np.linspace(0, 2 * np.pi, 9_000, endpoint=False)
+    circle = np.stack([50 + 40 * np.cos(angles), 50 + 40 * np.sin(angles)], axis=1).ravel()
+    tracemalloc.start()
+    try:
+        region = build_region_mask(100, 100, (256, 256), polygons=[circle])
+        assert tracemalloc.get_traced_memory()[1] < 150e6
+    finally:
+        tracemalloc.stop()
+    assert region.mean().item() == pytest.approx(np.pi * 0.4**2, rel=1e-4)
+    with pytest.raises(ValueError, match="a polygon has 10001 corners, more than 10000"):
+        build_region_mask(100, 100, (8, 8), polygons=[[1.0, 2.0] * 10_001])
 
 
 @pytest.mark.parametrize("mask_size", [(20, 30), (5, 6), (7, 11), (64, 50)])
@@ -212,11 +338,27 @@ def test_boxes_without_area_are_dropped_counted_and_logged_once(warnings_logged)
         ([0, 5, 2, 3], r"not \[x, y, width, height\]"),
         ([0, 0, float("nan"), 3], "must be finite"),
         ([0, 0, float("inf"), 3], "must be finite"),
+        ([0, 0, HUGE, 3], "must be finite"),
+        ([0, 0, 10**5000, 3], "must be finite"),
+        ([0, 0, "2", 3], "must be finite"),
+        ([0, 0, None, 3], "must be finite"),
+        ([0, 0, True, 3], "must be finite"),
+        ([0, 0, [2], 3], "must be finite"),
+        ([0, 0, 2], "four numbers"),
+        ("0023", "four numbers"),
+        (3, "four numbers"),
     ],
 )
 def test_reversed_and_not_finite_boxes(box, message):
     with pytest.raises(ValueError, match=f"box 1 is .*{message}"):
         clamp_boxes([[0, 0, 1, 1], box], height=10, width=8)
+
+
+@pytest.mark.parametrize("convert", [np.array, torch.tensor, tuple, lambda boxes: [np.array(box) for box in boxes]])
+def test_boxes_may_come_in_any_container(convert):
+    expected = [[0.0, 1.0, 2.0, 3.0], [4.0, 4.0, 8.0, 9.0]]
+    assert clamp_boxes(convert([[0, 1, 2, 3], [4, 4, 8, 9]]), height=10, width=8)[0].tolist() == expected
+    assert clamp_boxes(convert([[0.0, 1.0, 2.0, 3.0]]), height=10, width=8)[0].tolist() == expected[:1]
 
 
 # Heatmaps.

@@ -180,9 +180,9 @@ def flip_row(row: dict) -> dict:
     Args:
         row (`dict`): dataset row whose image is upright.
     """
-    width = row["image"].width
+    width, height = row["image"].size
     flipped = {**row, "image": ImageOps.mirror(row["image"])}
-    flipped["phrases"] = [_flip_phrase(phrase, width) for phrase in row["phrases"] or ()]
+    flipped["phrases"] = [_flip_phrase(phrase, width, height) for phrase in row["phrases"] or ()]
     if row.get("proposals"):
         flipped["proposals"] = [{**proposal, "box": flip_box(proposal["box"], width)} for proposal in row["proposals"]]
     return flipped
@@ -200,7 +200,7 @@ def shift_hue(image: Image.Image, share: float) -> Image.Image:
     return Image.frombytes("HSV", image.size, pixels.tobytes()).convert("RGB")
 
 
-def _flip_phrase(phrase: dict, width: int) -> dict:
+def _flip_phrase(phrase: dict, width: int, height: int) -> dict:
     flipped = dict(phrase)
     if phrase.get("boxes"):
         flipped["boxes"] = [flip_box(box, width) for box in phrase["boxes"]]
@@ -213,7 +213,7 @@ def _flip_phrase(phrase: dict, width: int) -> dict:
             for polygon in phrase["polygons"]
         ]
     if phrase.get("masks"):
-        flipped["masks"] = [encode_rle(decode_rle(mask)[:, ::-1]) for mask in phrase["masks"]]
+        flipped["masks"] = [encode_rle(decode_rle(mask, (height, width))[:, ::-1]) for mask in phrase["masks"]]
     return flipped
 
 

@@ -164,7 +164,10 @@ class DataCollatorForGrounding:
         _check_size(row, row["image"])
         if self.augmentation is None:
             return row
-        return self.augmentation(row, self._numpy_generator(row, "augmentation"))
+        try:
+            return self.augmentation(row, self._numpy_generator(row, "augmentation"))
+        except ValueError as error:
+            raise ValueError(f"{error} (image {row['image_id']!r})") from error
 
     def _draw_wordings(self, row: dict, phrase: dict) -> list[dict]:
         """A phrase and, where it has any, one of its paraphrases, drawn, as a phrase with the same region."""
