@@ -6,6 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from albef_amc.text_files_albef import TextEncodingError, read_text_file
+
 from .image_files import find_path_problem
 
 
@@ -13,10 +15,12 @@ def load_json(path: Path) -> Any:
     """Contents of a JSON file.
 
     Raises:
-        ValueError: the file is no JSON; it is named.
+        ValueError: the file is not UTF-8 or not JSON; it is named.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text_file(path))
+    except TextEncodingError:
+        raise
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}). It may be cut off: fetch it again.") from error
 

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+from albef_amc.text_files_albef import read_text_file
+
 from .coco_records import ReadingReport
+from .xml_files import read_xml
 
 COORDINATES = ("xmin", "ymin", "xmax", "ymax")
 # XML numbers count from 1.
@@ -54,22 +57,6 @@ class ChainBoxes(NamedTuple):
 Captions = dict[int, tuple[str, list[Mention]]]
 
 
-class _PlainTreeBuilder(ElementTree.TreeBuilder):
-    """Refuses document types: they can define entities that grow without bound."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        """Called by the parser before anything of the document type is used."""
-        raise ValueError(f"a document type `{name}` is declared, which annotations do not need")
-
-
-def read_text(path: Path) -> str:
-    """A text file; a `ValueError` names it if it is no UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error}). Fetch it again.") from error
-
-
 def check_image_id(image_id: str, where: str) -> None:
     """Ids become file names: only digits are taken."""
     if not IMAGE_ID_PATTERN.fullmatch(image_id):
@@ -87,7 +74,7 @@ def load_image_ids(path: Path, report: ReadingReport) -> list[str]:
         ValueError: a line is no id; the message names file and line.
     """
     image_ids: dict[str, None] = {}
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_text_file(path).split("\n"), start=1):
         image_id = line.strip()
         if not image_id:
             continue
@@ -101,7 +88,7 @@ def load_image_ids(path: Path, report: ReadingReport) -> list[str]:
 def load_unrelated_captions(path: Path) -> set[tuple[str, int]]:
     """Image id and number, counted from 0, of captions that do not describe their image; none without the file."""
     found = set()
-    for number, line in enumerate(read_text(path).split("\n") if path.is_file() else [], start=1):
+    for number, line in enumerate(read_text_file(path).split("\n") if path.is_file() else [], start=1):
         words = line.partition("#")[0].split()
         if words and (len(words) != 2 or not words[1].isdecimal()):
             raise ValueError(f"{path}, line {number}: an image id and the number of a sentence are expected.")
@@ -118,7 +105,7 @@ def read_captions(path: Path, report: ReadingReport) -> Captions:
         report (`ReadingReport`): receives file and line of captions that were left out.
     """
     captions: Captions = {}
-    lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(read_text_file(path).split("\n"), start=1) if line.strip()]
     for index, (number, line) in enumerate(lines):
         try:
             captions[index] = parse_caption(line)
@@ -182,9 +169,8 @@ def read_chain_boxes(path: Path, report: ReadingReport) -> ChainBoxes:
         ValueError: no XML, or XML with a document type; the message names the file.
     """
     try:
-        parser = ElementTree.XMLParser(target=_PlainTreeBuilder())
-        root = ElementTree.parse(path, parser).getroot()
-    except (ElementTree.ParseError, ValueError) as error:
+        root = read_xml(path)
+    except ValueError as error:
         raise ValueError(f"{path} is not a whole annotation in XML ({error}). Fetch it again.") from error
     found = ChainBoxes(defaultdict(list), set(), set(), _read_size(root))
     if found.size is None:

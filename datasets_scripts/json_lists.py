@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from albef_amc.text_files_albef import TextEncodingError, open_text_file
+
 CHUNK_LENGTH = 1 << 20
 # An entry is an image with captions and boxes. Text that is longer and still no entry is damaged.
 MAX_ENTRY_LENGTH = 1 << 26
@@ -61,7 +63,7 @@ def iterate_json_lists(path: Path, chunk_length: int = CHUNK_LENGTH) -> Iterator
     """
     number = 0
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with open_text_file(path) as file:
             reader = _ChunkReader(file, chunk_length)
             for _ in reader.iterate_items("{", "}"):
                 key = reader.decode_key()
@@ -73,6 +75,8 @@ def iterate_json_lists(path: Path, chunk_length: int = CHUNK_LENGTH) -> Iterator
                     number += 1
             if reader.peek():
                 raise ValueError(f"`{reader.peek()}` behind the end of the object")
+    except TextEncodingError:
+        raise
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} cannot be read behind {number} entries ({error}). It may be cut off or of another format: fetch "
@@ -87,7 +91,7 @@ def _iterate(
     first, last = ends[0], ends[1]
     number = 0
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with open_text_file(path) as file:
             reader = _ChunkReader(file, chunk_length)
             if reader.peek() not in (first, ""):
                 raise ValueError(f"{kind} is expected at the top level")
@@ -101,6 +105,8 @@ def _iterate(
             reader.skip(last)
             if reader.peek():
                 raise ValueError(f"`{reader.peek()}` behind the end of {kind}")
+    except TextEncodingError:
+        raise
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} cannot be read at entry {number} ({error}). It may be cut off or of another format: fetch it "

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from albef_amc.regions_albef import decode_rle, encode_rle
+from albef_amc.text_files_albef import open_text_file
 
 from .coco_records import ReadingReport, clean_box
 from .features import build_phrase, build_row
@@ -142,13 +143,10 @@ class Jsonl(SourceBuilder):
 
 def _iterate_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Place and text of every line that is not empty."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"{path.name}, line {number}", line
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text ({error}). Save it as UTF-8.") from error
+    with open_text_file(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield f"{path.name}, line {number}", line
 
 
 def _parse_line(text: str, where: str) -> Any:

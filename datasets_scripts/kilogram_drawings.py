@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image, ImageColor
 
+from .xml_files import read_xml
+
 # Side of the square pictures in pixels, as published.
 PICTURE_SIDE = 224
 COLORS = ("coral", "gold", "lightskyblue", "lightpink", "mediumseagreen", "darkgrey", "lightgrey")
@@ -70,13 +72,7 @@ def read_drawing(path: Path) -> Drawing:
     Raises:
         ValueError: not such a file; the message says why.
     """
-    data = path.read_bytes()
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-        raise ValueError("it declares entities, which are not read")
-    try:
-        root = ElementTree.fromstring(data)
-    except ElementTree.ParseError as error:
-        raise ValueError(f"it is no XML: {error}") from error
+    root = read_xml(path)
     x_min, y_min, width, height = _read_numbers(root.get("viewBox"), "viewBox", 4)
     side = max(width, height)
     if min(width, height) <= 0:

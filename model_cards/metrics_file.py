@@ -19,7 +19,7 @@ def read_metrics(path: str | Path) -> dict[str, dict[str, Any]]:
         ValueError: the file is no JSON, holds no result, or an accuracy outside [0, 1].
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}). Evaluate the checkpoint again to write it.") from error
     if _is_result(content):

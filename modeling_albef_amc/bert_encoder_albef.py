@@ -13,6 +13,7 @@ from .conversion_files_albef import list_names
 from .encoder_files_albef import EncoderWeights, build_unreachable_error, find_file
 from .original_albef import rename_original_key
 from .saving_albef import is_safetensors_error
+from .text_files_albef import read_text_file
 
 # What our layers compute; a BERT that is configured otherwise is refused.
 REQUIRED = {
@@ -103,7 +104,7 @@ def read_tokenizer(text: str | os.PathLike, vocab_size: int) -> PreTrainedTokeni
 
 def _read_config(source: str) -> BertConfig:
     path = find_file("text", source, "config.json")
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = json.loads(read_text_file(path))
     model_type = values.get("model_type")
     if model_type != BertConfig.model_type:
         reason = ""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from .text_files_albef import read_text_file
+
 # In this order: (pattern, replacement, characters of a match before those that the replacement stands for).
 DELETIONS = (r"[,.'!?\"()*#:;~]", "", 0)
 BREAKS = (r"[-/]", " ", 0)
@@ -224,7 +226,7 @@ def _read_vocabulary(path: str | Path) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No vocabulary at {path}. Give the path of a `vocab.txt` with one piece per line.")
-    return path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    return read_text_file(path).rstrip("\n").split("\n")
 
 
 __all__ = ["build_tokenizer", "build_tokenizer_like", "clean_caption", "clean_question", "clean_with_offsets"]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from .conversion_files_albef import list_names
 from .encoder_files_albef import EncoderWeights, find_file
 from .original_albef import rename_original_key
+from .text_files_albef import read_text_file
 
 WEIGHTS_FILE, CONFIG_FILE, SUFFIX = "model.safetensors", "config.json", ".safetensors"
 TIMM_NAME = re.compile(r"(local-dir|hf-hub):.+|[\w.-]+")
@@ -105,7 +106,7 @@ def _load_files(source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 def _read_arguments(source: str) -> dict[str, Any]:
     """What timm's `config.json` tells of our configuration; an error for arguments that we have no place for."""
     path = find_file("vision", source, CONFIG_FILE, required=False)
-    arguments = (json.loads(path.read_text(encoding="utf-8")) if path else {}).get("model_args") or {}
+    arguments = (json.loads(read_text_file(path)) if path else {}).get("model_args") or {}
     given = {name: arguments[name] for name in TRACELESS_ARGUMENTS if arguments.get(name) not in (None, GELU)}
     if given:
         raise ValueError(

@@ -243,7 +243,7 @@ def test_broken_brackets_are_found(line):
 
 def test_text_that_is_no_utf_8_is_refused(tmp_path, source):
     (source / "Sentences" / "77100264.txt").write_bytes("Café".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"77100264\.txt is no text in UTF-8"):
+    with pytest.raises(ValueError, match=r"77100264\.txt, line 1 .*not UTF-8"):
         build(tmp_path / "cache", source)
 
 

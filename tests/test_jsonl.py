@@ -210,5 +210,5 @@ def test_options_and_file_names_are_checked(source, tmp_path):
 
 def test_a_file_of_another_encoding_is_named(source):
     (source.folder / "val.jsonl").write_bytes(json.dumps(row_of()).encode("utf-16"))
-    with pytest.raises(ValueError, match=r"val\.jsonl is no UTF-8 text"):
+    with pytest.raises(ValueError, match=r"val\.jsonl is UTF-16 text"):
         source(row_of())

@@ -159,8 +159,8 @@ def test_a_drawing_is_centred_transformed_and_painted_in_order(tmp_path):
         ('<g transform="matrix(1 0 0 1 0 0)"/>', {}, "only polygons may be"),
         ("", {"box": "0 0 0 5"}, "has no area"),
         ("", {"box": "0 0 5"}, "4 numbers are expected"),
-        ("", {"prefix": '<!DOCTYPE svg [<!ENTITY a "b">]>'}, "entities"),
-        ("<polygon", {}, "no XML"),
+        ("", {"prefix": '<!DOCTYPE svg [<!ENTITY a "b">]>'}, "document type"),
+        ("<polygon", {}, "well-formed XML"),
     ],
 )
 def test_damaged_drawings_say_what_is_wrong(tmp_path, shapes, options, message):

@@ -13,6 +13,7 @@ import yaml
 from transformers.image_utils import PILImageResampling
 
 from albef_amc.datasets_scripts import BUILDERS
+from albef_amc.text_files_albef import read_text_file
 from albef_amc.trainer.evaluation import BOX_ACCURACY, BOX_RULES, ProposalRanking
 from albef_amc.trainer.recipes import list_shipped, resolve_shipped
 from albef_amc.trainer.run_facts import hide_folder
@@ -129,7 +130,7 @@ def load_evaluation_recipe(name_or_path: str | Path) -> EvaluationRecipe:
     """
     path = resolve_shipped(name_or_path, "evaluation", ".yaml")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text_file(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     try:

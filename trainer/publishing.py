@@ -22,6 +22,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from albef_amc import AlbefForImageTextMatching, VisualGroundingPipeline
 from albef_amc.model_cards import ModelCard, check_front_matter, read_metrics, read_model_card, render_model_card
+from albef_amc.text_files_albef import read_text_file
 from albef_amc.trainer.checkpoints import load_model_and_processor
 from albef_amc.trainer.files import write_json, write_whole
 
@@ -187,7 +188,7 @@ def _check_folder(folder: Path) -> None:
         missing.append("model.safetensors")
     if missing:
         raise FileNotFoundError(f"nothing was uploaded: the checkpoint to publish lacks {', '.join(missing)}.")
-    check_front_matter((folder / CARD_FILE).read_text(encoding="utf-8"))
+    check_front_matter(read_text_file(folder / CARD_FILE))
 
 
 def upload_publication(

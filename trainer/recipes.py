@@ -12,8 +12,10 @@ from transformers import set_seed
 
 import albef_amc.configuration
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
+from albef_amc.datasets_scripts.coco_files import load_json
 from albef_amc.from_encoders_albef import build_processor
 from albef_amc.model_cards import ModelCard
+from albef_amc.text_files_albef import read_text_file
 from albef_amc.text_processing_albef import build_tokenizer, clean_caption
 from albef_amc.trainer.adapters import list_lora_fields
 from albef_amc.trainer.amc_config import AmcConfig
@@ -159,7 +161,7 @@ def _read_content(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in readers:
         raise ValueError(f"{path}: its `base` leads back to itself.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(read_text_file(path)) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
@@ -301,7 +303,11 @@ def build_model_and_processor(
     if recipe.vision_encoder is not None:
         model = AlbefForPreTraining.from_encoders(recipe.vision_encoder, recipe.text_encoder, recipe.image_size)
         return model, build_processor(recipe.text_encoder, model.config)
-    config = AlbefConfig.from_json_file(resolve_shipped(recipe.config, "models", ".json"))
+    config_path = resolve_shipped(recipe.config, "models", ".json")
+    values = load_json(config_path)
+    if not isinstance(values, dict):
+        raise ValueError(f"`model.config`: {config_path} must hold keys with values, got {type(values).__name__}.")
+    config = AlbefConfig(**values)
     if recipe.image_size is not None:
         config.vision_config.image_size = recipe.image_size
     vocabulary = build_vocabulary(phrases) if recipe.vocabulary == VOCABULARY_OF_DATA else recipe.vocabulary

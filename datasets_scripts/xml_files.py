@@ -1,0 +1,30 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""XML files that others wrote: read without document types, in whatever encoding they declare."""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+
+class _PlainTreeBuilder(ElementTree.TreeBuilder):
+    """Refuses document types: they can define entities that grow without bound."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        """Called by the parser before anything of the document type is used."""
+        raise ValueError(f"a document type `{name}` is declared, which annotations do not need")
+
+
+def read_xml(path: Path) -> ElementTree.Element:
+    """The root of an XML file.
+
+    Args:
+        path (`Path`): the file.
+
+    Raises:
+        ValueError: no XML, an encoding that cannot be read, or a document type; the message says which and where.
+    """
+    try:
+        return ElementTree.parse(path, ElementTree.XMLParser(target=_PlainTreeBuilder())).getroot()
+    except ElementTree.ParseError as error:
+        raise ValueError(f"not well-formed XML in the encoding that it declares, or in UTF-8: {error}") from error
+    except LookupError as error:
+        raise ValueError(str(error)) from error

@@ -1,0 +1,112 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Text files that people bring: UTF-8, with or without a byte-order mark; others are refused by name and place."""
+
+import codecs
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+ENCODING = "utf-8-sig"  # a byte-order mark at the start is skipped
+CHUNK_BYTES = 1 << 20
+# Bytes at the start of a file that are searched for the signs of another encoding.
+START_BYTES = 1 << 12
+# The longer marks first: that of UTF-32 begins like that of UTF-16.
+MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+
+
+class TextEncodingError(ValueError):
+    """A file is not UTF-8 text; the message names the file, the place and the remedy."""
+
+
+def read_text_file(path: Path) -> str:
+    """A text file, its line ends as `\\n`, without a byte-order mark.
+
+    Args:
+        path (`Path`): the file, UTF-8.
+
+    Raises:
+        TextEncodingError: another encoding, or bytes that are no text.
+    """
+    with open_text_file(path) as file:
+        text = file.read()
+    if "\0" in text:
+        raise TextEncodingError(_describe_bad_byte(path))
+    return text
+
+
+@contextmanager
+def open_text_file(path: Path) -> Iterator[TextIO]:
+    """A text file to read in parts, its line ends as `\\n`, without a byte-order mark.
+
+    Args:
+        path (`Path`): the file, UTF-8.
+
+    Raises:
+        TextEncodingError: the file begins in another encoding, or what is read from it is not UTF-8.
+    """
+    with path.open("rb") as file:
+        start = file.read(START_BYTES)
+    for mark, encoding in MARKS:
+        if start.startswith(mark):
+            raise TextEncodingError(
+                f"{path} is {encoding} text; UTF-8 is expected. Save it as UTF-8, for example with "
+                f"`iconv -f {encoding} -t UTF-8`."
+            )
+    if b"\0" in start:
+        raise TextEncodingError(_describe_bad_byte(path))
+    try:
+        with path.open(encoding=ENCODING) as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise TextEncodingError(_describe_bad_byte(path)) from error
+
+
+def _describe_bad_byte(path: Path) -> str:
+    """What is wrong with a file that is not UTF-8 text, and where."""
+    with path.open("rb") as file:
+        line, offset, byte, is_cut_off = _find_bad_byte(file)
+    place = f"{path}, line {line} (byte {offset})"
+    if byte == 0:
+        return (
+            f"{place} is a NUL byte, which no text has: the file is UTF-16 without a byte-order mark, or damaged. "
+            "Save it as UTF-8, or fetch it again."
+        )
+    if is_cut_off:
+        return (
+            f"{place}: the file ends within a character (byte 0x{byte:02x}). It is cut off or not UTF-8: fetch it "
+            "again, or save it as UTF-8."
+        )
+    return (
+        f"{place}: the byte 0x{byte:02x} is not UTF-8. Save the file as UTF-8; if it is Latin-1, with "
+        "`iconv -f LATIN1 -t UTF-8`."
+    )
+
+
+def _find_bad_byte(file: BinaryIO) -> tuple[int, int, int, bool]:
+    """Line, offset and value of the first byte that is NUL or not UTF-8, and whether only the end of it is missing."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line, offset, pending, chunk = 1, 0, b"", b"\n"
+    while chunk:
+        chunk = file.read(CHUNK_BYTES)
+        data, end = pending + chunk, None
+        try:
+            decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            end = error.start
+        bad = data.find(b"\0", 0, end)
+        bad = end if bad < 0 and end is not None else bad
+        if bad >= 0:
+            return line + data.count(b"\n", 0, bad), offset + bad, data[bad], not chunk
+        pending = decoder.getstate()[0]
+        done = len(data) - len(pending)
+        line, offset = line + data.count(b"\n", 0, done), offset + done
+    raise ValueError("every byte belongs to UTF-8 text")  # the file was changed since
+
+
+__all__ = ["TextEncodingError", "open_text_file", "read_text_file"]
