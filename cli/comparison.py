@@ -35,7 +35,7 @@ def _show_interval(measure: str, result: Mapping[str, Any]) -> str:
     if described.get(measure) is None:
         return ""
     low, high = (_show(end).strip() for end in described[measure])
-    return f" [{low}, {high}] at {PERCENT * described['confidence']:.0f} %"
+    return f" [{low}, {high}] at {PERCENT * described['confidence']:.0f} %, {described['computed'][measure]}"
 
 
 def _describe_protocol(split: str, result: Mapping[str, Any]) -> str:

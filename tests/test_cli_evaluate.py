@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -223,7 +224,9 @@ def test_text_has_published_numbers_beside_the_measured_one(checkpoint, refer_op
     streams = capsys.readouterr()
     lines = streams.out.splitlines()
     start = lines.index("published beside measured, testB, pointing_game_accuracy in per cent:")
-    assert lines[start + 1].split()[1:3] == ["this", "checkpoint"]
+    assert re.search(
+        r"this checkpoint \[\d+\.\d\d, \d+\.\d\d\] at 95 %, exact binomial over \d images$", lines[start + 1]
+    )
     assert "   61.10  AMC (boxes of Visual Genome); Yang et al., CVPR 2023" in lines[start + 2 :]
     departures = "images are 32 x 32, not 384 x 384; 3 phrases were scored, not 4889"
     assert lines[-1] == f"protocol of refcoco_plus, testB: NOT followed: {departures}"
@@ -271,6 +274,8 @@ def test_intervals_hold_the_accuracy_and_can_be_left_out(checkpoint, scene_optio
     assert low <= first["pointing_game_accuracy"] <= high and high - low < 1
     assert (interval["confidence"], interval["num_resamples"], interval["seed"]) == (0.95, 50, 0)
     assert interval["pointing_game_accuracy_by_type"].keys() == first["pointing_game_accuracy_by_type"].keys()
+    assert interval["computed"]["pointing_game_accuracy"] == f"exact binomial over {first['num_images']} images"
+    assert interval["computed"]["pointing_game_accuracy_by_type"].keys() == first["num_phrases_by_type"].keys()
     assert other["confidence_interval"]["seed"] == 1
     assert "confidence_interval" not in without
 

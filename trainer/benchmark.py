@@ -5,9 +5,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from albef_amc.trainer.bootstrap import CONFIDENCE, NUM_RESAMPLES, bootstrap_accuracy
+from albef_amc.trainer.bootstrap import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_accuracy
 from albef_amc.trainer.evaluation import BOX_ACCURACY, GroundingEvaluation, evaluate_baselines, evaluate_grounding
 from albef_amc.trainer.evaluation_recipes import EvaluationRecipe, list_departures
+
+POINTING_ACCURACY = "pointing_game_accuracy"
 
 
 def evaluate_split(
@@ -73,22 +75,29 @@ def _choose_protocol(recipe: EvaluationRecipe | None, rows: Any) -> dict[str, An
 
 
 def _describe_intervals(evaluation: GroundingEvaluation, num_resamples: int, seed: int) -> dict[str, Any]:
-    """Intervals of the accuracies, in [0, 1]."""
+    """Intervals of the accuracies, in [0, 1]; under `computed` in words how each of them was."""
     phrases = evaluation.results
     images, types = [phrase.image_id for phrase in phrases], [phrase.types for phrase in phrases]
-    pointing = bootstrap_accuracy([bool(phrase.is_hit) for phrase in phrases], images, types, num_resamples, seed)
-    described = {
-        "confidence": CONFIDENCE,
-        "num_resamples": num_resamples,
-        "seed": seed,
-        "pointing_game_accuracy": pointing.overall,
-        "pointing_game_accuracy_by_type": pointing.by_type,
-    }
+    hits = {POINTING_ACCURACY: [bool(phrase.is_hit) for phrase in phrases]}
     if BOX_ACCURACY in evaluation.metrics:
-        hits = [bool(phrase.is_proposal_hit) for phrase in phrases]
-        ranked = bootstrap_accuracy(hits, images, types, num_resamples, seed)
-        described |= {BOX_ACCURACY: ranked.overall, f"{BOX_ACCURACY}_by_type": ranked.by_type}
-    return described
+        hits[BOX_ACCURACY] = [bool(phrase.is_proposal_hit) for phrase in phrases]
+    ends: dict[str, Any] = {}
+    computed: dict[str, Any] = {}
+    for measure, own in hits.items():
+        intervals = bootstrap_accuracy(own, images, types, num_resamples, seed)
+        ends[measure], computed[measure] = _list_ends(intervals.overall), _describe(intervals.overall)
+        by_type = f"{measure}_by_type"
+        ends[by_type] = {name: _list_ends(interval) for name, interval in intervals.by_type.items()}
+        computed[by_type] = {name: _describe(interval) for name, interval in intervals.by_type.items()}
+    return {"confidence": CONFIDENCE, "num_resamples": num_resamples, "seed": seed, **ends, "computed": computed}
+
+
+def _list_ends(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.low, interval.high]
+
+
+def _describe(interval: Interval | None) -> str:
+    return "none: one image" if interval is None else interval.describe()
 
 
 def _compare(recipe: EvaluationRecipe, split: str, departures: list[str], result: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Confidence intervals of accuracies by the bootstrap over images: phrases of an image are not independent."""
+"""Confidence intervals of accuracies. The unit is the image, because phrases of an image are not independent."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -8,8 +9,31 @@ import numpy as np
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 1000
+# Percentiles of a bootstrap over fewer images are too narrow.
+LEAST_IMAGES = 30
+BISECTIONS = 60
+FRACTION_TERMS = 1000
+SMALLEST = 1e-300
 
-Interval = tuple[float, float]
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval, and how it was computed.
+
+    Args:
+        low, high (`float`): ends, in [0, 1].
+        kind (`str`): `"bootstrap"` over images, or `"exact binomial"`.
+        num_images (`int`): images behind it.
+    """
+
+    low: float
+    high: float
+    kind: str
+    num_images: int
+
+    def describe(self) -> str:
+        """Kind and number of images in words, as they stand beside the ends wherever these are printed."""
+        return f"{self.kind} over {self.num_images} images"
 
 
 @dataclass
@@ -17,7 +41,7 @@ class AccuracyIntervals:
     """Intervals of an accuracy.
 
     Args:
-        overall (`tuple`, *optional*): lower and upper end over all phrases; `None` where there is one image only.
+        overall ([`Interval`], *optional*): over all phrases; `None` where there is one image only.
         by_type (`dict`): phrase type -> the same over its phrases.
     """
 
@@ -33,10 +57,15 @@ def bootstrap_accuracy(
     seed: int = 0,
     confidence: float = CONFIDENCE,
 ) -> AccuracyIntervals:
-    """Percentile intervals of an accuracy, over all phrases and per type.
+    """Intervals of an accuracy, over all phrases and per type.
 
-    As many images as there are get drawn with replacement, each with all its phrases; the accuracy is hits over
-    phrases of the drawn images. A type is scored on the same draws; one that a draw lacks is left out of that draw.
+    With 30 images or more, percentiles of a bootstrap: as many images as there are get drawn with replacement, each
+    with all its phrases; the accuracy is hits over phrases of the drawn images. A type is scored on the same draws;
+    a draw without the type does not count for it.
+
+    With fewer images, or where every draw gives the same accuracy (no miss, no hit), the interval is the exact
+    binomial one (Clopper and Pearson) of as many trials as there are images: phrases of an image count as one trial,
+    which is right where they stand or fall together, and too wide otherwise. One image alone has no interval.
 
     Args:
         hits (sequence of `bool`): one per phrase.
@@ -53,8 +82,9 @@ def bootstrap_accuracy(
 
     ```python
     >>> from albef_amc.trainer.bootstrap import bootstrap_accuracy
-    >>> bootstrap_accuracy([True, True], ["photo 1", "photo 2"]).overall
-    (1.0, 1.0)
+    >>> interval = bootstrap_accuracy([True, True], ["photo 1", "photo 2"]).overall
+    >>> round(interval.low, 3), interval.high, interval.describe()
+    (0.158, 1.0, 'exact binomial over 2 images')
 
     ```
     """
@@ -75,10 +105,11 @@ def bootstrap_accuracy(
         weights = np.bincount(generator.integers(num_images, size=num_images), minlength=num_images)
         drawn = weights @ phrase_counts
         np.divide(weights @ hit_counts, drawn, out=accuracy, where=drawn > 0)
-    images_by_column = (phrase_counts > 0).sum(axis=0)
+    observed = hit_counts.sum(axis=0) / phrase_counts.sum(axis=0)
+    images_by_column = (phrase_counts > 0).sum(axis=0).tolist()
     intervals = [
-        _find_interval(column, confidence) if images > 1 else None
-        for column, images in zip(accuracies.T, images_by_column, strict=True)
+        _choose_interval(column, accuracy, images, confidence)
+        for column, accuracy, images in zip(accuracies.T, observed.tolist(), images_by_column, strict=True)
     ]
     return AccuracyIntervals(intervals[0], dict(zip(names, intervals[1:], strict=True)))
 
@@ -97,12 +128,91 @@ def _count_by_image(
     return hit_counts, phrase_counts
 
 
-def _find_interval(accuracies: np.ndarray, confidence: float) -> Interval | None:
-    drawn = accuracies[~np.isnan(accuracies)]
-    if not len(drawn):
+def _choose_interval(drawn: np.ndarray, accuracy: float, num_images: int, confidence: float) -> Interval | None:
+    """The bootstrap's percentiles where there are images enough and the draws differ, else the exact interval."""
+    if num_images == 1:
         return None
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    drawn = drawn[~np.isnan(drawn)]
+    if num_images >= LEAST_IMAGES and len(drawn):
+        low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+        if low < high:
+            return Interval(low, high, "bootstrap", num_images)
+    low, high = compute_binomial_interval(accuracy * num_images, num_images, confidence)
+    return Interval(low, high, "exact binomial", num_images)
 
 
-__all__ = ["CONFIDENCE", "NUM_RESAMPLES", "AccuracyIntervals", "bootstrap_accuracy"]
+def compute_binomial_interval(num_hits: float, num_trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    r"""The exact interval of a share (Clopper and Pearson 1934): quantiles of beta distributions.
+
+    Args:
+        num_hits (`float`): hits, between 0 and `num_trials`; any number where a trial is an image of several phrases.
+        num_trials (`int`): trials, at least 1.
+        confidence (`float`, defaults to 0.95): the interval holds the true share at least that often.
+
+    Returns:
+        `tuple` of lower and upper end, in [0, 1].
+
+    Example:
+
+    ```python
+    >>> from albef_amc.trainer.bootstrap import compute_binomial_interval
+    >>> [round(end, 4) for end in compute_binomial_interval(5, 10)]
+    [0.1871, 0.8129]
+
+    ```
+    """
+    misses, tail = num_trials - num_hits, (1 - confidence) / 2
+    low = 0.0 if num_hits <= 0 else _find_beta_quantile(tail, num_hits, misses + 1)
+    high = 1.0 if misses <= 0 else _find_beta_quantile(1 - tail, num_hits + 1, misses)
+    return low, high
+
+
+def _find_beta_quantile(share: float, a: float, b: float) -> float:
+    """Where the beta distribution's cumulative probability reaches `share`, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if _cumulate_beta(middle, a, b) < share:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _cumulate_beta(x: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function I_x(a, b) for 0 < x < 1, by its continued fraction."""
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _cumulate_beta(1 - x, b, a)  # there the fraction converges quickly
+    logarithm = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    return math.exp(logarithm) / a / _evaluate_fraction(x, a, b)
+
+
+def _evaluate_fraction(x: float, a: float, b: float) -> float:
+    """1 + d_1 x / (1 + d_2 x / (1 + ...)), term by term from the front (the method of Lentz)."""
+    value, numerator, denominator = 1.0, 1.0, 0.0
+    for term in range(1, FRACTION_TERMS):
+        half = term // 2
+        if term % 2:
+            coefficient = -(a + half) * (a + b + half) * x / ((a + 2 * half) * (a + 2 * half + 1))
+        else:
+            coefficient = half * (b - half) * x / ((a + 2 * half - 1) * (a + 2 * half))
+        denominator = 1 / _keep_from_zero(1 + coefficient * denominator)
+        numerator = _keep_from_zero(1 + coefficient / numerator)
+        value *= numerator * denominator
+        if abs(numerator * denominator - 1) < np.finfo(float).eps:
+            break
+    return value
+
+
+def _keep_from_zero(value: float) -> float:
+    return value if abs(value) > SMALLEST else SMALLEST
+
+
+__all__ = [
+    "CONFIDENCE",
+    "NUM_RESAMPLES",
+    "AccuracyIntervals",
+    "Interval",
+    "bootstrap_accuracy",
+    "compute_binomial_interval",
+]
