@@ -57,6 +57,34 @@ def test_every_term_is_logged_and_the_sum_is_the_loss(tiny_pretraining_model, ti
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("counted", [True, "non_padding"])
+def test_tokens_seen_are_those_of_the_texts(counted, tiny_pretraining_model, tiny_processor, tmp_path):
+    """Two steps over four rows of two phrases, of which the second is shorter and padded."""
+    rows = build_rows()
+    for row in rows:
+        row["phrases"][0]["phrase"] += " left of the small car"
+    trainer = build_trainer(
+        tiny_pretraining_model,
+        tiny_processor,
+        tmp_path,
+        rows,
+        include_num_input_tokens_seen=counted,
+        phrases_per_image=2,
+        mlm_weight=0.0,
+        amc_weight=0.0,
+    )
+    trainer.train()
+    lengths = [len(tiny_processor(text=phrase["phrase"])["input_ids"][0]) for row in rows for phrase in row["phrases"]]
+    expected = sum(lengths) if counted == "non_padding" else len(lengths) * max(lengths)
+    assert len(set(lengths)) > 1
+    assert trainer.state.num_input_tokens_seen == expected
+    assert training_logs(trainer)[-1]["num_input_tokens_seen"] == expected
+    albef = trainer.model.albef
+    vision, text = (part.num_parameters(exclude_embeddings=True) for part in (albef.vision_model, albef.text_model))
+    assert trainer.state.total_flos == 6 * (4 * 17 * vision + len(lengths) * max(lengths) * text)
+
+
+@pytest.mark.slow
 def test_baseline_computes_no_heatmap(tiny_pretraining_model, tiny_processor, tmp_path):
     trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, amc_weight=0.0, mlm_weight=0.0)
     trainer.train()

@@ -222,6 +222,29 @@ class AmcTrainer(
             return None
         return sum_counts([self._count_items(inputs) for inputs in batch_samples], device)
 
+    def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
+        """Rough count of a micro-batch, of which the log and `trainer_state.json` hold the sum (`total_flos`).
+
+        Six operations per weight and token, forward and backward: patches in the image encoder, text tokens in the
+        text encoder. The method of `Trainer` would take every pixel for a token.
+        """
+        albef = self.accelerator.unwrap_model(self.model).albef
+        height, width = albef.config.vision_config.grid_size
+        num_tokens = {
+            albef.vision_model: len(inputs["pixel_values"]) * (1 + height * width),
+            albef.text_model: inputs["input_ids"].numel(),
+        }
+        return sum(
+            6 * tokens * encoder.num_parameters(exclude_embeddings=True) for encoder, tokens in num_tokens.items()
+        )
+
+    def _track_num_input_tokens(self, inputs: Mapping[str, Any]) -> None:
+        """Counts text tokens for `include_num_input_tokens_seen`, not the pixels, which are the model's main input.
+
+        Checked against transformers 5.23.
+        """
+        super()._track_num_input_tokens({**inputs, AlbefForPreTraining.main_input_name: inputs["input_ids"]})
+
     def get_distillation_alpha(self) -> float:
         """Weight of the momentum model's targets at this point of the run: a linear ramp, then constant."""
         alpha = self.args.distillation_alpha
