@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from .pretrained_albef import AlbefPreTrainedModel
+from .pretrained_albef import AlbefPreTrainedModel, fit_rows
 
 MOMENTUM_PREFIX = "momentum_"
 
@@ -53,6 +53,28 @@ class MomentumCopies(AlbefPreTrainedModel):
             if missing_keys is not None and name.startswith(MOMENTUM_PREFIX) and name in missing_keys:
                 missing_keys.discard(source)
         super().tie_weights(missing_keys, **kwargs)
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """As for [`AlbefPreTrainedModel`]; momentum copies follow."""
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        self._fit_copies()
+        return embeddings
+
+    def _fit_copies(self) -> None:
+        """Gives copies as many rows as the modules they follow have; new rows are equal to theirs."""
+        for name, followed in self._momentum_of.items():
+            for path, copy in self.get_submodule(name).named_modules():
+                original = self.get_submodule(f"{followed}.{path}" if path else followed)
+                if isinstance(copy, nn.Embedding):
+                    fit_rows(copy.weight, original.weight)
+                    copy.num_embeddings = original.num_embeddings
+                elif isinstance(copy, nn.Linear) and copy.out_features != original.out_features:
+                    if copy.weight.shape != original.weight.shape:  # not tied to embeddings, which have been resized
+                        fit_rows(copy.weight, original.weight)
+                    fit_rows(copy.bias, original.bias)
+                    copy.out_features = original.out_features
 
     def iterate_momentum_pairs(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
         """Every momentum parameter, once, with the online parameter that it follows."""

@@ -28,6 +28,7 @@ AUTO_MAP = {
 HEAD_PREFIXES = ("itm_head.", "mlm_head.", "classifier.", "assignment_head.")
 CONFIG_FILE, ADAPTER_CONFIG_FILE = "config.json", "adapter_config.json"
 NAMES_SHOWN = 4
+SPECIAL_TOKEN_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
 
 
 class AlbefPreTrainedModel(PreTrainedModel):
@@ -137,6 +138,54 @@ class AlbefPreTrainedModel(PreTrainedModel):
         with replacing_files(save_directory) as folder:
             super().save_pretrained(folder, **options)
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        r"""Gives the model another number of word embeddings, after `tokenizer.add_tokens` for example.
+
+        Everything that has one row per token follows: word embeddings, masked-word head with its bias, answer decoder,
+        momentum copies, whose new rows are those of the modules they follow, and `vocab_size` in every configuration.
+
+        Args:
+            new_num_tokens (`int`, *optional*): the new number; unchanged by default.
+            pad_to_multiple_of (`int`, *optional*): rounds the number up to a multiple of this one.
+            mean_resizing (`bool`, defaults to `True`): draws new embeddings around the mean of the old ones, not
+                around 0.
+
+        Raises:
+            TypeError, ValueError: no positive number, one that a special token would not fit in, or a model with LoRA
+                layers.
+        """
+        if new_num_tokens is not None or pad_to_multiple_of is not None:
+            self._check_resizing(new_num_tokens, pad_to_multiple_of)
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        readout = self.get_output_embeddings()
+        if readout is not None and readout.bias is not None:
+            fit_rows(readout.bias, torch.zeros_like(readout.weight[:, 0]))
+        for module in self.modules():
+            if isinstance(module, AlbefPreTrainedModel) and not isinstance(module.config, AlbefVisionConfig):
+                module.config.get_text_config().vocab_size = self.get_input_embeddings().num_embeddings
+        return embeddings
+
+    def _check_resizing(self, new_num_tokens: int | None, pad_to_multiple_of: int | None) -> None:
+        for name, value in (("new_num_tokens", new_num_tokens), ("pad_to_multiple_of", pad_to_multiple_of)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise TypeError(f"`{name}` must be an integer, got {value!r}. Pass `len(tokenizer)`.")
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be positive, got {value}. Pass `len(tokenizer)`.")
+        text_config = self.config.get_text_config()
+        needed = 1 + max(getattr(text_config, name) or 0 for name in SPECIAL_TOKEN_IDS)
+        if new_num_tokens is not None and new_num_tokens < needed:
+            raise ValueError(
+                f"`new_num_tokens` is {new_num_tokens}, but special tokens must stay, and the last of them has the id "
+                f"{needed - 1}. Keep {needed} tokens at least."
+            )
+        if hasattr(self, "peft_config"):
+            raise ValueError(
+                "the model has LoRA layers, and an adapter does not hold word embeddings. Resize the base, save it, "
+                "load it from there, and add LoRA then; or merge the adapter first."
+            )
+
     def resize_image(self, image_size: int | tuple[int, int]) -> None:
         r"""Makes the model read images of another size: position embeddings are resized bicubically, in float32.
 
@@ -206,6 +255,13 @@ def _check_missing_keys(
     )
 
 
+@torch.no_grad()
+def fit_rows(parameter: nn.Parameter, rows: torch.Tensor) -> None:
+    """Gives a parameter as many rows as `rows` has, in place: its own first, then those of `rows`."""
+    kept = parameter.data[: len(rows)]
+    parameter.data = torch.cat([kept, rows[len(kept) :].to(kept)])
+
+
 def resize_position_embeddings(
     position_embeddings: torch.Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]
 ) -> torch.Tensor:
@@ -227,4 +283,4 @@ def resize_position_embeddings(
     return torch.cat([class_position, patches], dim=1)
 
 
-__all__ = ["AUTO_MAP", "AlbefPreTrainedModel", "resize_position_embeddings"]
+__all__ = ["AUTO_MAP", "AlbefPreTrainedModel", "fit_rows", "resize_position_embeddings"]

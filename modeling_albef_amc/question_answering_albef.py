@@ -7,6 +7,7 @@ Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section
 from typing import Literal
 
 import torch
+from torch import nn
 from transformers.utils import can_return_tuple
 
 from .answers_albef import (
@@ -93,6 +94,15 @@ class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
         self.momentum_answer_decoder = AlbefTextDecoder(decoder_config)
         self.post_init()
         self._settle_momentum()
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """As for [`AlbefPreTrainedModel`]; the answer decoder, which has word embeddings of its own, follows."""
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        self.answer_decoder.resize_token_embeddings(embeddings.num_embeddings, mean_resizing=mean_resizing)
+        self._fit_copies()
+        return embeddings
 
     @can_return_tuple
     @outside_inference_mode

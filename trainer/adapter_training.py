@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import TrainingArguments
 from transformers.utils import logging
@@ -86,8 +87,8 @@ def attach_adapter(model: AlbefForPreTraining, config: "LoraConfig", args: Train
 
     Raises:
         TypeError: not a `peft.LoraConfig`.
-        ValueError: freezing asked for as well, a base that is an adapter itself, or a masked-word head that starts at
-            random and would not be trained.
+        ValueError: freezing asked for as well, a base that is an adapter itself or has another number of word
+            embeddings than its checkpoint, or a masked-word head that starts at random and would not be trained.
     """
     config = complete_lora_config(config, model.config)
     if args.freeze:
@@ -102,6 +103,8 @@ def attach_adapter(model: AlbefForPreTraining, config: "LoraConfig", args: Train
         )
     elif (Path(str(model.name_or_path)) / ADAPTER_CONFIG_FILE).is_file():
         raise ValueError(f"{model.name_or_path} is an adapter. Merge it first: `albef-amc merge`.")
+    else:
+        _check_vocabulary(model)
     with torch.random.fork_rng(devices=[]):  # the same start in every process and every run of this seed
         torch.manual_seed(args.seed)
         momentum = LoraMomentum(model, config)
@@ -113,6 +116,20 @@ def attach_adapter(model: AlbefForPreTraining, config: "LoraConfig", args: Train
             "`mlm_weight=0`, or train it: `modules_to_save=['itm_head', 'mlm_head']` with `target_modules`."
         )
     return momentum
+
+
+def _check_vocabulary(model: AlbefForPreTraining) -> None:
+    """Refuses a base whose word embeddings were resized after it was loaded: an adapter does not hold them."""
+    try:
+        stored, _ = PreTrainedConfig.get_config_dict(model.name_or_path)
+    except OSError:  # the checkpoint was moved since: nothing to compare with
+        return
+    loaded, now = stored.get("text_config", {}).get("vocab_size"), model.config.text_config.vocab_size
+    if loaded not in (None, now):
+        raise ValueError(
+            f"the model has {now} word embeddings, but its checkpoint {model.name_or_path} has {loaded}, and an "
+            "adapter does not hold them. Save the resized model with its processor, and load it before LoRA."
+        )
 
 
 __all__ = ["AdapterTraining", "attach_adapter"]
