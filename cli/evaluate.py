@@ -81,7 +81,7 @@ def evaluate(
     data = read_options(options or ())
     rank, world_size = join_processes(device)
     recipe_size = None if recipe is None else recipe.image_size
-    model, processor = load_checkpoint(checkpoint, image_size or recipe_size, device)
+    model, processor = load_checkpoint(checkpoint, recipe_size if image_size is None else image_size, device)
     switches = Switches(precision, matmul_precision, compile_encoders)
     switches.prepare(model)
     loaded = {name: load_rows(target, recipe, name, data) for name in chosen}

@@ -10,6 +10,8 @@ from albef_amc.cli.loading import load_checkpoint
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.cli.switches import MatmulPrecisionOption, PrecisionOption, Switches
 from albef_amc.image_processing_albef import load_image
+from albef_amc.processing_albef import BOX_THRESHOLDS
+from albef_amc.ranges_albef import check_number
 from albef_amc.text_processing_albef import clean_caption
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap, save_picture
 from albef_amc.trainer.files import write_json
@@ -26,7 +28,7 @@ def ground(
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for JSON and overlays.")] = Path(
         "runs/ground"
     ),
-    box_threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the maximum inside a box.")] = 0.5,
+    box_threshold: Annotated[float, typer.Option(help="Share of the maximum inside a box, in (0, 1].")] = 0.5,
     image_size: Annotated[int | None, typer.Option(help="Image side in pixels, if not the checkpoint's.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... (the fastest one by default).")] = None,
     precision: PrecisionOption = "float32",
@@ -34,6 +36,7 @@ def ground(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Shows where phrases are in photographs: points and boxes as JSON, heatmaps as overlays."""
+    check_number("--box-threshold", box_threshold, BOX_THRESHOLDS)
     images = [load_image(path) for path in photographs]
     model, processor = load_checkpoint(checkpoint, image_size, device)
     for words in phrase:

@@ -4,6 +4,8 @@
 import torch
 
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor
+from albef_amc.configuration_albef import LONGEST_SIDE
+from albef_amc.ranges_albef import check_number
 from albef_amc.trainer.checkpoints import load_model_and_processor
 
 
@@ -21,6 +23,8 @@ def load_checkpoint(
         FileNotFoundError: a path that is no checkpoint folder.
         ValueError: a checkpoint that cannot be used, or a device that this machine does not have.
     """
+    if image_size is not None:
+        check_number("--image-size", image_size, LONGEST_SIDE)
     chosen = choose_device(device)
     model, processor = load_model_and_processor(AlbefForImageTextMatching, checkpoint, image_size)
     return model.to(chosen).eval(), processor

@@ -4,7 +4,53 @@
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
+from .ranges_albef import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, WHOLE, Range, check_number, check_ranges
+
 ITM_MATCH_INDEX = 1  # column of the matching logits that means "phrase and image match"
+
+# Far above any model that was ever trained: a size outside is a mistake, or an attempt to fill the memory.
+WIDTH = Range(1, 1 << 16, is_whole=True)
+LAYERS = Range(1, 1024, is_whole=True)
+ENTRIES = Range(1, 1 << 24, is_whole=True)
+LONGEST_SIDE = Range(1, 1 << 14, is_whole=True)
+TRANSFORMER_RANGES = {
+    "hidden_size": WIDTH,
+    "intermediate_size": Range(1, 1 << 18, is_whole=True),
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": WIDTH,
+    "layer_norm_eps": Range(0, 1, is_above=True),
+    "hidden_dropout_prob": BELOW_ONE,
+    "attention_probs_dropout_prob": BELOW_ONE,
+    "initializer_range": NOT_NEGATIVE,
+}
+VISION_RANGES = {**TRANSFORMER_RANGES, "num_channels": Range(1, 1024, is_whole=True)}
+TEXT_RANGES = {
+    **TRANSFORMER_RANGES,
+    "vocab_size": ENTRIES,
+    "fusion_layer": LAYERS,
+    "images_per_text": LAYERS,
+    "encoder_width": WIDTH,
+    "max_position_embeddings": ENTRIES,
+    "type_vocab_size": WIDTH,
+    "pad_token_id": WHOLE,
+    "cls_token_id": WHOLE,
+    "sep_token_id": WHOLE,
+    "mask_token_id": WHOLE,
+}
+MODEL_RANGES = {
+    "projection_dim": WIDTH,
+    "decoder_layers": LAYERS,
+    "explanation_layer": WHOLE,
+    "explanation_block": WHOLE,
+    "queue_size": ENTRIES,
+    "momentum": SHARE,
+    "distillation_alpha": SHARE,
+    "mlm_probability": SHARE,
+    "temperature_init": POSITIVE,
+    "temperature_min": POSITIVE,
+    "temperature_max": POSITIVE,
+    "initializer_range": NOT_NEGATIVE,
+}
 
 
 def _check_heads(name: str, hidden_size: int, num_attention_heads: int) -> None:
@@ -51,6 +97,10 @@ class AlbefVisionConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        check_ranges(self, VISION_RANGES, "vision_config.")
+        for name in ("image_size", "patch_size"):
+            for side in _as_pair(getattr(self, name)):
+                check_number(f"vision_config.{name}", side, LONGEST_SIDE)
         _check_heads("vision_config", self.hidden_size, self.num_attention_heads)
         for name, image_side, patch_side in zip(
             ("height", "width"), _as_pair(self.image_size), _as_pair(self.patch_size), strict=True
@@ -83,7 +133,7 @@ def _as_pair(value: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
         return value, value
     if len(value) != 2:
         raise ValueError(f"a size must be one integer or (height, width), got {value!r}.")
-    return int(value[0]), int(value[1])
+    return value[0], value[1]
 
 
 @strict
@@ -137,6 +187,7 @@ class AlbefTextConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        check_ranges(self, TEXT_RANGES, "text_config.")
         _check_heads("text_config", self.hidden_size, self.num_attention_heads)
         if not 0 < self.fusion_layer < self.num_hidden_layers:
             raise ValueError(
@@ -203,6 +254,12 @@ class AlbefConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        check_ranges(self, MODEL_RANGES)
+        if self.temperature_min > self.temperature_max:
+            raise ValueError(
+                f"`temperature_min` ({self.temperature_min}) must not be above `temperature_max` "
+                f"({self.temperature_max})."
+            )
         text, vision = self.text_config, self.vision_config
         text.encoder_width = vision.hidden_size
         if not text.fusion_layer <= self.explanation_layer < text.num_hidden_layers:
@@ -215,10 +272,6 @@ class AlbefConfig(PreTrainedConfig):
                 f"`explanation_block` must be a vision block, 0 to {vision.num_hidden_layers - 1}, "
                 f"got {self.explanation_block}."
             )
-        if self.decoder_layers < 1:
-            raise ValueError(f"`decoder_layers` must be at least 1, got {self.decoder_layers}.")
-        if not 0 <= self.momentum <= 1:
-            raise ValueError(f"`momentum` must lie in [0, 1], got {self.momentum}.")
 
 
 __all__ = ["ITM_MATCH_INDEX", "AlbefConfig", "AlbefTextConfig", "AlbefVisionConfig"]

@@ -16,12 +16,14 @@ from .answer_processing_albef import AnswerProcessing
 from .collections_albef import is_collection, iterate
 from .configuration_albef import ITM_MATCH_INDEX, AlbefConfig
 from .image_processing_albef import AlbefImageProcessor, ImageLike, describe_type
+from .ranges_albef import Range, check_number
 from .regions_albef import boxes_from_heatmap, build_region_mask, find_point, resize_heatmap
 from .saving_albef import replacing_files
 from .text_processing_albef import clean_with_offsets
 
 logger = logging.get_logger(__name__)
 
+BOX_THRESHOLDS = Range(0, 1, is_above=True)
 TEXT_FORMS = "`text` must be a phrase, a list of phrases, or a list of lists of phrases (one per image)."
 SHAPE_FORMS = {"boxes": "[x_min, y_min, x_max, y_max]", "polygons": "flat x, y lists", "masks": "run-length dicts"}
 
@@ -230,8 +232,7 @@ class AlbefProcessor(AnswerProcessing, ProcessorMixin):
             - **heatmap** (`(height, width)` float32 in [0, 1], or `None`): the resized map over its maximum, negative
               overshoot clipped
         """
-        if not 0 < box_threshold <= 1:
-            raise ValueError(f"`box_threshold` must lie in (0, 1], got {box_threshold}.")
+        check_number("box_threshold", box_threshold, BOX_THRESHOLDS)
         sizes = outputs.original_sizes if original_sizes is None else original_sizes
         if sizes is None:
             raise ValueError("`outputs` has no `original_sizes`: give (height, width) per image as `original_sizes`.")

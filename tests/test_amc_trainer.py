@@ -273,7 +273,7 @@ def test_a_matching_model_is_refused(tiny_model, tiny_processor, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"amc_weight": -1.0}, "`amc_weight` must be 0 or more"),
+        ({"amc_weight": -1.0}, "`amc_weight` must be a finite number of at least 0"),
         ({"amc_mean_reduction": "pixel"}, "`amc_mean_reduction` must be one of 'sample', 'batch'"),
         ({"heatmap_denominator": "all"}, "`heatmap_denominator` must be one of 'kept', 'padded'"),
         ({"distillation_axis": "tokens"}, "`distillation_axis` must be one of"),

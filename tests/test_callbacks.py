@@ -116,8 +116,11 @@ def test_rows_are_grouped_where_the_run_says_so(tiny_pretraining_model, tiny_pro
         ({"extra_objectives": {"amc": 1.0}}, "set `amc_weight`"),
         ({"extra_objectives": {"selfeq": 1.0}}, "Set `use_paraphrases=True`"),
         ({"accelerator_config": {"dispatch_batches": True}}, "`dispatch_batches=True`.*Leave it out"),
-        ({"num_heatmaps_drawn": -1}, "`num_heatmaps_drawn` must be 0 or more"),
-        ({"early_stopping_patience": 0, "eval_strategy": "steps"}, "`early_stopping_patience` must be 1 or more"),
+        ({"num_heatmaps_drawn": -1}, "`num_heatmaps_drawn` must be a whole number of at least 0"),
+        (
+            {"early_stopping_patience": 0, "eval_strategy": "steps"},
+            "`early_stopping_patience` must be a whole number of at least 1",
+        ),
         ({"early_stopping_patience": 2}, "`early_stopping_patience` needs evaluations: set `eval_strategy`"),
     ],
 )

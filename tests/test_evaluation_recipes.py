@@ -61,7 +61,7 @@ def test_the_page_names_every_recipe():
     ("changes", "message"),
     [
         ({"image_sizes": 256}, "unknown key `image_sizes`. Did you mean `image_size`"),
-        ({"image_size": "256 px"}, "`image_size` must be an integer or null"),
+        ({"image_size": "256 px"}, "`image_size` must be a whole number"),
         ({"data": {"split": "test"}}, "`data` must hold `name`"),
         ({"splits": ["test"]}, "`splits` must map names to splits"),
         ({"resample": "cubic"}, "`resample` must be one of .*bicubic.*; got 'cubic'"),
@@ -70,7 +70,10 @@ def test_the_page_names_every_recipe():
         ({"proposal_ranking": 0.5}, "proposal_ranking must hold keys with values"),
         ({"num_phrases": {"testA": 7}}, "`split` must be one of test; got 'testA'"),
         ({"published": [{"method": "x", "split": "test", "percent": 0.7}]}, "published lacks `source`"),
-        ({"published": [dict(method="x", split="test", percent=786, source="s")]}, r"must lie in \[0, 100\], got 786"),
+        (
+            {"published": [dict(method="x", split="test", percent=786, source="s")]},
+            r"must be a number in \[0, 100\], got 786",
+        ),
         ({"published": [dict(method="x", split="test", percent=7, source="s", measure="iou")]}, "`measure`"),
     ],
 )

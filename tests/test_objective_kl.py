@@ -60,5 +60,5 @@ def test_a_heatmap_of_zeros_is_finite_and_learns():
 
 
 def test_wrong_options_are_named():
-    with pytest.raises(ValueError, match="`epsilon` must be above 0"):
+    with pytest.raises(ValueError, match="`epsilon` must be a finite number above 0"):
         RegionDivergenceLoss(epsilon=0.0)

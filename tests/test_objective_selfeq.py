@@ -69,9 +69,9 @@ def test_both_sides_learn():
 
 
 def test_wrong_options_and_shapes_are_named():
-    with pytest.raises(ValueError, match=r"`threshold` must lie in \(0, 2\]"):
+    with pytest.raises(ValueError, match=r"`threshold` must be a number in \(0, 2\]"):
         SelfConsistencyLoss(threshold=0.0)
-    with pytest.raises(ValueError, match="`consistency_weight` must not be negative"):
+    with pytest.raises(ValueError, match="`consistency_weight` must be a finite number of at least 0"):
         SelfConsistencyLoss(consistency_weight=-1.0)
     heatmap = torch.rand(2, 4, 4)
     with pytest.raises(ValueError, match="three dimensions"):

@@ -191,7 +191,7 @@ def test_options_of_a_recipe_reach_the_objective():
         ("kl", {"epsilon": "small"}, "`extra_objectives.kl.epsilon` must be a number, got 'small'"),
         ("kl", "much", "`extra_objectives.kl.weight` must be a number"),
         ("kl", None, "`extra_objectives.kl.weight` must be a number"),
-        ("dice", -1.0, "`weight` must be 0 or more, got -1.0"),
+        ("dice", -1.0, "`extra_objectives.dice.weight` must be a finite number of at least 0, got -1.0"),
     ],
 )
 def test_wrong_settings_are_named(name, setting, words):

@@ -162,13 +162,13 @@ def test_a_recipe_extends_its_base_key_by_key(recipe_file, tmp_path):
         ("base: recipe.yaml\ntraining: 3\n", "section `training` must hold keys"),
         ("base: recipe.yaml\ntraining: {output_dir: runs}\n", "unknown key `output_dir`"),
         ("base: recipe.yaml\nmachine: {num_proceses: 8}\n", "Did you mean `num_processes`"),
-        ("base: recipe.yaml\nmachine: {num_processes: eight}\n", "`machine.num_processes` must be an integer"),
+        ("base: recipe.yaml\nmachine: {num_processes: eight}\n", "`machine.num_processes` must be a whole number"),
         ("bas: recipe.yaml\n", "Did you mean `base`"),
     ],
 )
 def test_mistakes_on_top_of_a_base_are_named(recipe_file, tmp_path, content, words):
     (tmp_path / "top.yaml").write_text(content)
-    with pytest.raises((ValueError, FileNotFoundError), match=words):
+    with pytest.raises((TypeError, ValueError, FileNotFoundError), match=words):
         load_recipe(tmp_path / "top.yaml")
 
 

@@ -135,7 +135,7 @@ def test_an_epoch_shorter_than_the_warm_up_is_said(tiny_pretraining_model, tiny_
     [
         (dict(lr_scheduler="albef_cosin"), "`lr_scheduler` must be one of None, 'albef_cosine'"),
         (dict(lr_scheduler="albef_cosine", warmup_steps=0.1), "Set `warmup_intervals`"),
-        (dict(warmup_interval_steps=0), "`warmup_interval_steps` 1 or more"),
+        (dict(warmup_interval_steps=0), "`warmup_interval_steps` must be a whole number of at least 1"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(tmp_path, changes, words):

@@ -8,7 +8,7 @@ modules, since a plain name such as `q_proj` or `mlm_head` matches them as well.
 import copy
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from albef_amc import AlbefConfig, AlbefForImageTextMatching, AlbefForPreTraining
+from albef_amc.ranges_albef import BELOW_ONE, POSITIVE, Range, check_number
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -30,6 +31,7 @@ MOMENTUM_PATTERN = rf"(?:.*\.)?{MOMENTUM_PREFIX}.*"
 FUSION_MODULES = r"(?:(?:attention|cross_attention)\.(?:q_proj|k_proj|v_proj|out_proj)|fc1|fc2)"
 # Starts that leave the base as it is; the others change it, and an adapter's checkpoint does not hold the base.
 STARTS = (True, False, "gaussian", "orthogonal")
+LORA_RANGES = {"r": Range(1, 1 << 16, is_whole=True), "lora_alpha": POSITIVE, "lora_dropout": BELOW_ONE}
 # What changes the weight to something else than W + scale B A, or cannot be differentiated twice.
 UNSUPPORTED_OPTIONS = (
     "use_dora",
@@ -64,6 +66,22 @@ def list_lora_fields() -> list[str]:
     from peft import LoraConfig
 
     return [item.name for item in dataclasses.fields(LoraConfig)]
+
+
+def check_lora_options(options: Mapping[str, Any], prefix: str = "peft_config.") -> None:
+    """Refuses numbers of LoRA that no run can mean.
+
+    Args:
+        options (mapping): fields of `peft.LoraConfig`.
+        prefix (`str`): put before the names in messages.
+
+    Raises:
+        TypeError: no number.
+        ValueError: NaN, infinity, or a number outside its range.
+    """
+    for name, allowed in LORA_RANGES.items():
+        if options.get(name) is not None:
+            check_number(f"{prefix}{name}", options[name], allowed)
 
 
 def build_lora_config(model_config: AlbefConfig, **changes: Any) -> "LoraConfig":
@@ -104,6 +122,7 @@ def complete_lora_config(config: "LoraConfig", model_config: AlbefConfig) -> "Lo
 
     if not isinstance(config, LoraConfig):
         raise TypeError(f"`peft_config` must be a `peft.LoraConfig`, got {type(config).__name__}.")
+    check_lora_options(vars(config))
     wrong = [name for name in UNSUPPORTED_OPTIONS if getattr(config, name, None)]
     if wrong:
         raise ValueError(f"`peft_config.{wrong[0]}` is not supported: only W + scale B A can be followed and merged.")

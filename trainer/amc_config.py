@@ -20,6 +20,7 @@ from albef_amc.trainer.objectives import (
 )
 from albef_amc.trainer.phrase_rows import EPOCH_UNITS
 from albef_amc.trainer.schedules import SCHEDULES
+from albef_amc.trainer.setting_ranges import check_training_settings
 from albef_amc.trainer.switches import check_switches
 
 POINTING_ACCURACY = "pointing_game_accuracy"
@@ -85,8 +86,9 @@ class AmcConfig(TrainingArguments):
             one: `<name>_pointing_game_accuracy`.
 
     Raises:
-        ValueError: a value outside its range, half precision (`fp16`), which AMC does not support: use `bf16`, or
-            `torch_compile`: call `model.compile_encoders()`.
+        TypeError: a value of another type than its field has, such as the text "false" for a switch.
+        ValueError: a value outside its range (NaN and infinity are in none), half precision (`fp16`), which AMC does
+            not support: use `bf16`, or `torch_compile`: call `model.compile_encoders()`.
     """
 
     amc_weight: float = 1.0
@@ -136,14 +138,12 @@ class AmcConfig(TrainingArguments):
     ddp_find_unused_parameters: bool | None = True
 
     def __post_init__(self):
+        check_training_settings(self)
         has_best = self.load_best_model_at_end or self.save_strategy == "best" or self.early_stopping_patience
         if has_best and self.metric_for_best_model is None:
             self.metric_for_best_model = POINTING_ACCURACY  # the Trainer's own default, a loss, is not evaluated
         check_switches(self)
         super().__post_init__()
-        for name in ("amc_weight", "itc_weight", "itm_weight", "mlm_weight", "distillation_ramp_epochs"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
         check_choice("heatmap_denominator", self.heatmap_denominator, HeatmapDenominator)
         check_choice("distillation_axis", self.distillation_axis, DistillationAxis)
         check_choice("candidate_scope", self.candidate_scope, CandidateScope)
@@ -164,17 +164,8 @@ class AmcConfig(TrainingArguments):
                 f"`warmup_steps={self.warmup_steps}` means nothing to `lr_scheduler={self.lr_scheduler}`. Set "
                 "`warmup_intervals` and `warmup_interval_steps`, or `lr_scheduler=null` for `lr_scheduler_type`."
             )
-        if self.warmup_intervals < 0 or self.warmup_interval_steps < 1:
-            raise ValueError(
-                f"`warmup_intervals` must be 0 or more and `warmup_interval_steps` 1 or more, got "
-                f"{self.warmup_intervals} and {self.warmup_interval_steps}."
-            )
         if isinstance(self.freeze, str):
             raise ValueError(f"`freeze` must be a list of parts, got {self.freeze!r}: write [{self.freeze}].")
-        if self.shuffle_buffer < 0:
-            raise ValueError(f"`shuffle_buffer` must be 0 or more, got {self.shuffle_buffer}.")
-        if self.max_skipped_steps < 1:
-            raise ValueError(f"`max_skipped_steps` must be at least 1, got {self.max_skipped_steps}.")
         if self.fp16:
             raise ValueError("`fp16=True` is refused: gradients of AMC underflow in half precision. Use `bf16=True`.")
 
@@ -193,12 +184,8 @@ class AmcConfig(TrainingArguments):
         self.accelerator_config.dispatch_batches = False
 
     def _check_evaluation(self) -> None:
-        if self.num_heatmaps_drawn < 0:
-            raise ValueError(f"`num_heatmaps_drawn` must be 0 or more, got {self.num_heatmaps_drawn}.")
         if self.early_stopping_patience is None:
             return
-        if self.early_stopping_patience < 1:
-            raise ValueError(f"`early_stopping_patience` must be 1 or more, got {self.early_stopping_patience}.")
         if self.eval_strategy == "no":
             raise ValueError('`early_stopping_patience` needs evaluations: set `eval_strategy` to "steps" or "epoch".')
         self.restore_callback_states_from_checkpoint = True  # a resumed run stops where the whole one would have

@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from albef_amc.image_processing_albef import load_image
+from albef_amc.ranges_albef import SHARE, Range, check_ranges
 from albef_amc.regions_albef import decode_rle, encode_rle
+from albef_amc.trainer.setting_ranges import check_types
 
 # Words that a mirror may make wrong. A false alarm costs one flip, a missed one teaches the wrong side, so a word in
 # doubt is listed. Common words that are one letter away from "right" and mean no side: light, bright, night.
@@ -38,6 +40,11 @@ SIDE_WORD = re.compile(
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
 FLIPS = ("safe", "released")
+AUGMENTATION_RANGES = {
+    **dict.fromkeys(("flip_probability", "gray_probability", "jitter_probability"), SHARE),
+    **dict.fromkeys(("brightness", "contrast", "saturation"), SHARE),
+    "hue": Range(0, 0.5),
+}
 
 COLOR_WORD = re.compile(
     r"\b(?:amber|aqua|auburn|beige|black|blond|blonde|blue|bronze|brown|brunette|burgundy|colored|coloured|colorful"
@@ -138,12 +145,8 @@ class GroundingAugmentation:
     def __post_init__(self):
         if self.flip not in FLIPS:
             raise ValueError(f"`flip` must be one of {FLIPS}, got {self.flip!r}.")
-        for name in ("flip_probability", "gray_probability", "jitter_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must lie in [0, 1], got {getattr(self, name)!r}.")
-        for name, largest in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
-            if not 0 <= getattr(self, name) <= largest:
-                raise ValueError(f"`{name}` must lie in [0, {largest}], got {getattr(self, name)!r}.")
+        check_ranges(self, AUGMENTATION_RANGES)
+        check_types(self)
 
     def __call__(self, row: dict, generator: np.random.Generator) -> dict:
         """Change a row. The row that came in, its image included, stays as it was.

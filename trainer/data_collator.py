@@ -11,16 +11,15 @@ from PIL import Image
 from transformers.utils import logging
 
 from albef_amc.contrastive_albef import IGNORED_LABEL, mask_pieces
-from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, INCOMPLETE_OUTLINES
 from albef_amc.image_processing_albef import load_image
+from albef_amc.ranges_albef import check_number
 from albef_amc.trainer.augmentation import GroundingAugmentation, example_generator
+from albef_amc.trainer.setting_ranges import MASK_SIDE, TRAINING_RANGES
 
 logger = logging.get_logger(__name__)
 
 # Annotation that becomes the region: name of the option -> field of a phrase.
 REGION_SOURCES = ("boxes", "polygons", "masks")
-# Type of the phrases that lost a part of that annotation when the data set was built.
-INCOMPLETE_TYPES = {"boxes": INCOMPLETE_BOXES, "polygons": INCOMPLETE_OUTLINES, "masks": INCOMPLETE_OUTLINES}
 BOX_CHOICES = ("all", "random")
 
 
@@ -42,9 +41,7 @@ class DataCollatorForGrounding:
         use_paraphrases (`bool`, defaults to `False`): one paraphrase, drawn, of each phrase that has any becomes a
             further phrase behind it, with the same region; the batch then holds `paraphrase_index`.
         region_source (`str`, defaults to `"boxes"`): annotation that becomes the region: `"boxes"`, `"polygons"` or
-            `"masks"`. A phrase without it has no region; nor has one that lost a part of it when the data set was
-            built (type `"incomplete_boxes"` or `"incomplete_outlines"`): heat on the lost part is not wrong. Such
-            phrases are counted in `num_incomplete_regions`.
+            `"masks"`. A phrase without it has no region.
         box_choice (`str`, defaults to `"all"`): `"all"`: the region is the union of a phrase's boxes; `"random"`: one
             box drawn, as in the released code.
         augmentation ([`GroundingAugmentation`], *optional*): applied to each row after its phrases are drawn.
@@ -65,7 +62,7 @@ class DataCollatorForGrounding:
     | `input_ids`, `attention_mask` | (P, T) int64 | pieces, and 1 for real ones |
     | `image_index` | (P,) int64 | image row of each phrase |
     | `region_mask` | (P, M_h, M_w) float32 | annotated region in [0, 1] |
-    | `has_region` | (P,) bool | False without a complete annotation, or where the mask has no area |
+    | `has_region` | (P,) bool | False without annotation, or where the mask has no area |
     | `paraphrase_index` | (P,) int64 | row of the phrase's paraphrase, -1 for none |
     | `mlm_input_ids`, `mlm_labels` | (P, T) int64 | masked pieces, and what they were (-100 elsewhere) |
     | `negative_uniforms` | (P, 2) float32 | numbers in [0, 1) that choose the negatives of each phrase |
@@ -104,18 +101,22 @@ class DataCollatorForGrounding:
         return_phrase_ids: bool = False,
         use_paraphrases: bool = False,
     ):
-        if phrases_per_image is not None and phrases_per_image < 1:
-            raise ValueError(f"`phrases_per_image` must be at least 1 or None (all), got {phrases_per_image}.")
+        for name, value in (
+            ("phrases_per_image", phrases_per_image),
+            ("max_length", max_length),
+            ("mlm_probability", mlm_probability),
+            ("seed", seed),
+        ):
+            if value is not None:
+                check_number(name, value, TRAINING_RANGES[name])
         if region_source not in REGION_SOURCES:
             raise ValueError(f"`region_source` must be one of {REGION_SOURCES}, got {region_source!r}.")
         if box_choice not in BOX_CHOICES:
             raise ValueError(f"`box_choice` must be one of {BOX_CHOICES}, got {box_choice!r}.")
-        if mlm_probability is not None and not 0 <= mlm_probability <= 1:
-            raise ValueError(f"`mlm_probability` must lie in [0, 1], got {mlm_probability}.")
         self.processor = processor
         self.phrases_per_image = phrases_per_image
         self.max_length = max_length
-        self.mask_size = (mask_size, mask_size) if isinstance(mask_size, int) else mask_size
+        self.mask_size = None if mask_size is None else _as_mask_size(mask_size)
         self.region_source = region_source
         self.box_choice = box_choice
         self.augmentation = augmentation
@@ -124,7 +125,6 @@ class DataCollatorForGrounding:
         self.return_phrase_ids = return_phrase_ids
         self.use_paraphrases = use_paraphrases
         self.num_empty_regions = 0
-        self.num_incomplete_regions = 0
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, Any]:
         """Collate rows; see the class for what comes back."""
@@ -136,7 +136,7 @@ class DataCollatorForGrounding:
             batch = self._process(rows)
         except ValueError as error:
             raise ValueError(f"{error} (image {self._find_bad_row(rows)!r})") from error
-        self._count_lost_regions(phrases, batch["has_region"])
+        self._count_empty_regions(phrases, batch["has_region"])
         batch["row_ids"] = [row["image_id"] for row in rows]
         batch["image_ids"] = torch.tensor([hash_image_id(row_id) for row_id in batch["row_ids"]])
         if self.use_paraphrases:
@@ -213,16 +213,12 @@ class DataCollatorForGrounding:
         return None
 
     def _region(self, row: dict, phrase: dict) -> list | None:
-        annotation = None if self._is_incomplete(phrase) else phrase.get(self.region_source) or None
+        annotation = phrase.get(self.region_source) or None
         if annotation and self.region_source == "boxes" and self.box_choice == "random":
             phrase_id = phrase.get("paraphrase_of") or phrase["phrase_id"]  # one box for both wordings
             generator = self._numpy_generator(row, f"box {phrase_id}")
             return [annotation[generator.integers(len(annotation))]]
         return annotation
-
-    def _is_incomplete(self, phrase: dict) -> bool:
-        """Whether the region is a part of what was annotated."""
-        return INCOMPLETE_TYPES[self.region_source] in (phrase.get("types") or ())
 
     def _mask(self, batch: dict, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
         """Mask pieces phrase by phrase, without its padding: the draws do not depend on the other phrases."""
@@ -242,21 +238,9 @@ class DataCollatorForGrounding:
             )
         return mlm_input_ids, mlm_labels
 
-    def _count_lost_regions(self, phrases: list[dict], has_region: torch.Tensor) -> None:
-        """Counts annotated phrases that have no region in the batch, and says so once for each of the two reasons."""
-        num_incomplete = num_empty = 0
-        for phrase, has in zip(phrases, has_region.tolist(), strict=True):
-            if phrase.get(self.region_source) and not has:
-                is_incomplete = self._is_incomplete(phrase)
-                num_incomplete += is_incomplete
-                num_empty += not is_incomplete
-        if num_incomplete and not self.num_incomplete_regions:
-            logger.warning(
-                f"{num_incomplete} phrases of a batch lost a part of their `{self.region_source}` when the data set "
-                f"was built (type `{INCOMPLETE_TYPES[self.region_source]}`) and count as having no region. This is "
-                "said once; `num_incomplete_regions` keeps counting."
-            )
-        self.num_incomplete_regions += num_incomplete
+    def _count_empty_regions(self, phrases: list[dict], has_region: torch.Tensor) -> None:
+        annotated = [bool(phrase.get(self.region_source)) for phrase in phrases]
+        num_empty = sum(was and not has for was, has in zip(annotated, has_region.tolist(), strict=True))
         if num_empty and not self.num_empty_regions:
             logger.warning(
                 f"{num_empty} phrases of a batch have `{self.region_source}` without area and count as having no "
@@ -293,6 +277,13 @@ def _complete_phrase(row: dict, index: int, phrase: dict) -> dict:
             "Filter such phrases out of the data set."
         )
     return {**phrase, "phrase_id": phrase.get("phrase_id") or f"{row['image_id']}#{index}"}
+
+
+def _as_mask_size(mask_size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (mask_size, mask_size) if isinstance(mask_size, int) else mask_size
+    for side in (height, width):
+        check_number("mask_size", side, MASK_SIDE)
+    return height, width
 
 
 def _find_paraphrases(phrases: list[dict]) -> torch.Tensor:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Subset
 
 from albef_amc import ITM_MATCH_INDEX, AlbefForImageTextMatching, AlbefForPreTraining, AlbefGroundingOutput
 from albef_amc.metrics import get_metric_folder
+from albef_amc.ranges_albef import COUNT, NOT_NEGATIVE, WHOLE, check_number
 from albef_amc.regions_albef import find_point, resize_heatmap
 from albef_amc.trainer.augmentation import example_generator
 from albef_amc.trainer.heatmap_measures import sum_heat_in_boxes
@@ -39,8 +40,7 @@ class ProposalRanking:
     overlap_rule: str
 
     def __post_init__(self):
-        if not isinstance(self.area_exponent, (int, float)) or self.area_exponent < 0:
-            raise ValueError(f"`area_exponent` must be a number of at least 0, got {self.area_exponent!r}.")
+        check_number("area_exponent", self.area_exponent, NOT_NEGATIVE)
         if self.overlap_rule not in OVERLAP_RULES:
             raise ValueError(f"`overlap_rule` must be one of {', '.join(OVERLAP_RULES)}; got {self.overlap_rule!r}.")
 
@@ -162,6 +162,9 @@ def predict_points(
         sums_heat (`bool`, defaults to `False`): also sum the heatmaps over the proposals of the images.
         progress (callable, *optional*): wraps the iteration over batches, to show progress.
     """
+    check_number("batch_size", batch_size, COUNT)
+    check_number("phrases_per_chunk", phrases_per_chunk, COUNT)
+    check_number("num_workers", num_workers, WHOLE)
     loader: DataLoader[Any] = DataLoader(
         rows,
         batch_size=batch_size,

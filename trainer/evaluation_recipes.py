@@ -12,14 +12,18 @@ import datasets
 import yaml
 from transformers.image_utils import PILImageResampling
 
+from albef_amc.configuration_albef import LONGEST_SIDE
 from albef_amc.datasets_scripts import BUILDERS
+from albef_amc.ranges_albef import COUNT, Range, check_number, check_ranges
 from albef_amc.text_files_albef import read_text_file
 from albef_amc.trainer.evaluation import BOX_ACCURACY, BOX_RULES, ProposalRanking
 from albef_amc.trainer.recipes import list_shipped, resolve_shipped
 from albef_amc.trainer.run_facts import hide_folder
+from albef_amc.trainer.setting_ranges import TRAINING_RANGES
 from albef_amc.trainer.suggestions import suggest_nearest
 
 RESAMPLES = tuple(filter_.name.lower() for filter_ in PILImageResampling)
+PERCENT = Range(0, 100)
 MEASURES = ("pointing_game_accuracy", BOX_ACCURACY)
 PATTERN_CHARACTERS = "*?"
 
@@ -45,8 +49,7 @@ class PublishedNumber:
     def __post_init__(self):
         if self.measure not in MEASURES:
             raise ValueError(f"`measure` of a published number is one of {', '.join(MEASURES)}; got {self.measure!r}.")
-        if not isinstance(self.percent, (int, float)) or not 0 <= self.percent <= 100:
-            raise ValueError(f"`percent` of {self.method} must lie in [0, 100], got {self.percent!r}.")
+        check_number(f"percent of {self.method}", self.percent, PERCENT)
 
 
 @dataclass
@@ -87,11 +90,13 @@ class EvaluationRecipe:
             raise ValueError(f"`splits` must map names to splits of the data, got {self.splits!r}.")
         _check_choice("resample", self.resample, RESAMPLES)
         _check_choice("box_rule", self.box_rule, BOX_RULES)
-        for key in ("image_size", "max_length"):
-            if not (getattr(self, key) is None or isinstance(getattr(self, key), int)):
-                raise ValueError(f"`{key}` must be an integer or null, got {getattr(self, key)!r}.")
+        check_ranges(self, {"image_size": LONGEST_SIDE, "max_length": TRAINING_RANGES["max_length"]})
         if self.proposal_ranking is not None:
             self.proposal_ranking = _build(ProposalRanking, self.proposal_ranking, "proposal_ranking")
+        if not isinstance(self.num_phrases, dict) or not isinstance(self.published, list):
+            raise TypeError("`num_phrases` must hold keys with values, and `published` a list of such.")
+        for split, number in self.num_phrases.items():
+            check_number(f"num_phrases.{split}", number, COUNT)
         self.published = [_build(PublishedNumber, entry, "published") for entry in self.published]
         for split in (*self.num_phrases, *(number.split for number in self.published)):
             _check_choice("split", split, tuple(self.splits))

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch.nn import functional as F
 
+from albef_amc.ranges_albef import NOT_NEGATIVE, check_ranges
+
 Objective = TypeVar("Objective", bound="type[HeatmapObjective]")
 OBJECTIVES: dict[str, "type[HeatmapObjective]"] = {}
 
@@ -56,10 +58,8 @@ class HeatmapObjective(ABC):
         """
 
     def check_not_negative(self, *names: str) -> None:
-        """Raises ValueError where one of the fields is negative."""
-        for name in names:
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)!r}.")
+        """Raises ValueError where one of the fields is negative or not finite, TypeError where one is no number."""
+        check_ranges(self, dict.fromkeys(names, NOT_NEGATIVE))
 
 
 class RegionObjective(HeatmapObjective):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from albef_amc.ranges_albef import POSITIVE, check_number
 from albef_amc.trainer.heatmap_objective import RegionObjective, register_objective
 
 
@@ -55,8 +56,7 @@ class RegionDivergenceLoss(RegionObjective):
     epsilon: float = 0.01
 
     def __post_init__(self):
-        if not self.epsilon > 0:
-            raise ValueError(f"`epsilon` must be above 0, got {self.epsilon!r}.")
+        check_number("epsilon", self.epsilon, POSITIVE)
 
     def compare(
         self, heatmap: torch.Tensor, mask: torch.Tensor, denominator: float | torch.Tensor

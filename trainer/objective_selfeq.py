@@ -7,7 +7,10 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
+from albef_amc.ranges_albef import Range, check_number
 from albef_amc.trainer.heatmap_objective import HeatmapObjective, keep_precise, register_objective
+
+SUM_OF_TWO_HEATMAPS = Range(0, 2, is_above=True)
 
 
 @register_objective("selfeq")
@@ -62,8 +65,7 @@ class SelfConsistencyLoss(HeatmapObjective):
 
     def __post_init__(self):
         self.check_not_negative("consistency_weight")
-        if not 0 < self.threshold <= 2:
-            raise ValueError(f"`threshold` must lie in (0, 2], the sum of two heatmaps, got {self.threshold!r}.")
+        check_number("threshold", self.threshold, SUM_OF_TWO_HEATMAPS)
 
     def count(self, paraphrase_index: torch.Tensor) -> torch.Tensor:
         """Pairs of a phrase and its paraphrase."""

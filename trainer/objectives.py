@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from albef_amc.ranges_albef import NOT_NEGATIVE, check_number, shorten_value
 from albef_amc.trainer.heatmap_objective import OBJECTIVES, HeatmapObjective, register_objective, resize_to_mask
 from albef_amc.trainer.objective_amc import MEAN_REDUCTIONS, AttentionMaskConsistencyLoss
 from albef_amc.trainer.suggestions import suggest_nearest
@@ -125,9 +126,11 @@ def build_objective(name: str, setting: float | Mapping[str, Any]) -> tuple[floa
         if isinstance(defaults[option], float):
             options[option] = _as_number(f"extra_objectives.{name}.{option}", value)
     weight = options.pop("weight", defaults["weight"])
-    if not weight >= 0:
-        raise ValueError(f"`extra_objectives.{name}`: `weight` must be 0 or more, got {weight!r}.")
-    return weight, OBJECTIVES[name](**options)
+    check_number(f"extra_objectives.{name}.weight", weight, NOT_NEGATIVE)
+    try:
+        return weight, OBJECTIVES[name](**options)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"`extra_objectives.{name}`: {error}") from error
 
 
 def _list_defaults(objective: type[HeatmapObjective]) -> dict[str, Any]:
@@ -137,9 +140,11 @@ def _list_defaults(objective: type[HeatmapObjective]) -> dict[str, Any]:
 def _as_number(option: str, value: Any) -> float:
     """YAML reads 1e-1 as text; a recipe means the number."""
     try:
+        if isinstance(value, bool):
+            raise TypeError
         return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"`{option}` must be a number, got {value!r}.") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"`{option}` must be a number, got {shorten_value(value)}.") from None
 
 
 def _suggest(name: str, valid: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 """Recipes: a training run as a YAML file of values, checked key by key before anything is loaded."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,24 +13,29 @@ from transformers import set_seed
 
 import albef_amc.configuration
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
+from albef_amc.configuration_albef import LONGEST_SIDE
 from albef_amc.datasets_scripts.coco_files import load_json
 from albef_amc.from_encoders_albef import build_processor
 from albef_amc.model_cards import ModelCard
+from albef_amc.ranges_albef import COUNT, check_number, check_ranges
 from albef_amc.text_files_albef import read_text_file
 from albef_amc.text_processing_albef import build_tokenizer, clean_caption
-from albef_amc.trainer.adapters import list_lora_fields
+from albef_amc.trainer.adapters import check_lora_options, list_lora_fields
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.checkpoints import load_model_and_processor
+from albef_amc.trainer.setting_ranges import check_types, list_simple_fields
 from albef_amc.trainer.suggestions import suggest_nearest
 
 CONFIGURATION_FOLDER = Path(albef_amc.configuration.__file__).parent
 DEFAULT_OUTPUT_FOLDER = Path("runs")
 OPTIONAL_SECTIONS = ("evaluation_data", "peft")
 MACHINE_KEYS = ("num_processes",)
+TYPED_SECTIONS = ("training", "model", "card")  # whose fields say whether they are text
 DATA_SECTIONS = ("train_data", "evaluation_data")
 VOCABULARY_OF_DATA = "data"
 # Weights that a matching checkpoint lacks and that are made at random.
 PRE_TRAINING_PARTS = ("mlm_head.",)
+SCIENTIFIC_NOTATION = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -55,6 +61,8 @@ class ModelRecipe:
     text_encoder: str | None = None
 
     def __post_init__(self):
+        check_types(self, texts=[item.name for item in dataclasses.fields(self)], prefix="model.")
+        check_ranges(self, {"image_size": LONGEST_SIDE}, "model.")
         if (self.vision_encoder is None) != (self.text_encoder is None):
             raise ValueError("`model.vision_encoder` and `model.text_encoder` belong together: set both.")
         if sum(start is not None for start in (self.checkpoint, self.config, self.vision_encoder)) != 1:
@@ -98,9 +106,11 @@ class Recipe:
     output_dir: str | None = None
 
     def __post_init__(self):
-        num_processes = self.machine.get("num_processes")
-        if num_processes is not None and (not isinstance(num_processes, int) or num_processes < 1):
-            raise ValueError(f"`machine.num_processes` must be an integer of at least 1, got {num_processes!r}.")
+        check_types(self, texts=["output_dir"])
+        if self.machine.get("num_processes") is not None:
+            check_number("machine.num_processes", self.machine["num_processes"], COUNT)
+        if self.peft is not None:
+            check_lora_options(self.peft, "peft.")
         if self.peft is not None and self.model.checkpoint is None:
             raise ValueError("`peft` needs `model.checkpoint`: an adapter of random weights would have no base.")
 
@@ -254,15 +264,13 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
         hint = f" It is a list: begin with `{section}.0`, `{section}.1`, ..." if isinstance(owner, list) else ""
         raise ValueError(f"`--set {override}`: `{section}` is no section of a recipe.{hint}")
     value = yaml.safe_load(text)
-    owner[name] = _as_number(value) if isinstance(value, str) else value
+    is_option = section not in ("", *TYPED_SECTIONS)
+    owner[name] = _as_number(value) if isinstance(value, str) and is_option else value
 
 
 def _as_number(text: str) -> str | float:
     """YAML reads 2e-5 as text; a recipe means the number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    return float(text) if SCIENTIFIC_NOTATION.fullmatch(text) else text
 
 
 def _check_keys(given: Mapping[str, Any], valid: Sequence[str], where: str) -> None:
@@ -275,10 +283,15 @@ def _check_keys(given: Mapping[str, Any], valid: Sequence[str], where: str) -> N
 def build_arguments(recipe: Recipe, output_dir: str | Path) -> AmcConfig:
     """The Trainer's arguments of a recipe; 1e-5 is read as a number, and `no` as a strategy's name, not as false."""
     values: dict[str, Any] = {}
+    kinds = list_simple_fields(AmcConfig)
     for name, value in recipe.training.items():
         if value is False and name.endswith("_strategy"):
             value = "no"
-        values[name] = _as_number(value) if isinstance(value, str) else value
+        if isinstance(value, str) and str not in kinds.get(name, (str,)):
+            value = _as_number(value)
+        if isinstance(value, float) and value.is_integer() and int in kinds.get(name, ()):
+            value = int(value)  # 1e3 steps
+        values[name] = value
     return AmcConfig(**{**values, "output_dir": str(output_dir)})
 
 

@@ -1,0 +1,134 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Numbers that settings may have: which range, and whether they are whole."""
+
+import math
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers between two ends.
+
+    Args:
+        least, most (`float`, default to no end): the ends, which belong to the range.
+        is_above, is_below (`bool`, default to `False`): `least`, or `most`, does not belong to it.
+        is_whole (`bool`, defaults to `False`): whole numbers alone.
+
+    Example:
+
+    ```python
+    >>> from albef_amc.ranges_albef import Range
+    >>> str(Range(0, 1)), str(Range(0, is_above=True)), str(Range(1, is_whole=True))
+    ('a number in [0, 1]', 'a finite number above 0', 'a whole number of at least 1')
+
+    ```
+    """
+
+    least: float = -math.inf
+    most: float = math.inf
+    is_above: bool = False
+    is_below: bool = False
+    is_whole: bool = False
+
+    def __contains__(self, value: Any) -> bool:
+        try:
+            if not math.isfinite(value):
+                return False
+        except OverflowError:  # a whole number beyond every float
+            return False
+        return (self.least < value if self.is_above else self.least <= value) and (
+            value < self.most if self.is_below else value <= self.most
+        )
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.is_whole else "a number"
+        if self.most < math.inf:
+            return f"{kind} in {'(' if self.is_above else '['}{self.least}, {self.most}{')' if self.is_below else ']'}"
+        kind = kind if self.is_whole else "a finite number"
+        if self.least == -math.inf:
+            return kind
+        return f"{kind} {'above' if self.is_above else 'of at least'} {self.least}"
+
+
+NOT_NEGATIVE = Range(0)
+POSITIVE = Range(0, is_above=True)
+SHARE = Range(0, 1)
+BELOW_ONE = Range(0, 1, is_below=True)
+COUNT = Range(1, is_whole=True)
+WHOLE = Range(0, is_whole=True)
+
+
+def check_number(name: str, value: Any, allowed: Range) -> None:
+    """Refuses a value that is not a number of a range. NaN and infinity are in no range, and booleans no numbers.
+
+    Args:
+        name (`str`): of the setting, for the message.
+        value: what was given.
+        allowed ([`Range`]): the numbers that it may be.
+
+    Raises:
+        TypeError: no number, or none that is whole where a whole one is needed.
+        ValueError: a number outside the range.
+
+    Example:
+
+    ```python
+    >>> from albef_amc.ranges_albef import SHARE, check_number
+    >>> check_number("alpha", 0.4, SHARE)
+
+    ```
+    """
+    kind = numbers.Integral if allowed.is_whole else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(f"`{name}` must be {allowed}, got {shorten_value(value)} of type {type(value).__name__}.")
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be {allowed}, got {shorten_value(value)}.")
+
+
+def check_ranges(settings: Any, ranges: Mapping[str, Range], prefix: str = "") -> None:
+    """[`check_number`] for attributes of an object; one that is None stands for a default and is skipped.
+
+    Args:
+        settings: the object.
+        ranges (mapping): name of an attribute -> what it may be.
+        prefix (`str`, *optional*): put before the names in messages.
+    """
+    for name, allowed in ranges.items():
+        value = getattr(settings, name)
+        if value is not None:
+            check_number(f"{prefix}{name}", value, allowed)
+
+
+def shorten_value(value: Any) -> str:
+    """A value for a message: whole numbers of thousands of digits, and long texts, are cut.
+
+    Example:
+
+    ```python
+    >>> from albef_amc.ranges_albef import shorten_value
+    >>> shorten_value(10**400), shorten_value("yes")
+    ('a number of 1329 bits', "'yes'")
+
+    ```
+    """
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+__all__ = [
+    "BELOW_ONE",
+    "COUNT",
+    "NOT_NEGATIVE",
+    "POSITIVE",
+    "SHARE",
+    "WHOLE",
+    "Range",
+    "check_number",
+    "check_ranges",
+    "shorten_value",
+]

@@ -1,0 +1,257 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Every setting is checked for type and range where it enters: in Python, in recipes, on the command line."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from testing_utils import build_tiny_config
+
+from albef_amc import AlbefConfig
+from albef_amc.cli.main import main
+from albef_amc.trainer import AmcConfig, DataCollatorForGrounding, GroundingAugmentation
+from albef_amc.trainer.adapters import check_lora_options
+from albef_amc.trainer.evaluation import ProposalRanking, predict_points
+from albef_amc.trainer.evaluation_recipes import load_evaluation_recipe
+from albef_amc.trainer.mixtures import Mixture
+from albef_amc.trainer.objectives import build_objective
+from albef_amc.trainer.recipes import build_arguments, load_recipe
+from albef_amc.trainer.setting_ranges import TRAINING_RANGES, list_simple_fields
+
+NOT_FINITE = (math.nan, math.inf, -math.inf)
+SWITCHES = [name for name, kinds in list_simple_fields(AmcConfig).items() if kinds == (bool,)]
+NUMBERS = [name for name, kinds in list_simple_fields(AmcConfig).items() if {int, float} & set(kinds)]
+
+
+def build(tmp_path, **values) -> AmcConfig:
+    return AmcConfig(**{"output_dir": str(tmp_path), "report_to": "none", "use_cpu": True, **values})
+
+
+def test_the_table_covers_every_number_that_decides_what_is_learned():
+    uncovered = set(NUMBERS) - set(TRAINING_RANGES)
+    assert uncovered == {"max_steps", "label_smoothing_factor", "local_rank"}
+
+
+@pytest.mark.parametrize("value", NOT_FINITE)
+def test_no_number_is_nan_or_infinite(tmp_path, value):
+    for name in NUMBERS:
+        with pytest.raises((TypeError, ValueError), match=f"`{name}"):
+            build(tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize("value", [True, "1e-4", "fast", [1], {"value": 1}])
+def test_no_number_is_text_or_a_switch(tmp_path, value):
+    for name in NUMBERS:
+        with pytest.raises(TypeError, match=f"`{name}` must be a"):
+            build(tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize("value", ["false", "no", 0, 1.0, None, []])
+def test_no_switch_is_text_or_a_number(tmp_path, value):
+    for name in SWITCHES:
+        with pytest.raises(TypeError, match=f"`{name}` must be true or false"):
+            build(tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("amc_weight", -0.1),
+        ("itm_weight", -1),
+        ("mean_margin", -0.1),
+        ("max_weight", -1),
+        ("weight_decay", -0.02),
+        ("learning_rate", 0),
+        ("learning_rate", -1e-5),
+        ("min_learning_rate", -1e-6),
+        ("distillation_alpha", 5),
+        ("distillation_alpha", -0.1),
+        ("mlm_probability", 1.5),
+        ("adam_beta1", 1),
+        ("adam_beta2", 1.1),
+        ("adam_beta1", -0.1),
+        ("adam_epsilon", 0),
+        ("max_grad_norm", -1),
+        ("warmup_steps", -5),
+        ("num_train_epochs", 0),
+        ("num_train_epochs", -3),
+        ("max_steps", 0),
+        ("max_steps", -2),
+        ("per_device_train_batch_size", 0),
+        ("per_device_train_batch_size", -8),
+        ("per_device_eval_batch_size", 0),
+        ("gradient_accumulation_steps", 0),
+        ("phrases_per_image", 0),
+        ("max_length", 1),
+        ("mask_size", 0),
+        ("mask_size", 10**9),
+        ("max_skipped_steps", 0),
+        ("shuffle_buffer", -1),
+        ("warmup_intervals", -1),
+        ("warmup_interval_steps", 0),
+        ("num_heatmaps_drawn", -1),
+        ("early_stopping_patience", 0),
+        ("save_steps", 0),
+        ("save_total_limit", -1),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("seed", int("9" * 400)),
+        ("amc_weight", int("9" * 400)),
+        ("dataloader_num_workers", -1),
+        ("label_smoothing_factor", 0.1),
+        ("flip", "never"),
+        ("amc_mean_reduction", "median"),
+        ("lr_scheduler_kwargs", {"num_cycles": math.nan}),
+        ("extra_objectives", {"dice": math.nan}),
+        ("extra_objectives", {"dice": {"weight": math.inf}}),
+        ("extra_objectives", {"kl": {"epsilon": math.nan}}),
+    ],
+)
+def test_no_number_is_outside_its_range(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"`{name}") as caught:
+        build(tmp_path, **{name: value})
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("value", [True, "much", [1], {"weight": True}, {"weight": "much"}, {"wieght": 1}])
+def test_a_weight_of_an_objective_is_a_number(value):
+    with pytest.raises(ValueError, match=r"extra_objectives\.dice"):
+        build_objective("dice", value)
+
+
+def test_numbers_of_numpy_and_whole_floats_of_a_recipe_are_numbers(tmp_path):
+    arguments = build(tmp_path, learning_rate=np.float32(1e-3), max_steps=np.int64(3), amc_weight=0, max_grad_norm=1)
+    assert (arguments.max_steps, arguments.amc_weight) == (3, 0)
+    recipe = load_recipe("demo", ["max_steps=1e3", "learning_rate=2e-5", "run_name=1e3"])
+    arguments = build_arguments(recipe, tmp_path)
+    assert (arguments.max_steps, arguments.learning_rate, arguments.run_name) == (1000, 2e-5, "1e3")
+
+
+def test_settings_can_be_copied(tmp_path):
+    arguments = build(tmp_path, amc_weight=0.5)
+    assert dataclasses.replace(arguments, seed=3).amc_weight == 0.5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"momentum": 1.5},
+        {"momentum": math.nan},
+        {"distillation_alpha": 5.0},
+        {"mlm_probability": -0.1},
+        {"temperature_init": math.nan},
+        {"temperature_init": 0.0},
+        {"temperature_min": 0.6},
+        {"queue_size": 0},
+        {"queue_size": 10**12},
+        {"projection_dim": 0},
+        {"decoder_layers": 0},
+        {"decoder_layers": 10**9},
+        {"initializer_range": math.inf},
+        {"vision_config": {"num_hidden_layers": 10**9}},
+        {"vision_config": {"hidden_dropout_prob": 1.5}},
+        {"vision_config": {"layer_norm_eps": math.nan}},
+        {"vision_config": {"image_size": -256}},
+        {"vision_config": {"image_size": 16 * 10**9}},
+        {"vision_config": {"patch_size": 0}},
+        {"vision_config": {"num_channels": 0}},
+        {"text_config": {"vocab_size": 0}},
+        {"text_config": {"vocab_size": 10**12}},
+        {"text_config": {"max_position_embeddings": 0}},
+        {"text_config": {"attention_probs_dropout_prob": -0.1}},
+        {"text_config": {"num_attention_heads": 0}},
+        {"text_config": {"pad_token_id": -1}},
+    ],
+)
+def test_an_architecture_outside_every_range_is_refused(change):
+    ((name, value),) = change.items()
+    name = next(iter(value)) if isinstance(value, dict) else name
+    with pytest.raises(ValueError, match=name):
+        AlbefConfig(**change)
+
+
+@pytest.mark.parametrize("change", [{"queue_size": True}, {"momentum": "0.9"}, {"vision_config": {"image_size": 1.5}}])
+def test_an_architecture_of_wrong_types_is_refused(change):
+    with pytest.raises(Exception, match="queue_size|momentum|image_size"):
+        AlbefConfig(**change)
+    assert build_tiny_config(momentum=1).momentum == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: GroundingAugmentation(flip_probability=math.nan), "flip_probability"),
+        (lambda: GroundingAugmentation(gray_probability="0.5"), "gray_probability"),
+        (lambda: GroundingAugmentation(hue=True), "hue"),
+        (lambda: GroundingAugmentation(protect_colors="false"), "protect_colors"),
+        (lambda: DataCollatorForGrounding(None, phrases_per_image=True), "phrases_per_image"),
+        (lambda: DataCollatorForGrounding(None, phrases_per_image=1.5), "phrases_per_image"),
+        (lambda: DataCollatorForGrounding(None, mlm_probability=math.nan), "mlm_probability"),
+        (lambda: DataCollatorForGrounding(None, max_length=0), "max_length"),
+        (lambda: DataCollatorForGrounding(None, mask_size=(4, 0)), "mask_size"),
+        (lambda: DataCollatorForGrounding(None, mask_size=10**9), "mask_size"),
+        (lambda: ProposalRanking(math.nan, "area"), "area_exponent"),
+        (lambda: ProposalRanking(True, "area"), "area_exponent"),
+        (lambda: predict_points(None, None, [], batch_size=0), "batch_size"),
+        (lambda: predict_points(None, None, [], phrases_per_chunk=-1), "phrases_per_chunk"),
+        (lambda: Mixture([[]], [math.nan], ["a"]), "weight"),
+        (lambda: Mixture([[]], [0], ["a"]), "weight"),
+        (lambda: check_lora_options({"r": 0}), "r"),
+        (lambda: check_lora_options({"lora_alpha": math.nan}), "lora_alpha"),
+        (lambda: check_lora_options({"lora_dropout": 5}), "lora_dropout"),
+    ],
+)
+def test_options_of_python_are_checked(make, name):
+    with pytest.raises((TypeError, ValueError), match=f"`(?:peft_config.)?{name}`"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("amc_weight=.nan", "`amc_weight` must be a finite number of at least 0, got nan"),
+        ("learning_rate=.inf", "`learning_rate` must be a finite number above 0, got inf"),
+        ("learning_rate=nan", "`learning_rate` must be a number, got 'nan' of type str. Write it without quotes."),
+        ('use_augmentation="false"', "`use_augmentation` must be true or false, got 'false' of type str."),
+        ("weight_decay=-0.1", "`weight_decay` must be a finite number of at least 0, got -0.1"),
+        ("distillation_alpha=5", "`distillation_alpha` must be a number in [0, 1], got 5"),
+        ("max_steps=0", "`max_steps` must be at least 1, or -1"),
+        ("max_steps=2.5", "`max_steps` must be a whole number, got 2.5"),
+        ("per_device_train_batch_size=yes", "`per_device_train_batch_size` must be a whole number, got True"),
+        ("seed=null", "`seed` must be a whole number, got None"),
+        ("model.image_size=0", "`model.image_size` must be a whole number in [1, 16384], got 0"),
+        ("model.image_size=big", "`model.image_size` must be a whole number or null, got 'big'"),
+        ("model.config=5", "`model.config` must be text or null, got 5"),
+        ("machine.num_processes=true", "`machine.num_processes` must be a whole number of at least 1, got True"),
+    ],
+)
+def test_a_setting_of_the_command_line_is_one_line(setting, message, tmp_path, capsys):
+    assert main(["train", "demo", "--set", setting, "--output-dir", str(tmp_path / "run")]) == 2
+    streams = capsys.readouterr()
+    assert message in streams.err.splitlines()[-1] and "Traceback" not in streams.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-0.5", "0", "1.5"])
+def test_a_threshold_is_checked_before_the_checkpoint_is_looked_for(value, tmp_path, capsys):
+    words = ["ground", str(tmp_path / "photo.png"), "-p", "dog", "-c", "no_checkpoint", "--box-threshold", value]
+    assert main(words) == 2
+    assert "box-threshold" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "1000000000"])
+def test_an_image_size_is_checked_before_the_checkpoint_is_looked_for(value, tmp_path, capsys):
+    assert main(["evaluate", "no_checkpoint", "synthetic", "--image-size", value]) == 2
+    assert "--image-size" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["image_size: true", "image_size: -3", "max_length: 1", "num_phrases: {test: -1}", "published: 3"],
+)
+def test_an_evaluation_recipe_of_wrong_values_is_refused(line, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"data: {{name: synthetic}}\nsplits: {{test: test}}\n{line}\n")
+    with pytest.raises((TypeError, ValueError), match=rf"mine\.yaml.*`{line.split(':')[0]}"):
+        load_evaluation_recipe(path)

@@ -1,0 +1,166 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""What the settings of a run may be: types as they are declared, and one table of ranges."""
+
+import dataclasses
+import math
+import numbers
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from transformers import TrainingArguments
+
+from albef_amc.ranges_albef import (
+    BELOW_ONE,
+    COUNT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    WHOLE,
+    Range,
+    check_ranges,
+    shorten_value,
+)
+
+MASK_SIDE = Range(1, 4096, is_whole=True)
+SEED = Range(0, 2**32 - 1, is_whole=True)  # what NumPy takes
+
+TRAINING_RANGES = {
+    # ours
+    **dict.fromkeys(("amc_weight", "itc_weight", "itm_weight", "mlm_weight"), NOT_NEGATIVE),
+    **dict.fromkeys(("mean_margin", "max_margin", "mean_weight", "max_weight"), NOT_NEGATIVE),
+    "distillation_alpha": SHARE,
+    "distillation_ramp_epochs": NOT_NEGATIVE,
+    "mlm_probability": SHARE,
+    "phrases_per_image": COUNT,
+    "shuffle_buffer": WHOLE,
+    "max_length": Range(2, is_whole=True),  # [CLS] and a token
+    "mask_size": MASK_SIDE,
+    "max_skipped_steps": COUNT,
+    "min_learning_rate": NOT_NEGATIVE,
+    "warmup_learning_rate": NOT_NEGATIVE,
+    "warmup_intervals": WHOLE,
+    "warmup_interval_steps": COUNT,
+    "num_heatmaps_drawn": WHOLE,
+    "early_stopping_patience": COUNT,
+    # of `TrainingArguments`
+    "num_train_epochs": POSITIVE,
+    "learning_rate": POSITIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "adam_beta1": BELOW_ONE,
+    "adam_beta2": BELOW_ONE,
+    "adam_epsilon": POSITIVE,
+    "max_grad_norm": NOT_NEGATIVE,
+    "warmup_steps": NOT_NEGATIVE,
+    "neftune_noise_alpha": NOT_NEGATIVE,
+    "per_device_train_batch_size": COUNT,
+    "per_device_eval_batch_size": COUNT,
+    "gradient_accumulation_steps": COUNT,
+    "eval_accumulation_steps": COUNT,
+    "torch_empty_cache_steps": COUNT,
+    "logging_steps": NOT_NEGATIVE,
+    "eval_steps": NOT_NEGATIVE,
+    "eval_delay": NOT_NEGATIVE,
+    "save_steps": POSITIVE,
+    "save_total_limit": WHOLE,
+    "seed": SEED,
+    "data_seed": SEED,
+    "dataloader_num_workers": Range(0, 1024, is_whole=True),
+    "dataloader_prefetch_factor": COUNT,
+    "ddp_bucket_cap_mb": COUNT,
+    "ddp_timeout": COUNT,
+}
+NO_STEP_LIMIT = -1
+# Values that a declared type takes: declared type -> (what a value must be an instance of, words for it).
+KINDS: dict[Any, tuple[type, str]] = {
+    bool: (bool, "true or false"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    str: (str, "text"),
+}
+
+
+def check_training_settings(settings: Any) -> None:
+    """Refuses settings of a wrong type, and numbers that no run can mean.
+
+    Args:
+        settings ([`AmcConfig`]): the run's settings.
+
+    Raises:
+        TypeError: a value of another type than is declared, such as the text "false" for a switch.
+        ValueError: NaN, infinity, or a number outside its range.
+    """
+    own = {item.name for item in dataclasses.fields(settings)} - set(TrainingArguments.__dataclass_fields__)
+    check_types(settings, texts=own)
+    check_ranges(settings, TRAINING_RANGES)
+    if settings.max_steps != NO_STEP_LIMIT and settings.max_steps < 1:
+        raise ValueError(
+            f"`max_steps` must be at least 1, or {NO_STEP_LIMIT} for as many as `num_train_epochs` has, got "
+            f"{settings.max_steps}."
+        )
+    if settings.label_smoothing_factor:
+        raise ValueError(
+            f"`label_smoothing_factor={settings.label_smoothing_factor}` has no effect: no objective reads it. Remove "
+            "it; `distillation_alpha` softens the targets of the pre-training objectives."
+        )
+    for name in ("lr_scheduler_kwargs", "extra_objectives"):
+        _check_numbers_inside(name, getattr(settings, name))
+
+
+def check_types(settings: Any, texts: Iterable[str] = (), prefix: str = "") -> None:
+    """Compares the switches and numbers of a dataclass with what it declares, and text where it is asked for.
+
+    Args:
+        settings: an instance of a dataclass. Fields that may be something else than text, numbers and switches are
+            not looked at.
+        texts (iterable of `str`): fields whose declared `str` is checked too.
+        prefix (`str`, *optional*): put before the names in messages.
+
+    Raises:
+        TypeError: a value of another type.
+    """
+    texts = set(texts)
+    for name, kinds in list_simple_fields(type(settings)).items():
+        value = getattr(settings, name)
+        if (value is None and type(None) in kinds) or (str in kinds and name not in texts):
+            continue
+        wanted = [KINDS[kind] for kind in kinds if kind is not type(None)]
+        is_switch = isinstance(value, bool)
+        if any(isinstance(value, kind) and is_switch == (kind is bool) for kind, _ in wanted):
+            continue
+        words = " or ".join([word for _, word in wanted] + ["null"] * (type(None) in kinds))
+        hint = " Write it without quotes." if isinstance(value, str) and str not in kinds else ""
+        given = f"{shorten_value(value)} of type {type(value).__name__}"
+        raise TypeError(f"`{prefix}{name}` must be {words}, got {given}.{hint}")
+
+
+def list_simple_fields(kind: type) -> dict[str, tuple[Any, ...]]:
+    """Fields of a dataclass that hold text, numbers, switches or None, and which of these each may be."""
+    hints = typing.get_type_hints(kind)
+    simple = {}
+    for item in dataclasses.fields(kind):
+        hint = hints[item.name]
+        is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        kinds = typing.get_args(hint) if is_union else (hint,)
+        if all(one in KINDS or one is type(None) for one in kinds):
+            simple[item.name] = kinds
+    return simple
+
+
+def _check_numbers_inside(name: str, value: Any) -> None:
+    """Refuses NaN and infinity inside a mapping of options."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_numbers_inside(f"{name}.{key}", item)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"`{name}` must be a finite number, got {value}.")
+
+
+__all__ = [
+    "MASK_SIDE",
+    "TRAINING_RANGES",
+    "check_training_settings",
+    "check_types",
+    "list_simple_fields",
+]
