@@ -24,7 +24,7 @@ class AlbefJson(SourceBuilder):
     DESCRIPTION = "ALBEF's caption lists: images with captions, without boxes."
 
     def _read_splits(self) -> dict[str, dict[str, Any]]:
-        return {"train": group_by_image(self.config.name_files(), lambda entry, where: None, self.report)}
+        return {"train": group_by_image(self.config, lambda entry, where: None, self.report)}
 
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
         stored = read_image_file(self.config.get_image_folder() / image, report)

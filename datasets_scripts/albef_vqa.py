@@ -34,6 +34,8 @@ class AlbefVqaConfig(TaskListConfig):
         vg_root (`str`, *optional*): the same for `"dataset": "vg"`; `image_root` by default.
         embed_images (`bool`, defaults to `True`): whether the rows hold the images' bytes; else they hold their paths
             on this machine, and the files must stay where they are.
+        path_prefixes (`dict[str, str]` or `str`, *optional*): what paths of the lists begin with, to what stands
+            there instead, relative to the images' folder ("" for that folder itself); a text is removed.
     """
 
     vg_root: str | None = None

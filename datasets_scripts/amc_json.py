@@ -26,6 +26,8 @@ class AmcJsonConfig(AnnotationListConfig):
             `VG_100K_2`); `data_root` by default.
         embed_images (`bool`, defaults to `True`): whether the rows hold the images' bytes; else they hold their paths
             on this machine, and the files must stay where they are.
+        path_prefixes (`dict[str, str]` or `str`, *optional*): what paths of the lists begin with, to what stands
+            there instead, relative to `image_root` ("" for that folder itself); a text is removed.
     """
 
     annotation_files: list[str] | tuple[str, ...] | str = PUBLISHED_FILES
@@ -45,7 +47,7 @@ class AmcJson(SourceBuilder):
     DESCRIPTION = "AMC's training lists: captions of image regions with their boxes."
 
     def _read_splits(self) -> dict[str, dict[str, Any]]:
-        return {"train": group_by_image(self.config.name_files(), _read_bbox, self.report)}
+        return {"train": group_by_image(self.config, _read_bbox, self.report)}
 
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
         path = self.config.get_image_folder() / image

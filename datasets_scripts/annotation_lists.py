@@ -4,18 +4,16 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from .coco_records import ReadingReport
-from .image_files import find_path_problem
 from .json_lists import iterate_json_list
-from .source_builder import ImageRootConfig
+from .listed_paths import ListedPathsConfig
 
 
 @dataclass
-class AnnotationListConfig(ImageRootConfig):
+class AnnotationListConfig(ListedPathsConfig):
     """Where the lists and the images are.
 
     Args:
@@ -24,6 +22,8 @@ class AnnotationListConfig(ImageRootConfig):
         image_root (`str`, *optional*): folder that the images' paths are relative to; `data_root` by default.
         embed_images (`bool`, defaults to `True`): whether the rows hold the images' bytes; else they hold their paths
             on this machine, and the files must stay where they are.
+        path_prefixes (`dict[str, str]` or `str`, *optional*): what paths of the lists begin with, to what stands
+            there instead, relative to `image_root` ("" for that folder itself); a text is removed.
     """
 
     annotation_files: list[str] | tuple[str, ...] | str = ()
@@ -61,13 +61,15 @@ class AnnotationListConfig(ImageRootConfig):
 ExtraReader = Callable[[dict[str, Any], str], Any]
 
 
-def group_by_image(files: dict[str, Path], read_extra: ExtraReader, report: ReadingReport) -> dict[str, bytearray]:
+def group_by_image(
+    config: AnnotationListConfig, read_extra: ExtraReader, report: ReadingReport
+) -> dict[str, bytearray]:
     """Entries of all lists, grouped by image in the order of their first appearance.
 
     A group is one line of JSON per entry: a list of millions of entries needs little more memory than its text.
 
     Args:
-        files (`dict`): the lists by name.
+        config (`AnnotationListConfig`): the lists, and what their paths stand for.
         read_extra (callable): from an entry and its place to what is kept beside place and captions.
         report (`ReadingReport`): receives what was left out.
 
@@ -78,11 +80,11 @@ def group_by_image(files: dict[str, Path], read_extra: ExtraReader, report: Read
         ValueError: a list is damaged, or an entry has no image or caption of the right type.
     """
     groups: dict[str, bytearray] = {}
-    for name, path in files.items():
+    for name, path in config.name_files().items():
         for number, entry in enumerate(iterate_json_list(path)):
             place, where = f"{name}#{number}", f"{path}: entry {number}"
             extra = read_extra(entry, where)
-            image = _read_image_name(entry, where, report, place)
+            image = _read_image_name(entry, config, where, report, place)
             captions = _read_captions(entry, where, report, place)
             if image is not None and captions:
                 line = json.dumps([place, captions, extra], separators=(",", ":"))
@@ -106,21 +108,16 @@ def name_phrase(place: str, number: int) -> str:
     return f"{place}.{number}" if number else place
 
 
-def _read_image_name(entry: dict, where: str, report: ReadingReport, place: str) -> str | None:
+def _read_image_name(
+    entry: dict, config: AnnotationListConfig, where: str, report: ReadingReport, place: str
+) -> str | None:
     image = entry.get("image")
     if not isinstance(image, str) or not image:
         raise ValueError(f"{where} has no `image` (a path is expected, got {image!r}).")
-    name, problem = _check_image_path(image)
+    name, problem = config.resolve_listed_path(image)
     if problem:
-        report.add(f"{problem}: entry left out", f"{place} ({image})")
+        report.add(problem, f"{place} ({image})")
     return name
-
-
-@lru_cache(maxsize=1024)  # entries of an image stand together
-def _check_image_path(image: str) -> tuple[str | None, str | None]:
-    """The path in its one spelling, or what is wrong with it."""
-    problem = find_path_problem(image)
-    return (None, problem) if problem else (str(PurePosixPath(image)), None)
 
 
 def _read_captions(entry: dict, where: str, report: ReadingReport, place: str) -> list[str]:

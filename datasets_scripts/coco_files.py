@@ -75,5 +75,8 @@ def load_annotations(path: Path) -> tuple[dict[str, dict], dict[str, dict[str, d
 def _check_file_name(file_name: Any, path: Path) -> None:
     if not isinstance(file_name, str) or not file_name:
         raise ValueError(f"{path}: an image has no `file_name` (got {file_name!r}).")
-    if find_path_problem(file_name):
-        raise ValueError(f"{path}: `file_name` {file_name!r} leaves the image folder. Use a path inside it.")
+    problem = find_path_problem(file_name)
+    if problem:
+        raise ValueError(
+            f"{path}: `file_name` {file_name!r}: {problem}. Write it relative to the folder of the images."
+        )

@@ -106,8 +106,12 @@ class Coco(SourceBuilder):
                     self.report.add("annotation of an unknown image: left out", f"{split}, image {image_id}")
         sources = {}
         for image_id, (file_name, *size) in images.items():
-            if find_path_problem(file_name):
-                raise ValueError(f"`file_name` {file_name!r} of image {image_id} of {split} leaves the image folder.")
+            problem = find_path_problem(file_name)
+            if problem:
+                raise ValueError(
+                    f"`file_name` {file_name!r} of image {image_id} of {split}: {problem}. Write it relative to the "
+                    "folder of the split's images."
+                )
             sources[image_id] = (f"{split}/{file_name}", size, groups.get(image_id, b""), categories)
         return sources
 

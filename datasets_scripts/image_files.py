@@ -18,6 +18,7 @@ UPRIGHT = 1
 EXCHANGED = (5, 6, 7, 8)
 MIRRORED_IN_X = (2, 3, 6, 7)
 MIRRORED_IN_Y = (3, 4, 7, 8)
+ABSOLUTE_PATH = "absolute path"
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,11 @@ def find_path_problem(file_name: str) -> str | None:
     """
     path = PurePosixPath(file_name.replace("\\", "/"))
     if path.is_absolute() or (path.parts and ":" in path.parts[0]):
-        return "absolute path"
+        return ABSOLUTE_PATH
     if not path.parts or ".." in path.parts or "\0" in file_name:
         return "path leaves the image folder"
+    if "\\" in file_name:
+        return "path with backslashes, where `/` is expected between folders"
     return None
 
 

@@ -159,7 +159,9 @@ def _parse_line(text: str, where: str) -> Any:
 def _check_path(image: str, where: str) -> None:
     problem = find_path_problem(image)
     if problem:
-        raise ValueError(f"{where}: `image` {image!r}: {problem}. Use a path inside it.")
+        raise ValueError(
+            f"{where}: `image` {image!r}: {problem}. Write it relative to the folder of the images (`image_root`)."
+        )
 
 
 def _name_image(row: dict[str, Any]) -> str:

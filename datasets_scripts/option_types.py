@@ -70,5 +70,5 @@ def _describe(hint: Any) -> str:
     if kind in (list, tuple):
         return f"a list of {_describe(arguments[0]).partition(' ')[2]}s"
     if kind is dict:
-        return "keys with values, each of them a text"
+        return "a mapping of texts to texts"
     return WORDS[kind]

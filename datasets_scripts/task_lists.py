@@ -5,20 +5,21 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from .annotation_lists import is_encodable
 from .coco_records import ReadingReport
-from .image_files import find_path_problem, read_image_file
+from .image_files import read_image_file
 from .json_lists import iterate_json_list
-from .source_builder import ImageRootConfig, SourceBuilder
+from .listed_paths import ListedPathsConfig
+from .source_builder import SourceBuilder
 
 SPLITS = ("train", "val", "test")
 
 
 @dataclass
-class TaskListConfig(ImageRootConfig):
+class TaskListConfig(ListedPathsConfig):
     """Where the lists of each split and the images are.
 
     Args:
@@ -28,6 +29,8 @@ class TaskListConfig(ImageRootConfig):
         image_root (`str`, *optional*): folder that the images' paths are relative to; `data_root` by default.
         embed_images (`bool`, defaults to `True`): whether the rows hold the images' bytes; else they hold their paths
             on this machine, and the files must stay where they are.
+        path_prefixes (`dict[str, str]` or `str`, *optional*): what paths of the lists begin with, to what stands
+            there instead, relative to `image_root` ("" for that folder itself); a text is removed.
     """
 
     train_files: list[str] | tuple[str, ...] | str = ()
@@ -74,12 +77,14 @@ class Entry(NamedTuple):
         split (`str`): split of the list.
         place (`str`): name of the list and number of the entry, for ids and the report.
         where (`str`): path of the list and number of the entry, for messages.
+        config (`TaskListConfig`): what the paths of the list stand for.
     """
 
     fields: dict[str, Any]
     split: str
     place: str
     where: str
+    config: TaskListConfig
 
     def read(self, name: str) -> Any:
         """A field that must be there.
@@ -117,11 +122,10 @@ class Entry(NamedTuple):
         """
         if not isinstance(path, str) or not path:
             raise ValueError(f"{self.where}: `{name}` must be a path below the images' folder, got {path!r:.80}.")
-        problem = find_path_problem(path)
+        resolved, problem = self.config.resolve_listed_path(path)
         if problem:
-            report.add(f"{problem}: entry left out", f"{self.place} ({path})")
-            return None
-        return str(PurePosixPath(path))
+            report.add(problem, f"{self.place} ({path})")
+        return resolved
 
 
 def has_words(text: str) -> bool:
@@ -149,7 +153,9 @@ class TaskListBuilder(SourceBuilder):
         groups: dict[str, bytearray] = {}
         for name, path in self.config.name_files(split).items():
             for number, fields in enumerate(iterate_json_list(path)):
-                kept = self._read_entry(Entry(fields, split, f"{name}#{number}", f"{path}: entry {number}"))
+                kept = self._read_entry(
+                    Entry(fields, split, f"{name}#{number}", f"{path}: entry {number}", self.config)
+                )
                 if kept is not None:
                     line = json.dumps(kept[1], separators=(",", ":"))
                     groups.setdefault(kept[0], bytearray()).extend(line.encode() + b"\n")

@@ -83,7 +83,7 @@ class IdSet:
 
 def read_id(record: dict[str, Any], names: tuple[str, ...], where: str) -> int:
     """The id of a record under the first of its names that is there."""
-    value = next((record[name] for name in names if name in record), None)
+    value = next((record[name] for name in names if record.get(name) is not None), None)
     if type(value) is not int:
         raise ValueError(f"{where} has no whole number `{names[0]}`, got {value!r:.80}.")
     return value
@@ -111,7 +111,8 @@ def group_phrases(
     for number, entry in enumerate(iterate_json_list(path)):
         where = f"{path}: entry {number}"
         image_id = read_id(entry, ("image_id", "id"), where)
-        records = entry.get(kind.list_name, [])
+        records = entry.get(kind.list_name)
+        records = [] if records is None else records
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
             raise ValueError(f"{where}: `{kind.list_name}` must be a list of objects in braces.")
         if image_id not in images:
@@ -141,7 +142,8 @@ def _read_records(
     for record in records:
         record_id = read_id(record, kind.id_names, where)
         place = f"{where}, {kind.list_name} id {record_id}"
-        if record.get("image_id", record.get("image", image_id)) != image_id:
+        owners = [record[key] for key in ("image_id", "image") if record.get(key) is not None]
+        if owners and owners[0] != image_id:
             report.add("record of another image: left out", place)
             continue
         others = in_entry.setdefault(record_id, [])

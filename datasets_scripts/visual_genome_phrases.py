@@ -10,6 +10,8 @@ from .coco_records import ReadingReport
 
 FIRST_THIRD = 1 / 3
 LAST_THIRD = 2 / 3
+# Keys of an object's names: of the current release, of relationships, of the attributes of release 1.0.
+NAME_KEYS = ("names", "name", "object_names")
 
 
 class PhraseRecord(NamedTuple):
@@ -52,7 +54,7 @@ class AnnotationKind:
 
 
 def _read_region(record: dict[str, Any], where: str, report: ReadingReport) -> Iterator[PhraseRecord]:
-    phrase = _read_words(record.get("phrase"), where, report)
+    phrase = _read_words(_read_field(record, "phrase", where), where, report)
     if phrase:
         yield PhraseRecord("", phrase, [record.get(name) for name in ("x", "y", "width", "height")])
 
@@ -60,17 +62,17 @@ def _read_region(record: dict[str, Any], where: str, report: ReadingReport) -> I
 def _read_object(record: dict[str, Any], where: str, report: ReadingReport) -> Iterator[PhraseRecord]:
     names = _read_names(record, where, report)
     if names:
-        synsets = _read_texts(record.get("synsets", []), "synsets", where)
+        synsets = _read_texts(record.get("synsets"), "synsets", where, report)
         yield PhraseRecord("", names[0], _read_box(record), synsets or None, names[1:] or None)
 
 
 def _read_attributes(record: dict[str, Any], where: str, report: ReadingReport) -> Iterator[PhraseRecord]:
     """One phrase per attribute, "{attribute} {name}"; a repeated one, whatever its case, gives none."""
     names = _read_names(record, where, report)
-    if "attributes" not in record:
+    if record.get("attributes") is None:
         report.add("object without attributes: no phrase", where)
     seen = set()
-    for number, attribute in enumerate(_read_texts(record.get("attributes", []), "attributes", where)):
+    for number, attribute in enumerate(_read_texts(record.get("attributes"), "attributes", where, report)):
         words = _read_words(attribute, f"{where} attribute {number}", report)
         if words and words.lower() in seen:
             report.add("attribute repeats one of its object: left out", f"{where} attribute {number}")
@@ -82,9 +84,12 @@ def _read_attributes(record: dict[str, Any], where: str, report: ReadingReport) 
 def _read_relationship(record: dict[str, Any], where: str, report: ReadingReport) -> Iterator[PhraseRecord]:
     """ "{subject} {predicate} {object}" with the box of the subject."""
     ends = [record.get("subject"), record.get("object")]
-    if not all(isinstance(end, dict) for end in ends):
+    if not {"subject", "object"} <= record.keys() or not all(end is None or isinstance(end, dict) for end in ends):
         raise ValueError(f"{where} has no `subject` and `object` in braces.")
-    predicate = _read_words(record.get("predicate"), where, report)
+    if None in ends:
+        report.add("relationship without subject or object: left out", where)
+        return
+    predicate = _read_words(_read_field(record, "predicate", where), where, report)
     subject, other = (_read_names(end, where, report) for end in ends)
     if predicate and subject and other:
         yield PhraseRecord("", f"{subject[0]} {predicate.lower()} {other[0]}", _read_box(ends[0]))
@@ -95,22 +100,35 @@ def _read_box(record: dict[str, Any]) -> list[Any]:
 
 
 def _read_names(record: dict[str, Any], where: str, report: ReadingReport) -> list[str]:
-    """Names of an object: a list `names`, or one text `name`."""
-    names = record.get("names", record.get("name", []))
-    names = _read_texts([names] if isinstance(names, str) else names, "names", where)
+    """Names of an object: a list `names` (`object_names` in the attributes of release 1.0), or one text `name`."""
+    names = next((record[key] for key in NAME_KEYS if record.get(key) is not None), None)
+    names = _read_texts([names] if isinstance(names, str) else names, "names", where, report)
     usable = [name.strip() for name in names if name.strip() and is_encodable(name)]
     if not usable:
         report.add("object without a name: left out", where)
     return usable
 
 
-def _read_texts(value: Any, name: str, where: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+def _read_texts(value: Any, name: str, where: str, report: ReadingReport) -> list[str]:
+    """A list of texts; null and a list that is missing are an empty one, null among the texts is dropped."""
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(text is None or isinstance(text, str) for text in value):
         raise ValueError(f"{where}: `{name}` must be a list of texts, got {value!r:.80}.")
-    return value
+    if None in value:
+        report.add("null in a list of texts: left out", where)
+    return [text for text in value if text is not None]
+
+
+def _read_field(record: dict[str, Any], name: str, where: str) -> Any:
+    """A field that every record of its kind has, if only as null."""
+    if name not in record:
+        raise ValueError(f"{where}: a text is expected for `{name}`, which is missing.")
+    return record[name]
 
 
 def _read_words(text: Any, where: str, report: ReadingReport) -> str | None:
+    text = "" if text is None else text
     if not isinstance(text, str):
         raise ValueError(f"{where}: a text is expected for the words, got {text!r:.80}.")
     if not text.strip() or not is_encodable(text):

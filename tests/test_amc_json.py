@@ -53,7 +53,7 @@ def test_one_row_per_image_and_everything_left_out_is_counted(tmp_path):
     names = ["VG_100K_2/1.jpg", "VG_100K/150301.jpg", "VG_100K/2315410.jpg", "VG_100K_2/2327771.jpg"]
     assert rows["image_id"][:] == names
     assert report.counts == {
-        "absolute path: entry left out": 1,
+        "absolute path: entry left out; the option `path_prefixes` replaces its prefix": 1,
         "path leaves the image folder: entry left out": 1,
         "image file missing: image left out": 1,
         "caption without words or with broken characters: left out": 1,

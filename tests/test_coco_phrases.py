@@ -290,7 +290,7 @@ def test_damaged_outline_is_counted(source, outline):
 )
 def test_path_that_leaves_the_folder_is_refused(source, file_name):
     source.annotations["images"][1]["file_name"] = file_name
-    with pytest.raises(ValueError, match="leaves the image folder"):
+    with pytest.raises(ValueError, match="leaves the image folder|absolute path"):
         source.read()
 
 

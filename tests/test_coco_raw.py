@@ -110,7 +110,7 @@ def test_an_image_without_a_phrase_is_left_out(tmp_path, source):
             lambda c: c["images"][0].update(file_name="../secret.jpg"),
             "'../secret.jpg' of image 139 .*leaves the image",
         ),
-        (lambda c: c["images"][0].update(file_name="/etc/secret.jpg"), "leaves the image folder"),
+        (lambda c: c["images"][0].update(file_name="/etc/secret.jpg"), "absolute path"),
         (lambda c: c["images"][0].pop("file_name"), "image 139 has no `file_name`"),
         (lambda c: c["images"][1].update(id=139), "image id 139 stands for two different images"),
         (lambda c: c["images"][0].pop("id"), "entry of `images` has no `id`"),

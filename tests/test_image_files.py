@@ -59,6 +59,7 @@ def test_paths_inside_are_taken(name):
         ("a\\..\\b.jpg", "leaves"),
         (".", "leaves"),
         ("a\0.jpg", "leaves"),
+        ("VG_100K\\1.jpg", "backslashes, where `/` is expected"),
     ],
 )
 def test_paths_outside_are_found(name, problem):

@@ -217,7 +217,7 @@ def change_instances(source, change):
 @pytest.mark.parametrize("name", ["../secret.jpg", "/etc/secret.jpg"])
 def test_a_path_that_leaves_the_folder_is_refused(tmp_path, source, name):
     change_instances(source, lambda contents: contents["images"][0].update(file_name=name))
-    with pytest.raises(ValueError, match=r"instances\.json.*leaves the image folder"):
+    with pytest.raises(ValueError, match=r"instances\.json.*(leaves the image folder|absolute path)"):
         build(tmp_path / "cache", source)
 
 

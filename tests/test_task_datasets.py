@@ -208,8 +208,17 @@ def change_list(options: dict, split: str, change) -> None:
 
 
 @pytest.mark.parametrize("name", LISTED)
-@pytest.mark.parametrize("path", ["../outside.jpg", "/etc/outside.jpg", "a/../../outside.jpg"])
-def test_a_path_that_leaves_the_folder_is_left_out(name, path, tmp_path):
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("../outside.jpg", "path leaves the image folder: entry left out"),
+        ("a/../../outside.jpg", "path leaves the image folder: entry left out"),
+        ("/etc/outside.jpg", "absolute path: entry left out; the option `path_prefixes` replaces its prefix"),
+        ("C:\\outside.jpg", "absolute path: entry left out; the option `path_prefixes` replaces its prefix"),
+        ("val2014\\a.jpg", "path with backslashes, where `/` is expected between folders: entry left out"),
+    ],
+)
+def test_a_path_that_leaves_the_folder_is_left_out(name, path, problem, tmp_path):
     options = copy_lists(name, tmp_path)
     key = "images" if name == "albef_nlvr2" else "image"
     change_list(
@@ -217,9 +226,9 @@ def test_a_path_that_leaves_the_folder_is_left_out(name, path, tmp_path):
     )
     builder = BUILDERS[name](**options)
     builder.download_and_prepare()
-    reason = "absolute path" if path.startswith("/") else "path leaves the image folder"
-    assert builder.report.counts[f"{reason}: entry left out"] == 1
-    assert builder.report.first_places[f"{reason}: entry left out"].endswith(f"#0 ({path})")
+    (reason,) = [reason for reason in builder.report.counts if "entry left out" in reason]
+    assert reason == problem and builder.report.counts[reason] == 1
+    assert builder.report.first_places[reason].endswith(f"#0 ({path})")
     schema = find_task_schema(builder.info.features)
     assert describe_dataset(builder.as_dataset(split="train"))[f"num_{schema.texts}"] == TASKS[name][1]["train"] - 1
 

@@ -329,3 +329,123 @@ def test_a_recipe_trains_on_it(checkpoint, tmp_path, capsys):
     path.write_text(json.dumps(recipe))
     assert main(["train", str(path), "--output-dir", str(tmp_path / "run"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 1
+
+
+def write_release(folder, image, file_name, entry, image_id=7):
+    """A release of one picture of 200 x 100 pixels, and one file of annotations with one entry."""
+    (folder / "VG_100K").mkdir(parents=True)
+    Image.new("RGB", (200, 100)).save(folder / "VG_100K" / f"{image_id}.jpg")
+    (folder / "image_data.json").write_text(json.dumps([{**image, "width": 200, "height": 100}]))
+    (folder / file_name).write_text(json.dumps([entry]))
+    return folder
+
+
+PLACE = {"x": 5, "y": 5, "w": 50, "h": 50}
+# Kind of the annotations and an entry as release 1.0 writes it; the phrases that it gives.
+FIRST_RELEASE = [
+    (
+        "attributes",
+        {"id": 7, "attributes": [{"id": 11, "object_names": ["wall"], "attributes": ["brick", "tall"], **PLACE}]},
+        ["brick wall", "tall wall"],
+    ),
+    (
+        "regions",
+        {"id": 7, "regions": [{"id": 2, "image": 7, "phrase": "a wall", "x": 5, "y": 5, "width": 50, "height": 50}]},
+        ["a wall"],
+    ),
+    ("objects", {"id": 7, "objects": [{"id": 11, "names": ["wall", "bricks"], **PLACE}]}, ["wall"]),
+    (
+        "relationships",
+        {
+            "id": 7,
+            "relationships": [
+                {
+                    "id": 3,
+                    "predicate": "ON",
+                    "subject": {"id": 11, "name": "car", **PLACE},
+                    "object": {"id": 12, "name": "road", **PLACE},
+                }
+            ],
+        },
+        ["car on road"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "entry", "phrases"), FIRST_RELEASE)
+def test_the_first_release_is_read(kind, entry, phrases, tmp_path):
+    folder = write_release(tmp_path / "vg", {"id": 7}, ANNOTATION_KINDS[kind].file_name, entry)
+    rows, report = build(tmp_path / "cache", folder, annotations=kind)
+    assert [phrase["phrase"] for phrase in rows[0]["phrases"]] == phrases
+    assert all(phrase["boxes"] == [[5, 5, 55, 55]] for phrase in rows[0]["phrases"])
+    assert not report.counts
+
+
+ENDS = {"subject": {"object_id": 2, "name": "car", **PLACE}, "object": {"object_id": 1, "names": ["wall"], **PLACE}}
+RED_CAR = {"object_id": 2, "names": ["car"], "attributes": ["red"], "synsets": [], **PLACE}
+WITHOUT_NAME, WITHOUT_WORDS = (
+    "object without a name: left out",
+    "phrase without words or with broken characters: left out",
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "records", "phrases", "reasons"),
+    [
+        (
+            "attributes",
+            [{"object_id": 1, "names": ["wall"], "attributes": None, "synsets": ["wall.n.01"], **PLACE}, RED_CAR],
+            ["red car"],
+            {"object without attributes: no phrase": 1},
+        ),
+        ("attributes", [{**RED_CAR, "names": None}, RED_CAR | {"object_id": 3}], ["red car"], {WITHOUT_NAME: 1}),
+        (
+            "attributes",
+            [{**RED_CAR, "attributes": [None, "red"], "image_id": None}],
+            ["red car"],
+            {"null in a list of texts: left out": 1},
+        ),
+        ("objects", [{**RED_CAR, "synsets": None}, {"object_id": 5, "names": None}], ["car"], {WITHOUT_NAME: 1}),
+        ("objects", [{**RED_CAR, "x": None}], ["car"], {"box is not four finite numbers: box left out": 1}),
+        (
+            "relationships",
+            [
+                {"relationship_id": 1, "predicate": "ON", "synsets": None, **ENDS},
+                {"relationship_id": 2, "predicate": None, **ENDS},
+                {"relationship_id": 3, "predicate": "ON", **{**ENDS, "object": None}},
+            ],
+            ["car on wall"],
+            {WITHOUT_WORDS: 1, "relationship without subject or object: left out": 1},
+        ),
+        (
+            "regions",
+            [
+                {"region_id": 1, "phrase": "a cloud", "x": 179, "y": -904, "width": 55, "height": 25},
+                {"region_id": 2, "phrase": "a window", "x": 180, "y": -2, "width": 10, "height": 35},
+                {"region_id": 3, "phrase": None, "x": 0, "y": 0, "width": 9, "height": 9},
+            ],
+            ["a cloud", "a window"],
+            {
+                "box outside the image: box left out": 1,
+                "box reaches over the border: cut there": 1,
+                WITHOUT_WORDS: 1,
+            },
+        ),
+    ],
+)
+def test_null_in_place_of_a_value_is_counted(kind, records, phrases, reasons, tmp_path):
+    entry = {"image_id": 7, ANNOTATION_KINDS[kind].list_name: records}
+    folder = write_release(tmp_path / "vg", {"image_id": 7}, ANNOTATION_KINDS[kind].file_name, entry)
+    rows, report = build(tmp_path / "cache", folder, annotations=kind)
+    assert [phrase["phrase"] for phrase in rows[0]["phrases"]] == phrases
+    counts = dict(report.counts)
+    counts.pop("phrase without a usable box: kept without a region", None)
+    assert counts == reasons
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_list_that_is_null_is_empty(kind, tmp_path):
+    entry = {"image_id": 7, "id": None, ANNOTATION_KINDS[kind].list_name: None}
+    folder = write_release(tmp_path / "vg", {"image_id": None, "id": 7}, ANNOTATION_KINDS[kind].file_name, entry)
+    with pytest.raises(ValueError, match=f"No image of .* 1 x {WITHOUT_PHRASE}"):
+        build(tmp_path / "cache", folder, annotations=kind)

@@ -293,6 +293,8 @@ def _hide_option(value: Any, hide: Callable[[str], str]) -> Any:
     """An option as it is published: of a path elsewhere, the last part."""
     if isinstance(value, (list, tuple)):
         return [_hide_option(item, hide) for item in value]
+    if isinstance(value, dict):
+        return {_hide_option(key, hide): _hide_option(item, hide) for key, item in value.items()}
     if not isinstance(value, str):
         return value
     hidden = hide(value)
