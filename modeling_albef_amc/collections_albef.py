@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 NO_COLLECTIONS = (str, bytes, bytearray, os.PathLike, Mapping, Set, Image.Image)
+KEYS_SHOWN = 20
 OBJECT_KINDS = "OUT"  # kinds of NumPy arrays that hold objects and text, not pixels
 
 
@@ -45,4 +46,12 @@ def iterate(values: Any) -> Iterator[Any]:
             yield values[index]
 
 
-__all__ = ["is_collection", "iterate"]
+def describe_type(value: Any) -> str:
+    """The type of a value in words, with the keys of a mapping."""
+    kind = f"a {type(value).__module__.partition('.')[0]} {type(value).__name__}".replace("a builtins ", "a ")
+    if not isinstance(value, Mapping) or len(value) > KEYS_SHOWN:
+        return kind
+    return f"{kind} with the keys {', '.join(map(repr, value))}"
+
+
+__all__ = ["describe_type", "is_collection", "iterate"]

@@ -3,7 +3,7 @@
 
 import io
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_base import BatchFeature
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 from transformers.processing_utils import ImagesKwargs
-from transformers.utils import logging
+from transformers.utils import ModelOutput, logging
 
-from .collections_albef import is_collection, iterate
+from .collections_albef import describe_type, is_collection, iterate
+from .located_phrases_albef import BOX_THRESHOLD, BOX_THRESHOLDS, iterate_located_phrases, read_sizes
+from .ranges_albef import SHARE, check_number
+from .regions_albef import boxes_from_heatmap
 
 logger = logging.get_logger(__name__)
 
@@ -236,6 +239,46 @@ class AlbefImageProcessor(PilBackend):
         data = {"pixel_values": np.stack(pixel_values), "original_sizes": np.array(original_sizes, dtype=np.int64)}
         return BatchFeature(data, tensor_type=return_tensors)
 
+    def post_process_object_detection(
+        self,
+        outputs: ModelOutput,
+        threshold: float = 0.1,
+        target_sizes: torch.Tensor | Sequence[tuple[int, int]] | None = None,
+        box_threshold: float = BOX_THRESHOLD,
+    ) -> list[dict[str, torch.Tensor]]:
+        r"""Turn heatmaps into scored boxes: what the pipeline `zero-shot-object-detection` of `transformers` calls.
+
+        Boxes are those of [`AlbefProcessor.post_process_grounding`]. A box's score is the probability that phrase and
+        image match times the box's share of the heatmap's maximum, so the box of the point has the probability itself.
+
+        Args:
+            outputs ([`AlbefGroundingOutput`]): `heatmap`, `itm_logits`, `image_index`, `original_sizes`.
+            threshold (`float`, defaults to 0.1): boxes are kept whose score is larger.
+            target_sizes (`(N, 2)`, *optional*): height and width per image; `original_sizes` of `outputs` by default.
+            box_threshold (`float`, defaults to 0.5): share of a map's maximum, in (0, 1], that a box's pixels reach.
+
+        Returns:
+            Per image a `dict` with **scores** `(K,)`, **labels** `(K,)` int64, the phrase's place among those of the
+            image, and **boxes** `(K, 4)` x_min, y_min, x_max, y_max in pixels of the stored image.
+        """
+        check_number("box_threshold", box_threshold, BOX_THRESHOLDS)
+        check_number("threshold", threshold, SHARE)
+        sizes = read_sizes(outputs, target_sizes, "target_sizes")
+        found: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in sizes]
+        for image, probability, heatmap in iterate_located_phrases(outputs, sizes):
+            boxes, shares = boxes_from_heatmap(heatmap, box_threshold)
+            found[image].append((boxes, probability * shares))
+        return [_keep_detections(phrases, threshold) for phrases in found]
+
+
+def _keep_detections(phrases: list[tuple[torch.Tensor, torch.Tensor]], threshold: float) -> dict[str, torch.Tensor]:
+    """Boxes `(K, 4)` and scores `(K,)` of the phrases of an image in one, those above the threshold."""
+    boxes = torch.cat([torch.zeros(0, 4), *(boxes for boxes, _ in phrases)])
+    scores = torch.cat([torch.zeros(0), *(scores for _, scores in phrases)])
+    labels = torch.arange(len(phrases)).repeat_interleave(torch.tensor([len(one) for one, _ in phrases], dtype=int))
+    kept = scores > threshold
+    return {"scores": scores[kept], "labels": labels[kept], "boxes": boxes[kept]}
+
 
 def iterate_images(images: Any) -> Iterator[ImageLike]:
     """One picture, or the pictures of a collection, each read when it is asked for and checked for its type.
@@ -257,12 +300,6 @@ def iterate_images(images: Any) -> Iterator[ImageLike]:
         yield image
     if not count:
         raise ValueError("`images` is empty: give at least one image.")
-
-
-def describe_type(value: Any) -> str:
-    """The type of a value in words, with the keys of a mapping."""
-    keys = f" with the keys {', '.join(map(repr, value))}" if isinstance(value, Mapping) and len(value) < 20 else ""
-    return f"a {type(value).__module__.partition('.')[0]} {type(value).__name__}{keys}".replace("a builtins ", "a ")
 
 
 __all__ = ["AlbefImageProcessor", "iterate_images", "load_image"]

@@ -245,7 +245,8 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
     r"""ALBEF that scores whether a phrase matches an image, and shows where: the class for grounding.
 
     `forward` with `output_heatmap=True` adds the Grad-CAM heatmap of the score, differentiable when gradients are
-    enabled. [`ground`] is the call for using a trained model.
+    enabled. [`ground`] is the call for using a trained model. The pipeline `zero-shot-object-detection` of
+    `transformers` works, too: it calls `forward` and [`AlbefImageProcessor.post_process_object_detection`].
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^momentum_", r"_queue", r"^mlm_head\."]
@@ -265,7 +266,7 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
         token_mask: torch.Tensor | None = None,
         original_sizes: torch.Tensor | None = None,
         itm_labels: torch.Tensor | None = None,
-        output_heatmap: bool = False,
+        output_heatmap: bool | None = None,
         output_token_heatmap: bool = False,
         explanation_kind: ExplanationKind = "itm",
         heatmap_denominator: HeatmapDenominator = "kept",
@@ -280,7 +281,11 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
                 explain a phrase inside its caption; every real piece by default.
             original_sizes (`torch.Tensor` of shape `(N, 2)`, *optional*): passed through to the output.
             itm_labels (`torch.Tensor` of shape `(P,)`, *optional*): 1 where phrase and image match, else 0.
-            output_heatmap, output_token_heatmap (`bool`): compute the explanation, per phrase and per piece.
+            output_heatmap (`bool`, *optional*): compute the explanation of every phrase. By default it is computed
+                where the output can only be meant for post-processing, as pipelines of `transformers` call a detector:
+                with `original_sizes`, without `itm_labels`, in evaluation mode, and without gradients. Pipelines then
+                take batches apart row by row, so the output has an `image_index` only if one was given.
+            output_token_heatmap (`bool`): compute the explanation of every piece, too.
             explanation_kind (`str`, defaults to `"itm"`): `"itm"` explains the matching score at the cross-attention
                 of `explanation_layer`, `"itc"` the contrastive similarity at vision block `explanation_block`.
             heatmap_denominator (`str`, defaults to `"kept"`): see
@@ -288,9 +293,15 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
         """
         check_explanation(explanation_kind, output_token_heatmap)
         check_choice("heatmap_denominator", heatmap_denominator, HeatmapDenominator)
+        is_for_pipeline = output_heatmap is None and not (
+            torch.is_grad_enabled() or self.training or original_sizes is None or itm_labels is not None
+        )
+        has_index = image_index is not None
         attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
+        if is_for_pipeline and (attention_mask.sum(dim=1) < 2).any():
+            raise ValueError("a label has no words, so that it would be found anywhere. Leave empty labels out.")
         piece_mask = resolve_token_mask(token_mask, attention_mask)
-        wants_heatmap = output_heatmap or output_token_heatmap
+        wants_heatmap = output_heatmap or output_token_heatmap or is_for_pipeline
         keep_graph = torch.is_grad_enabled()
         wants_itm_map = wants_heatmap and explanation_kind == "itm"
 
@@ -302,7 +313,8 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
             explain=wants_itm_map,
             keep_graph=keep_graph,
         )
-        output = AlbefGroundingOutput(itm_logits=itm_logits, image_index=image_index, original_sizes=original_sizes)
+        output = AlbefGroundingOutput(itm_logits=itm_logits, original_sizes=original_sizes)
+        output.image_index = image_index if has_index or not is_for_pipeline else None
         if wants_itm_map:
             output.heatmap = average_over_pieces(token_maps, piece_mask, heatmap_denominator)
             output.token_heatmap = token_maps if output_token_heatmap else None

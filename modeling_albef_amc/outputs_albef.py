@@ -43,7 +43,7 @@ class AlbefGroundingOutput(ModelOutput):
         normalized_heatmap (`torch.Tensor` of shape `(P, G_h, G_w)`): minus minimum, over maximum; in [0, 1].
         token_heatmap (`torch.Tensor` of shape `(P, T, G_h, G_w)`, with `output_token_heatmap`): the map of every
             piece before their mean; 0 for padding.
-        image_index (`torch.Tensor` of shape `(P,)`): image row of every phrase.
+        image_index (`torch.Tensor` of shape `(P,)`): image row of every phrase; `None` where a pipeline gave none.
         original_sizes (`torch.Tensor` of shape `(N, 2)`): height and width of the stored images, passed through.
     """
 

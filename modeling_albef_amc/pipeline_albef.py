@@ -12,9 +12,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForZeroShotObjectDetection, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .collections_albef import is_collection, iterate
-from .image_processing_albef import describe_type
-from .processing_albef import PhraseLayout
+from .collections_albef import describe_type, is_collection, iterate
 
 TASK = "visual-grounding"
 # Entry of a checkpoint's configuration by which `pipeline` finds this class where the package is not installed.
@@ -102,16 +100,15 @@ class VisualGroundingPipeline(Pipeline):
 
     def preprocess(self, inputs: dict[str, Any], max_length: int | None = None) -> dict[str, Any]:
         """One picture and its phrases to tensors."""
+        text = inputs["text"]
+        phrases = list(iterate(text)) if is_collection(text) else [text]
         try:
-            layout = PhraseLayout.read(inputs["text"], num_images=1)
-            if layout.depth > 1:
-                raise TypeError("the phrases of a picture are one list. Give each picture its own as dicts.")
-            features = self.processor(images=[inputs["image"]], text=[layout.phrases], max_length=max_length)
+            features = self.processor(images=[inputs["image"]], text=[phrases], max_length=max_length)
         except (FileNotFoundError, TypeError, ValueError) as error:
             kind = next(kind for kind in (FileNotFoundError, TypeError, ValueError) if isinstance(error, kind))
             raise kind(f"{inputs['name']}: {error}" if inputs["name"] else str(error)) from error
         # The base class joins the tensors of a batch under rules of its own; what is no tensor it puts in a list.
-        return {"features": {"phrases": layout.phrases, **features}}
+        return {"features": {"phrases": phrases, **features}}
 
     def _forward(self, model_inputs: dict[str, Any], **options) -> dict[str, Any]:
         """Ground one picture, or the list of pictures of a batch."""

@@ -13,17 +13,17 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import ModelOutput, logging
 
 from .answer_processing_albef import AnswerProcessing
-from .collections_albef import is_collection, iterate
-from .configuration_albef import ITM_MATCH_INDEX, AlbefConfig
-from .image_processing_albef import AlbefImageProcessor, ImageLike, describe_type
-from .ranges_albef import Range, check_number
-from .regions_albef import boxes_from_heatmap, build_region_mask, find_point, resize_heatmap
+from .collections_albef import describe_type, is_collection, iterate
+from .configuration_albef import AlbefConfig
+from .image_processing_albef import AlbefImageProcessor, ImageLike
+from .located_phrases_albef import BOX_THRESHOLD, BOX_THRESHOLDS, iterate_located_phrases, read_sizes
+from .ranges_albef import check_number
+from .regions_albef import boxes_from_heatmap, build_region_mask, find_point
 from .saving_albef import replacing_files
 from .text_processing_albef import clean_with_offsets
 
 logger = logging.get_logger(__name__)
 
-BOX_THRESHOLDS = Range(0, 1, is_above=True)
 TEXT_FORMS = "`text` must be a phrase, a list of phrases, or a list of lists of phrases (one per image)."
 SHAPE_FORMS = {"boxes": "[x_min, y_min, x_max, y_max]", "polygons": "flat x, y lists", "masks": "run-length dicts"}
 
@@ -210,7 +210,7 @@ class AlbefProcessor(AnswerProcessing, ProcessorMixin):
         self,
         outputs: ModelOutput,
         original_sizes: torch.Tensor | Sequence[tuple[int, int]] | None = None,
-        box_threshold: float = 0.5,
+        box_threshold: float = BOX_THRESHOLD,
         return_heatmaps: bool = True,
     ) -> list[list[dict[str, Any]]]:
         r"""Turn the maps of `ground()` into points, boxes and pictures in pixels of the stored images.
@@ -233,24 +233,10 @@ class AlbefProcessor(AnswerProcessing, ProcessorMixin):
               overshoot clipped
         """
         check_number("box_threshold", box_threshold, BOX_THRESHOLDS)
-        sizes = outputs.original_sizes if original_sizes is None else original_sizes
-        if sizes is None:
-            raise ValueError("`outputs` has no `original_sizes`: give (height, width) per image as `original_sizes`.")
-        sizes = [(int(height), int(width)) for height, width in sizes]
-        heatmaps = outputs.heatmap.detach().cpu()
-        scores = outputs.itm_logits.detach().float().softmax(dim=-1)[:, ITM_MATCH_INDEX].tolist()
-        image_index = range(len(heatmaps)) if outputs.image_index is None else outputs.image_index.tolist()
-        if max(image_index, default=-1) >= len(sizes):
-            raise ValueError(f"`image_index` names image {max(image_index)} but there are {len(sizes)} sizes.")
+        sizes = read_sizes(outputs, original_sizes, "original_sizes")
         results: list[list[dict[str, Any]]] = [[] for _ in sizes]
-        for index, (heatmap, score, image) in enumerate(zip(heatmaps, scores, image_index, strict=True)):
-            if not torch.isfinite(heatmap).all():
-                raise ValueError(
-                    f"the heatmap of phrase {index} is not finite. The weights or the pixels hold NaN or infinity: "
-                    "check the checkpoint, or run in float32."
-                )
-            result = _locate(resize_heatmap(heatmap, *sizes[image]), box_threshold, return_heatmaps)
-            results[image].append({"score": score, **result})
+        for image, score, heatmap in iterate_located_phrases(outputs, sizes):
+            results[image].append({"score": score, **_locate(heatmap, box_threshold, return_heatmaps)})
         return results
 
 

@@ -28,6 +28,7 @@ BUNDLE = {
     "answers_albef.py",
     "base_albef.py",
     "classification_albef.py",
+    "collections_albef.py",
     "configuration_albef.py",
     "contrastive_albef.py",
     "contrastive_model_albef.py",

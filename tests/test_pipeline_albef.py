@@ -98,7 +98,7 @@ def test_errors(pipe, photo):
         pipe(photo)
     with pytest.raises(ValueError, match="batch_size"):
         pipe([photo, photo], phrases="a dog", batch_size=0)
-    with pytest.raises(TypeError, match="the phrases of a picture are one list"):
+    with pytest.raises(TypeError, match="input 0: `text` must be a phrase.*Got a list as phrase 0"):
         pipe([photo, photo], phrases=[["a dog"]])
     with pytest.raises(TypeError, match="unknown option threshold. The options are max_length"):
         pipe(photo, phrases="a dog", threshold=0.5)
@@ -193,8 +193,8 @@ def test_a_broken_picture_of_a_batch_is_named(pipe, photo, num_workers):
         ({"image": "missing.jpg"}, "input 1: No image file"),
         ({"text": []}, "input 1: `text` has no phrases"),
         ({"text": "?!"}, "input 1: phrase 0 is"),
-        ({"text": ["a dog", None]}, r"input 1: `text` must be .* Got a NoneType as text\[1\]"),
-        ({"text": 7}, "input 1: `text` must be .* Got a int"),
+        ({"text": ["a dog", None]}, r"input 1: `text` must be .* Got a NoneType as phrase 1"),
+        ({"text": 7}, "input 1: `text` must be .* Got a int as phrase 0"),
         ({"text": None}, "input 1: give `pipe"),
     ],
 )

@@ -354,7 +354,7 @@ def test_threshold_and_no_heatmaps(processor):
     assert processor.post_process_grounding(outputs, box_threshold=0.5)[0][0]["box"].tolist() == [0, 0, 4, 4]
     assert processor.post_process_grounding(outputs, box_threshold=0.6)[0][0]["box"].tolist() == [0, 0, 1, 1]
     assert processor.post_process_grounding(outputs, return_heatmaps=False)[0][0]["heatmap"] is None
-    for threshold in (0, 1.5):
+    for threshold in (0, 1.5, float("nan")):
         with pytest.raises(ValueError, match=r"`box_threshold` must be a number in \(0, 1\]"):
             processor.post_process_grounding(outputs, box_threshold=threshold)
 
