@@ -18,12 +18,11 @@ from transformers.utils import ModelOutput, logging
 
 from .collections_albef import describe_type, is_collection, iterate
 from .located_phrases_albef import BOX_THRESHOLD, BOX_THRESHOLDS, iterate_located_phrases, read_sizes
-from .ranges_albef import SHARE, check_number
+from .ranges_albef import MAX_IMAGE_PIXELS, SHARE, check_number
 from .regions_albef import boxes_from_heatmap
 
 logger = logging.get_logger(__name__)
 
-MAX_IMAGE_PIXELS = 100_000_000
 BYTE_MAX, SHORT_MAX = 255, 65535
 SHORT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 

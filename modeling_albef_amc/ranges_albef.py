@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+MAX_IMAGE_PIXELS = 100_000_000  # of a picture, and so of a mask: larger ones are refused before they are decoded
+
 
 @dataclass(frozen=True)
 class Range:
@@ -123,6 +125,7 @@ def shorten_value(value: Any) -> str:
 __all__ = [
     "BELOW_ONE",
     "COUNT",
+    "MAX_IMAGE_PIXELS",
     "NOT_NEGATIVE",
     "POSITIVE",
     "SHARE",

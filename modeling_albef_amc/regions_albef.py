@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 from transformers.utils import logging
 
-from .image_processing_albef import MAX_IMAGE_PIXELS
+from .ranges_albef import MAX_IMAGE_PIXELS
 
 logger = logging.get_logger(__name__)
 

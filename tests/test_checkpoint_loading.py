@@ -49,6 +49,7 @@ BUNDLE = {
     "pretraining_albef.py",
     "question_answering_albef.py",
     "queues_albef.py",
+    "ranges_albef.py",
     "retrieval_albef.py",
     "reasoning_albef.py",
     "saving_albef.py",
