@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .annotation_lists import AnnotationListConfig, group_by_image, iterate_group, name_phrase
-from .coco_records import ReadingReport, read_boxes
+from .coco_records import ReadingReport, mark_incomplete, read_boxes
 from .features import build_phrase, build_row
 from .image_files import UPRIGHT, StoredImage, read_image_file
 from .source_builder import SourceBuilder
@@ -71,12 +71,13 @@ def _read_phrases(group: bytearray, stored: StoredImage, report: ReadingReport) 
     phrases = []
     seen = set()
     for place, captions, bbox in iterate_group(group):
-        boxes = read_boxes(bbox, stored.width, stored.height, place, report)
+        boxes, is_incomplete = read_boxes(bbox, stored.width, stored.height, place, report)
         if not boxes:
             report.add("phrase without a usable box: kept without a region", place)
         if (content := repr((captions, bbox))) in seen:
             report.add("entry repeats an earlier one: kept", place)
         seen.add(content)
+        types = mark_incomplete(None, is_incomplete)
         for number, caption in enumerate(captions):
             others = captions[:number] + captions[number + 1 :]
             phrases.append(
@@ -84,6 +85,7 @@ def _read_phrases(group: bytearray, stored: StoredImage, report: ReadingReport) 
                     name_phrase(place, number),
                     caption,
                     boxes=[stored.turn_box(box) for box in boxes] if boxes else None,
+                    types=types,
                     paraphrases=others or None,
                 )
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .coco_files import index_by_id, load_annotations, load_json
-from .coco_records import ReadingReport, read_boxes, read_proposals, read_region, read_spans
+from .coco_records import ReadingReport, mark_incomplete, read_boxes, read_proposals, read_region, read_spans
 from .features import build_phrase, build_row
 from .image_files import UPRIGHT, StoredImage, read_image_file
 from .source_builder import SourceBuilder, SourceConfig
@@ -162,18 +162,19 @@ def _read_phrase(
 ) -> dict[str, Any] | None:
     """One entry of `phrases`, or None where none of the annotated boxes can be used."""
     where = f"record {record['id']}"
-    boxes = read_boxes(record.get("bbox"), width, height, where, report)
+    boxes, lost_boxes = read_boxes(record.get("bbox"), width, height, where, report)
     if record.get("bbox") and not boxes:
         report.add("phrase without a usable box: left out", where)
         return None
-    polygons, masks = read_region(record.get("ann_ids"), annotations, width, height, where, report)
+    polygons, masks, lost_outlines = read_region(record.get("ann_ids"), annotations, width, height, where, report)
+    types = [record["kind"]] if record.get("kind") else None
     return build_phrase(
         record["id"],
         record["phrase"],
         boxes=boxes,
         masks=masks,
         polygons=polygons,
-        types=[record["kind"]] if record.get("kind") else None,
+        types=mark_incomplete(types, lost_boxes, lost_outlines),
         caption=record.get("caption"),
         spans=read_spans(record, where, report),
     )

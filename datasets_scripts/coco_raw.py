@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from .annotation_lists import is_encodable
-from .coco_records import ReadingReport, clean_box, read_region
+from .coco_records import ReadingReport, clean_box, mark_incomplete, read_region
 from .features import build_phrase, build_row
 from .image_files import StoredImage, choose_frame, find_path_problem, read_image_file
 from .json_lists import iterate_json_lists
@@ -156,10 +156,13 @@ class Coco(SourceBuilder):
             report.add("object without a usable box: kept without a region", where)
         else:
             key = str(annotation["id"])
-            polygons, masks = read_region([key], {key: annotation}, stored.width, stored.height, where, report)
+            polygons, masks, is_incomplete = read_region(
+                [key], {key: annotation}, stored.width, stored.height, where, report
+            )
             region["boxes"] = [stored.turn_box(box)]
             region["polygons"] = polygons and [stored.turn_polygon(polygon) for polygon in polygons]
             region["masks"] = masks and [stored.turn_mask(mask) for mask in masks]
+            types = mark_incomplete(types, False, is_incomplete) or []
         return build_phrase(annotation["id"], name, types=types or None, **region)
 
 

@@ -1,17 +1,22 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Pieces of COCO-style records, read with care: boxes, outlines, spans, and a report of what could not be used."""
 
-import math
 from collections import Counter
+from collections.abc import Callable, Iterable
 from logging import Logger
 from typing import Any
 
-from albef_amc.regions_albef import decode_rle, encode_rle
+import numpy as np
+
+from albef_amc.regions_albef import MAX_COORDINATE, MAX_POLYGON_CORNERS, decode_rle, encode_rle
+
+from .features import INCOMPLETE_BOXES, INCOMPLETE_OUTLINES
 
 # Boxes may leave the image by this many pixels before it is reported: coordinates are rounded in the files.
 BORDER_TOLERANCE = 0.05
 # A polygon is three points or more, as a flat list.
 MIN_POLYGON_LENGTH = 6
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class ReadingReport:
@@ -44,8 +49,15 @@ class ReadingReport:
             logger.warning("%s: %d x %s (first: %s)", source, count, reason, self.first_places[reason])
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number that a row, whose numbers are float32, can hold.
+
+    Example:
+        >>> is_number(3), is_number(10**400), is_number(float("nan")), is_number(True), is_number("3")
+        (True, False, False, False, False)
+    """
+    # Python compares whole numbers of any length with a float exactly; not a number is not below anything.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= FLOAT32_MAX
 
 
 def clean_box(
@@ -70,7 +82,7 @@ def clean_box(
         >>> clean_box([10, 10, 5, 50], 64, 48, "record 1", ReadingReport(), is_xywh=True)
         [10.0, 10.0, 15.0, 48.0]
     """
-    if not isinstance(box, list | tuple) or len(box) != 4 or not all(_is_number(value) for value in box):
+    if not isinstance(box, list | tuple) or len(box) != 4 or not all(is_number(value) for value in box):
         report.add("box is not four finite numbers: box left out", where)
         return None
     x_min, y_min, x_max, y_max = (float(value) for value in box)
@@ -99,18 +111,61 @@ def _find_box_problem(corners: tuple[float, ...], clamped: list[float]) -> str |
     return None
 
 
-def read_boxes(boxes: Any, width: int, height: int, where: str, report: ReadingReport) -> list[list[float]] | None:
-    """Boxes of a phrase record (`bbox`, a list of x_min, y_min, x_max, y_max); None where it has none.
+def keep_usable(parts: Iterable[Any], read: Callable[[Any], Any]) -> tuple[list[Any], bool]:
+    """The parts of a region that can be used, and whether some were lost while others are left.
 
-    A single box that is not wrapped in a list is taken as one box.
+    Boxes, outlines and masks are read by this one rule: what is damaged is dropped part by part, what is good stays,
+    and a phrase that lost a part gets a mark ([`mark_incomplete`]).
+
+    Args:
+        parts (iterable): as found in the file.
+        read (callable): from a part to what is kept of it; `None` where it cannot be used.
+
+    Returns:
+        `tuple[list, bool]`: what was kept, in its order, and whether it is incomplete.
+
+    Example:
+        >>> keep_usable([4, -1], lambda part: part if part > 0 else None)
+        ([4], True)
+    """
+    found = [read(part) for part in parts]
+    kept = [part for part in found if part is not None]
+    return kept, 0 < len(kept) < len(found)
+
+
+def mark_incomplete(types: list[str] | None, boxes: bool, outlines: bool = False) -> list[str] | None:
+    """Types of a phrase, with a mark for each kind of region of which a part was lost.
+
+    Args:
+        types (`list[str]`, *optional*): types of the phrase.
+        boxes (`bool`): whether its boxes are incomplete.
+        outlines (`bool`, defaults to `False`): whether its polygons and masks, together, are incomplete.
+
+    Returns:
+        `list[str]` or `None`: the types, then `INCOMPLETE_BOXES` and `INCOMPLETE_OUTLINES` where they apply.
+
+    Example:
+        >>> mark_incomplete(["category"], boxes=True)
+        ['category', 'incomplete_boxes']
+    """
+    marks = [*([INCOMPLETE_BOXES] if boxes else []), *([INCOMPLETE_OUTLINES] if outlines else [])]
+    return [*(types or ()), *marks] if marks else types
+
+
+def read_boxes(
+    boxes: Any, width: int, height: int, where: str, report: ReadingReport
+) -> tuple[list[list[float]] | None, bool]:
+    """Boxes of a phrase record (`bbox`, a list of x_min, y_min, x_max, y_max), and whether they are incomplete.
+
+    The boxes are None where the record has none. A single box that is not wrapped in a list is taken as one box.
     """
     if not boxes:
-        return None
+        return None, False
     if not isinstance(boxes, list):
         boxes = [boxes]
-    elif _is_number(boxes[0]):
+    elif is_number(boxes[0]):
         boxes = [boxes]
-    return [box for box in (clean_box(box, width, height, where, report) for box in boxes) if box is not None]
+    return keep_usable(boxes, lambda box: clean_box(box, width, height, where, report))
 
 
 def read_proposals(
@@ -133,11 +188,8 @@ def read_region(
     height: int,
     where: str,
     report: ReadingReport,
-) -> tuple[list[list[float]] | None, list[dict[str, Any]] | None]:
-    """Polygons and masks of the annotations a phrase names.
-
-    They are all or nothing: where one annotation is unknown or has no usable outline both are None and the boxes are
-    the region, since an outline of a part of the objects would say that the rest is wrong.
+) -> tuple[list[list[float]] | None, list[dict[str, Any]] | None, bool]:
+    """Polygons and masks of the annotations a phrase names, and whether a part of them was lost.
 
     Args:
         annotation_ids: `ann_ids` of the record.
@@ -147,38 +199,45 @@ def read_region(
         report (`ReadingReport`): receives what was done.
 
     Returns:
-        `tuple`: flat polygons or None, run-length coded masks or None.
+        `tuple`: flat polygons or None, run-length coded masks or None, and whether they are incomplete: an annotation
+        is unknown or has no usable outline, or one of its outlines is damaged, while others are left.
     """
-    polygons: list[list[float]] = []
-    masks: list[dict[str, Any]] = []
+    outlines: list[Any] = []
+    is_lost = False
     for annotation_id in annotation_ids if isinstance(annotation_ids, list) else []:
         annotation = annotations.get(str(annotation_id))
         if annotation is None:
             report.add("annotation not among those of the image: outlines left out", where)
-            return None, None
-        outline = annotation.get("segmentation")
-        parts: Any = [outline] if isinstance(outline, dict) else outline
-        codes = [_read_mask(part, width, height) for part in parts] if _is_list_of(parts, dict) else []
-        if codes and all(codes):
-            masks.extend(codes)
-        elif _is_list_of(parts, list) and all(_is_polygon(polygon) for polygon in parts):
-            polygons.extend(parts)
-        else:
+            is_lost = True
+            continue
+        parts = annotation.get("segmentation")
+        parts = parts if isinstance(parts, list) else [parts]
+        kept, is_incomplete = keep_usable(parts, lambda part: _read_outline(part, width, height))
+        outlines += kept
+        if not kept:
             report.add("annotation without a usable outline: outlines left out", where)
-            return None, None
-    return polygons or None, masks or None
+        elif is_incomplete:
+            report.add("annotation with a damaged outline among good ones: outline dropped", where)
+        is_lost |= is_incomplete or not kept
+    polygons = [outline for outline in outlines if isinstance(outline, list)]
+    masks = [outline for outline in outlines if isinstance(outline, dict)]
+    return polygons or None, masks or None, bool(outlines) and is_lost
 
 
-def _is_list_of(parts: Any, kind: type) -> bool:
-    return isinstance(parts, list) and bool(parts) and all(isinstance(part, kind) for part in parts)
+def _read_outline(outline: Any, width: int, height: int) -> list[float] | dict[str, Any] | None:
+    """A flat polygon, or a mask as compressed run lengths; None where it is damaged."""
+    if isinstance(outline, dict):
+        return _read_mask(outline, width, height)
+    return outline if is_polygon(outline) else None
 
 
-def _is_polygon(polygon: Any) -> bool:
+def is_polygon(polygon: Any) -> bool:
+    """Whether it is a flat list x, y, x, y, ... of three points or more that a row can hold."""
     return (
         isinstance(polygon, list)
-        and len(polygon) >= MIN_POLYGON_LENGTH
+        and MIN_POLYGON_LENGTH <= len(polygon) <= 2 * MAX_POLYGON_CORNERS
         and len(polygon) % 2 == 0
-        and all(_is_number(value) for value in polygon)
+        and all(is_number(value) and abs(value) <= MAX_COORDINATE for value in polygon)
     )
 
 

@@ -19,6 +19,10 @@ PROPOSAL_FEATURES = {
     "label": Value("string"),
 }
 
+# Types of a phrase of whose region a part was damaged in the source and is not in the row. What is left is right but
+# not the whole: training takes such a phrase as one without a region, since it would punish heat on what was lost.
+INCOMPLETE_BOXES, INCOMPLETE_OUTLINES = "incomplete_boxes", "incomplete_outlines"
+
 PHRASE_FEATURES = {
     # unique in the data set: results are keyed by it
     "phrase_id": Value("string"),
@@ -32,7 +36,8 @@ PHRASE_FEATURES = {
     "masks": List({"size": List(Value("int32"), length=2), "counts": Value("string")}),
     # flat lists x, y, x, y, ... in the same pixels; the union of all of them (and of `masks`) is the region
     "polygons": List(List(Value("float32"))),
-    # kinds the phrase belongs to; metrics are reported for each
+    # kinds the phrase belongs to; metrics are reported for each. `INCOMPLETE_BOXES` and `INCOMPLETE_OUTLINES` among
+    # them say that a part of `boxes`, or of `masks` and `polygons` together, was lost
     "types": List(Value("string")),
     # sentence the phrase was taken from
     "caption": Value("string"),

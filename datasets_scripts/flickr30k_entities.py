@@ -2,10 +2,11 @@
 """Flickr30k Entities: five captions per photograph, their mentions, and the boxes of what is mentioned."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .coco_records import ReadingReport, clean_box
+from .coco_records import ReadingReport, clean_box, keep_usable, mark_incomplete
 from .features import build_phrase, build_row
 from .flickr30k_entities_files import (
     Captions,
@@ -161,10 +162,10 @@ def _build_phrases(
     image: str, captions: Captions, chains: ChainBoxes, stored: StoredImage, report: ReadingReport
 ) -> list[dict[str, Any]]:
     """One phrase per mention with all boxes of its chain."""
-    boxes = {}
+    boxes, lost = {}, {}
     for chain, found in chains.boxes.items():
-        cleaned = [clean_box(box, stored.width, stored.height, f"{image} chain {chain}", report) for box in found]
-        boxes[chain] = [stored.turn_box(box) for box in cleaned if box is not None]
+        read = partial(_read_box, stored=stored, where=f"{image} chain {chain}", report=report)
+        boxes[chain], lost[chain] = keep_usable(found, read)
     phrases = []
     for number, (caption, mentions) in captions.items():
         for index, mention in enumerate(mentions):
@@ -180,12 +181,18 @@ def _build_phrases(
                     phrase_id,
                     mention.phrase,
                     boxes=boxes.get(mention.chain) or None,
-                    types=mention.types,
+                    types=mark_incomplete(mention.types, lost.get(mention.chain, False)),
                     caption=caption,
                     spans=mention.span and [mention.span],
                 )
             )
     return phrases
+
+
+def _read_box(box: Any, stored: StoredImage, where: str, report: ReadingReport) -> list[float] | None:
+    """A box inside the upright picture."""
+    cleaned = clean_box(box, stored.width, stored.height, where, report)
+    return None if cleaned is None else stored.turn_box(cleaned)
 
 
 def _explain_missing_box(chain: str, chains: ChainBoxes) -> str:

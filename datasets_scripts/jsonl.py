@@ -11,14 +11,14 @@ from typing import Any
 from albef_amc.regions_albef import decode_rle, encode_rle
 from albef_amc.text_files_albef import open_text_file
 
-from .coco_records import ReadingReport, clean_box
+from .coco_records import MIN_POLYGON_LENGTH, ReadingReport, clean_box, keep_usable, mark_incomplete
 from .features import build_phrase, build_row
 from .image_files import UPRIGHT, find_path_problem, read_image_file
 from .jsonl_fields import BOX_FORMATS, NORMALIZED, XYWH, XYXY, check_line
 from .source_builder import ImageRootConfig, SourceBuilder
 
 SUFFIX = ".jsonl"
-KEPT_FIELDS = ("points", "polygons", "types", "caption", "spans", "paraphrases")
+KEPT_FIELDS = ("points", "caption", "spans", "paraphrases")
 
 
 @dataclass
@@ -120,16 +120,19 @@ class Jsonl(SourceBuilder):
         """Phrase with boxes inside the image; without a region where it has boxes and none can be used."""
         place = f"{where}, phrase {number}"
         fields = {name: phrase.get(name) for name in KEPT_FIELDS}
+        lost_boxes = lost_outlines = False
         if phrase.get("boxes") is not None:
-            found = [self._read_box(box, size, place, report) for box in phrase["boxes"]]
-            fields["boxes"] = [box for box in found if box is not None] or None
+            boxes, lost_boxes = keep_usable(phrase["boxes"], lambda box: self._read_box(box, size, place, report))
+            fields["boxes"] = boxes or None
         if phrase.get("boxes") and not fields["boxes"]:
             report.add("phrase without a usable box: kept without a region", place)
             fields["polygons"] = None
-        elif phrase.get("masks"):
-            fields["masks"] = _read_masks(phrase["masks"], size, place, report)
-            if fields["masks"] is None:
-                fields["polygons"] = None
+        else:
+            outlines = [*(phrase.get("polygons") or ()), *(phrase.get("masks") or ())]
+            kept, lost_outlines = keep_usable(outlines, lambda outline: _read_outline(outline, size, place, report))
+            fields["polygons"] = [outline for outline in kept if isinstance(outline, list)] or None
+            fields["masks"] = [outline for outline in kept if isinstance(outline, dict)] or None
+        fields["types"] = mark_incomplete(phrase.get("types"), lost_boxes, lost_outlines)
         return build_phrase(_name_phrase(phrase, where, number), phrase["phrase"], **fields)
 
     def _read_box(
@@ -178,19 +181,21 @@ def _name_phrase(phrase: dict[str, Any], where: str, number: int) -> str:
     return f"{file_name}:{line}#{number}"
 
 
-def _read_masks(
-    masks: list[dict[str, Any]], size: tuple[int, int], where: str, report: ReadingReport
-) -> list[dict[str, Any]] | None:
-    """Masks as compressed run lengths; none where one is damaged or of another size."""
-    codes = []
-    for mask in masks:
-        try:
-            pixels = decode_rle(mask, size[::-1])
-        except ValueError as error:
-            report.add("mask damaged: outlines left out", f"{where} ({error})")
-            return None
-        if not pixels.any():
-            report.add("mask without a pixel: outlines left out", where)
-            return None
-        codes.append(encode_rle(pixels))
-    return codes
+def _read_outline(
+    outline: Any, size: tuple[int, int], where: str, report: ReadingReport
+) -> list[float] | dict[str, Any] | None:
+    """A polygon, or a mask as compressed run lengths; `None` (reported) where it is damaged or of another size."""
+    if isinstance(outline, list):
+        if len(outline) >= MIN_POLYGON_LENGTH:
+            return outline
+        report.add("polygon of fewer than three points: dropped", where)
+        return None
+    try:
+        pixels = decode_rle(outline, size[::-1])
+    except ValueError as error:
+        report.add("mask damaged or of another size: dropped", f"{where} ({error})")
+        return None
+    if pixels.any():
+        return encode_rle(pixels)
+    report.add("mask without a pixel: dropped", where)
+    return None

@@ -1,12 +1,11 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Fields of a line of JSON Lines, checked before an image is opened: what is wrong is said with file and line."""
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from .annotation_lists import is_encodable
-from .coco_records import MIN_POLYGON_LENGTH
+from .coco_records import is_number, is_polygon
 from .features import PHRASE_FEATURES, PROPOSAL_FEATURES
 
 XYXY, XYWH, NORMALIZED = "xyxy", "xywh", "normalized_xyxy"
@@ -58,7 +57,7 @@ def _check_phrase(phrase: dict[str, Any], where: str) -> list[list[float]]:
             "lists of four finite numbers",
         ),
         "points": (lambda value: _are_all(value, lambda point: _is_numbers(point, 2)), "a list of pairs x, y"),
-        "polygons": (lambda value: _are_all(value, _is_polygon), "flat lists x, y, x, y, ... of three points or more"),
+        "polygons": (_are_polygons, "flat lists x, y, x, y, ... in pixels, of three points or more"),
         "masks": (lambda value: _is_list(value, dict), "a list of COCO run lengths"),
         "types": (lambda value: _are_all(value, is_text), "a list of texts"),
         "paraphrases": (lambda value: _are_all(value, is_text), "a list of texts"),
@@ -126,16 +125,14 @@ def _are_all(value: Any, is_right: Callable[[Any], bool]) -> bool:
 
 
 def _is_numbers(value: Any, count: int | None = None) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == (count or len(value))
-        and all(isinstance(entry, int | float) and type(entry) is not bool for entry in value)
-        and all(map(math.isfinite, value))
-    )
+    return isinstance(value, list) and len(value) == (count or len(value)) and all(map(is_number, value))
 
 
-def _is_polygon(value: Any) -> bool:
-    return _is_numbers(value) and len(value) >= MIN_POLYGON_LENGTH and len(value) % 2 == 0
+def _are_polygons(value: Any) -> bool:
+    """Whether all are polygons; points or lines among them are dropped later, but a region of them alone is none."""
+    if not _are_all(value, lambda polygon: is_polygon(polygon) or _is_numbers(polygon, 4) or _is_numbers(polygon, 2)):
+        return False
+    return not value or any(map(is_polygon, value))
 
 
 def _are_spans(value: Any, caption: Any) -> bool:

@@ -2,7 +2,6 @@
 """PhraseCut: phrases of Visual Genome images with a box and polygons for every object meant."""
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image, ImageDraw
 
-from albef_amc.regions_albef import encode_rle
+from albef_amc.regions_albef import MAX_COORDINATE, MAX_POLYGON_CORNERS, encode_rle
 
 from .annotation_lists import is_encodable
 from .coco_files import load_json
-from .coco_records import MIN_POLYGON_LENGTH, ReadingReport, clean_box
+from .coco_records import MIN_POLYGON_LENGTH, ReadingReport, clean_box, is_number, keep_usable, mark_incomplete
 from .features import build_phrase, build_row
 from .image_files import StoredImage, choose_frame, read_image_file
 from .json_lists import iterate_json_list
@@ -27,8 +26,6 @@ IMAGE_FILES = ("image_data_split.json", "image_data_split3000.json")
 COUNTS_FILE = "name_att_rel_count.json"
 IMAGES_FOLDER = "images"
 MIN_DRAWN_POINTS = 2
-# Vertices farther out than this many pixels are damage.
-MAX_COORDINATE = 1e6
 
 
 @dataclass
@@ -192,15 +189,15 @@ def _read_phrase(
     size = (stored.width, stored.height)
     found = task.get("instance_boxes")
     candidates = found if isinstance(found, list) else []
-    boxes = [clean_box(box, *size, where, report, is_xywh=True) for box in candidates]
-    boxes = [box for box in boxes if box is not None]
+    boxes, lost_boxes = keep_usable(candidates, lambda box: clean_box(box, *size, where, report, is_xywh=True))
     region: dict[str, Any] = {}
+    lost_outlines = False
     share = 0.0
     if not boxes:
         report.add("phrase without a usable box: kept without a region", where)
     else:
         region["boxes"] = [stored.turn_box(box) for box in boxes]
-        polygons, drawn = _read_outlines(task.get("Polygons"), stored, where, report)
+        polygons, drawn, lost_outlines = _read_outlines(task.get("Polygons"), stored, where, report)
         share = float(np.logical_or.reduce(drawn).mean()) if drawn else 0.0
         region["polygons"] = [stored.turn_polygon(polygon) for polygon in polygons] or None
         region["masks"] = [stored.turn_mask(encode_rle(mask)) for mask in drawn] or None
@@ -210,6 +207,7 @@ def _read_phrase(
         types = list_subsets(structure, *ranks, len(candidates), share, is_in_coco)
     else:
         report.add("phrase without a usable structure: kept without types", where)
+    types = mark_incomplete(types, lost_boxes, lost_outlines)
     return build_phrase(task["task_id"], task["phrase"], types=types, **region)
 
 
@@ -224,16 +222,18 @@ def _is_structure(structure: Any) -> bool:
 
 def _read_outlines(
     instances: Any, stored: StoredImage, where: str, report: ReadingReport
-) -> tuple[list[list[float]], list[np.ndarray]]:
-    """Flat polygons with an area, and one mask per object; neither where an outline is damaged."""
+) -> tuple[list[list[float]], list[np.ndarray], bool]:
+    """Flat polygons with an area, one mask per object, and whether a part of them was lost while others are left."""
     polygons: list[list[float]] = []
     masks = []
+    is_lost = False
     for instance in instances if isinstance(instances, list) and instances else [None]:
-        if not isinstance(instance, list) or not all(_is_outline(polygon) for polygon in instance):
-            report.add("outline damaged: outlines left out", where)
-            return [], []
+        parts = instance if isinstance(instance, list) else [None]
+        kept = [polygon for polygon in parts if _is_outline(polygon)]
+        if len(kept) < len(parts):
+            report.add("outline damaged: dropped", where)
         mask = np.zeros((stored.height, stored.width), dtype=bool)
-        for polygon in instance:
+        for polygon in kept:
             flat = [float(value) for point in polygon for value in point]
             if len(flat) >= MIN_POLYGON_LENGTH:
                 polygons.append(flat)
@@ -241,20 +241,24 @@ def _read_outlines(
                 report.add("polygon of fewer than three points: no area of its own", where)
             if len(polygon) >= MIN_DRAWN_POINTS:
                 mask |= _draw_polygon(polygon, stored.width, stored.height)
-        if not mask.any():
-            report.add("outline without a pixel in the image: outlines left out", where)
-            return [], []
-        masks.append(mask)
-    return polygons, masks
+        if mask.any():
+            masks.append(mask)
+        elif kept:
+            report.add("outline without a pixel in the image: dropped", where)
+        is_lost |= len(kept) < len(parts) or not mask.any()
+    return (polygons, masks, is_lost) if masks else ([], [], False)
 
 
 def _is_outline(polygon: Any) -> bool:
-    return isinstance(polygon, list) and all(
-        isinstance(point, list)
-        and len(point) == 2
-        and all(isinstance(value, int | float) and math.isfinite(value) for value in point)
-        and max(map(abs, point)) <= MAX_COORDINATE
-        for point in polygon
+    return (
+        isinstance(polygon, list)
+        and len(polygon) <= MAX_POLYGON_CORNERS
+        and all(
+            isinstance(point, list)
+            and len(point) == 2
+            and all(is_number(value) and abs(value) <= MAX_COORDINATE for value in point)
+            for point in polygon
+        )
     )
 
 

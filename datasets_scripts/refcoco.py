@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from .coco_files import load_annotations
-from .coco_records import ReadingReport, clean_box, read_region
+from .coco_records import ReadingReport, clean_box, mark_incomplete, read_region
 from .detections import Detections, build_proposals, load_detections
 from .features import build_phrase, build_row
 from .image_files import StoredImage, choose_frame, read_image_file
@@ -219,15 +219,19 @@ def _read_phrases(
     annotation_id = str(ref["ann_id"])
     annotation = annotations[annotation_id]
     region: dict[str, Any] = {}
+    category = categories.get(str(annotation.get("category_id")))
+    types = [category] if category else None
     box = clean_box(annotation.get("bbox"), stored.width, stored.height, where, report, is_xywh=True)
     if box is None:
         report.add("ref without a usable box: kept without a region", where)
     else:
-        polygons, masks = read_region([annotation_id], annotations, stored.width, stored.height, where, report)
+        polygons, masks, is_incomplete = read_region(
+            [annotation_id], annotations, stored.width, stored.height, where, report
+        )
+        types = mark_incomplete(types, False, is_incomplete)
         region["boxes"] = [stored.turn_box(box)]
         region["polygons"] = polygons and [stored.turn_polygon(polygon) for polygon in polygons]
         region["masks"] = masks and [stored.turn_mask(mask) for mask in masks]
-    category = categories.get(str(annotation.get("category_id")))
     sentences = [entry for entry in ref["sentences"] if entry["sent"].strip()]
     if len(sentences) < len(ref["sentences"]):
         report.add("sentence without words: left out", where)
@@ -235,7 +239,7 @@ def _read_phrases(
         build_phrase(
             f"{ref['ref_id']}#{entry['sent_id']}",
             entry["sent"],
-            types=[category] if category else None,
+            types=types,
             paraphrases=[other["sent"] for other in sentences if other is not entry] or None,
             **region,
         )

@@ -103,7 +103,7 @@ class SourceBuilder(datasets.GeneratorBasedBuilder):
     raises a `ValueError`.
     """
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("1.1.0")
     BUILDER_CONFIG_CLASS = SourceConfig
     DEFAULT_WRITER_BATCH_SIZE = 100
     DESCRIPTION = ""

@@ -137,11 +137,12 @@ def test_broken_characters_are_left_out(tmp_path):
     assert report.counts == {"caption without words or with broken characters: left out": 1}
 
 
-@pytest.mark.parametrize("box", [[1, 2, 3], [float("nan"), 1, 5, 5], ["1", 1, 5, 5], None])
+@pytest.mark.parametrize("box", [[1, 2, 3], [float("nan"), 1, 5, 5], ["1", 1, 5, 5], None, [10**400, 1, 5, 5]])
 def test_boxes_that_are_no_numbers_are_left_out(tmp_path, box):
     entry = {"image": "VG_100K_2/1.jpg", "caption": "a dog", "bbox": [box, [1, 1, 5, 5]]}
     rows, report = build(tmp_path / "cache", **write_list(tmp_path, [entry]))
     assert rows[0]["phrases"][0]["boxes"] == [[1, 1, 5, 5]]
+    assert rows[0]["phrases"][0]["types"] == ["incomplete_boxes"]
     assert report.counts == {"box is not four finite numbers: box left out": 1}
 
 

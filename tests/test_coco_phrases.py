@@ -232,6 +232,10 @@ def test_source_without_any_usable_record_is_refused(source):
         ([4, 5, 14], None, "four finite numbers"),
         (["4", 5, 14, 20], None, "four finite numbers"),
         (None, None, "four finite numbers"),
+        ([4, 5, 10**400, 20], None, "four finite numbers"),
+        ([4, 5, -(10**400), 20], None, "four finite numbers"),
+        ([4, 5, 1e300, 20], None, "four finite numbers"),
+        ([4, True, 14, 20], None, "four finite numbers"),
     ],
 )
 def test_boxes_are_cut_or_left_out(box, expected, reason):
@@ -252,7 +256,7 @@ def test_phrase_keeps_its_good_boxes_and_goes_with_its_last(source):
     source.phrases[1]["bbox"] = [[5, 5, 5, 5]]
     rows, report = source.read()
     (phrase,) = rows[0]["phrases"]
-    assert phrase["boxes"] == [[4.0, 5.0, 14.0, 20.0]]
+    assert phrase["boxes"] == [[4.0, 5.0, 14.0, 20.0]] and phrase["types"] == ["incomplete_boxes"]
     assert report.counts["reversed box: box left out"] == report.counts["empty box: box left out"] == 1
     assert report.counts["phrase without a usable box: left out"] == 1
 
@@ -270,19 +274,49 @@ def test_bad_annotation_box_is_no_proposal(source):
 
 
 @pytest.mark.parametrize("ann_ids", [[10, 99], [10, 12]], ids=["unknown", "of another image"])
-def test_outlines_are_all_or_nothing(source, ann_ids):
+def test_a_phrase_that_lost_an_annotation_is_marked(source, ann_ids):
     source.phrases[0]["ann_ids"] = ann_ids
     rows, report = source.read()
-    assert rows[0]["phrases"][0]["polygons"] is None and len(rows[0]["phrases"][0]["boxes"]) == 2
+    phrase = rows[0]["phrases"][0]
+    assert len(phrase["polygons"]) == 1 and len(phrase["boxes"]) == 2 and phrase["types"] == ["incomplete_outlines"]
     assert report.counts["annotation not among those of the image: outlines left out"] == 1
 
 
-@pytest.mark.parametrize("outline", [[], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [[1, 2, 3, None, 5, 6]], 5, "x"])
-def test_damaged_outline_is_counted(source, outline):
+DAMAGED_OUTLINES = [
+    [1, 2, 3, 4],
+    [1, 2, 3, 4, 5, 6, 7],
+    [1, 2, 3, None, 5, 6],
+    [1, 2, 3, 4, 5, 10**400],
+    [1, 2, 3, 4, 5, 1e300],
+    [1, 2, True, 4, 5, 6],
+    [1, 2] * 10_001,
+    {"size": [HEIGHT, WIDTH], "counts": [1]},
+    "x",
+    None,
+]
+
+
+@pytest.mark.parametrize("outline", [[], 5, "x", *([outline] for outline in DAMAGED_OUTLINES)], ids=range(13))
+def test_damaged_outline_is_counted_and_the_others_stay(source, outline):
     source.annotations["annotations"][0]["segmentation"] = outline
+    source.phrases.append(source.phrases[1] | {"id": 3, "ann_ids": [10]})
     rows, report = source.read()
-    assert rows[0]["phrases"][0]["polygons"] is None
+    both, _, alone = rows[0]["phrases"]
+    assert len(both["polygons"]) == 1 and both["types"] == ["incomplete_outlines"]
+    assert alone["polygons"] is None and alone["types"] == ["caption_np"]
     assert report.first_places["annotation without a usable outline: outlines left out"] == "record 0"
+
+
+@pytest.mark.parametrize("outline", DAMAGED_OUTLINES, ids=range(10))
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_damaged_outline_among_good_ones_of_an_object_is_dropped_alone(source, outline, place):
+    outlines = source.annotations["annotations"][0]["segmentation"]
+    source.annotations["annotations"][0]["segmentation"] = [*outlines[:place], outline, *outlines[place:]]
+    rows, report = source.read()
+    phrase = rows[0]["phrases"][0]
+    assert len(phrase["polygons"]) == 2 and phrase["masks"] is None and phrase["types"] == ["incomplete_outlines"]
+    reason = "annotation with a damaged outline among good ones: outline dropped"
+    assert report.counts[reason] == 1 and report.first_places[reason] == "record 0"
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,35 @@ def test_masks_without_area_are_no_region_counted_and_logged_once(processor, cap
     assert len(said) == 1 and "`boxes` without area" in said[0].getMessage()
 
 
+@pytest.mark.parametrize(
+    ("region_source", "types", "has_region"),
+    [
+        ("boxes", ["incomplete_boxes"], False),
+        ("boxes", ["incomplete_outlines"], True),
+        ("polygons", ["category", "incomplete_outlines"], False),
+        ("polygons", ["incomplete_boxes"], True),
+        ("masks", ["incomplete_outlines", "incomplete_boxes"], False),
+        ("masks", None, True),
+    ],
+)
+def test_a_part_of_a_region_is_no_region(processor, caplog, region_source, types, has_region):
+    region = {
+        "boxes": [[0.0, 0.0, 8.0, 8.0]],
+        "polygons": [[0.0, 0.0, 8.0, 0.0, 8.0, 8.0]],
+        "masks": [encode_rle(np.ones((8, 16), bool))],
+    }
+    rows = [make_row("one", [make_phrase("p", "a dog", types=types, **region), make_phrase("q", "cat", **region)])]
+    collator = DataCollatorForGrounding(processor, mask_size=4, region_source=region_source)
+    for _ in range(2):
+        batch = collator(rows)
+    assert batch["has_region"].tolist() == [has_region, True]
+    assert collator.num_incomplete_regions == (0 if has_region else 2) and collator.num_empty_regions == 0
+    said = [record.message for record in caplog.records if "lost a part" in record.message]
+    assert len(said) == (not has_region)
+    if not has_region:
+        assert said[0].startswith(f"1 phrases of a batch lost a part of their `{region_source}`")
+
+
 def test_phrases_are_drawn_without_replacement(processor):
     collator = DataCollatorForGrounding(processor, phrases_per_image=2, return_phrase_ids=True)
     drawn = {tuple(collator([make_row(draw=draw)])["phrase_ids"]) for draw in range(40)}

@@ -167,6 +167,21 @@ def test_odd_boxes_are_left_out(tmp_path, source):
     assert counts["reversed box: box left out"] == counts["box is not four finite numbers: box left out"] == 1
 
 
+@pytest.mark.parametrize("number", ["1e400", "9" * 400, "nan", "", "seventy"])
+def test_a_damaged_box_of_a_chain_is_dropped_alone_and_its_phrases_are_marked(tmp_path, source, number):
+    path = source / "Annotations" / "77100264.xml"
+    box = "<xmin>{}</xmin><ymin>1</ymin><xmax>30</xmax><ymax>20</ymax>"
+    objects = "".join(f"<object><name>1</name><bndbox>{box.format(x)}</bndbox></object>" for x in (1, number))
+    path.write_text(f"<annotation><size><width>96</width><height>128</height></size>{objects}</annotation>")
+    (source / "Sentences" / "77100264.txt").write_text("[/EN#1/people A man] and [/EN#2/other it]")
+    builder = build(tmp_path / "cache", source, splits="test")
+    (row,) = (row for _, row in list_rows(builder) if row["image_id"] == "77100264")
+    man, other = row["phrases"]
+    assert (man["boxes"], man["types"]) == ([[0, 0, 29, 19]], ["people", "incomplete_boxes"])
+    assert (other["boxes"], other["types"]) == (None, ["other"])
+    assert builder.report.counts["box is not four finite numbers: box left out"] == 1
+
+
 def test_a_box_outside_is_left_out(tmp_path, source):
     path = source / "Annotations" / "77100264.xml"
     text = path.read_text().replace("<xmin>10<", "<xmin>100<").replace("<xmax>48<", "<xmax>120<")

@@ -121,6 +121,21 @@ def test_boxes_of_another_format_are_refused_and_not_guessed(source, box_format,
         (row_of(boxes=[[1, 2, True, 4]]), "`boxes` must be"),
         (row_of(points=[[1]]), "`points` must be"),
         (row_of(polygons=[[1, 2, 3, 4]]), "`polygons` must be"),
+        (row_of(polygons=[[1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7]]), "`polygons` must be"),
+        (row_of(polygons=[[1, 2, 3, 4, 5, 1e300]]), "`polygons` must be"),
+        (row_of(polygons=[[1, 2, 3, 4, 5, 10**400]]), "`polygons` must be"),
+        (row_of(polygons=[[1, 2] * 10_001]), "`polygons` must be"),
+        (row_of(boxes=[[1, 2, 3, 10**400]]), "`boxes` must be"),
+        (row_of(boxes=[[1, 2, 3, 1e300]]), "`boxes` must be"),
+        (row_of(points=[[1, 10**400]]), "`points` must be"),
+        (row_of(points=[[1, -1e300]]), "`points` must be"),
+        ({**row_of(), "proposals": [{"box": BOX, "score": 10**400}]}, "`score` must be a number"),
+        ({**row_of(), "proposals": [{"box": [1, 2, 3, 10**400]}]}, "`box` must be four finite numbers"),
+        (
+            '{"image": "a.png", "phrases": [{"phrase": "x", "boxes": [[1, 2, 3, ' + "9" * 5000 + "]]}]}",
+            "not valid JSON",
+        ),
+        (row_of(caption="abc", spans=[[0, 10**400]]), "`spans` must be"),
         (row_of(types="x"), "`types` must be a list of texts"),
         (row_of(caption="abc", spans=[[0, 9]]), r"`spans` must be pairs \[start, end\) inside `caption`"),
         (row_of(spans=[[0, 1]]), "`spans` must be"),
@@ -152,11 +167,34 @@ def test_missing_damaged_and_wrong_images_are_counted(source):
     "mask",
     [{"size": [30, 40], "counts": "1"}, {"size": [2, 2], "counts": "13"}, {"size": [30, 40], "counts": [1200]}, {}],
 )
-def test_masks_that_do_not_fit_leave_the_boxes(source, mask):
-    rows, report = source(row_of(boxes=[BOX], masks=[mask], polygons=[[1, 2, 3, 4, 5, 9]]))
+def test_masks_that_do_not_fit_are_dropped_one_by_one(source, mask):
+    polygon, good = [1, 2, 3, 4, 5, 9], FULL["phrases"][0]["masks"][0]
+    rows, report = source(
+        row_of(boxes=[BOX], masks=[mask]),
+        row_of("photos/b.png", boxes=[BOX], masks=[mask, good, mask], polygons=[polygon], types=["x"]),
+    )
+    alone, among_others = (row["phrases"][0] for row in rows)
+    assert (alone["boxes"], alone["masks"], alone["polygons"], alone["types"]) == ([BOX], None, None, None)
+    assert (among_others["masks"], among_others["polygons"]) == ([good], [polygon])
+    assert among_others["types"] == ["x", "incomplete_outlines"]
+    assert [reason.endswith("dropped") for reason in report.counts] == [True] and report.counts.total() == 3
+
+
+@pytest.mark.parametrize("stray", [[1, 2, 3, 4], [5, 6]])
+def test_a_line_or_a_point_among_polygons_is_dropped(source, stray):
+    polygon = [1.0, 2.0, 3.0, 4.0, 5.0, 9.0]
+    rows, report = source(row_of(boxes=[BOX], polygons=[polygon, stray]))
     phrase = rows[0]["phrases"][0]
-    assert (phrase["boxes"], phrase["masks"], phrase["polygons"]) == ([BOX], None, None)
-    assert [reason.endswith("outlines left out") for reason in report.counts] == [True]
+    assert (phrase["polygons"], phrase["types"]) == ([polygon], ["incomplete_outlines"])
+    assert report.counts == {"polygon of fewer than three points: dropped": 1}
+
+
+@pytest.mark.parametrize("bad", [[4, 5, 4, 20], [50, 50, 60, 60]], ids=["empty", "outside"])
+def test_boxes_are_dropped_one_by_one_and_the_phrase_is_marked(source, bad):
+    rows, report = source(row_of(boxes=[bad, BOX, bad]))
+    phrase = rows[0]["phrases"][0]
+    assert (phrase["boxes"], phrase["types"]) == ([BOX], ["incomplete_boxes"])
+    assert report.counts.total() == 2
 
 
 @pytest.mark.parametrize(

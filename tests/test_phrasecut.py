@@ -101,12 +101,12 @@ def edit(path, change):
         (lambda tasks: tasks[0].update(phrase="\ud800"), "phrase without words or with broken characters: left out"),
         (lambda tasks: tasks[0].update(image_id=5), "image not in image_data_split.json: task left out"),
         (lambda tasks: tasks[0].update(image_id=2407), "image belongs to another split: task left out"),
-        (lambda tasks: tasks[0].update(Polygons=[[[[1, 2], [3, "a"]]]]), "outline damaged: outlines left out"),
-        (lambda tasks: tasks[0].update(Polygons=[[[[1, 2], [1e300, 4]]]]), "outline damaged: outlines left out"),
-        (lambda tasks: tasks[0].update(Polygons=[]), "outline damaged: outlines left out"),
+        (lambda tasks: tasks[0].update(Polygons=[[[[1, 2], [3, "a"]]]]), "outline damaged: dropped"),
+        (lambda tasks: tasks[0].update(Polygons=[[[[1, 2], [1e300, 4]]]]), "outline damaged: dropped"),
+        (lambda tasks: tasks[0].update(Polygons=[]), "outline damaged: dropped"),
         (
             lambda tasks: tasks[0].update(Polygons=[[[[900, 900], [990, 900], [990, 990]]]]),
-            "outline without a pixel in the image: outlines left out",
+            "outline without a pixel in the image: dropped",
         ),
         (lambda tasks: tasks[0].update(instance_boxes=None), "phrase without a usable box: kept without a region"),
         (
@@ -127,6 +127,29 @@ def test_a_damaged_task_is_counted(tmp_path, source, change, reason):
         phrase = phrases["2391__1500000"]
         assert (phrase["boxes"] is None) == ("box" in reason)
         assert (phrase["masks"] is None) == ("structure" not in reason)
+
+
+@pytest.mark.parametrize(
+    "bad", [[[1, 2], [3, "a"], [4, 4]], [[1, 2], [10**400, 4], [4, 4]], [[1, 2], [1e7, 4], [4, 4]], 5]
+)
+def test_outlines_are_dropped_one_by_one_and_the_phrase_is_marked(tmp_path, source, bad):
+    good = [[1, 2], [30, 2], [30, 30]]
+    edit(source / "refer_train.json", lambda tasks: tasks[0].update(Polygons=[[good, bad], [bad]]))
+    builder = build(tmp_path / "cache", source, splits=["train"])
+    phrase = next(
+        phrase for phrase in builder.as_dataset(split="train")[0]["phrases"] if phrase["phrase_id"] == "2391__1500000"
+    )
+    assert phrase["polygons"] == [[1, 2, 30, 2, 30, 30]] and len(phrase["masks"]) == 1
+    assert phrase["types"][-1] == "incomplete_outlines"
+    assert builder.report.counts["outline damaged: dropped"] == 2
+
+
+@pytest.mark.parametrize("bad", [[3, 4, 0, 5], [3, 4, 10**400, 5], [3, 4, None, 5], 5])
+def test_boxes_are_dropped_one_by_one_and_the_phrase_is_marked(tmp_path, source, bad):
+    edit(source / "refer_train.json", lambda tasks: tasks[0]["instance_boxes"].append(bad))
+    phrases = build(tmp_path / "cache", source, splits=["train"]).as_dataset(split="train")[0]["phrases"]
+    phrase = next(phrase for phrase in phrases if phrase["phrase_id"] == "2391__1500000")
+    assert phrase["boxes"] and phrase["types"][-1] == "incomplete_boxes"
 
 
 @pytest.mark.parametrize(

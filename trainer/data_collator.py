@@ -11,6 +11,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from albef_amc.contrastive_albef import IGNORED_LABEL, mask_pieces
+from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, INCOMPLETE_OUTLINES
 from albef_amc.image_processing_albef import load_image
 from albef_amc.ranges_albef import check_number
 from albef_amc.trainer.augmentation import GroundingAugmentation, example_generator
@@ -20,6 +21,8 @@ logger = logging.get_logger(__name__)
 
 # Annotation that becomes the region: name of the option -> field of a phrase.
 REGION_SOURCES = ("boxes", "polygons", "masks")
+# Type of the phrases that lost a part of that annotation when the data set was built.
+INCOMPLETE_TYPES = {"boxes": INCOMPLETE_BOXES, "polygons": INCOMPLETE_OUTLINES, "masks": INCOMPLETE_OUTLINES}
 BOX_CHOICES = ("all", "random")
 
 
@@ -41,7 +44,9 @@ class DataCollatorForGrounding:
         use_paraphrases (`bool`, defaults to `False`): one paraphrase, drawn, of each phrase that has any becomes a
             further phrase behind it, with the same region; the batch then holds `paraphrase_index`.
         region_source (`str`, defaults to `"boxes"`): annotation that becomes the region: `"boxes"`, `"polygons"` or
-            `"masks"`. A phrase without it has no region.
+            `"masks"`. A phrase without it has no region; nor has one that lost a part of it when the data set was
+            built (type `"incomplete_boxes"` or `"incomplete_outlines"`): heat on the lost part is not wrong. Such
+            phrases are counted in `num_incomplete_regions`.
         box_choice (`str`, defaults to `"all"`): `"all"`: the region is the union of a phrase's boxes; `"random"`: one
             box drawn, as in the released code.
         augmentation ([`GroundingAugmentation`], *optional*): applied to each row after its phrases are drawn.
@@ -62,7 +67,7 @@ class DataCollatorForGrounding:
     | `input_ids`, `attention_mask` | (P, T) int64 | pieces, and 1 for real ones |
     | `image_index` | (P,) int64 | image row of each phrase |
     | `region_mask` | (P, M_h, M_w) float32 | annotated region in [0, 1] |
-    | `has_region` | (P,) bool | False without annotation, or where the mask has no area |
+    | `has_region` | (P,) bool | False without a complete annotation, or where the mask has no area |
     | `paraphrase_index` | (P,) int64 | row of the phrase's paraphrase, -1 for none |
     | `mlm_input_ids`, `mlm_labels` | (P, T) int64 | masked pieces, and what they were (-100 elsewhere) |
     | `negative_uniforms` | (P, 2) float32 | numbers in [0, 1) that choose the negatives of each phrase |
@@ -125,6 +130,7 @@ class DataCollatorForGrounding:
         self.return_phrase_ids = return_phrase_ids
         self.use_paraphrases = use_paraphrases
         self.num_empty_regions = 0
+        self.num_incomplete_regions = 0
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, Any]:
         """Collate rows; see the class for what comes back."""
@@ -136,7 +142,7 @@ class DataCollatorForGrounding:
             batch = self._process(rows)
         except ValueError as error:
             raise ValueError(f"{error} (image {self._find_bad_row(rows)!r})") from error
-        self._count_empty_regions(phrases, batch["has_region"])
+        self._count_lost_regions(phrases, batch["has_region"])
         batch["row_ids"] = [row["image_id"] for row in rows]
         batch["image_ids"] = torch.tensor([hash_image_id(row_id) for row_id in batch["row_ids"]])
         if self.use_paraphrases:
@@ -213,12 +219,16 @@ class DataCollatorForGrounding:
         return None
 
     def _region(self, row: dict, phrase: dict) -> list | None:
-        annotation = phrase.get(self.region_source) or None
+        annotation = None if self._is_incomplete(phrase) else phrase.get(self.region_source) or None
         if annotation and self.region_source == "boxes" and self.box_choice == "random":
             phrase_id = phrase.get("paraphrase_of") or phrase["phrase_id"]  # one box for both wordings
             generator = self._numpy_generator(row, f"box {phrase_id}")
             return [annotation[generator.integers(len(annotation))]]
         return annotation
+
+    def _is_incomplete(self, phrase: dict) -> bool:
+        """Whether the region is a part of what was annotated."""
+        return INCOMPLETE_TYPES[self.region_source] in (phrase.get("types") or ())
 
     def _mask(self, batch: dict, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
         """Mask pieces phrase by phrase, without its padding: the draws do not depend on the other phrases."""
@@ -238,9 +248,21 @@ class DataCollatorForGrounding:
             )
         return mlm_input_ids, mlm_labels
 
-    def _count_empty_regions(self, phrases: list[dict], has_region: torch.Tensor) -> None:
-        annotated = [bool(phrase.get(self.region_source)) for phrase in phrases]
-        num_empty = sum(was and not has for was, has in zip(annotated, has_region.tolist(), strict=True))
+    def _count_lost_regions(self, phrases: list[dict], has_region: torch.Tensor) -> None:
+        """Counts annotated phrases that have no region in the batch, and says so once for each of the two reasons."""
+        num_incomplete = num_empty = 0
+        for phrase, has in zip(phrases, has_region.tolist(), strict=True):
+            if phrase.get(self.region_source) and not has:
+                is_incomplete = self._is_incomplete(phrase)
+                num_incomplete += is_incomplete
+                num_empty += not is_incomplete
+        if num_incomplete and not self.num_incomplete_regions:
+            logger.warning(
+                f"{num_incomplete} phrases of a batch lost a part of their `{self.region_source}` when the data set "
+                f"was built (type `{INCOMPLETE_TYPES[self.region_source]}`) and count as having no region. This is "
+                "said once; `num_incomplete_regions` keeps counting."
+            )
+        self.num_incomplete_regions += num_incomplete
         if num_empty and not self.num_empty_regions:
             logger.warning(
                 f"{num_empty} phrases of a batch have `{self.region_source}` without area and count as having no "
