@@ -19,6 +19,7 @@ from albef_amc.parallel_albef import sum_over_processes
 from albef_amc.trainer.adapter_files import save_adapter
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap
 from albef_amc.trainer.files import replace_folder, restore_folders, write_json
+from albef_amc.trainer.finite_weights import check_finite_weights
 from albef_amc.trainer.parallel import build_whole_model
 
 logger = logging.get_logger(__name__)
@@ -166,6 +167,7 @@ class KeepBestCallback(TrainerCallback):
                 continue
             self.best[name] = accuracy
             with torch.random.fork_rng(devices=[]):  # making a model draws numbers, and a resumed run makes fewer
+                check_finite_weights(model, state.global_step, args.device)
                 whole_model = build_whole_model(model)
                 if state.is_world_process_zero:
                     record = {"pointing_game_accuracy": accuracy, "step": state.global_step}

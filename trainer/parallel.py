@@ -65,6 +65,11 @@ def sum_counts(counts: Sequence[torch.Tensor], device: torch.device) -> torch.Te
     return sum_over_processes(torch.stack(list(counts)).sum(dim=0).to(device))
 
 
+def is_true_anywhere(value: bool, device: torch.device) -> bool:
+    """Whether a value is true on any process; every process must ask."""
+    return bool(sum_over_processes(torch.tensor(int(value), device=device)))
+
+
 def average_over_processes(values: Mapping[str, torch.Tensor]) -> dict[str, float]:
     """Mean of every scalar over the processes. Every process must call it with the same names."""
     if not values:
@@ -76,6 +81,7 @@ def average_over_processes(values: Mapping[str, torch.Tensor]) -> dict[str, floa
 __all__ = [
     "average_over_processes",
     "build_whole_model",
+    "is_true_anywhere",
     "keeping_parameters",
     "refuse_zero3",
     "split_rows",

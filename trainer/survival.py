@@ -15,7 +15,8 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
 
-from albef_amc.parallel_albef import sum_over_processes
+from albef_amc.trainer.finite_weights import check_finite_weights
+from albef_amc.trainer.parallel import is_true_anywhere
 
 logger = logging.get_logger(__name__)
 
@@ -97,7 +98,7 @@ class SurvivingTrainer(Trainer):
 
         Raises:
             TrainingTerminated: SIGTERM came; a checkpoint of the step is saved.
-            FloatingPointError: `max_skipped_steps` steps in a row were skipped.
+            FloatingPointError: `max_skipped_steps` steps in a row were skipped, or a weight is NaN or infinite.
         """
         self._clear_step()
         self._skipped_in_a_row.clear()
@@ -106,6 +107,7 @@ class SurvivingTrainer(Trainer):
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """Ends a run; one that SIGTERM ended keeps every checkpoint and does nothing more."""
+        check_finite_weights(self.model, self.state.global_step, self.args.device)
         if not self.sigterm.is_agreed:
             return super()._finalize_training(*args, **kwargs)
         self.control: Any = self.callback_handler.on_train_end(self.args, self.state, self.control)
@@ -116,6 +118,15 @@ class SurvivingTrainer(Trainer):
             f"{checkpoint} with `resume_from_checkpoint=True`."
         )
         raise TrainingTerminated(checkpoint)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As for `Trainer`.
+
+        Raises:
+            FloatingPointError: a weight is NaN or infinite; nothing is written.
+        """
+        check_finite_weights(self.model, self.state.global_step, self.args.device)
+        super().save_model(output_dir, _internal_call)
 
     @property
     def skipped_steps(self) -> int:
@@ -189,15 +200,10 @@ class SurvivingTrainer(Trainer):
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
 
-def is_true_anywhere(value: bool, device: torch.device) -> bool:
-    """Whether a value is true on any process; every process must ask."""
-    return bool(sum_over_processes(torch.tensor(int(value), device=device)))
-
-
 def _shorten(row_ids: list[str]) -> str:
     rest = len(row_ids) - IDS_SHOWN
     shown = ", ".join(row_ids[:IDS_SHOWN]) or "the collator gives no `row_ids`"
     return shown + (f" and {rest} more" if rest > 0 else "")
 
 
-__all__ = ["StopOnSigterm", "SurvivingTrainer", "TrainingTerminated", "is_true_anywhere"]
+__all__ = ["StopOnSigterm", "SurvivingTrainer", "TrainingTerminated"]
