@@ -2,13 +2,13 @@
 """Image files of a data set: safe paths, bytes checked by decoding them, annotations turned with the picture."""
 
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
+from albef_amc.image_processing_albef import MAX_IMAGE_BYTES, UnusableImageError, load_image, open_image
 from albef_amc.regions_albef import decode_rle, encode_rle
 
 from .coco_records import ReadingReport
@@ -94,7 +94,9 @@ def find_path_problem(file_name: str) -> str | None:
 
 
 def read_image_file(path: Path, report: ReadingReport) -> StoredImage | None:
-    """An image file with its size, or `None` (reported) where it is missing or cannot be decoded.
+    """An image file with its size, or `None` (reported) where it is missing or cannot be used.
+
+    What can be used is what [`~image_processing_albef.load_image`] takes, which training and evaluation read with.
 
     Args:
         path (`Path`): the file.
@@ -103,14 +105,17 @@ def read_image_file(path: Path, report: ReadingReport) -> StoredImage | None:
     if not path.is_file():
         report.add("image file missing: image left out", str(path))
         return None
+    if path.stat().st_size > MAX_IMAGE_BYTES:
+        report.add("image file larger than the limit: image left out", str(path))
+        return None
     data = path.read_bytes()
     try:
-        with Image.open(BytesIO(data)) as picture:
-            picture.load()
+        with open_image(data, name=str(path)) as picture:
+            load_image(picture, name=str(path))
             orientation = picture.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
             width, height = picture.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        report.add("image file damaged or not an image: image left out", f"{path} ({error})")
+    except UnusableImageError as error:
+        report.add(f"{error.reason}: image left out", str(error))
         return None
     is_known = orientation in (*EXCHANGED, *MIRRORED_IN_X, *MIRRORED_IN_Y)
     return StoredImage(data, width, height, orientation if is_known else UPRIGHT)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_base import BatchFeature
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
@@ -23,8 +23,19 @@ from .regions_albef import boxes_from_heatmap
 
 logger = logging.get_logger(__name__)
 
+# The formats that are opened, by Pillow's names. Their decoders run in this process and start no other program, as
+# that of PostScript does. MPO is a JPEG file with further pictures after the first.
+IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MAX_IMAGE_BYTES = 500_000_000
+# Rows of pixels that are converted at once, where a conversion needs a multiple of their memory.
+ROWS_AT_ONCE = 256
 BYTE_MAX, SHORT_MAX = 255, 65535
 SHORT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+ALPHA_MODES = ("LA", "PA", "RGBA", "RGBa")
+KEY_MODES = ("1", "L", "RGB", *SHORT_MODES)
+# How PNG stores gray of 2 and 4 bits: what a value of the file is multiplied by when it is decoded.
+GRAY_FACTORS = {"L;2": 85, "L;4": 17}
+DEEP_COLOUR = "RGB;16B"
 
 ImageLike = Image.Image | str | Path | bytes | Mapping | np.ndarray | torch.Tensor
 IMAGE_FORMS = (
@@ -34,11 +45,75 @@ IMAGE_FORMS = (
 )
 
 
+class UnusableImageError(ValueError):
+    """A picture that cannot be used: too large, damaged, or of a kind that is not read.
+
+    Args:
+        message (`str`): which picture, what is wrong with it, and what to do.
+        reason (`str`): the same in few words, for counts.
+    """
+
+    def __init__(self, message: str, reason: str = "image cannot be used"):
+        super().__init__(message)
+        self.reason = reason
+
+
+def open_image(
+    source: str | Path | bytes, max_image_pixels: int = MAX_IMAGE_PIXELS, name: str | None = None
+) -> Image.Image:
+    """Open a picture, read its header and check its size: the one place of the package that opens pictures.
+
+    Nothing is decoded and nothing is fetched. Only `IMAGE_FORMATS` are opened, whatever the file's name says.
+
+    Args:
+        source: path of a file, or its bytes.
+        max_image_pixels (`int`, defaults to 100,000,000): larger images are refused.
+        name (`str`, *optional*): what error messages call the image; by default its path.
+
+    Returns:
+        `PIL.Image.Image`, not decoded. It is closed by the caller.
+
+    Raises:
+        FileNotFoundError: no such file; web addresses are not downloaded.
+        UnusableImageError: the picture cannot be used.
+    """
+    is_path = not isinstance(source, bytes)
+    name = name or (str(source) if is_path else "bytes")
+    if is_path and not Path(source).is_file():
+        raise FileNotFoundError(f"No image file at {source}. Check the path; web addresses are not downloaded.")
+    num_bytes = Path(source).stat().st_size if is_path else len(source)
+    if num_bytes > MAX_IMAGE_BYTES:
+        raise UnusableImageError(
+            f"{name} has {num_bytes} bytes, more than the {MAX_IMAGE_BYTES} that an image may have. Make it smaller.",
+            "image file larger than the limit",
+        )
+    try:
+        with warnings.catch_warnings():  # Pillow's own size warning; `max_image_pixels` decides
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(source if is_path else io.BytesIO(source), formats=IMAGE_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise UnusableImageError(
+            f"{name} is too large to be safe: {error} Make it smaller.", "image has more pixels than the limit"
+        ) from error
+    except Exception as error:  # a damaged header can make a decoder raise anything
+        raise UnusableImageError(
+            f"{name} is not an image that Pillow {Image.__version__} can read as {', '.join(IMAGE_FORMATS)} (empty, "
+            f"damaged, or another kind of file): {error}. Replace it or leave it out.",
+            "image file damaged or not an image",
+        ) from error
+    try:
+        _check_size(image, max_image_pixels, name)
+    except UnusableImageError:
+        image.close()
+        raise
+    return image
+
+
 def load_image(image: ImageLike, max_image_pixels: int = MAX_IMAGE_PIXELS, name: str | None = None) -> Image.Image:
     """Turn any picture into an upright 8-bit RGB image: EXIF rotation applied, transparency laid on white.
 
-    Of a file with several frames the first is taken. 16-bit values (including Pillow's mode `I`) are scaled to 8 bit,
-    not clipped.
+    What this function takes is what builders keep, and what training and evaluation read. Of a file with several
+    frames the first is taken. 16-bit values (including Pillow's mode `I`) are scaled to 8 bit, not clipped.
 
     Args:
         image: `PIL.Image.Image`, path, encoded bytes, the mapping with `bytes` of an undecoded row
@@ -50,22 +125,33 @@ def load_image(image: ImageLike, max_image_pixels: int = MAX_IMAGE_PIXELS, name:
 
     Returns:
         `PIL.Image.Image` of mode `RGB`.
+
+    Raises:
+        FileNotFoundError: no such file; web addresses are not downloaded.
+        UnusableImageError: a picture that cannot be used.
+        TypeError: not a picture.
     """
     if isinstance(image, str | Path):
-        name = str(image)
-        if not Path(image).is_file():
-            raise FileNotFoundError(f"No image file at {name}. Check the path; web addresses are not downloaded.")
-        with _open(image, name) as opened:
-            return _read(opened, max_image_pixels, name)
+        name = str(image) if name is None else f"{name}: {image}"
     name = name or type(image).__name__
     if isinstance(image, Mapping):
         image = _read_encoded(image, name)
-    if isinstance(image, bytes):
-        with _open(io.BytesIO(image), name) as opened:
-            return _read(opened, max_image_pixels, name)
+    if isinstance(image, str | Path | bytes):
+        with open_image(image, max_image_pixels, name) as opened:
+            decoded = _decode(opened, name, in_place=True)
+            return decoded.copy() if decoded is opened else decoded
     if isinstance(image, np.ndarray | torch.Tensor):
         image = _array_to_pil(image, name)
-    return _read(image, max_image_pixels, name)
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"{name} is {describe_type(image)}, {IMAGE_FORMS}")
+    if isinstance(image, ImageFile.ImageFile) and image.format not in (*IMAGE_FORMATS, "MPO"):
+        raise UnusableImageError(
+            f"{name} was opened as {image.format}; read are {', '.join(IMAGE_FORMATS)}. Save it as one of them, or "
+            'give `image.convert("RGB")`.',
+            "image file damaged or not an image",
+        )
+    _check_size(image, max_image_pixels, name)
+    return _decode(image, name, in_place=False)
 
 
 def _read_encoded(image: Mapping[str, Any], name: str) -> bytes:
@@ -74,59 +160,97 @@ def _read_encoded(image: Mapping[str, Any], name: str) -> bytes:
     if not isinstance(content, bytes):
         raise ValueError(
             f"{name} is an undecoded row without bytes (path {image.get('path')!r}), and no file is opened because a "
-            "row names it. If you trust the data set give the path itself, or decode: "
-            '`dataset.cast_column("image", datasets.Image())`.'
+            "row names it. If you trust the data set give the path itself, or load it with `load_grounding_dataset`, "
+            "which opens files of the data set's own folder."
         )
     return content
 
 
-def _read(image: Image.Image, max_image_pixels: int, name: str) -> Image.Image:
-    """Check the size that the header tells, then decode, turn and convert."""
+def _check_size(image: Image.Image, max_image_pixels: int, name: str) -> None:
+    """Check the size that the header gives."""
     if image.width * image.height > max_image_pixels:
-        raise ValueError(
+        raise UnusableImageError(
             f"{name} has {image.width} x {image.height} pixels, more than `max_image_pixels` ({max_image_pixels}). "
-            "Make it smaller, or raise `max_image_pixels` if you trust it and have the memory."
+            "Make it smaller, or raise `max_image_pixels` if you trust it and have the memory.",
+            "image has more pixels than the limit",
         )
+
+
+def _decode(image: Image.Image, name: str, in_place: bool) -> Image.Image:
+    """Decode, turn and convert."""
+    stored_as = image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.tile else None
     try:
-        image = ImageOps.exif_transpose(image)
+        if in_place:
+            ImageOps.exif_transpose(image, in_place=True)
+        else:
+            image = ImageOps.exif_transpose(image)
     except Exception as error:  # damaged data can make a decoder raise anything
-        raise ValueError(
-            f"{name} cannot be decoded: {error}. The file is truncated or damaged: fetch it again or leave it out."
+        raise UnusableImageError(
+            f"{name} cannot be decoded: {error}. The file is truncated or damaged: fetch it again or leave it out.",
+            "image file damaged or not an image",
         ) from error
-    return _to_rgb(image, name)
+    return _to_rgb(image, name, stored_as)
 
 
-def _open(source: str | Path | io.BytesIO, name: str) -> Image.Image:
-    try:
-        with warnings.catch_warnings():  # Pillow's own size warning; `max_image_pixels` decides
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(source)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{name} is too large to be safe: {error} Make it smaller.") from error
-    except Exception as error:  # a damaged header can make a decoder raise anything
-        raise ValueError(
-            f"{name} is not an image that Pillow {Image.__version__} can read (empty, damaged, or another kind of "
-            f"file): {error}. Replace it or leave it out."
-        ) from error
-
-
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
+def _to_rgb(image: Image.Image, name: str, stored_as: object = None) -> Image.Image:
+    """An image of any mode as RGB on white; `stored_as` is how its file packs the pixels."""
     if image.mode == "I":
         logger.warning_once("An image of 32-bit integers (Pillow mode I) is read as 16-bit: 65535 is white.")
-    if image.mode in SHORT_MODES or image.mode == "F":
-        return _to_rgb(_array_to_pil(np.asarray(image), name, is_short=image.mode in SHORT_MODES), name)
     try:
-        if not image.has_transparency_data:
-            return image.convert("RGB")
-        image = image.convert("RGBA")
-    except ValueError as error:
-        raise ValueError(f"{name} has colour mode {image.mode}: {error}. Save it as RGB.") from error
-    if image.getextrema()[-1][0] < BYTE_MAX:
-        logger.warning_once("An image has transparent pixels: they are shown on white.")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
+        key = image.info.get("transparency")
+        is_transparent = None
+        if key is not None and image.mode in KEY_MODES:
+            is_transparent = _find_key_colour(image, key, stored_as)
+        if image.mode in SHORT_MODES or image.mode == "F":
+            image = _array_to_pil(np.asarray(image), name, is_short=image.mode in SHORT_MODES)
+        image = _lay_on_white(image)
+    except UnusableImageError:
+        raise
+    except Exception as error:  # Pillow converts some modes only, and checks neither palettes nor transparency
+        raise UnusableImageError(
+            f"{name} has colour mode {image.mode}, which cannot be converted: {error}. Save it as RGB.",
+            "image has a colour mode or values that are not read",
+        ) from error
+    if is_transparent is not None and is_transparent.any():
+        _warn_of_transparency()
+        image.paste("white", mask=Image.fromarray(is_transparent))
+    return image
+
+
+def _find_key_colour(image: Image.Image, key: object, stored_as: object) -> np.ndarray:
+    """Where an image has the one colour that its file declares transparent, `(height, width)` bool.
+
+    Pillow keeps that colour as it is in the file, while the pixels of 2 and 4 bits were scaled, and of 16-bit RGB
+    only the high bytes are left.
+    """
+    if image.mode == "RGB":
+        values = [int(value) >> 8 if stored_as == DEEP_COLOUR else int(value) for value in key]
+        channels = zip(image.split(), values, strict=True)
+        return np.logical_and.reduce([np.asarray(channel) == value for channel, value in channels])
+    value = bool(key) if image.mode == "1" else int(key) * GRAY_FACTORS.get(str(stored_as), 1)
+    return np.asarray(image) == value
+
+
+def _lay_on_white(image: Image.Image) -> Image.Image:
+    """An 8-bit image of any mode as RGB, without the alpha channel that it may have."""
+    if image.mode == "La":
+        image = image.convert("LA")
+    has_alpha = image.mode in ALPHA_MODES or (image.mode == "P" and image.has_transparency_data)
+    if not has_alpha:
+        return image.convert("RGB") if image.mode != "RGB" else image
+    opaque, is_transparent = Image.new("RGB", image.size), False
+    for top in range(0, image.height, ROWS_AT_ONCE):
+        band = image.crop((0, top, image.width, min(top + ROWS_AT_ONCE, image.height))).convert("RGBA")
+        is_transparent = is_transparent or band.getextrema()[-1][0] < BYTE_MAX
+        white = Image.new("RGBA", band.size, "white")
+        opaque.paste(Image.alpha_composite(white, band).convert("RGB"), (0, top))
+    if is_transparent:
+        _warn_of_transparency()
+    return opaque
+
+
+def _warn_of_transparency() -> None:
+    logger.warning_once("An image has transparent pixels: they are shown on white.")
 
 
 def _array_to_pil(array: np.ndarray | torch.Tensor, name: str, is_short: bool = False) -> Image.Image:
@@ -154,12 +278,17 @@ def _to_bytes(pixels: np.ndarray, name: str, is_short: bool) -> np.ndarray:
         raise TypeError(f"{name} is an array of {pixels.dtype}, expected numbers.")
     is_unit = pixels.dtype == bool or np.issubdtype(pixels.dtype, np.floating)
     largest = 1 if is_unit else SHORT_MAX if is_short else BYTE_MAX
-    if not ((pixels >= 0) & (pixels <= largest)).all():  # also catches NaN
-        raise ValueError(
-            f"{name} has values outside 0 to {largest}, the range of {pixels.dtype} pixels. Rescale it to that range "
-            "or convert it to uint8."
-        )
-    return np.rint(pixels.astype(np.float64) * (BYTE_MAX / largest)).astype(np.uint8)
+    scaled = np.empty(pixels.shape, dtype=np.uint8)
+    for top in range(0, len(pixels), ROWS_AT_ONCE):
+        band = pixels[top : top + ROWS_AT_ONCE]
+        if not ((band >= 0) & (band <= largest)).all():  # also catches NaN
+            raise UnusableImageError(
+                f"{name} has values outside 0 to {largest}, the range of {pixels.dtype} pixels. Rescale it to that "
+                "range or convert it to uint8.",
+                "image has a colour mode or values that are not read",
+            )
+        scaled[top : top + ROWS_AT_ONCE] = np.rint(band.astype(np.float64) * (BYTE_MAX / largest))
+    return scaled
 
 
 class AlbefImageProcessorKwargs(ImagesKwargs, total=False):
@@ -229,9 +358,9 @@ class AlbefImageProcessor(PilBackend):
         """Load, measure and preprocess image after image, so that one full-size picture is in memory at a time."""
         pixel_values, original_sizes = [], []
         for index, image in enumerate(iterate_images(images)):
-            image = load_image(image, max_image_pixels, name=f"images[{index}]")
-            original_sizes.append((image.height, image.width))
-            pixels = np.moveaxis(np.asarray(image), -1, 0)  # (3, height, width)
+            pixels = np.asarray(load_image(image, max_image_pixels, name=f"images[{index}]"))
+            original_sizes.append(pixels.shape[:2])
+            pixels = np.moveaxis(pixels, -1, 0)  # (3, height, width)
             pixel_values += self._preprocess([pixels], return_tensors=None, **kwargs)["pixel_values"]
         if len({pixels.shape for pixels in pixel_values}) > 1:
             raise ValueError("images of different sizes form no batch. Leave `do_resize` on or pass them one by one.")
@@ -301,4 +430,4 @@ def iterate_images(images: Any) -> Iterator[ImageLike]:
         raise ValueError("`images` is empty: give at least one image.")
 
 
-__all__ = ["AlbefImageProcessor", "iterate_images", "load_image"]
+__all__ = ["IMAGE_FORMATS", "AlbefImageProcessor", "UnusableImageError", "iterate_images", "load_image", "open_image"]

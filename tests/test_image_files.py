@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from testing_utils import FIXTURES_FOLDER
 
 from albef_amc.datasets_scripts import ReadingReport
 from albef_amc.datasets_scripts.image_files import find_path_problem, read_image_file
+from albef_amc.image_processing_albef import MAX_IMAGE_BYTES, AlbefImageProcessor
 from albef_amc.regions_albef import build_region_mask, decode_rle, encode_rle
 
 WIDTH, HEIGHT = 24, 16
@@ -42,6 +44,55 @@ def test_unusable_files_are_reported(tmp_path, content):
     report = ReadingReport()
     assert read_image_file(path, report) is None
     assert len(report.counts) == 1 and str(path) in next(iter(report.first_places.values()))
+
+
+def draw_float(largest: float) -> Image.Image:
+    return Image.fromarray(np.full((8, 8), largest, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("picture", "kind", "reason"),
+    [
+        (draw_float(1.0), "TIFF", None),
+        (draw_float(200.0), "TIFF", "image has a colour mode or values that are not read"),
+        (draw_float(np.nan), "TIFF", "image has a colour mode or values that are not read"),
+        (draw_float(1.0), "SPIDER", "image file damaged or not an image"),
+        (Image.fromarray(np.full((8, 8), 65536, dtype=np.int32)), "TIFF", "image has a colour mode or values"),
+        (Image.new("RGB", (8, 8)), "JPEG2000", "image file damaged or not an image"),
+        (Image.new("1", (20_000, 6_000)), "PNG", "image has more pixels than the limit"),
+        (Image.new("CMYK", (8, 8)), "TIFF", None),
+        (Image.new("LA", (8, 8)), "PNG", None),
+    ],
+)
+def test_builder_and_processor_decide_alike(tmp_path, picture, kind, reason):
+    path, report = tmp_path / "picture", ReadingReport()
+    picture.save(path, kind)
+    stored = read_image_file(path, report)
+    if reason is None:
+        assert stored is not None and not report.counts
+        assert AlbefImageProcessor(size=8)(path)["pixel_values"].shape == (1, 3, 8, 8)
+        return
+    assert stored is None
+    ((found, place),) = report.first_places.items()
+    assert found.startswith(reason) and found.endswith(": image left out")
+    assert str(path) in place
+    with pytest.raises(ValueError, match=str(path)):
+        AlbefImageProcessor(size=8)(path)
+
+
+@pytest.mark.parametrize("name", ["damaged.avif", "postscript.jpg"])
+def test_pictures_that_cannot_be_decoded_are_counted(name):
+    report = ReadingReport()
+    assert read_image_file(FIXTURES_FOLDER / "pictures" / name, report) is None
+    assert report.counts == {"image file damaged or not an image: image left out": 1}
+
+
+def test_a_huge_file_is_not_read(tmp_path):
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.truncate(MAX_IMAGE_BYTES + 1)
+    report = ReadingReport()
+    assert read_image_file(tmp_path / "a.jpg", report) is None
+    assert report.counts == {"image file larger than the limit: image left out": 1}
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "VG_100K/1.jpg", "./a.jpg", "a..b/c.jpg", "train 2014/ü.jpg"])

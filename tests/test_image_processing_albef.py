@@ -13,8 +13,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from testing_utils import FIXTURES_FOLDER
 
-from albef_amc.image_processing_albef import AlbefImageProcessor, load_image
+from albef_amc.image_processing_albef import (
+    IMAGE_FORMATS,
+    MAX_IMAGE_BYTES,
+    AlbefImageProcessor,
+    UnusableImageError,
+    load_image,
+    open_image,
+)
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[255, 255, 0], [0, 255, 255], [10, 20, 30]]], np.uint8)
 ORIENTATION_TAG = 0x0112
@@ -32,13 +40,15 @@ def warnings_logged(caplog):
     return caplog
 
 
-def write_png(path: Path, width: int, height: int, bit_depth: int, colour_type: int, rows: bytes) -> Path:
+def write_png(
+    path: Path, width: int, height: int, bit_depth: int, colour_type: int, rows: bytes, chunks: tuple = ()
+) -> Path:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
     return path
 
 
@@ -298,3 +308,134 @@ def test_the_image_of_the_caller_is_untouched():
     load_image(image)
     assert image.size == (3, 2)
     assert image.getexif()[ORIENTATION_TAG] == 6
+
+
+@pytest.mark.parametrize("suffix", ["avif", "bmp", "gif", "jpg", "png", "ppm", "tiff", "webp", "mpo"])
+def test_the_formats_that_are_meant_are_read(tmp_path, photo, suffix):
+    photo.save(
+        tmp_path / f"photo.{suffix}", **({"save_all": True, "append_images": [photo]} if suffix == "mpo" else {})
+    )
+    (tmp_path / f"photo.{suffix}").rename(tmp_path / "photo")  # the name decides nothing
+    assert load_image(tmp_path / "photo").size == photo.size
+    assert type(load_image(tmp_path / "photo")) is Image.Image
+
+
+@pytest.mark.parametrize(
+    "kind", ["EPS", "SPIDER", "ICO", "TGA", "PCX", "SGI", "JPEG2000", "XBM", "PDF", "DDS", "ICNS"]
+)
+def test_other_formats_are_refused_under_any_name(tmp_path, kind):
+    file = tmp_path / "photo.jpg"
+    picture = Image.new({"SPIDER": "F", "XBM": "1"}.get(kind, "RGB"), (64, 64))
+    picture.save(file, kind)
+    for source in (file, file.read_bytes()):
+        with pytest.raises(UnusableImageError, match="can read as AVIF, BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"):
+            load_image(source)
+    if kind in Image.OPEN:
+        with Image.open(file) as opened, pytest.raises(UnusableImageError, match=f"was opened as {kind}"):
+            load_image(opened)
+
+
+def test_postscript_starts_no_program(monkeypatch, tmp_path):
+    """A `gs` on the path would leave a file behind."""
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for source in (
+        FIXTURES_FOLDER / "pictures" / "postscript.jpg",
+        Image.open(FIXTURES_FOLDER / "pictures/postscript.jpg"),
+    ):
+        with pytest.raises(UnusableImageError, match="AVIF, BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"):
+            AlbefImageProcessor()(source)
+    assert not (tmp_path / "started").exists()
+
+
+def test_a_damaged_avif_picture_is_one_error_that_names_the_file(tmp_path, photo):
+    with pytest.raises(UnusableImageError, match=r"damaged\.avif is not an image") as caught:
+        load_image(FIXTURES_FOLDER / "pictures" / "damaged.avif")
+    assert caught.value.reason == "image file damaged or not an image"
+
+
+@pytest.mark.parametrize("suffix", ["avif", "jpg", "png", "gif", "bmp", "tiff", "webp", "ppm"])
+def test_damage_anywhere_is_one_kind_of_error(tmp_path, photo, suffix):
+    file = tmp_path / f"photo.{suffix}"
+    photo.save(file)
+    content, generator = file.read_bytes(), np.random.default_rng(0)
+    for _ in range(60):
+        data = bytearray(content)
+        first = int(generator.integers(len(data)))
+        data[first : first + 8] = generator.bytes(8)
+        try:
+            assert load_image(bytes(data[: int(generator.integers(len(data)))] if generator.random() < 0.3 else data))
+        except UnusableImageError as error:
+            assert str(error).startswith("bytes ")
+
+
+def test_sixteen_bit_gray_with_a_transparent_value_is_laid_on_white():
+    assert set(load_image(FIXTURES_FOLDER / "pictures" / "gray16_transparent.png").getdata()) == {(255, 255, 255)}
+
+
+@pytest.mark.parametrize(
+    ("bit_depth", "colour_type", "row", "key", "kept"),
+    [
+        (1, 0, b"\x40", (0,), [255, 255, 255]),
+        (1, 0, b"\x80", (1,), [0, 0, 0]),
+        (2, 0, b"\x90", (2,), [85, 85, 85]),
+        (4, 0, b"\x35", (3,), [85, 85, 85]),
+        (8, 0, b"\x03\x05", (3,), [5, 5, 5]),
+        (16, 0, struct.pack(">2H", 1000, 40000), (1000,), [156, 156, 156]),
+        (8, 2, bytes([1, 2, 3, 4, 5, 6]), (1, 2, 3), [4, 5, 6]),
+        (16, 2, struct.pack(">6H", 1000, 2000, 3000, 40000, 50000, 60000), (1000, 2000, 3000), [156, 195, 234]),
+    ],
+)
+def test_one_transparent_colour_is_laid_on_white_at_every_depth(tmp_path, bit_depth, colour_type, row, key, kept):
+    chunk = (b"tRNS", struct.pack(f">{len(key)}H", *key))
+    file = write_png(tmp_path / "key.png", 2, 1, bit_depth, colour_type, b"\0" + row, (chunk,))
+    assert np.asarray(load_image(file)).tolist() == [[[255, 255, 255], kept]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "La", "LA", "P", "PA", "RGB", "RGBa", "RGBA", "RGBX", "I", "I;16", "F"])
+@pytest.mark.parametrize("key", [None, 0, (0, 0, 0), b"\0"])
+def test_every_mode_and_declared_transparency_is_read_or_refused_by_name(mode, key):
+    image = Image.new(mode, (2, 1))
+    if key is not None:
+        image.info["transparency"] = key
+    try:
+        assert load_image(image).mode == "RGB"
+    except UnusableImageError as error:
+        assert "which cannot be converted" in str(error)
+
+
+def test_files_that_grow_when_they_are_opened_are_refused(tmp_path):
+    bomb = b"k\0\0" + zlib.compress(bytes(50_000_000))
+    for kind in (b"zTXt", b"iCCP"):
+        file = write_png(tmp_path / "text.png", 1, 1, 8, 0, b"\0\0", ((kind, bomb),))
+        with pytest.raises(UnusableImageError, match="too large"):
+            load_image(file)
+
+
+def test_large_files_are_refused_before_they_are_read(tmp_path):
+    with (tmp_path / "large.jpg").open("wb") as file:
+        file.truncate(MAX_IMAGE_BYTES + 1)
+    with pytest.raises(UnusableImageError, match=r"large\.jpg has 500000001 bytes, more than the 500000000"):
+        open_image(tmp_path / "large.jpg")
+
+
+def test_rows_of_pixels_are_converted_alike_in_every_band():
+    """More rows than are converted at once."""
+    values = np.random.default_rng(0).integers(0, 65536, (600, 3), dtype=np.uint16)
+    expected = np.rint(values.astype(np.float64) * (255 / 65535))
+    assert np.array_equal(np.asarray(load_image(Image.fromarray(values)))[..., 0], expected)
+    alpha = Image.fromarray(np.random.default_rng(1).integers(0, 256, (600, 3, 4), dtype=np.uint8))
+    white = Image.new("RGBA", alpha.size, "white")
+    assert load_image(alpha).tobytes() == Image.alpha_composite(white, alpha).convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("value", [None, 5, object()])
+def test_what_is_no_picture_is_a_type_error(value):
+    with pytest.raises(TypeError, match="image 'x' is a .*, expected a PIL image"):
+        load_image(value, name="image 'x'")
+
+
+def test_names_of_formats_are_those_of_pillow():
+    assert set(IMAGE_FORMATS) <= set(Image.OPEN)

@@ -1,10 +1,11 @@
 """JSON Lines of one's own: rows with the fields that were written, box formats, and errors that name the line."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
-from testing_utils import build_photo
+from testing_utils import FIXTURES_FOLDER, build_photo
 
 from albef_amc.datasets_scripts import GROUNDING_FEATURES, Jsonl, load_grounding_dataset
 from albef_amc.regions_albef import encode_rle
@@ -250,3 +251,11 @@ def test_a_file_of_another_encoding_is_named(source):
     (source.folder / "val.jsonl").write_bytes(json.dumps(row_of()).encode("utf-16"))
     with pytest.raises(ValueError, match=r"val\.jsonl is UTF-16 text"):
         source(row_of())
+
+
+def test_a_picture_that_no_decoder_takes_does_not_end_the_build(source):
+    shutil.copy(FIXTURES_FOLDER / "pictures" / "damaged.avif", source.folder / "photos" / "damaged.avif")
+    rows, report = source(row_of("photos/damaged.avif"), row_of())
+    assert rows["image_id"] == ["photos/a.png"]
+    assert report.counts == {"image file damaged or not an image: image left out": 1}
+    assert "damaged.avif" in next(iter(report.first_places.values()))
