@@ -17,6 +17,7 @@ BORDER_TOLERANCE = 0.05
 # A polygon is three points or more, as a flat list.
 MIN_POLYGON_LENGTH = 6
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+MAX_ID = 2**63 - 1
 
 
 class ReadingReport:
@@ -58,6 +59,16 @@ def is_number(value: Any) -> bool:
     """
     # Python compares whole numbers of any length with a float exactly; not a number is not below anything.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= FLOAT32_MAX
+
+
+def is_id_number(value: Any) -> bool:
+    """Whether it is a whole number of 64 bits, as ids of published data sets are.
+
+    Example:
+        >>> is_id_number(7), is_id_number(10**400), is_id_number(7.0), is_id_number(True)
+        (True, False, False, False)
+    """
+    return type(value) is int and abs(value) <= MAX_ID
 
 
 def clean_box(

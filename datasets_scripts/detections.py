@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .coco_files import load_json
-from .coco_records import ReadingReport, clean_box
+from .coco_records import ReadingReport, clean_box, is_number
 from .image_files import StoredImage
 
 Detections = dict[str, list[dict[str, Any]]]
@@ -47,9 +47,10 @@ def load_detections(path: Path) -> Detections:
 
 
 def _build_detection(box: Any, score: Any, label: Any, path: Path) -> dict[str, Any]:
-    if not isinstance(score, int | float | None) or not isinstance(label, str | None):
+    if not (score is None or is_number(score)) or not isinstance(label, str | None):
         raise ValueError(
-            f"{path}: a detection has score {score!r} and label {label!r}: a number and a text belong here."
+            f"{path}: a detection has score {score!r:.80} and label {label!r:.80}: a finite number and a text belong "
+            "here."
         )
     return {"box": box, "score": score, "label": label}
 

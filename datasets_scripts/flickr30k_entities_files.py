@@ -17,7 +17,8 @@ COORDINATES = ("xmin", "ymin", "xmax", "ymax")
 FIRST_PIXEL = 1
 MENTION_START = "[/EN#"
 MENTION_PATTERN = re.compile(r"\[/EN#(\d+)((?:/\w+)+)")
-IMAGE_ID_PATTERN = re.compile(r"[0-9]+")
+# Ids become file names, which systems limit.
+IMAGE_ID_PATTERN = re.compile(r"[0-9]{1,100}")
 WITHOUT_SIZE = "annotation without a size: the image's own is taken"
 
 
@@ -44,13 +45,13 @@ class ChainBoxes(NamedTuple):
         boxes (`dict`): boxes of a chain, x_min, y_min, x_max, y_max counted from 0, not yet checked.
         scenes (`set[str]`): chains that mean the whole scene.
         without_box (`set[str]`): chains that cannot be boxed.
-        size (`tuple[int, int]`, *optional*): width and height that the annotation gives.
+        size (`tuple`, *optional*): width and height that the annotation gives, not yet checked.
     """
 
     boxes: dict[str, list[Any]]
     scenes: set[str]
     without_box: set[str]
-    size: tuple[int, int] | None
+    size: tuple[float, float] | None
 
 
 # Captions with their mentions by their number in the file, counted from 0.
@@ -60,7 +61,7 @@ Captions = dict[int, tuple[str, list[Mention]]]
 def check_image_id(image_id: str, where: str) -> None:
     """Ids become file names: only digits are taken."""
     if not IMAGE_ID_PATTERN.fullmatch(image_id):
-        raise ValueError(f"{where}: {image_id!r:.80} is no id of an image: an id has only digits.")
+        raise ValueError(f"{where}: {image_id!r:.80} is no id of an image: an id has only digits, 100 at most.")
 
 
 def load_image_ids(path: Path, report: ReadingReport) -> list[str]:
@@ -90,7 +91,7 @@ def load_unrelated_captions(path: Path) -> set[tuple[str, int]]:
     found = set()
     for number, line in enumerate(read_text_file(path).split("\n") if path.is_file() else [], start=1):
         words = line.partition("#")[0].split()
-        if words and (len(words) != 2 or not words[1].isdecimal()):
+        if words and (len(words) != 2 or not re.fullmatch("[0-9]{1,9}", words[1])):
             raise ValueError(f"{path}, line {number}: an image id and the number of a sentence are expected.")
         if words:
             found.add((words[0], int(words[1]) - 1))
@@ -191,9 +192,9 @@ def read_chain_boxes(path: Path, report: ReadingReport) -> ChainBoxes:
     return found
 
 
-def _read_size(root: ElementTree.Element) -> tuple[int, int] | None:
+def _read_size(root: ElementTree.Element) -> tuple[float, float] | None:
     width, height = (_read_number(root.findtext(f"size/{name}")) for name in ("width", "height"))
-    return (int(width), int(height)) if width and height else None
+    return (width, height) if width and height else None
 
 
 def _read_number(text: str | None) -> float | None:

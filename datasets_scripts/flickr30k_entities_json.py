@@ -63,7 +63,7 @@ def parse_chain_boxes(text: bytes, where: str, report: ReadingReport) -> ChainBo
         raise ValueError(f"{where}: `scene` and `nobox` must be lists of chains.")
     scenes, without_box = ({str(chain) for chain in chains} for chains in flags)
     size = (value.get("width"), value.get("height"))
-    if all(type(pixels) is int for pixels in size):
+    if None not in size:
         return ChainBoxes(boxes, scenes, without_box, size)
     report.add(WITHOUT_SIZE, where)
     return ChainBoxes(boxes, scenes, without_box, None)

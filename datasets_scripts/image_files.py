@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Image files of a data set: safe paths, bytes checked by decoding them, annotations turned with the picture."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -102,7 +103,7 @@ def read_image_file(path: Path, report: ReadingReport) -> StoredImage | None:
         path (`Path`): the file.
         report (`ReadingReport`): receives what was wrong.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # also where the name is too long for the system
         report.add("image file missing: image left out", str(path))
         return None
     if path.stat().st_size > MAX_IMAGE_BYTES:

@@ -145,8 +145,9 @@ class _ChunkReader:
             try:
                 value, self.position = DECODER.raw_decode(self.text, self.position)
                 return value
-            except ValueError:
-                if len(self.text) - self.position > MAX_ENTRY_LENGTH or not self._extend():
+            except ValueError as error:
+                is_whole = not isinstance(error, json.JSONDecodeError)  # a number with too many digits, for example
+                if is_whole or len(self.text) - self.position > MAX_ENTRY_LENGTH or not self._extend():
                     raise
 
     def decode_object(self) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from .xml_files import read_xml
 PICTURE_SIDE = 224
 COLORS = ("coral", "gold", "lightskyblue", "lightpink", "mediumseagreen", "darkgrey", "lightgrey")
 BACKGROUND = "white"
-MIN_CORNERS = 3
+# Of a piece; pieces of tangrams have three or four.
+MIN_CORNERS, MAX_CORNERS = 3, 100
 # Of zlib: nearly as small as the most for plain areas, and several times as fast.
 COMPRESS_LEVEL = 3
 
@@ -84,10 +85,15 @@ def read_drawing(path: Path) -> Drawing:
             if element.get("transform"):
                 raise ValueError(f"a `{element.tag}` is transformed; only polygons may be")
             continue
+        if len(polygons) == len(COLORS):
+            raise ValueError(f"it has more than {len(COLORS)} pieces, those of a tangram")
         piece_id = element.get("id")
         if not piece_id or piece_id in polygons:
             raise ValueError(f"two pieces share the id {piece_id}" if piece_id else "a piece has no id")
-        corners = (_read_corners(element) - origin) * (PICTURE_SIDE / side)
+        with np.errstate(over="ignore", invalid="ignore"):
+            corners = (_read_corners(element) - origin) * np.divide(PICTURE_SIDE, side)
+        if not np.isfinite(corners).all():
+            raise ValueError(f"corners of piece {piece_id} are not finite once they are transformed and scaled")
         polygons[piece_id] = corners.clip(0, PICTURE_SIDE).astype(np.float32).ravel().tolist()
     return Drawing(polygons, _draw(polygons))
 
@@ -95,8 +101,11 @@ def read_drawing(path: Path) -> Drawing:
 def _read_corners(element: ElementTree.Element) -> np.ndarray:
     """Corners of a polygon element, transformed, of shape `(num_corners, 2)`."""
     numbers = _read_numbers(element.get("points"), "points")
-    if len(numbers) % 2 or len(numbers) < 2 * MIN_CORNERS:
-        raise ValueError(f"piece {element.get('id')} has {len(numbers)} coordinates; three points or more are needed")
+    if len(numbers) % 2 or not MIN_CORNERS <= len(numbers) // 2 <= MAX_CORNERS:
+        raise ValueError(
+            f"piece {element.get('id')} has {len(numbers)} coordinates; three points or more are needed, and at most "
+            f"{MAX_CORNERS}"
+        )
     corners = np.array(numbers).reshape(-1, 2)
     transform = element.get("transform")
     if not transform:

@@ -13,7 +13,15 @@ from albef_amc.regions_albef import MAX_COORDINATE, MAX_POLYGON_CORNERS, encode_
 
 from .annotation_lists import is_encodable
 from .coco_files import load_json
-from .coco_records import MIN_POLYGON_LENGTH, ReadingReport, clean_box, is_number, keep_usable, mark_incomplete
+from .coco_records import (
+    MIN_POLYGON_LENGTH,
+    ReadingReport,
+    clean_box,
+    is_id_number,
+    is_number,
+    keep_usable,
+    mark_incomplete,
+)
 from .features import build_phrase, build_row
 from .image_files import StoredImage, choose_frame, read_image_file
 from .json_lists import iterate_json_list
@@ -156,7 +164,7 @@ def _read_images(path: Path) -> dict[str, tuple[str, Any, Any, bool]]:
     images: dict[str, tuple[str, Any, Any, bool]] = {}
     for number, entry in enumerate(iterate_json_list(path)):
         image_id = entry.get("image_id")
-        if type(image_id) is not int or not isinstance(entry.get("split"), str):
+        if not is_id_number(image_id) or not isinstance(entry.get("split"), str):
             raise ValueError(f"{path}: image number {number} has no `image_id` (a number) or no `split`.")
         if str(image_id) in images:
             raise ValueError(f"{path}: image id {image_id} occurs twice. Make the ids unique.")

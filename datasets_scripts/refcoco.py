@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from .coco_files import load_annotations
-from .coco_records import ReadingReport, clean_box, mark_incomplete, read_region
+from .coco_records import ReadingReport, clean_box, is_id_number, mark_incomplete, read_region
 from .detections import Detections, build_proposals, load_detections
 from .features import build_phrase, build_row
 from .image_files import StoredImage, choose_frame, read_image_file
@@ -202,12 +202,17 @@ def _check_ref(ref: Any, number: int, path: Path) -> None:
     for name, kind in REF_FIELDS.items():
         if not isinstance(ref, dict) or not isinstance(ref.get(name), kind):
             raise ValueError(f"{path}: ref number {number} has no `{name}` of type `{kind.__name__}`.")
+    for name in ("ref_id", "ann_id", "image_id"):
+        if not is_id_number(ref[name]):
+            raise ValueError(f"{path}: ref number {number} has a `{name}` that is no whole number of 64 bits.")
     if not re.fullmatch(r"\w+", ref["split"]):
         raise ValueError(f"{path}: ref {ref['ref_id']} is in split {ref['split']!r}, which is no name of a split.")
     sentences = ref["sentences"]
     if not all(isinstance(entry, dict) and isinstance(entry.get("sent"), str) for entry in sentences):
         raise ValueError(f"{path}: a sentence of ref {ref['ref_id']} has no text `sent`.")
-    if len({entry.get("sent_id") for entry in sentences} - {None}) < len(sentences):
+    ids = [entry.get("sent_id") for entry in sentences]
+    ids = [value for value in ids if isinstance(value, str) or is_id_number(value)]
+    if len(set(ids)) < len(sentences):
         raise ValueError(f"{path}: two sentences of ref {ref['ref_id']} share a `sent_id`, or one has none.")
 
 

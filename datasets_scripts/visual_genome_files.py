@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from .coco_records import ReadingReport
+from .coco_records import ReadingReport, is_id_number
 from .json_lists import iterate_json_list
 from .visual_genome_phrases import AnnotationKind, PhraseRecord
 
@@ -84,8 +84,8 @@ class IdSet:
 def read_id(record: dict[str, Any], names: tuple[str, ...], where: str) -> int:
     """The id of a record under the first of its names that is there."""
     value = next((record[name] for name in names if record.get(name) is not None), None)
-    if type(value) is not int:
-        raise ValueError(f"{where} has no whole number `{names[0]}`, got {value!r:.80}.")
+    if not is_id_number(value):
+        raise ValueError(f"{where} has no whole number `{names[0]}` that an id can be, got {value!r:.80}.")
     return value
 
 

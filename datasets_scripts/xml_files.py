@@ -4,6 +4,9 @@
 from pathlib import Path
 from xml.etree import ElementTree
 
+# Published annotations and drawings have some thousand bytes; a tree takes many times the bytes of its file.
+MAX_XML_BYTES = 1 << 20
+
 
 class _PlainTreeBuilder(ElementTree.TreeBuilder):
     """Refuses document types: they can define entities that grow without bound."""
@@ -20,8 +23,12 @@ def read_xml(path: Path) -> ElementTree.Element:
         path (`Path`): the file.
 
     Raises:
-        ValueError: no XML, an encoding that cannot be read, or a document type; the message says which and where.
+        ValueError: more than `MAX_XML_BYTES`, no XML, an encoding that cannot be read, or a document type; the message
+            says which and where.
     """
+    num_bytes = path.stat().st_size
+    if num_bytes > MAX_XML_BYTES:
+        raise ValueError(f"it has {num_bytes:,} bytes, more than {MAX_XML_BYTES:,}")
     try:
         return ElementTree.parse(path, ElementTree.XMLParser(target=_PlainTreeBuilder())).getroot()
     except ElementTree.ParseError as error:

@@ -1,6 +1,7 @@
 """Flickr30k Entities: rows against the expected values of the raw files, both sources, damaged files, evaluation."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -9,7 +10,13 @@ from testing_utils import FIXTURES_FOLDER
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import GROUNDING_FEATURES, Flickr30kEntities, load_grounding_dataset
 from albef_amc.datasets_scripts.coco_records import ReadingReport, clean_box
-from albef_amc.datasets_scripts.flickr30k_entities_files import parse_caption, read_captions, read_chain_boxes
+from albef_amc.datasets_scripts.flickr30k_entities_files import (
+    load_image_ids,
+    load_unrelated_captions,
+    parse_caption,
+    read_captions,
+    read_chain_boxes,
+)
 
 SOURCE = FIXTURES_FOLDER / "flickr30k_entities"
 EXPECTED = json.loads((SOURCE / "expected.json").read_text())
@@ -182,6 +189,28 @@ def test_a_damaged_box_of_a_chain_is_dropped_alone_and_its_phrases_are_marked(tm
     assert builder.report.counts["box is not four finite numbers: box left out"] == 1
 
 
+@pytest.mark.parametrize("width", ["1e400", "-1e400", "9" * 400, "97", "96.5", "-96"])
+def test_an_image_whose_annotation_states_another_or_no_possible_size_is_left_out(tmp_path, source, width):
+    path = source / "Annotations" / "77100264.xml"
+    path.write_text(re.sub("<width>[0-9]+<", f"<width>{width}<", path.read_text()))
+    builder = build(tmp_path / "cache", source, splits="test")
+    assert "77100264" not in [row["image_id"] for _, row in list_rows(builder)]
+    assert builder.report.counts["image size differs from the annotation: image left out"] == 1
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "-1", "1.5", "1e400", "\u0663"])
+def test_numbers_of_unrelated_captions_are_checked(tmp_path, number):
+    (tmp_path / "UNRELATED_CAPTIONS").write_text(f"77100264 {number}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="UNRELATED_CAPTIONS, line 1"):
+        load_unrelated_captions(tmp_path / "UNRELATED_CAPTIONS")
+
+
+def test_ids_that_are_too_long_for_a_file_name_are_refused(tmp_path):
+    (tmp_path / "test.txt").write_text("1" * 400)
+    with pytest.raises(ValueError, match=r"test\.txt, line 1: .*100 at most"):
+        load_image_ids(tmp_path / "test.txt", ReadingReport())
+
+
 def test_a_box_outside_is_left_out(tmp_path, source):
     path = source / "Annotations" / "77100264.xml"
     text = path.read_text().replace("<xmin>10<", "<xmin>100<").replace("<xmax>48<", "<xmax>120<")
@@ -303,6 +332,14 @@ def change_json(source, name, edit):
             "bounding_boxes_test.json",
             lambda data: data["77100264"].pop("width"),
             "annotation without a size: the image's own is taken",
+        ),
+        *(
+            (
+                "bounding_boxes_test.json",
+                lambda data, width=width: data["77100264"].update(width=width),
+                "image size differs from the annotation: image left out",
+            )
+            for width in (float("inf"), float("nan"), 10**400, -96, "96")
         ),
         (
             "bounding_boxes_test.json",

@@ -115,3 +115,9 @@ def test_paths_inside_are_taken(name):
 )
 def test_paths_outside_are_found(name, problem):
     assert problem in find_path_problem(name)
+
+
+def test_a_name_that_is_too_long_for_the_system_is_a_missing_file(tmp_path):
+    report = ReadingReport()
+    assert read_image_file(tmp_path / f"{'a' * 5000}.jpg", report) is None
+    assert report.counts == {"image file missing: image left out": 1}

@@ -55,6 +55,20 @@ def test_damage_names_file_and_entry(tmp_path, text, entry, reason, chunk_length
         list(iterate_json_list(path, chunk_length))
 
 
+@pytest.mark.parametrize("digits", [4_301, 400_000])
+def test_a_number_of_too_many_digits_is_refused_at_its_entry_and_before_the_rest_is_read(tmp_path, digits):
+    path = tmp_path / "list.json"
+    rest = b', {"caption": "' + b"a" * 60_000_000 + b'"}]'
+    path.write_bytes(b'[{"a": 1}, {"a": ' + b"9" * digits + b"}" + rest)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"list\.json cannot be read at entry 1 \(.*digits"):
+            list(iterate_json_list(path))
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("chunk_length", [1, 3, 1 << 20])
 def test_members_of_an_object_do_not_depend_on_chunks(tmp_path, chunk_length):
     path = tmp_path / "object.json"

@@ -129,6 +129,10 @@ def test_caption_without_parts():
 SVG = '<svg viewBox="{box}" xmlns="http://www.w3.org/2000/svg">{shapes}</svg>'
 
 
+def write_pieces(count):
+    return "".join(f'<polygon id="{number}" points="0 0 5 0 5 5"/>' for number in range(count))
+
+
 def write_svg(folder, shapes, box="0 0 100 50", prefix=""):
     path = folder / "drawing.svg"
     path.write_text(prefix + SVG.format(box=box, shapes=shapes))
@@ -161,11 +165,25 @@ def test_a_drawing_is_centred_transformed_and_painted_in_order(tmp_path):
         ("", {"box": "0 0 5"}, "4 numbers are expected"),
         ("", {"prefix": '<!DOCTYPE svg [<!ENTITY a "b">]>'}, "document type"),
         ("<polygon", {}, "well-formed XML"),
+        (write_pieces(8), {}, "more than 7 pieces"),
+        (write_pieces(256), {}, "more than 7 pieces"),
+        (f'<polygon id="a" points="{"0 0 5 0 5 5 " * 34}"/>', {}, "piece a has 204 coordinates; .* at most 100"),
+        ('<polygon id="a" points="0 0 1e400 0 5 5"/>', {}, "finite numbers"),
+        (f'<polygon id="a" points="0 0 {"9" * 400} 0 5 5"/>', {}, "finite numbers"),
+        ('<polygon id="a" points="0 0 1e300 0 5 5" transform="matrix(1e300 0 0 1 0 0)"/>', {}, "are not finite"),
+        ('<polygon id="a" points="0 0 5 0 5 5"/>', {"box": "0 0 1e-320 1e-320"}, "are not finite"),
+        ('<polygon id="a" points="0 0 5 0 5 5"/>', {"box": "0 0 1e400 5"}, "4 numbers are expected"),
+        ("<g>" * 20_000 + "</g>" * 20_000 + "<!---->" * 150_000, {}, "more than 1,048,576"),
     ],
 )
 def test_damaged_drawings_say_what_is_wrong(tmp_path, shapes, options, message):
     with pytest.raises(ValueError, match=message):
         read_drawing(write_svg(tmp_path, shapes, **options))
+
+
+def test_a_deep_drawing_is_read(tmp_path):
+    with pytest.raises(ValueError, match="a piece has no id"):
+        read_drawing(write_svg(tmp_path, "<g>" * 30_000 + '<polygon points="0 0 1 0 1 1"/>' + "</g>" * 30_000))
 
 
 @pytest.mark.parametrize(
@@ -174,6 +192,13 @@ def test_damaged_drawings_say_what_is_wrong(tmp_path, shapes, options, message):
         (lambda f: (f / "tangrams-svg/page1-900.svg").unlink(), "drawing missing: annotation left out", 4),
         (
             lambda f: (f / "tangrams-svg/page1-900.svg").write_text("<svg"),
+            "drawing damaged: annotation left out",
+            4,
+        ),
+        (
+            lambda f: (f / "tangrams-svg/page1-900.svg").write_text(
+                SVG.format(box="0 0 9 9", shapes=write_pieces(256))
+            ),
             "drawing damaged: annotation left out",
             4,
         ),

@@ -156,6 +156,7 @@ def test_boxes_are_dropped_one_by_one_and_the_phrase_is_marked(tmp_path, source,
     ("name", "change", "message"),
     [
         ("refer_train.json", lambda tasks: tasks[0].pop("task_id"), "task number 0 has no `task_id`"),
+        ("image_data_split.json", lambda images: images[0].update(image_id=10**400), "number 0 has no `image_id`"),
         ("image_data_split.json", lambda images: images[0].update(image_id="../2391"), "number 0 has no `image_id`"),
         ("image_data_split.json", lambda images: images.append(images[0]), "image id 2391 occurs twice"),
         ("name_att_rel_count.json", lambda counts: counts.pop("att"), "lists `cat` and `att`"),

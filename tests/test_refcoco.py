@@ -132,6 +132,16 @@ def test_detections_become_proposals(tmp_path, form):
     assert builder.report.counts["empty box: box left out"] == 1
 
 
+@pytest.mark.parametrize("score", [10**400, float("inf"), float("nan"), True, "0.5", 1e300])
+def test_scores_of_detections_are_finite_numbers(tmp_path, source, score):
+    path = source / DETECTIONS["mattnet"]
+    detections = json.loads(path.read_text())
+    detections[0]["score"] = score
+    path.write_text(json.dumps(detections))
+    with pytest.raises(ValueError, match=r"dets\.json: a detection has score .{1,80} and label .*a finite number"):
+        build(tmp_path / "cache", source, dataset="refcoco+", detections_file=DETECTIONS["mattnet"])
+
+
 def test_images_without_detections_are_counted(tmp_path, source):
     path = source / DETECTIONS["albef"]
     detections = json.loads(path.read_text())
@@ -193,6 +203,14 @@ def spoil(source, change):
         (lambda refs: [7], "ref number 0 has no `ref_id`"),
         (lambda refs: refs[1].update(ref_id=1500), "ref 1500 occurs twice"),
         (lambda refs: refs[0].update(split="../x"), "is no name of a split"),
+        (
+            lambda refs: refs[0].update(ref_id=10**400),
+            "ref number 0 has a `ref_id` that is no whole number of 64 bits",
+        ),
+        (lambda refs: refs[1].update(image_id=10**5000), "ref number 1 has a `image_id` that is no whole number"),
+        (lambda refs: refs[1].update(ann_id=True), "ref number 1 has a `ann_id` that is no whole number"),
+        (lambda refs: refs[0]["sentences"][0].update(sent_id=10**5000), "share a `sent_id`"),
+        (lambda refs: refs[0]["sentences"][0].update(sent_id=[1]), "share a `sent_id`"),
         (lambda refs: refs[0]["sentences"][0].pop("sent"), "a sentence of ref 1500 has no text"),
         (lambda refs: refs[0]["sentences"][0].update(sent_id=4001), "share a `sent_id`"),
     ],

@@ -215,6 +215,12 @@ def test_repeated_ids_stay_apart(tmp_path, source):
 @pytest.mark.parametrize(
     ("file_name", "edit", "message"),
     [
+        ("image_data.json", lambda data: data[0].update(image_id=10**400), "entry 0 has no whole number `image_id`"),
+        (
+            "region_descriptions.json",
+            lambda data: data[0].update(id=10**400),
+            "entry 0 has no whole number `image_id`",
+        ),
         ("image_data.json", lambda data: data[0].update(image_id="../1"), "entry 0 has no whole number `image_id`"),
         ("image_data.json", lambda data: data[1].pop("width"), "entry 1 has no `width` and `height`"),
         ("image_data.json", lambda data: data[1].update(image_id=1), "image 1 occurs twice with different values"),
