@@ -13,13 +13,14 @@ import typer
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.datasets_scripts import load_grounding_dataset
-from albef_amc.model_cards import ModelCard, write_model_card
+from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
 from albef_amc.trainer.amc_trainer import AmcTrainer
 from albef_amc.trainer.drawing import draw_curves, draw_sheet, overlay_heatmap
 from albef_amc.trainer.evaluation import evaluate_baselines, evaluate_grounding, shuffle_phrases
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.recipes import Recipe, build_arguments, build_model_and_processor, load_recipe
 from albef_amc.trainer.run_facts import describe_device, describe_software, list_card_arguments
+from albef_amc.trainer.weight_hash import hash_weights
 
 RUNS = {"without_amc": "without AMC", "with_amc": "with AMC"}
 SHEET_SCENES = 8
@@ -65,7 +66,8 @@ def run_demo(recipe: Recipe, output_dir: Path) -> dict[str, Any]:
         report(f"training {label}")
         trained = _train(recipe, name, train_rows, evaluation_rows, output_dir)
         models[name], processor, curves[label], seconds = trained
-        result[name] = {**_evaluate(models[name], processor, test_rows), "training_seconds": seconds}
+        measured = {**_evaluate(models[name], processor, test_rows), WEIGHTS_KEY: hash_weights(models[name])}
+        result[name] = {**measured, "training_seconds": seconds}
         _save(models[name], processor, result[name], recipe, name, output_dir / name)
     result["gain"] = result["with_amc"]["pointing_game_accuracy"] - result["without_amc"]["pointing_game_accuracy"]
     result["is_in_range"] = is_in_range(result)
@@ -131,6 +133,7 @@ def _save(
         metrics_file=folder / "metrics.json",
         evaluation_dataset="synthetic scenes",
         evaluation_command="albef-amc demo",
+        weights_sha256=metrics[WEIGHTS_KEY],
         image_size=model.config.vision_config.image_height_width,
         datasets=["synthetic scenes"],
         recipe="demo",

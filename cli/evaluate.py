@@ -15,8 +15,10 @@ from albef_amc.cli.loading import load_checkpoint
 from albef_amc.cli.reporting import is_main_process, print_result, report, to_plain, track
 from albef_amc.cli.switches import CompileOption, MatmulPrecisionOption, PrecisionOption, Switches
 from albef_amc.datasets_scripts import BUILDERS, load_grounding_dataset
+from albef_amc.model_cards import WEIGHTS_KEY
 from albef_amc.trainer.benchmark import evaluate_split
 from albef_amc.trainer.bootstrap import NUM_RESAMPLES
+from albef_amc.trainer.checkpoints import hash_checkpoint
 from albef_amc.trainer.evaluation import BOX_ACCURACY
 from albef_amc.trainer.evaluation_recipes import (
     EvaluationRecipe,
@@ -81,6 +83,7 @@ def evaluate(
     data = read_options(options or ())
     rank, world_size = join_processes(device)
     recipe_size = None if recipe is None else recipe.image_size
+    weights_sha256 = hash_checkpoint(checkpoint)
     model, processor = load_checkpoint(checkpoint, recipe_size if image_size is None else image_size, device)
     switches = Switches(precision, matmul_precision, compile_encoders)
     switches.prepare(model)
@@ -108,7 +111,8 @@ def evaluate(
             report(f"no proposals in the data: {BOX_ACCURACY} is left out (`--data detections_file=FILE`)")
         dataset = target if recipe is None else recipe.name
         computed = {"precision": precision, "matmul_precision": matmul_precision}
-        results[name] = to_plain({"checkpoint": checkpoint, "dataset": dataset, **computed, **measured})
+        origin = {"checkpoint": checkpoint, WEIGHTS_KEY: weights_sha256, "dataset": dataset}
+        results[name] = to_plain({**origin, **computed, **measured})
         phrases[name] = evaluation.to_rows()
     if output is not None and is_main_process():
         is_recipe, words = recipe is not None, switches.list_words()

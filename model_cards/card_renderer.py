@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import ModelCard as HubModelCard
 
 from .front_matter import build_front_matter
-from .metrics_file import read_metrics
+from .metrics_file import check_weights, read_metrics
 from .sources import CITATIONS, SOURCES
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
@@ -37,6 +37,8 @@ class ModelCard:
         evaluation_split (`str`, *optional*): split of a single result, if it is not the name in the file.
         evaluation_command (`str`, *optional*): command that gives the metrics; the word `CHECKPOINT` in it stands for
             the repository. A result of the file that holds its own `command` needs none.
+        weights_sha256 (`str`, *optional*): hash of the checkpoint's weights (`trainer/weight_hash.py`): results that
+            were measured on others, or do not say on which, are refused. Without it nothing is compared.
         image_size (`int` or (height, width), *optional*): pixels of the images that the model reads.
         datasets (list of `str`): names of the training data sets.
         recipe (`str`, *optional*): name of the recipe of the training.
@@ -69,6 +71,7 @@ class ModelCard:
     evaluation_dataset: str = ""
     evaluation_split: str | None = None
     evaluation_command: str | None = None
+    weights_sha256: str | None = None
     image_size: int | tuple[int, int] | None = None
     datasets: list[str] = field(default_factory=list)
     recipe: str | None = None
@@ -114,7 +117,8 @@ def render_model_card(card: ModelCard) -> str:
 
     Raises:
         FileNotFoundError: there is no metrics file where the card names one.
-        ValueError: the metrics file holds no result of the pointing game, or an accuracy outside [0, 1].
+        ValueError: the metrics file holds no result of the pointing game, an accuracy outside [0, 1], or a result of
+            other weights than `card.weights_sha256`.
     """
     metrics = _read_card_metrics(card)
     source = SOURCES[card.source]
@@ -154,6 +158,8 @@ def _read_card_metrics(card: ModelCard) -> dict[str, dict[str, Any]]:
     if card.metrics_file is None:
         return {}
     metrics = read_metrics(card.metrics_file)
+    if card.weights_sha256 is not None:
+        check_weights(card.metrics_file, metrics, card.weights_sha256)
     if card.evaluation_split and len(metrics) == 1:
         (result,) = metrics.values()
         return {card.evaluation_split: result}

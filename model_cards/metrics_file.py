@@ -1,9 +1,12 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Reading what an evaluation wrote."""
+"""Reading what an evaluation wrote, and whether it is about a checkpoint."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+WEIGHTS_KEY = "weights_sha256"  # of a result: hash of the weights that it was measured on
 
 
 def read_metrics(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -36,8 +39,40 @@ def read_metrics(path: str | Path) -> dict[str, dict[str, Any]]:
     return results
 
 
+def check_weights(path: str | Path, results: Mapping[str, Mapping[str, Any]], weights_sha256: str) -> None:
+    """Refuses results that were measured on other weights than those of a checkpoint.
+
+    Args:
+        path (`str` or `Path`): the file, for the message.
+        results (mapping): split -> result, as [`read_metrics`] returns them.
+        weights_sha256 (`str`): hash of the checkpoint's weights.
+
+    Raises:
+        ValueError: a result that was measured on other weights, or does not say on which.
+    """
+    for split, result in results.items():
+        measured = result.get(WEIGHTS_KEY)
+        if measured == weights_sha256:
+            continue
+        command = str(result.get("command") or "")
+        if " evaluate " not in command:
+            command = "albef-amc evaluate CHECKPOINT RECIPE_OR_DATASET"
+        remedy = (
+            f"Measure this checkpoint: `{command} --output scores.json`, then push it with `--metrics scores.json`."
+        )
+        if measured is None:
+            raise ValueError(
+                f"{path}: the result of {split} does not say which weights it was measured on (no `{WEIGHTS_KEY}`): "
+                f"they may be others than this checkpoint's. {remedy}"
+            )
+        raise ValueError(
+            f"{path}: the result of {split} was measured on other weights (`{WEIGHTS_KEY}` {measured}) than those of "
+            f"this checkpoint ({weights_sha256}). {remedy}"
+        )
+
+
 def _is_result(value: Any) -> bool:
     return isinstance(value, dict) and {"pointing_game_accuracy", "num_phrases"} <= value.keys()
 
 
-__all__ = ["read_metrics"]
+__all__ = ["WEIGHTS_KEY", "check_weights", "read_metrics"]

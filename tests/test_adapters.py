@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -11,13 +12,14 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from test_amc_trainer import build_arguments, copy_state, training_logs
 from testing_utils import PROJECT_FOLDER, WORDS, build_batch, build_photo, build_rows
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
 from albef_amc.cli.main import main
 from albef_amc.trainer import AmcTrainer, build_lora_config, merge_adapter
-from albef_amc.trainer.checkpoints import load_model_and_processor
+from albef_amc.trainer.checkpoints import hash_checkpoint, load_model_and_processor
 from albef_amc.trainer.publishing import prepare_publication
 from albef_amc.trainer.recipes import load_recipe
 
@@ -613,6 +615,36 @@ def test_the_best_model_of_a_lora_run_is_an_adapter(base, tiny_processor, tmp_pa
     batch = build_batch(trainer.model.config)
     for ours, theirs in zip(ground(loaded, batch), ground(trainer.model, batch), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_adapter_is_published_with_the_numbers_of_its_run_and_not_with_those_of_another(
+    base, tiny_processor, tmp_path
+):
+    options = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    trainer = build_lora_trainer(base, tiny_processor, tmp_path / "run", eval_rows=build_rows(2), **options)
+    trainer.train()
+    trainer.save_model()
+    result = json.loads((tmp_path / "run" / "metrics.json").read_text())["eval"]
+    assert result["weights_sha256"] == hash_checkpoint(tmp_path / "run") != hash_checkpoint(base)
+    publication = prepare_publication(tmp_path / "run", tmp_path / "publication", "your-name/merged")
+    assert f"{100 * result['pointing_game_accuracy']:.2f}" in (publication.folder / "README.md").read_text()
+
+    refused = []
+    for number, change in enumerate(("adapter", "scale", "base")):
+        folder = tmp_path / f"changed-{number}"
+        shutil.copytree(tmp_path / "run", folder)
+        if change == "scale":
+            edit_adapter(folder, lora_alpha=16)
+        else:
+            file = base / "model.safetensors" if change == "base" else folder / "adapter_model.safetensors"
+            tensors = load_file(file)
+            name = "itm_head.bias" if change == "base" else sorted(tensors)[0]
+            save_file({**tensors, name: tensors[name] + 1}, file, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match="was measured on other weights"):
+            prepare_publication(folder, tmp_path / f"refused-{number}", "your-name/merged")
+        refused.append(hash_checkpoint(folder))
+    assert len(set(refused)) == 3
 
 
 @pytest.mark.slow

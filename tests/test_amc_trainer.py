@@ -9,7 +9,9 @@ from testing_utils import build_rows, build_tiny_config
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
 from albef_amc.trainer import AmcConfig, AmcTrainer
+from albef_amc.trainer.checkpoints import hash_checkpoint
 from albef_amc.trainer.epoch_dataset import EpochDataset
+from albef_amc.trainer.weight_hash import hash_weights
 
 TERMS = ("itc_loss", "itm_loss", "mlm_loss", "amc_loss", "amc_mean_loss", "amc_max_loss")
 
@@ -167,6 +169,8 @@ def test_evaluation_returns_logs_and_cards_the_pointing_game(tiny_pretraining_mo
     assert set(stored["num_phrases_by_type"].items()) == {("even", 4), ("odd", 4)}
     card = (checkpoint / "README.md").read_text()
     assert f"{100 * stored['pointing_game_accuracy']:.2f}" in card
+    assert stored["weights_sha256"] == hash_checkpoint(checkpoint)
+    assert stored["weights_sha256"] == hash_weights(tiny_pretraining_model.export_matching_model())
 
 
 def test_evaluation_leaves_the_training_mode_and_gradients_alone(tiny_pretraining_model, tiny_processor, tmp_path):

@@ -23,6 +23,7 @@ from albef_amc.trainer.callbacks import (
     PatienceCallback,
     ThroughputCallback,
 )
+from albef_amc.trainer.checkpoints import hash_checkpoint
 from albef_amc.trainer.files import replace_folder
 
 ACCURACY = "pointing_game_accuracy"
@@ -262,7 +263,8 @@ def test_the_best_model_is_kept_whole_with_its_card(tiny_pretraining_model, tiny
     assert any(not torch.equal(weights[name], tensor) for name, tensor in saved[4].items())
     assert not (best / "optimizer.pt").exists()
     assert "75.00" in (best / "README.md").read_text()
-    assert json.loads((best / "metrics.json").read_text())["eval"][ACCURACY] == 0.75
+    metrics = json.loads((best / "metrics.json").read_text())["eval"]
+    assert (metrics[ACCURACY], metrics["weights_sha256"]) == (0.75, hash_checkpoint(best))
     ids = AlbefProcessor.from_pretrained(best)(text=["the red dog"], return_tensors="pt")["input_ids"]
     assert torch.equal(ids, tiny_processor(text=["the red dog"], return_tensors="pt")["input_ids"])
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

@@ -9,6 +9,8 @@ from PIL import Image
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor
 from albef_amc.cli.demo import RUNS, is_in_range
 from albef_amc.cli.main import main
+from albef_amc.trainer.checkpoints import hash_checkpoint
+from albef_amc.trainer.publishing import prepare_publication
 
 SHORT = (
     "max_steps=3",
@@ -32,7 +34,7 @@ def demo_folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_demo_leaves_metrics_pictures_and_carded_checkpoints(demo_folder):
+def test_demo_leaves_metrics_pictures_and_carded_checkpoints(demo_folder, tmp_path):
     metrics = json.loads((demo_folder / "metrics.json").read_text())
     for name in RUNS:
         checkpoint = demo_folder / name
@@ -40,6 +42,8 @@ def test_demo_leaves_metrics_pictures_and_carded_checkpoints(demo_folder):
         assert 0 <= accuracy <= 1 and metrics[name]["num_phrases"] > 30
         assert f"{100 * accuracy:.2f}" in (checkpoint / "README.md").read_text()
         assert json.loads((checkpoint / "metrics.json").read_text())["test"]["pointing_game_accuracy"] == accuracy
+        assert metrics[name]["weights_sha256"] == hash_checkpoint(checkpoint)
+        prepare_publication(checkpoint, tmp_path / name, "your-name/demo")
         model, processor = (cls.from_pretrained(checkpoint) for cls in (AlbefForImageTextMatching, AlbefProcessor))
         inputs = processor(images=[Image.new("RGB", (64, 64))], text=[["the red circle"]], return_tensors="pt")
         assert model.ground(**inputs).heatmap.shape == (1, 8, 8)

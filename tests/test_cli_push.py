@@ -11,6 +11,7 @@ from safetensors.torch import load
 from albef_amc import AlbefForPreTraining
 from albef_amc.cli.main import main
 from albef_amc.model_cards import ModelCard, write_model_card
+from albef_amc.trainer.checkpoints import hash_checkpoint
 from albef_amc.trainer.publishing import prepare_publication
 
 REPOSITORY = f"{OWNER}/tiny"
@@ -25,7 +26,7 @@ def carded(tmp_path, tiny_pretraining_model, tiny_processor):
     tiny_pretraining_model.save_pretrained(folder)
     tiny_processor.save_pretrained(folder)
     (folder / "optimizer.pt").write_bytes(b"state of the training")
-    result = {"pointing_game_accuracy": 0.625, "num_phrases": 8}
+    result = {"pointing_game_accuracy": 0.625, "num_phrases": 8, "weights_sha256": hash_checkpoint(folder)}
     (folder / "metrics.json").write_text(json.dumps({"eval": result}))
     card = ModelCard(
         model_name="checkpoint-2",
@@ -78,7 +79,7 @@ def test_what_is_uploaded_is_the_matching_model_with_its_card(carded, hub, capsy
     card = HubModelCard(files["README.md"].decode())
     assert (card.data.model_name, card.data.eval_results[0].metric_value) == ("tiny", 0.625)
     assert f"albef-amc evaluate {REPOSITORY} synthetic --split test" in card.text
-    assert json.loads(files["metrics.json"])["eval"] == {"pointing_game_accuracy": 0.625, "num_phrases": 8}
+    assert json.loads(files["metrics.json"]) == json.loads((carded / "metrics.json").read_text())
     assert result["url"] == f"{hub.url}/{REPOSITORY}"
 
     pinned = f'from_pretrained("{REPOSITORY}", trust_remote_code=True, code_revision="{result["commit"]}")'
@@ -127,6 +128,7 @@ def test_metrics_of_a_later_evaluation_take_the_place_of_the_runs(carded, hub, t
         "checkpoint": str(carded),
         "dataset": "refcoco",
         "split": "testA",
+        "weights_sha256": hash_checkpoint(carded),
         "pointing_game_accuracy": 0.75,
         "num_phrases": 4,
         "command": "albef-amc evaluate CHECKPOINT refcoco --split testA",

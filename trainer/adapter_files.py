@@ -30,6 +30,7 @@ TRAINING_STATE_FILE = "pretraining_state.safetensors"
 NAMES_SHOWN = 3
 # A checkpoint continues a run only with these as they were.
 SETTINGS_OF_A_RUN = ("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "bias")
+SETTINGS_OF_THE_SCALE = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
 
 
 def is_adapter(checkpoint: str | Path) -> bool:
@@ -72,21 +73,37 @@ def load_adapter_weights(peft_model: "PeftModel", adapter: str | Path) -> None:
     Raises:
         ValueError: weights that the model lacks or has in another shape, or that the file lacks.
     """
-    from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     model = peft_model.get_base_model()
-    try:
-        weights = load_peft_weights(str(adapter), device="cpu")
-    except Exception as error:
-        if not is_safetensors_error(error):
-            raise
-        raise ValueError(f"{ADAPTER_WEIGHTS_FILE} of {adapter} cannot be read ({error}): it is damaged.") from error
+    weights = _read_weights(adapter)
     if not hasattr(model, MASKED_WORD_HEAD):
         weights = {name: value for name, value in weights.items() if f".{MASKED_WORD_HEAD}." not in name}
     with without_momentum_copies(model):
         expected = get_peft_model_state_dict(peft_model, adapter_name=ADAPTER_NAME, save_embedding_layers=False)
         _check_weights(weights, expected, f"{ADAPTER_WEIGHTS_FILE} of {adapter}")
         set_peft_model_state_dict(peft_model, weights, adapter_name=ADAPTER_NAME)
+
+
+def _read_weights(adapter: str | Path) -> dict[str, torch.Tensor]:
+    from peft import load_peft_weights
+
+    try:
+        return load_peft_weights(str(adapter), device="cpu")
+    except Exception as error:
+        if not is_safetensors_error(error):
+            raise
+        raise ValueError(f"{ADAPTER_WEIGHTS_FILE} of {adapter} cannot be read ({error}): it is damaged.") from error
+
+
+def describe_adapter(adapter: str | Path) -> tuple[str, dict[str, torch.Tensor]]:
+    """What an adapter adds to the matching model of its base: the settings of its scale as text, and its weights."""
+    from peft import PeftConfig
+
+    config = PeftConfig.from_pretrained(str(adapter))
+    settings = {name: getattr(config, name, None) for name in SETTINGS_OF_THE_SCALE}
+    weights = {name: value for name, value in _read_weights(adapter).items() if f".{MASKED_WORD_HEAD}." not in name}
+    return json.dumps(settings, sort_keys=True), weights
 
 
 def _check_weights(given: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], source: str) -> None:
@@ -170,6 +187,7 @@ def merge_into(model: GroundingModel, adapter: str | Path) -> None:
 __all__ = [
     "ADAPTER_CONFIG_FILE",
     "TRAINING_STATE_FILE",
+    "describe_adapter",
     "is_adapter",
     "load_adapter_weights",
     "load_run",

@@ -12,11 +12,12 @@ from transformers.utils import logging
 
 from albef_amc import AlbefForPreTraining, AlbefPreTrainingOutput
 from albef_amc.contrastive_albef import IGNORED_LABEL
-from albef_amc.model_cards import ModelCard, write_model_card
+from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
 from albef_amc.trainer.adapter_training import AdapterTraining, attach_adapter
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.augmentation import GroundingAugmentation
 from albef_amc.trainer.callbacks import ThroughputCallback, add_callbacks
+from albef_amc.trainer.checkpoints import hash_checkpoint
 from albef_amc.trainer.data_collator import DataCollatorForGrounding
 from albef_amc.trainer.evaluation import GroundingEvaluation, evaluate_grounding
 from albef_amc.trainer.files import write_json
@@ -312,12 +313,26 @@ class AmcTrainer(
             self._write_card(Path(self.args.output_dir))
 
     def _write_card(self, folder: Path) -> None:
-        """Card of the present weights; its numbers are those of an evaluation at this very step, or none."""
+        """Card of the present weights, which lie in `folder`; its numbers are those of an evaluation at this very
+        step, or none."""
         details = {**describe_run(self), **self.card_details}
         if self._evaluation_step == self.state.global_step and self._evaluations:
             details["metrics_file"] = folder / "metrics.json"
-            write_json(details["metrics_file"], self._evaluations)
+            weights_sha256 = _hash_saved_weights(folder)
+            named = {} if weights_sha256 is None else {WEIGHTS_KEY: weights_sha256}
+            evaluations = {name: {**scores, **named} for name, scores in self._evaluations.items()}
+            write_json(details["metrics_file"], evaluations)
+            details["weights_sha256"] = weights_sha256
         write_model_card(folder, ModelCard(**details))
+
+
+def _hash_saved_weights(folder: Path) -> str | None:
+    """Hash of the weights that a run has just saved, or `None`, with a warning, where the run goes on without it."""
+    try:
+        return hash_checkpoint(folder)
+    except (OSError, ValueError) as error:
+        logger.warning(f"{folder / 'metrics.json'} does not name the weights that it was measured on. {error}")
+        return None
 
 
 def build_training_collator(processor: Any, args: AmcConfig, mlm_probability: float) -> DataCollatorForGrounding:

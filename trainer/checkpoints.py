@@ -6,14 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import ModelCard as HubModelCard
 from transformers.utils import cached_file
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
 from albef_amc.model_cards import ModelCard, write_model_card
 from albef_amc.model_cards.sources import SOURCES
-from albef_amc.trainer.adapter_files import ADAPTER_CONFIG_FILE, is_adapter, merge_into, read_base_name
+from albef_amc.trainer.adapter_files import (
+    ADAPTER_CONFIG_FILE,
+    describe_adapter,
+    is_adapter,
+    merge_into,
+    read_base_name,
+)
 from albef_amc.trainer.adapters import check_peft_is_installed
+from albef_amc.trainer.weight_hash import hash_tensors, hash_weights
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 NAMES_SHOWN = 3
@@ -40,12 +48,7 @@ def load_model_and_processor(
         FileNotFoundError: a path that is no checkpoint folder, or an adapter whose base is not there.
         ValueError: a checkpoint of another architecture, or one that lacks weights of this one, heads included.
     """
-    checkpoint = str(checkpoint)
-    if not Path(checkpoint).exists() and not HUB_NAME.fullmatch(checkpoint):
-        raise FileNotFoundError(
-            f"No checkpoint folder at {checkpoint}. `make demo` makes checkpoints under runs/demo; "
-            "`albef-amc convert` makes one of an original .pth."
-        )
+    checkpoint = _check_place(checkpoint)
     size = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
     if not is_adapter(checkpoint):
         model = _load_model(model_class, checkpoint, image_size, may_lack)
@@ -59,6 +62,16 @@ def load_model_and_processor(
     merge_into(model, checkpoint)
     model.name_or_path = model.config.name_or_path = checkpoint
     return model, processor
+
+
+def _check_place(checkpoint: str | Path) -> str:
+    """The checkpoint as text; refuses what is neither a path that exists nor a name on the Hub."""
+    if not Path(checkpoint).exists() and not HUB_NAME.fullmatch(str(checkpoint)):
+        raise FileNotFoundError(
+            f"No checkpoint folder at {checkpoint}. `make demo` makes checkpoints under runs/demo; "
+            "`albef-amc convert` makes one of an original .pth."
+        )
+    return str(checkpoint)
 
 
 def _load_model(model_class: Any, checkpoint: str, image_size: int | None, may_lack: Sequence[str]) -> Any:
@@ -92,6 +105,29 @@ def _load_base(model_class: Any, adapter: str, base: str | Path | None, may_lack
         if Path(base).exists():
             raise
         raise FileNotFoundError(f"{missing} ({error})") from error
+
+
+def hash_checkpoint(checkpoint: str | Path) -> str:
+    """The hash of what a checkpoint's matching model computes with (see [`~trainer.weight_hash.hash_weights`]).
+
+    A checkpoint of training and the matching model made of it have one hash, whatever their data types (up to
+    float32), files and image sizes to be used at. The hash of an adapter is made of its base's, its own weights and
+    its scale, so that it does not depend on the machine that adds them up.
+
+    Args:
+        checkpoint (`str` or `Path`): folder or Hub repository, of a model or of an adapter.
+
+    Raises:
+        FileNotFoundError, ValueError: a checkpoint that cannot be used, as for [`load_model_and_processor`].
+    """
+    checkpoint = _check_place(checkpoint)
+    with torch.random.fork_rng(devices=[]):  # a run that is resumed hashes fewer checkpoints, and draws the same
+        if not is_adapter(checkpoint):
+            return hash_weights(_load_model(AlbefForImageTextMatching, checkpoint, None, ()))
+        check_peft_is_installed()
+        base = _load_base(AlbefForImageTextMatching, checkpoint, None, ())
+    scale, weights = describe_adapter(checkpoint)
+    return hash_tensors(weights, beginning=f"{hash_weights(base)} {scale}")
 
 
 def merge_adapter(adapter: str | Path, output_dir: str | Path, base: str | Path | None = None) -> Path:
@@ -139,4 +175,4 @@ def _read_source(adapter: str) -> dict[str, Any]:
     return {"source": names[0]} if names else {}
 
 
-__all__ = ["load_model_and_processor", "merge_adapter"]
+__all__ = ["hash_checkpoint", "load_model_and_processor", "merge_adapter"]

@@ -21,9 +21,16 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 from huggingface_hub.utils import validate_repo_id
 
 from albef_amc import AlbefForImageTextMatching, VisualGroundingPipeline
-from albef_amc.model_cards import ModelCard, check_front_matter, read_metrics, read_model_card, render_model_card
+from albef_amc.model_cards import (
+    ModelCard,
+    check_front_matter,
+    check_weights,
+    read_metrics,
+    read_model_card,
+    render_model_card,
+)
 from albef_amc.text_files_albef import read_text_file
-from albef_amc.trainer.checkpoints import load_model_and_processor
+from albef_amc.trainer.checkpoints import hash_checkpoint, load_model_and_processor
 from albef_amc.trainer.files import write_json, write_whole
 
 CARD_FILE, CONFIG_FILE, ADAPTER_FILE, METRICS_FILE = "README.md", "config.json", "adapter_config.json", "metrics.json"
@@ -87,14 +94,15 @@ def prepare_publication(
         revision (`str`, *optional*): branch.
         dtype (`torch.dtype`, *optional*): of the weights; the checkpoint's by default.
         metrics_file (`str` or `Path`, *optional*): what `albef-amc evaluate --output` wrote about this checkpoint, for
-            the card, in the place of the evaluation of the run.
+            the card, in the place of the evaluation of the run. Either must name the weights of this checkpoint
+            ([`~trainer.checkpoints.hash_checkpoint`]).
         source (`str`, *optional*): whose weights these derive from (see [`~model_cards.ModelCard`]), for a checkpoint
             without a card.
 
     Raises:
         FileNotFoundError: no checkpoint folder, or a file is missing.
-        ValueError: not a repository's name, an incomplete checkpoint, a card that the Hub cannot read, or
-            no card and no `source`.
+        ValueError: not a repository's name, an incomplete checkpoint, a card that the Hub cannot read, no card and no
+            `source`, or numbers that were measured on other weights.
     """
     if repo_id.count("/") != 1:
         raise ValueError(f"a repository is named your-name/model, got {repo_id!r}.")
@@ -108,6 +116,12 @@ def prepare_publication(
         changes = {} if metrics_file is None else _describe_metrics(metrics_file)
         name = repo_id.rpartition("/")[2]
         card = dataclasses.replace(card, model_name=name, repo_id=repo_id, revision=revision, **changes)
+    published_metrics = checkpoint / METRICS_FILE if card is None else card.metrics_file
+    if published_metrics is not None and Path(published_metrics).is_file():
+        weights_sha256 = hash_checkpoint(checkpoint)
+        check_weights(published_metrics, read_metrics(published_metrics), weights_sha256)
+        if card is not None:
+            card.weights_sha256 = weights_sha256
     model, processor = load_model_and_processor(AlbefForImageTextMatching, checkpoint)
     if card is not None and dtype not in (None, model.dtype):
         card.converted_dtype = (_name(model.dtype), _name(dtype))
