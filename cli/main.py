@@ -118,7 +118,9 @@ def _explain(error: Exception, show_traceback: bool) -> int:
         traceback.print_exception(error, file=sys.stderr)
     words = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ModuleNotFoundError) and "pip install" not in words:
-        words += ". Install what this command needs with `pip install 'albef-amc[train]'`."
+        from albef_amc.installation_albef import name_installation
+
+        words += f". Install what this command needs with {name_installation('train')}."
     elif not bad_input:
         words = f"{type(error).__name__}: {words}"
     print(f"albef-amc: error: {words}", file=sys.stderr, flush=True)
@@ -130,7 +132,7 @@ def _is_bad_input(error: Exception) -> bool:
     from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 
     if isinstance(error, OSError):
-        return error.errno not in MACHINE_ERRNOS and not isinstance(error, ConnectionError)
+        return error.errno not in MACHINE_ERRNOS and not isinstance(error, (ConnectionError, ChildProcessError))
     invalid_configuration = (StrictDataclassClassValidationError, StrictDataclassFieldValidationError)
     return isinstance(error, (ValueError, TypeError, NotImplementedError, *invalid_configuration))
 

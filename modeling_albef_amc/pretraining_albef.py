@@ -104,8 +104,9 @@ class AlbefForPreTraining(AlbefContrastiveModel):
             builder = importlib.import_module(f"{__package__}.from_encoders_albef")
         except ModuleNotFoundError as error:
             raise ImportError(
-                "`from_encoders` is not among the code that a checkpoint ships. Install the package `albef-amc` and "
-                "call it there: `from albef_amc import AlbefForPreTraining`."
+                "`from_encoders` is not among the code that a checkpoint ships. Install the package `albef-amc` "
+                "(`pip install .` in a clone of its repository) and call it there: `from albef_amc import "
+                "AlbefForPreTraining`."
             ) from error
         of_vision, of_text = dict(vision_config or {}), dict(text_config or {})
         if image_size is not None:

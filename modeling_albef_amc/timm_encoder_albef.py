@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from .conversion_files_albef import list_names
 from .encoder_files_albef import EncoderWeights, find_file
+from .installation_albef import name_installation
 from .original_albef import rename_original_key
 from .text_files_albef import read_text_file
 
@@ -124,7 +125,7 @@ def _load_with_timm(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
     except ImportError as error:
         raise ImportError(
             f"`vision` is {name!r}: there is no such file or folder here, and a name of timm needs timm, which cannot "
-            f"be imported ({error}). Install it (`pip install 'albef-amc[timm]'`), or give a repository "
+            f"be imported ({error}). Install it ({name_installation('timm')}), or give a repository "
             "(`timm/deit_base_patch16_224.fb_in1k`), a folder or a safetensors file, which do not need it."
         ) from error
     try:

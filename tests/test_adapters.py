@@ -544,7 +544,7 @@ def test_without_peft_the_error_says_how_to_install_it(adapter, tmp_path, capsys
     for words in (["merge", str(adapter)], ["train", "coco_phrases", "--set", "peft.r=8"]):
         assert main([*words, "--output-dir", str(tmp_path / "out")]) == 1
         error = capsys.readouterr().err.splitlines()[-1]
-        assert "pip install 'albef-amc[peft]'" in error and "[train]" not in error
+        assert "pip install '.[peft]'" in error and "[train]" not in error
 
 
 RECIPE = """

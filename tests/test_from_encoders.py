@@ -397,7 +397,7 @@ def test_a_repository_that_cannot_be_reached(bert, tmp_path, monkeypatch):
 
 def test_names_of_timm_need_timm(bert, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match=r"`vision` is 'deit_tiny'.*pip install 'albef-amc\[timm\]'"):
+    with pytest.raises(ImportError, match=r"`vision` is 'deit_tiny'.*pip install '\.\[timm\]'` in a clone"):
         AlbefForPreTraining.from_encoders("deit_tiny", bert)
 
 

@@ -162,7 +162,7 @@ def test_the_deepspeed_launch_finds_its_file_and_takes_precision_from_the_recipe
 @pytest.mark.parametrize("path", DEEPSPEED_FILES, ids=name_of)
 def test_deepspeed_reads_the_file_as_the_trainer_fills_it(path, tmp_path, clean_environment):
     if importlib.util.find_spec("deepspeed") is None:
-        pytest.skip("deepspeed is not installed: pip install 'albef-amc[deepspeed]'")
+        pytest.skip("deepspeed is not installed: pip install '.[deepspeed]'")
     os.environ["DS_ACCELERATOR"] = "cpu"
     from deepspeed.runtime.config import DeepSpeedConfig
     from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
@@ -185,7 +185,7 @@ def test_deepspeed_reads_the_file_as_the_trainer_fills_it(path, tmp_path, clean_
 def test_deepspeed_files_hold_known_keys_only(path):
     """DeepSpeed passes over keys that it does not know at the top; in a section it refuses them."""
     if importlib.util.find_spec("deepspeed") is None:
-        pytest.skip("deepspeed is not installed: pip install 'albef-amc[deepspeed]'")
+        pytest.skip("deepspeed is not installed: pip install '.[deepspeed]'")
     from deepspeed.runtime import constants
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 

@@ -88,7 +88,7 @@ def test_the_example_of_the_card_gives_what_the_card_says(name, monkeypatch):
 
 @pytest.mark.parametrize("name", METRICS)
 def test_the_page_runs_its_example(name):
-    gradio = pytest.importorskip("gradio", reason="the pages of Spaces need gradio (`pip install albef-amc[app]`)")
+    gradio = pytest.importorskip("gradio", reason="the pages of Spaces need gradio (`pip install '.[app]'`)")
     spec = importlib.util.spec_from_file_location(f"app_of_{name}", get_metric_folder(name) / "app.py")
     app = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(app)

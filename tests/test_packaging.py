@@ -42,6 +42,7 @@ DEFAULT_MAX_LINES = 700
 HEADER = "# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0."
 # Nor do those of `from_encoders`.
 NEVER_SHIPPED |= {"from_encoders_albef", "encoder_files_albef", "timm_encoder_albef", "bert_encoder_albef"}
+NEVER_SHIPPED |= {"installation_albef"}
 
 
 def list_modules(*folders: str) -> list[Path]:

@@ -83,7 +83,7 @@ def test_what_cannot_be_scored_is_refused_and_leaves_nothing_behind(retrieval_re
 
 
 def test_the_page_runs_its_example():
-    gradio = pytest.importorskip("gradio", reason="the pages of Spaces need gradio (`pip install albef-amc[app]`)")
+    gradio = pytest.importorskip("gradio", reason="the pages of Spaces need gradio (`pip install '.[app]'`)")
     spec = importlib.util.spec_from_file_location("app_of_retrieval_recall", FOLDER / "app.py")
     app = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(app)

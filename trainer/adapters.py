@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from albef_amc import AlbefConfig, AlbefForImageTextMatching, AlbefForPreTraining
+from albef_amc.installation_albef import name_installation
 from albef_amc.ranges_albef import BELOW_ONE, POSITIVE, Range, check_number
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def check_peft_is_installed() -> None:
         import peft  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "LoRA needs `peft`, which is not installed. Install it with `pip install 'albef-amc[peft]'`.", name="peft"
+            f"LoRA needs `peft`, which is not installed. Install it with {name_installation('peft')}.", name="peft"
         ) from error
 
 

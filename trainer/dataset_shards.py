@@ -9,11 +9,12 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,12 @@ SOURCES_PER_PART = 16
 ROW_GROUP_BYTES = 16 << 20
 # Parts that wait per process: what is read ahead stays small when writing is slower.
 PARTS_AHEAD = 2
-PARENT_CHECK_SECONDS = 1.0
+LOST_WORKER = (
+    "a process that reads images ended before its time: it was killed, for example because memory ran out, or (where "
+    "processes are not copies of this one, as on macOS and Windows) the program starts its work outside of "
+    '`if __name__ == "__main__":`. Shards that are whole are kept: continue with `--resume`, perhaps with '
+    "`--num-workers 1`."
+)
 
 _reader: SplitReader | None = None  # of a process that reads for another
 
@@ -193,14 +199,12 @@ def _read_parts(reader: SplitReader, start: int, num_workers: int) -> Iterator[P
             stop = min(first + SOURCES_PER_PART, len(reader))
             yield stop, *reader.read(first, stop)
         return
-    # Processes that are copies of this one have the annotations already.
-    context = multiprocessing.get_context("fork")
     waiting: deque[Future[Part]] = deque()
     with ProcessPoolExecutor(
         min(num_workers, len(starts)),
-        mp_context=context,
+        mp_context=multiprocessing.get_context(_choose_start_method()),
         initializer=_start_worker,
-        initargs=(reader, os.getpid()),
+        initargs=(reader,),
     ) as pool:
         try:
             for first in starts:
@@ -209,22 +213,34 @@ def _read_parts(reader: SplitReader, start: int, num_workers: int) -> Iterator[P
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise ChildProcessError(LOST_WORKER) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker(reader: SplitReader, parent: int) -> None:
+def _choose_start_method() -> str | None:
+    """How processes start: as the program has set it, or else by `fork` where that is safe, on Linux.
+
+    A forked process is a copy of this one and has the annotations already; others are sent them.
+    """
+    chosen = multiprocessing.get_start_method(allow_none=True)
+    return "fork" if chosen is None and sys.platform == "linux" else chosen
+
+
+def _start_worker(reader: SplitReader) -> None:
     global _reader
     _reader = reader
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that was asked to stop says so, once
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
-def _leave_with(parent: int) -> None:
+def _leave_with_parent() -> None:
     """Ends this process when the one that it reads for is gone."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_CHECK_SECONDS)
-    os._exit(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _read_part(start: int, stop: int) -> Part:

@@ -10,6 +10,7 @@ import torch
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.utils import is_torch_bf16_gpu_available, logging
 
+from albef_amc.installation_albef import name_installation
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.mixtures import describe_size, list_parts
 from albef_amc.trainer.phrase_rows import ROWS_READ_AT_ONCE
@@ -56,9 +57,7 @@ def check_package(package: str, asked_by: str, extra: str | None = None) -> None
         ValueError: the package is not installed.
     """
     if importlib.util.find_spec(package) is None:
-        raise ValueError(
-            f"{asked_by} needs {package}, which is not installed: `pip install 'albef-amc[{extra or package}]'`."
-        )
+        raise ValueError(f"{asked_by} needs {package}, which is not installed: {name_installation(extra or package)}.")
 
 
 def _uses_gpu(training: dict[str, Any]) -> bool:
