@@ -35,9 +35,9 @@ class ReadingReport:
         self.first_places: dict[str, str] = {}
 
     def add(self, reason: str, place: str) -> None:
-        """Counts one occurrence."""
+        """Counts one occurrence; half of a character in the place, which no file of text can hold, is written out."""
         self.counts[reason] += 1
-        self.first_places.setdefault(reason, place)
+        self.first_places.setdefault(reason, place.encode(errors="backslashreplace").decode())
 
     def update(self, other: "ReadingReport") -> None:
         """Adds the counts of another report."""

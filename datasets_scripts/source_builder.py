@@ -18,6 +18,7 @@ from .features import GROUNDING_FEATURES
 from .image_files import StoredImage
 from .option_types import check_option_type, list_option_types
 from .task_features import find_task_schema
+from .usable_rows import keep_usable_texts
 
 
 @dataclass
@@ -169,6 +170,7 @@ class SourceBuilder(datasets.GeneratorBasedBuilder):
         report = ReadingReport()
         for key, (image, source) in enumerate(sources.items()):
             row = self._read_row(image, source, report)
+            row = None if row is None else keep_usable_texts(row, report)
             if row is not None:
                 yield key, row
         self.report.update(report)

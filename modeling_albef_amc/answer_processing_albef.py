@@ -8,6 +8,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 from transformers.feature_extraction_utils import BatchFeature
 
+from .collections_albef import describe_type, is_collection, iterate
+from .text_processing_albef import find_broken_character
+
 
 class AnswerProcessing:
     """The part of [`AlbefProcessor`] that encodes answers. They are not cleaned, as in the released code."""
@@ -48,8 +51,15 @@ class AnswerProcessing:
         return BatchFeature({"candidate_ids": ids, "candidate_mask": mask})
 
     def _read_answers(self, answers: Sequence[str]) -> list[list[int]]:
-        if isinstance(answers, str) or not all(isinstance(answer, str) for answer in answers):
-            raise TypeError(f"`answers` must be a list of strings, got {str(answers)[:80]!r}.")
+        if not is_collection(answers):
+            raise TypeError(f"`answers` must be a list of strings, got {answers!r:.80}.")
+        answers = list(iterate(answers))
+        for index, answer in enumerate(answers):
+            if not isinstance(answer, str):
+                raise TypeError(f"`answers` must be a list of strings, got {describe_type(answer)} as answer {index}.")
+            broken = find_broken_character(answer)
+            if broken:
+                raise ValueError(f"answer {index} is {answer!r:.80}, which {broken}. Correct it.")
         if not answers:
             raise ValueError("`answers` is empty: give at least one.")
         limit = self.tokenizer.model_max_length

@@ -20,7 +20,7 @@ from .located_phrases_albef import BOX_THRESHOLD, BOX_THRESHOLDS, iterate_locate
 from .ranges_albef import check_number
 from .regions_albef import boxes_from_heatmap, build_region_mask, find_point
 from .saving_albef import replacing_files
-from .text_processing_albef import clean_with_offsets
+from .text_processing_albef import clean_with_offsets, find_text_problem
 
 logger = logging.get_logger(__name__)
 
@@ -142,6 +142,10 @@ class AlbefProcessor(AnswerProcessing, ProcessorMixin):
                 f"`max_length` must lie between 2 ([CLS] and one piece) and {limit} (text positions), "
                 f"got {max_length}."
             )
+        for index, phrase in enumerate(phrases):
+            problem = find_text_problem(phrase)
+            if problem:
+                raise ValueError(f"phrase {index} is {phrase!r:.80}, which {problem}. Give a phrase with words.")
         cleaned = [clean_with_offsets(phrase, max_words) for phrase in phrases]
         encoded = self.tokenizer(
             [phrase for phrase, _ in cleaned],
@@ -323,8 +327,7 @@ def _check_lengths(phrases: list[str], lengths: list[int], limit: int) -> None:
     for index, (phrase, length) in enumerate(zip(phrases, lengths, strict=True)):
         if length < 2:
             raise ValueError(
-                f"phrase {index} is {phrase!r}, which has no words once it is cleaned (punctuation is removed). Give "
-                "a phrase with at least one word."
+                f"phrase {index} is {phrase!r:.80}, of which the tokenizer keeps nothing. Give a phrase with words."
             )
         if length > limit:
             raise ValueError(

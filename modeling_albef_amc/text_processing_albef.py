@@ -4,11 +4,14 @@
 import json
 import re
 import tempfile
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from .collections_albef import describe_type
 from .text_files_albef import read_text_file
 
 # In this order: (pattern, replacement, characters of a match before those that the replacement stands for).
@@ -23,6 +26,55 @@ SPECIAL_PIECES = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+
+
+# What BERT's normaliser deletes or takes for white space: control characters and the like, marks without a letter.
+NO_WORD_CATEGORIES = ("Cc", "Cf", "Co", "Mn", "Zl", "Zp", "Zs")
+REPLACEMENT_CHARACTER = "\ufffd"
+PLAIN_WORD = re.compile(r"[A-Za-z0-9]")  # what is left by the cleaning and by every normaliser
+
+
+def find_text_problem(text: Any) -> str | None:
+    """Why a phrase, a caption or a question cannot be used, as the end of a sentence; `None` where it can.
+
+    This is the one rule for texts: builders skip what it refuses, training and the processor raise an error, an
+    evaluation names the phrase and goes on.
+
+    Args:
+        text: what stands where a text is expected.
+
+    Example:
+
+    ```python
+    >>> from albef_amc.text_processing_albef import find_text_problem
+    >>> find_text_problem("a dog"), find_text_problem("..."), find_text_problem(5)
+    (None, 'has no words once it is cleaned (punctuation is removed)', 'is a int, not a text')
+
+    ```
+    """
+    if not isinstance(text, str):
+        return f"is {describe_type(text)}, not a text"
+    broken = find_broken_character(text)
+    if broken is not None or PLAIN_WORD.search(text):
+        return broken
+    characters = unicodedata.normalize("NFD", clean_caption(text))
+    if not any(_is_of_word(character) for character in characters):
+        return "has no words once it is cleaned (punctuation is removed)"
+    return None
+
+
+def find_broken_character(text: str) -> str | None:
+    """Why a text cannot be stored, as the end of a sentence; JSON and file names can hold halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"has half of a character (an unpaired surrogate) at position {error.start}"
+    return None
+
+
+def _is_of_word(character: str) -> bool:
+    category = unicodedata.category(character)
+    return category not in NO_WORD_CATEGORIES and character != REPLACEMENT_CHARACTER
 
 
 def clean_caption(text: str, max_words: int | None = None) -> str:
@@ -94,6 +146,8 @@ def _keep_words(text: str, max_words: int | None) -> str:
 
 def _substitute(text: str, rules: Sequence[tuple[str, str, int]]) -> tuple[str, list[int]]:
     """Lower-case `text` and apply the rules in turn, with the source index of every character."""
+    if not isinstance(text, str):
+        raise TypeError(f"a text to clean is expected, got {describe_type(text)}.")
     sources = [index for index, character in enumerate(text) for _ in character.lower()]
     text = text.lower()
     for pattern, replacement, skipped in rules:
@@ -229,4 +283,12 @@ def _read_vocabulary(path: str | Path) -> list[str]:
     return read_text_file(path).rstrip("\n").split("\n")
 
 
-__all__ = ["build_tokenizer", "build_tokenizer_like", "clean_caption", "clean_question", "clean_with_offsets"]
+__all__ = [
+    "build_tokenizer",
+    "build_tokenizer_like",
+    "clean_caption",
+    "clean_question",
+    "clean_with_offsets",
+    "find_broken_character",
+    "find_text_problem",
+]
