@@ -13,6 +13,7 @@ from PIL import Image
 from albef_amc.cli.build_dataset import gather_options
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.datasets_scripts import load_task_dataset
+from albef_amc.datasets_scripts.row_checks import check_picture_size, count_boxes
 from albef_amc.datasets_scripts.statistics import describe_dataset
 from albef_amc.datasets_scripts.task_features import TextSchema, find_task_schema
 from albef_amc.regions_albef import build_region_mask
@@ -38,6 +39,8 @@ def inspect_dataset(
     with redirect_stdout(sys.stderr):  # libraries speak on standard output
         found = load_task_dataset(dataset, split, **gather_options(raw_dir, options or (), "--option"))
         result: dict[str, Any] = {"dataset": dataset, "split": split, **describe_dataset(found)}
+        for warning in count_boxes(found).list_warnings():
+            report(warning)
         if output is not None:
             chosen = sorted({index * len(found) // rows for index in range(rows)})
             result["picture"] = draw_rows(found.select(chosen), output)
@@ -68,9 +71,18 @@ def _draw_row(row: dict[str, Any]) -> list[Image.Image | str | None]:
 
 
 def _draw_phrases(row: dict[str, Any]) -> list[Image.Image | str | None]:
+    _report_problem(row)
     num_phrases = len(row["phrases"])
     words = f"{row['image_id']} {row['width']} x {row['height']} {num_phrases} phrase{'s' * (num_phrases != 1)}"
     return [words, *(_draw_phrase(row, phrase) for phrase in row["phrases"][:PHRASES_PER_ROW])]
+
+
+def _report_problem(row: dict[str, Any]) -> None:
+    """Says where a picture has another size than its row states: it is drawn all the same, to be looked at."""
+    try:
+        check_picture_size(row, row["image"].size)
+    except ValueError as error:
+        report(str(error))
 
 
 def _draw_texts(row: dict[str, Any], schema: TextSchema) -> list[Image.Image | str | None]:
@@ -102,10 +114,13 @@ def _join_pictures(pictures: list[Image.Image]) -> Image.Image:
 
 def _draw_phrase(row: dict[str, Any], phrase: dict[str, Any]) -> Image.Image:
     """The image with the phrase's boxes, the outline of its region and its first point; words and types below."""
-    size = (row["height"], row["width"])
+    size = row["image"].size[::-1]
     region = None
     if phrase["polygons"] or phrase["masks"]:
-        region = build_region_mask(*size, size, polygons=phrase["polygons"], masks=phrase["masks"])
+        try:
+            region = build_region_mask(*size, size, polygons=phrase["polygons"], masks=phrase["masks"])
+        except ValueError as error:
+            raise ValueError(f"phrase {phrase['phrase_id']!r} of image {row['image_id']!r}: {error}") from error
     notes = [*(phrase["types"] or []), *(["no region"] if region is None and not phrase["boxes"] else [])]
     words = f"{phrase['phrase']} [{', '.join(notes)}]" if notes else phrase["phrase"]
     point = phrase["points"][0] if phrase["points"] else None

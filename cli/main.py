@@ -116,7 +116,7 @@ def _explain(error: Exception, show_traceback: bool) -> int:
     bad_input = _is_bad_input(error)
     if show_traceback or not (bad_input or isinstance(error, (OSError, ImportError, FloatingPointError))):
         traceback.print_exception(error, file=sys.stderr)
-    words = " ".join(str(error).split()) or type(error).__name__
+    words = " ".join(_find_message(error).split()) or type(error).__name__
     if isinstance(error, ModuleNotFoundError) and "pip install" not in words:
         from albef_amc.installation_albef import name_installation
 
@@ -125,6 +125,14 @@ def _explain(error: Exception, show_traceback: bool) -> int:
         words = f"{type(error).__name__}: {words}"
     print(f"albef-amc: error: {words}", file=sys.stderr, flush=True)
     return 2 if bad_input else 1
+
+
+def _find_message(error: Exception) -> str:
+    """What an error says; of one from a process that prepares data, without the traceback of that process."""
+    text, kind = str(error), type(error).__name__
+    if text.startswith(f"Caught {kind} in DataLoader worker process"):
+        return text.rpartition(f"\n{kind}: ")[2]
+    return text
 
 
 def _is_bad_input(error: Exception) -> bool:

@@ -11,6 +11,7 @@ from .coco_files import index_by_id, load_annotations, load_json
 from .coco_records import ReadingReport, mark_incomplete, read_boxes, read_proposals, read_region, read_spans
 from .features import build_phrase, build_row
 from .image_files import UPRIGHT, StoredImage, read_image_file
+from .row_checks import format_sizes, is_stated_size
 from .source_builder import SourceBuilder, SourceConfig
 
 # Upper bounds of an image's hash in per cent: 70 % train, 15 % validation, 15 % test.
@@ -147,9 +148,9 @@ def _read_row(
 
 def _has_annotated_size(path: Path, image: dict[str, Any], stored: StoredImage, report: ReadingReport) -> bool:
     """Whether the upright picture has the size that the annotations were made for."""
-    width, height = stored.upright_size
-    if (image.get("width", width), image.get("height", height)) != (width, height):
-        sizes = f"{width} x {height}, not {image.get('width')} x {image.get('height')}"
+    stated = (image.get("width"), image.get("height"))
+    if not is_stated_size(stated, stored.upright_size):
+        sizes = format_sizes(stored.upright_size, stated)
         report.add("image size differs from the annotation: image left out", f"{path} ({sizes})")
         return False
     if stored.orientation != UPRIGHT:

@@ -120,8 +120,7 @@ class Coco(SourceBuilder):
         path = self.config.get_image_folder() / file_name
         stored = read_image_file(path, report)
         if stored is not None:
-            size = (stored.width if width is None else width, stored.height if height is None else height)
-            stored = choose_frame(stored, size, path, report)
+            stored = choose_frame(stored, (width, height), path, report)
         if stored is None:
             return None
         phrases = []

@@ -76,7 +76,8 @@ def clean_box(
 ) -> list[float] | None:
     """A box as `x_min, y_min, x_max, y_max` inside the image, or None where it cannot be used.
 
-    A box that reaches over the border is cut there and reported. A reversed or empty box, one outside the image and
+    A box that reaches over the border is cut there and reported. One within 0..1, as shares of width and height are,
+    is kept and reported: boxes are in pixels. A reversed or empty box, one outside the image and
     one that is not four finite numbers are left out and reported: none of them says where the object is.
 
     Args:
@@ -106,6 +107,8 @@ def clean_box(
     if problem:
         report.add(problem, where)
         return None
+    if all(0 <= value <= 1 for value in box) and max(width, height) > 1:
+        report.add("box within 0..1, less than a pixel, as shares of width and height are: kept as pixels", where)
     if max(abs(a - b) for a, b in zip(clamped, corners, strict=True)) > BORDER_TOLERANCE:
         report.add("box reaches over the border: cut there", where)
     return clamped

@@ -133,7 +133,7 @@ class Flickr30kEntities(SourceBuilder):
         if stored is None or annotation is None:
             return None
         chains, captions = annotation
-        stored = choose_frame(stored, chains.size or (stored.width, stored.height), path, report)
+        stored = choose_frame(stored, chains.size or (None, None), path, report)
         if stored is None:
             return None
         phrases = _build_phrases(image, captions, chains, stored, report)

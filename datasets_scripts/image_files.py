@@ -13,6 +13,7 @@ from albef_amc.image_processing_albef import MAX_IMAGE_BYTES, UnusableImageError
 from albef_amc.regions_albef import decode_rle, encode_rle
 
 from .coco_records import ReadingReport
+from .row_checks import format_sizes, is_stated_size
 
 # EXIF orientations by what they do to the stored pixels: first exchange x and y, then mirror.
 UPRIGHT = 1
@@ -132,17 +133,19 @@ def choose_frame(
 
     Args:
         stored (`StoredImage`): the image file.
-        annotated_size (`tuple`): width and height that the annotations give; the image's own where they give none.
+        annotated_size (`tuple`): width and height that the annotations give; None where they give none, which stands
+            for the image's own.
         path (`Path`): for the report.
         report (`ReadingReport`): receives what was done.
     """
-    if annotated_size not in ((stored.width, stored.height), stored.upright_size):
-        sizes = f"{stored.width} x {stored.height}, not {annotated_size[0]} x {annotated_size[1]}"
+    stored_size = (stored.width, stored.height)
+    if not any(is_stated_size(annotated_size, size) for size in (stored_size, stored.upright_size)):
+        sizes = format_sizes(stored_size, annotated_size)
         report.add("image size differs from the annotation: image left out", f"{path} ({sizes})")
         return None
     if stored.orientation == UPRIGHT:
         return stored
-    if annotated_size != (stored.width, stored.height):
+    if not is_stated_size(annotated_size, stored_size):
         report.add("image is turned by its EXIF data: boxes are those of the upright picture", str(path))
         return StoredImage(stored.data, *stored.upright_size)
     report.add("image is turned by its EXIF data: boxes are turned with it", str(path))

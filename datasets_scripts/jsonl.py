@@ -15,6 +15,7 @@ from .coco_records import MIN_POLYGON_LENGTH, ReadingReport, clean_box, keep_usa
 from .features import build_phrase, build_row
 from .image_files import UPRIGHT, find_path_problem, read_image_file
 from .jsonl_fields import BOX_FORMATS, NORMALIZED, XYWH, XYXY, check_line
+from .row_checks import format_sizes, is_stated_size
 from .source_builder import ImageRootConfig, SourceBuilder
 
 SUFFIX = ".jsonl"
@@ -101,8 +102,9 @@ class Jsonl(SourceBuilder):
         if stored is None:
             return None
         size = stored.upright_size
-        if (row.get("width") or size[0], row.get("height") or size[1]) != size:
-            found = f"{where}: {size[0]} x {size[1]}, not {row.get('width')} x {row.get('height')}"
+        stated = (row.get("width"), row.get("height"))
+        if not is_stated_size(stated, size):
+            found = f"{where}: {format_sizes(size, stated)}"
             report.add("image size differs from `width` and `height`: image left out", found)
             return None
         if stored.orientation != UPRIGHT:

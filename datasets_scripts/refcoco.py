@@ -156,8 +156,7 @@ class RefCoco(SourceBuilder):
         path = self.config.get_image_folder() / entry["file_name"]
         stored = read_image_file(path, report)
         if stored is not None:
-            size = (entry.get("width", stored.width), entry.get("height", stored.height))
-            stored = choose_frame(stored, size, path, report)
+            stored = choose_frame(stored, (entry.get("width"), entry.get("height")), path, report)
         if stored is None:
             return None
         phrases = [phrase for ref in refs for phrase in _read_phrases(ref, annotations, categories, stored, report)]

@@ -99,6 +99,28 @@ def clamp_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> tu
     Returns:
         `tuple[torch.Tensor, int]`: boxes of shape `(num_kept, 4)`, float32, and how many were dropped.
     """
+    table = check_boxes(boxes)
+    clamped = table.clip(0, [width, height, width, height])
+    if (clamped != table).any():
+        logger.warning_once("Some boxes leave their image: they are cut off at its border.")
+    if ((table >= 0) & (table <= 1)).all(axis=1).any() and max(height, width) > 1:
+        logger.warning_once("Some boxes lie within 0..1, less than a pixel. Boxes are in pixels, not in shares.")
+    clamped = clamped[(clamped[:, 2] > clamped[:, 0]) & (clamped[:, 3] > clamped[:, 1])]
+    num_dropped = len(table) - len(clamped)
+    if num_dropped:
+        logger.warning_once("Some boxes have no area inside their image: they are dropped.")
+    return torch.from_numpy(clamped).float(), num_dropped
+
+
+def check_boxes(boxes: Sequence[Sequence[float]]) -> np.ndarray:
+    """Boxes as an array of shape `(num_boxes, 4)`, float64.
+
+    Args:
+        boxes (sequence of four `float`): x_min, y_min, x_max, y_max in pixels, wherever they lie.
+
+    Raises:
+        ValueError: a box is not four finite numbers, or its corners are in the wrong order; the message says which.
+    """
     table = np.zeros((len(boxes), 4))
     for index, box in enumerate(boxes):
         numbers = _read_numbers(box)
@@ -114,14 +136,7 @@ def clamp_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> tu
                 f"box {index} is {box.tolist()}: x_max, y_max must not lie before x_min, y_min. Boxes are "
                 "[x_min, y_min, x_max, y_max] in pixels, not [x, y, width, height]."
             )
-    clamped = table.clip(0, [width, height, width, height])
-    if (clamped != table).any():
-        logger.warning_once("Some boxes leave their image: they are cut off at its border.")
-    clamped = clamped[(clamped[:, 2] > clamped[:, 0]) & (clamped[:, 3] > clamped[:, 1])]
-    num_dropped = len(table) - len(clamped)
-    if num_dropped:
-        logger.warning_once("Some boxes have no area inside their image: they are dropped.")
-    return torch.from_numpy(clamped).float(), num_dropped
+    return table
 
 
 def _cover(start: float, end: float, cells: int) -> np.ndarray:
@@ -461,6 +476,7 @@ def _decode_counts(counts: str | bytes) -> np.ndarray:
 __all__ = [
     "boxes_from_heatmap",
     "build_region_mask",
+    "check_boxes",
     "clamp_boxes",
     "decode_rle",
     "encode_rle",

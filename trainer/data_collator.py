@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from transformers.utils import logging
 
 from albef_amc.contrastive_albef import IGNORED_LABEL, mask_pieces
 from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, INCOMPLETE_OUTLINES
+from albef_amc.datasets_scripts.row_checks import check_picture_size
 from albef_amc.image_processing_albef import load_image
 from albef_amc.ranges_albef import check_number
 from albef_amc.trainer.augmentation import GroundingAugmentation, example_generator
@@ -173,7 +173,7 @@ class DataCollatorForGrounding:
         if self.use_paraphrases:
             phrases = [wording for phrase in phrases for wording in self._draw_wordings(row, phrase)]
         row = {**row, "phrases": phrases, "image": load_image(row["image"], name=f"image {row['image_id']!r}")}
-        _check_size(row, row["image"])
+        check_picture_size(row, row["image"].size)
         if self.augmentation is None:
             return row
         try:
@@ -315,16 +315,6 @@ def _find_paraphrases(phrases: list[dict]) -> torch.Tensor:
         if "paraphrase_of" in phrase:
             rows[index - 1] = index
     return rows
-
-
-def _check_size(row: dict, image: Image.Image) -> None:
-    stated = tuple(row.get(name) or size for name, size in (("width", image.width), ("height", image.height)))
-    if stated != image.size:
-        raise ValueError(
-            f"the row of image {row['image_id']!r} states {stated[0]} x {stated[1]} pixels but its image, upright, "
-            f"has {image.width} x {image.height}: its regions would be misplaced. Correct `width`, `height` and the "
-            "regions, or store the image that they belong to."
-        )
 
 
 __all__ = ["DataCollatorForGrounding", "hash_image_id"]

@@ -13,9 +13,10 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, Subset
 
 from albef_amc import ITM_MATCH_INDEX, AlbefForImageTextMatching, AlbefForPreTraining, AlbefGroundingOutput
+from albef_amc.datasets_scripts.row_checks import check_picture_size, warn_about_boxes
 from albef_amc.metrics import get_metric_folder
 from albef_amc.ranges_albef import COUNT, NOT_NEGATIVE, WHOLE, check_number
-from albef_amc.regions_albef import find_point, resize_heatmap
+from albef_amc.regions_albef import check_boxes, find_point, resize_heatmap
 from albef_amc.trainer.augmentation import example_generator
 from albef_amc.trainer.heatmap_measures import sum_heat_in_boxes
 from albef_amc.trainer.parallel import split_rows
@@ -120,9 +121,14 @@ def evaluate_grounding(
             `metrics/box_accuracy`.
         rank, world_size (`int`, default to 0 and 1): this process among those that a launcher started.
 
+    Boxes that reach beyond their picture, lie within 0..1 or have no area are counted in a warning.
+
     Raises:
-        ValueError: no phrase has a box.
+        ValueError: no phrase has a box, a box is not four finite numbers with its corners in order, or a picture has
+            another size than its row states.
     """
+    if rank == 0:
+        warn_about_boxes(rows, "evaluation data")
     own_rows = rows if world_size == 1 else Subset(rows, split_rows(len(rows), rank, world_size))
     sums_heat = proposal_ranking is not None
     results, num_skipped = predict_points(model, processor, own_rows, sums_heat=sums_heat, **options)
@@ -222,10 +228,12 @@ class _GroundingInputs:
 
     def __call__(self, rows: list[dict]) -> tuple[list[PhraseResult], dict[str, torch.Tensor], list[list], int]:
         phrases, images, texts, proposals, skipped = [], [], [], [], 0
+        used = []
         for row in rows:
             scored, num_phrases = list(iterate_phrases(row)), len(row["phrases"] or ())
             skipped += num_phrases - len(scored)
             if scored:
+                used.append(row)
                 images.append(row["image"])
                 texts.append([phrase.phrase for phrase in scored])
                 phrases.extend(scored)
@@ -233,19 +241,30 @@ class _GroundingInputs:
         inputs = {}
         if phrases:
             inputs = dict(self.processor(images=images, text=texts, max_length=self.max_length, return_tensors="pt"))
+            for row, (height, width) in zip(used, inputs["original_sizes"].tolist(), strict=True):
+                check_picture_size(row, (width, height))
         return phrases, inputs, proposals, skipped
 
 
 def iterate_phrases(row: dict) -> Iterable[PhraseResult]:
-    """The phrases of a row that have a box, with an undefined point."""
+    """The phrases of a row that have a box, with an undefined point.
+
+    Raises:
+        ValueError: a box is not four finite numbers with its corners in order; the message names phrase and image.
+    """
     for index, phrase in enumerate(row["phrases"] or ()):
         if phrase.get("boxes"):
+            phrase_id = phrase.get("phrase_id") or f"{row['image_id']}#{index}"
+            try:
+                boxes = check_boxes(phrase["boxes"]).tolist()
+            except ValueError as error:
+                raise ValueError(f"phrase {phrase_id!r} of image {row['image_id']!r}: {error}") from error
             yield PhraseResult(
-                phrase_id=phrase.get("phrase_id") or f"{row['image_id']}#{index}",
+                phrase_id=phrase_id,
                 image_id=row["image_id"],
                 phrase=phrase["phrase"],
                 types=list(phrase.get("types") or ()),
-                boxes=[[float(value) for value in box] for box in phrase["boxes"]],
+                boxes=boxes,
                 point=(math.nan, math.nan),
             )
 

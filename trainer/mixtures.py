@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 
 from albef_amc.datasets_scripts import load_grounding_dataset
+from albef_amc.datasets_scripts.row_checks import warn_about_boxes
 from albef_amc.trainer.augmentation import example_generator
 from albef_amc.trainer.epoch_dataset import EpochDataset
 from albef_amc.trainer.grouping import group_rows_by_image
@@ -212,6 +213,9 @@ def build_training_dataset(rows: Any, args: Any) -> Any:
         raise ValueError("a mixture has streamed and other data sets: set `streaming` for all of them, or for none.")
     if args.shuffle_buffer:
         raise ValueError("`shuffle_buffer` is for streamed data: leave it out, or set `streaming` in `train_data`.")
+    for part, name in zip(parts, [None] if mixture is None else mixture.names, strict=True):
+        if args.process_index == 0:
+            warn_about_boxes(part, "training data" if name is None else f"training data {name}")
     if args.group_by_image:
         parts = [group_rows_by_image(part) for part in parts]
     parts = [build_epoch_dataset(part, args) for part in parts]
