@@ -11,6 +11,7 @@ import typer
 from tqdm.auto import tqdm
 
 from albef_amc.cli.evaluate import read_options
+from albef_amc.cli.output_paths import check_output_folder
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.trainer import dataset_building
 from albef_amc.trainer.dataset_publishing import open_repository, upload_dataset
@@ -25,7 +26,9 @@ SHOWN_COUNTS = (
 
 def build_dataset(
     name: Annotated[str, typer.Argument(help="Builder: synthetic, coco_phrases, refcoco, amc_json, ...")],
-    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder to write.")],
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", "-o", callback=check_output_folder, help="Folder to write.")
+    ],
     raw_dir: Annotated[Path | None, typer.Option(help="Folder of the raw files (`data_root` of the builder).")] = None,
     options: Annotated[
         list[str] | None, typer.Option("--option", help="Argument of the builder: dataset=refcoco+. Repeatable.")

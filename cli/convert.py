@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from albef_amc.cli.output_paths import check_output_folder
 from albef_amc.cli.reporting import print_result, report
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -14,7 +15,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="Original checkpoint (.pth) of ALBEF or AMC, of any kind.")],
-    output: Annotated[Path, typer.Argument(help="Checkpoint folder to write.")],
+    output: Annotated[Path, typer.Argument(callback=check_output_folder, help="Checkpoint folder to write.")],
     vocab: Annotated[Path, typer.Option(help="vocab.txt of bert-base-uncased, one piece per line.")],
     overrides: Annotated[
         list[str] | None,

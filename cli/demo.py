@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor
+from albef_amc.cli.output_paths import check_output_folder
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
@@ -32,9 +33,10 @@ MOST_SHUFFLED_ACCURACY = 0.40
 
 
 def demo(
-    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for everything it makes.")] = Path(
-        "runs/demo"
-    ),
+    output_dir: Annotated[
+        Path,
+        typer.Option("--output-dir", "-o", callback=check_output_folder, help="Folder for everything it makes."),
+    ] = Path("runs/demo"),
     recipe: Annotated[str, typer.Option(help="Recipe of both runs.")] = "demo",
     settings: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="Change a value: max_steps=50. Repeatable.")

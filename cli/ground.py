@@ -1,20 +1,22 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """`albef-amc ground`: where phrases are in photographs of one's own."""
 
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from PIL import Image
 
+from albef_amc.cli.ground_output import GroundOutput
 from albef_amc.cli.loading import load_checkpoint
+from albef_amc.cli.output_paths import check_output_folder
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.cli.switches import MatmulPrecisionOption, PrecisionOption, Switches
-from albef_amc.image_processing_albef import load_image
-from albef_amc.processing_albef import BOX_THRESHOLDS
-from albef_amc.ranges_albef import check_number
+from albef_amc.image_processing_albef import IMAGE_FORMATS, load_image
 from albef_amc.text_processing_albef import clean_caption
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap, save_picture
-from albef_amc.trainer.files import write_json
 
 SHEET_CELL = 320  # side of a picture on the sheet in pixels
 
@@ -25,10 +27,11 @@ def ground(
     checkpoint: Annotated[
         str, typer.Option("--checkpoint", "-c", help="Folder or Hub repository of the model; what `make demo` made.")
     ] = "runs/demo/with_amc",
-    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for JSON and overlays.")] = Path(
-        "runs/ground"
-    ),
-    box_threshold: Annotated[float, typer.Option(help="Share of the maximum inside a box, in (0, 1].")] = 0.5,
+    output_dir: Annotated[
+        Path,
+        typer.Option("--output-dir", "-o", callback=check_output_folder, help="Folder for JSON and overlays."),
+    ] = Path("runs/ground"),
+    box_threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the maximum inside a box.")] = 0.5,
     image_size: Annotated[int | None, typer.Option(help="Image side in pixels, if not the checkpoint's.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... (the fastest one by default).")] = None,
     precision: PrecisionOption = "float32",
@@ -36,22 +39,79 @@ def ground(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Shows where phrases are in photographs: points and boxes as JSON, heatmaps as overlays."""
-    check_number("--box-threshold", box_threshold, BOX_THRESHOLDS)
-    images = [load_image(path) for path in photographs]
-    model, processor = load_checkpoint(checkpoint, image_size, device)
-    for words in phrase:
-        unknown = find_unknown_words(words, processor.tokenizer)
-        if unknown:
-            report(f'"{words}": this model does not know {", ".join(unknown)}; the heatmap says little')
-    entries, switches = [], Switches(precision, matmul_precision)
-    for path, image, stem in zip(photographs, images, choose_stems(photographs), strict=True):
-        inputs = processor(images=[image], text=[phrase], return_tensors="pt").to(model.device)
-        with switches.applied(model.device):
-            outputs = model.ground(**inputs)
-        results = processor.post_process_grounding(outputs, box_threshold=box_threshold)[0]
-        entries.append(_write_photograph(path, image, phrase, results, output_dir / stem))
-    write_json(output_dir / "grounding.json", entries)
-    print_result({"photographs": entries, "json": output_dir / "grounding.json"}, as_json)
+    photographs, phrases = _drop_repeated(photographs, phrase)
+    check_photographs(photographs)
+    output = GroundOutput.plan(output_dir, photographs, len(phrases))
+    skipped: list[dict[str, str]] = []
+    readable = read_photographs(photographs, skipped)
+    first = next(readable, None)  # a command that can read nothing ends before it loads a model
+    if first is not None:
+        model, processor = load_checkpoint(checkpoint, image_size, device)
+        for words in phrases:
+            unknown = find_unknown_words(words, processor.tokenizer)
+            if unknown:
+                report(f'"{words}": this model does not know {", ".join(unknown)}; the heatmap says little')
+        switches = Switches(precision, matmul_precision)
+        try:
+            for path, image in chain([first], readable):
+                inputs = processor(images=[image], text=[phrases], return_tensors="pt").to(model.device)
+                with switches.applied(model.device):
+                    outputs = model.ground(**inputs)
+                results = processor.post_process_grounding(outputs, box_threshold=box_threshold)[0]
+                pictures = output.list_pictures(path, len(phrases))
+                output.entries.append(_write_photograph(path, image, phrases, results, pictures))
+        finally:  # what an interruption or an error leaves is listed, too
+            removed = output.finish() if output.entries else 0
+        if removed:
+            report(f"removed from {output_dir}: {removed} pictures of the run before, which this one does not replace")
+        print_result({"photographs": output.entries, "skipped": skipped, "json": output.json_path}, as_json)
+    if skipped:
+        raise ValueError(f"{len(skipped)} of {len(photographs)} photographs cannot be read: {skipped[0]['reason']}")
+
+
+def _drop_repeated(photographs: list[Path], phrases: list[str]) -> tuple[list[Path], list[str]]:
+    """Photographs and phrases in their order, each once; what was given again is said."""
+    kept_photographs = list({path.resolve(): path for path in reversed(photographs)}.values())[::-1]
+    kept_phrases = list(dict.fromkeys(phrases))
+    for word, given, kept in (("photographs", photographs, kept_photographs), ("phrases", phrases, kept_phrases)):
+        if len(kept) < len(given):
+            report(f"{len(given) - len(kept)} {word} were given more than once: each is grounded once")
+    return kept_photographs, kept_phrases
+
+
+def check_photographs(paths: list[Path]) -> None:
+    """Refuses words that name no file, before any work.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a folder; the message says how its pictures are given.
+    """
+    for path in paths:
+        if path.is_dir():
+            formats = Image.registered_extensions()
+            endings = [file.suffix for file in path.iterdir() if formats.get(file.suffix.lower()) in IMAGE_FORMATS]
+            example = path / f"*{max(sorted(endings), key=endings.count) if endings else '.jpg'}"
+            raise ValueError(f"{path} is a folder. Give the pictures in it, such as `{example}`.")
+        if not path.exists():
+            raise FileNotFoundError(f"No image file at {path}. Check the path; web addresses are not downloaded.")
+
+
+def read_photographs(paths: list[Path], skipped: list[dict[str, str]]) -> Iterator[tuple[Path, Image.Image]]:
+    """The photographs that can be read, one in memory at a time.
+
+    Args:
+        paths (list of `Path`): files.
+        skipped (list): receives the path of each that cannot be read, and the reason, which is also said.
+    """
+    for path in paths:
+        try:
+            image = load_image(path)
+        except (OSError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            report(f"skipped: {reason}")
+            skipped.append({"photograph": str(path), "reason": reason})
+        else:
+            yield path, image
 
 
 def find_unknown_words(phrase: str, tokenizer: Any) -> list[str]:
@@ -65,41 +125,17 @@ def find_unknown_words(phrase: str, tokenizer: Any) -> list[str]:
     ]
 
 
-def choose_stems(paths: list[Path]) -> list[str]:
-    """Names for the pictures of photographs: the files' own, numbered where several share one.
-
-    Example:
-
-    ```python
-    >>> from pathlib import Path
-    >>> from albef_amc.cli.ground import choose_stems
-    >>> choose_stems([Path("a/dog.jpg"), Path("b/dog.jpg"), Path("cup.jpg")])
-    ['dog', 'dog-2', 'cup']
-
-    ```
-    """
-    stems: list[str] = []
-    for path in paths:
-        stem, number = path.stem, 1
-        while stem in stems:
-            number += 1
-            stem = f"{path.stem}-{number}"
-        stems.append(stem)
-    return stems
-
-
 def _write_photograph(
-    path: Path, image: Any, phrases: list[str], results: list[dict], output_stem: Path
+    path: Path, image: Image.Image, phrases: list[str], results: list[dict], pictures: list[Path]
 ) -> dict[str, Any]:
-    """Draws the overlays of one photograph; returns its entry in the JSON file."""
+    """Draws the overlays and the sheet of one photograph; returns its entry in the JSON file."""
     entry: dict[str, Any] = {"photograph": str(path), "width": image.width, "height": image.height, "phrases": []}
     overlays = []
-    for index, (words, result) in enumerate(zip(phrases, results, strict=True)):
+    for words, result, overlay_path in zip(phrases, results, pictures[:-1], strict=True):
         boxes = [] if result["box"] is None else [result["box"].tolist()]
         overlay = overlay_heatmap(
             image, result["heatmap"], words, boxes=boxes or None, point=result["point"].tolist(), score=result["score"]
         )
-        overlay_path = save_picture(overlay, output_stem.with_name(f"{output_stem.name}_{index + 1}.png"))
         overlays.append(overlay)
         entry["phrases"].append(
             {
@@ -109,10 +145,9 @@ def _write_photograph(
                 "box": boxes[0] if boxes else None,
                 "boxes": result["boxes"].tolist(),
                 "box_scores": result["box_scores"].tolist(),
-                "overlay": str(overlay_path),
+                "overlay": str(save_picture(overlay, overlay_path)),
             }
         )
-    sheet_path = output_stem.with_name(f"{output_stem.name}_sheet.png")
-    sheet = draw_sheet([[image, *overlays]], ["photograph", *phrases], sheet_path, SHEET_CELL)
+    sheet = draw_sheet([[image, *overlays]], ["photograph", *phrases], pictures[-1], SHEET_CELL)
     entry["sheet"] = str(sheet)
     return entry

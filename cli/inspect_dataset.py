@@ -11,6 +11,7 @@ import typer
 from PIL import Image
 
 from albef_amc.cli.build_dataset import gather_options
+from albef_amc.cli.output_paths import check_output_file
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.datasets_scripts import load_task_dataset
 from albef_amc.datasets_scripts.row_checks import check_picture_size, count_boxes
@@ -32,7 +33,10 @@ def inspect_dataset(
         list[str] | None, typer.Option("--option", help="Argument of the builder: dataset=refcoco+. Repeatable.")
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows to draw, evenly spread over the split.")] = 12,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Picture to draw: .png, .jpg, .webp.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", callback=check_output_file, help="Picture to draw: .png, .jpg, .webp."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Prints statistics of a data set and draws rows with their phrases and regions."""

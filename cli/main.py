@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from albef_amc.cli.reporting import keep_deepspeed_quiet, logging_to_stderr
+from albef_amc.interrupts_albef import restore_interrupts
 
 # Verb: (module that holds the function of the same name, what `albef-amc --help` says about it).
 VERBS = {
@@ -55,7 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     verb = next((word for word in argv if not word.startswith("-")), None)
     try:
         with logging_to_stderr():
-            build_command(verb)(args=argv, prog_name="albef-amc")
+            command = build_command(verb)
+            restore_interrupts()
+            command(args=argv, prog_name="albef-amc")
     except SystemExit as leaving:
         status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except KeyboardInterrupt:
@@ -79,6 +82,7 @@ def build_command(verb: str | None):
         add_completion=False,
         no_args_is_help=True,
         rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},  # verbs inherit them
     )
     app.callback()(_common_options)
     for name, (module, description) in VERBS.items():

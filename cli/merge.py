@@ -6,13 +6,16 @@ from typing import Annotated
 
 import typer
 
+from albef_amc.cli.output_paths import check_output_folder
 from albef_amc.cli.reporting import print_result
 from albef_amc.trainer.checkpoints import merge_adapter
 
 
 def merge(
     adapter: Annotated[str, typer.Argument(help="Folder or Hub repository of the adapter.")],
-    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Checkpoint folder to write.")],
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", "-o", callback=check_output_folder, help="Checkpoint folder to write.")
+    ],
     base: Annotated[
         str | None, typer.Option(help="Checkpoint that the adapter was trained on, if not where it says.")
     ] = None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from albef_amc.cli.output_paths import check_folder, check_output_folder
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.adapters import build_lora_config
@@ -31,7 +32,12 @@ def train(
     recipe: Annotated[str, typer.Argument(help="YAML file, or the name of a recipe that ships.")],
     output_dir: Annotated[
         Path | None,
-        typer.Option("--output-dir", "-o", help="Folder of the run: checkpoints, log, card. Default: runs/RECIPE."),
+        typer.Option(
+            "--output-dir",
+            "-o",
+            callback=check_output_folder,
+            help="Folder of the run: checkpoints, log, card. Default: runs/RECIPE.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -44,7 +50,10 @@ def train(
     with redirect_stdout(sys.stderr):  # the Trainer prints its log
         loaded = load_recipe(recipe, settings or ())
         loaded.card.setdefault("recipe", Path(recipe).stem)
-        result = run_training(loaded, output_dir or Path(loaded.output_dir), resume)
+        if output_dir is None:
+            output_dir = Path(loaded.output_dir)
+            check_folder(output_dir, f"`output_dir` of the recipe ({output_dir})")
+        result = run_training(loaded, output_dir, resume)
     print_result(result, as_json)
 
 

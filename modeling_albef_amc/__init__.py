@@ -1,5 +1,10 @@
 """albef-amc: ALBEF for the Hugging Face Hub, its Grad-CAM heatmaps, and their training with AMC."""
 
+# ruff: noqa: E402
+from .interrupts_albef import leave_at_interrupts
+
+leave_at_interrupts()  # before the imports that take seconds
+
 from transformers import (
     AutoConfig,
     AutoModel,

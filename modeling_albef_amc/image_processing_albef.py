@@ -79,6 +79,8 @@ def open_image(
     """
     is_path = not isinstance(source, bytes)
     name = name or (str(source) if is_path else "bytes")
+    if is_path and Path(source).is_dir():
+        raise FileNotFoundError(f"No image file at {source}: it is a folder. Give the files in it.")
     if is_path and not Path(source).is_file():
         raise FileNotFoundError(f"No image file at {source}. Check the path; web addresses are not downloaded.")
     num_bytes = Path(source).stat().st_size if is_path else len(source)

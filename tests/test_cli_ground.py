@@ -2,6 +2,7 @@
 """`albef-amc ground`: JSON and pictures of a photograph of one's own, and one clear line for bad input."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,12 +137,135 @@ def make_bad_photo(name: str, folder):
     return path
 
 
-@pytest.mark.parametrize("name", ["missing.jpg", "cut.jpg", "empty.jpg", "text.jpg", "folder.jpg"])
-def test_a_bad_photograph_is_one_line_that_names_it(name, checkpoint, photo, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["missing.jpg", "folder.jpg"])
+def test_a_word_that_names_no_file_is_refused_before_any_work(name, checkpoint, photo, tmp_path, capsys):
     bad = make_bad_photo(name, tmp_path)
     words = ["ground", str(photo), str(bad), "--phrase", "a dog", "--checkpoint", str(checkpoint)]
     check_refusal([*words, "--output-dir", str(tmp_path / "out")], name, capsys)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".txt"])
+def test_a_folder_is_refused_with_what_to_give(ending, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    for index in range(3):
+        (tmp_path / "photos" / f"{index}{ending}").touch()
+    (tmp_path / "photos" / "cover.webp").touch()
+    expected = {".jpg": "*.jpg", ".png": "*.png", ".txt": "*.webp"}[ending]
+    words = ["ground", str(tmp_path / "photos"), "--phrase", "a dog", "--checkpoint", "missing"]
+    check_refusal(words, f"is a folder. Give the pictures in it, such as `{tmp_path / 'photos' / expected}`", capsys)
+
+
+@pytest.mark.parametrize("name", ["cut.jpg", "empty.jpg", "text.jpg"])
+def test_a_photograph_that_cannot_be_read_is_skipped_and_named(name, checkpoint, photo, tmp_path, capsys):
+    bad = make_bad_photo(name, tmp_path)
+    build_photo(seed=1).save(tmp_path / "last.png")
+    words = ["ground", str(photo), str(bad), str(tmp_path / "last.png"), "--phrase", "a dog", "--json"]
+    assert main([*words, "--checkpoint", str(checkpoint), "--output-dir", str(tmp_path / "out")]) == 2
+    streams = capsys.readouterr()
+    assert "albef-amc: error: 1 of 3 photographs cannot be read: " in streams.err.splitlines()[-1]
+    assert str(bad) in streams.err.splitlines()[-1] and "Traceback" not in streams.err
+    result = json.loads(streams.out)
+    assert [Path(entry["photograph"]).name for entry in result["photographs"]] == ["photo.jpg", "last.png"]
+    assert [entry["photograph"] for entry in result["skipped"]] == [str(bad)] and result["skipped"][0]["reason"]
+    assert json.loads((tmp_path / "out" / "grounding.json").read_text()) == result["photographs"]
+
+
+def test_photographs_none_of_which_can_be_read_need_no_model(tmp_path, capsys):
+    bad = [make_bad_photo(name, tmp_path) for name in ("cut.jpg", "empty.jpg")]
+    words = ["ground", *map(str, bad), "--phrase", "a dog", "--checkpoint", "missing"]
+    check_refusal([*words, "--output-dir", str(tmp_path / "out")], "2 of 2 photographs cannot be read", capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_given_twice_is_grounded_once(checkpoint, photo, tmp_path, capsys):
+    (tmp_path / "link.jpg").symlink_to(photo)
+    result = ground(
+        capsys, checkpoint, tmp_path / "out", photo, photo, tmp_path / "link.jpg", *name_phrases("a dog", "a dog")
+    )
+    (entry,) = result["photographs"]
+    assert entry["photograph"] == str(photo) and len(entry["phrases"]) == 1
+
+
+# The output folder
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["photo_1.png", "photo_sheet.png", "grounding.json"])
+@pytest.mark.parametrize("is_given", [False, True])
+def test_a_file_that_no_run_wrote_is_never_replaced(name, is_given, checkpoint, photo, capsys):
+    own = photo.with_name(name)
+    if name.endswith(".png"):
+        build_photo(seed=3).save(own)
+    else:
+        own.write_text('{"mine": 1}')
+    before = read_files(photo.parent)
+    given = [str(photo), *([str(own)] if is_given else [])]
+    words = ["ground", *given, "--phrase", "a dog", "--checkpoint", str(checkpoint), "-o", str(photo.parent)]
+    check_refusal(words, f"{own} would be overwritten", capsys)
+    assert read_files(photo.parent) == before
+
+
+@pytest.mark.parametrize("content", ["[1]", "[{}]", "null", "{", "[" * 100_000, b"\xff\xfe", '[{"sheet": 1}]'])
+def test_a_foreign_json_file_is_kept(content, checkpoint, photo, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    file = tmp_path / "out" / "grounding.json"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    words = ["ground", str(photo), "--phrase", "a dog", "--checkpoint", str(checkpoint), "-o", str(tmp_path / "out")]
+    check_refusal(words, "grounding.json would be overwritten", capsys)
+
+
+def test_the_folder_of_the_photographs_keeps_all_of_its_files(checkpoint, photo, capsys):
+    build_photo(seed=2).save(photo.with_name("photo.png"))
+    build_photo(seed=3).save(photo.with_name("Photo-2.png"))
+    before = read_files(photo.parent)
+    files = [photo, photo.with_name("photo.png"), photo.with_name("Photo-2.png")]
+    for _ in range(2):  # the second run replaces what the first wrote
+        result = ground(capsys, checkpoint, photo.parent, *files, *name_phrases("a dog"))
+        after = read_files(photo.parent)
+        assert {name: after[name] for name in before} == before
+        assert len(after) == len(before) + 3 * 2 + 1
+        assert len({entry["sheet"].casefold() for entry in result["photographs"]}) == 3
+
+
+def test_pictures_of_the_run_before_do_not_stay_among_the_new_ones(checkpoint, photo, tmp_path, capsys):
+    build_photo(seed=1).save(tmp_path / "other.png")
+    out = tmp_path / "out"
+    ground(capsys, checkpoint, out, photo, tmp_path / "other.png", *name_phrases(*PHRASES))
+    (out / "notes.txt").write_text("mine")
+    build_photo(seed=5).save(out / "other_2.png")  # somebody's, now
+    capsys.readouterr()
+    words = ["ground", str(photo), "--phrase", "a cup", "--checkpoint", str(checkpoint), "-o", str(out)]
+    assert main(words) == 0
+    assert f"removed from {out}: 3 pictures of the run before" in capsys.readouterr().err
+    assert sorted(read_files(out)) == ["grounding.json", "notes.txt", "other_2.png", "photo_1.png", "photo_sheet.png"]
+
+
+def test_a_list_of_a_run_cannot_name_files_elsewhere(checkpoint, photo, tmp_path, capsys):
+    ground(capsys, checkpoint, tmp_path / "first", photo, *name_phrases("a dog"))
+    victim = tmp_path / "first" / "photo_1.png"
+    (tmp_path / "out").mkdir()
+    entry = {"sheet": str(victim), "phrases": [{"overlay": "../first/photo_sheet.png"}]}
+    (tmp_path / "out" / "grounding.json").write_text(json.dumps([entry]))
+    ground(capsys, checkpoint, tmp_path / "out", photo, *name_phrases("a dog"))
+    assert victim.is_file() and (tmp_path / "first" / "photo_sheet.png").is_file()
+
+
+def test_an_overlay_as_a_photograph_is_kept(checkpoint, photo, tmp_path, capsys):
+    out = tmp_path / "out"
+    ground(capsys, checkpoint, out, photo, *name_phrases("a dog"))
+    ground(capsys, checkpoint, out, out / "photo_1.png", *name_phrases("a dog"))
+    assert (out / "photo_1.png").is_file() and not (out / "photo_sheet.png").exists()
+
+
+def test_a_name_as_long_as_the_file_system_allows(checkpoint, photo, tmp_path, capsys):
+    long = tmp_path / f"{'é' * 125}.jpg"
+    build_photo().save(long)
+    result = ground(capsys, checkpoint, tmp_path / "out", long, *name_phrases("a dog"))
+    assert Path(result["photographs"][0]["sheet"]).is_file()
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ BUNDLE_THIRD_PARTY = {"numpy", "torch", "transformers", "huggingface_hub", "PIL"
 NEVER_SHIPPED = {
     "conversion_files_albef",
     "conversion_report_albef",
+    "interrupts_albef",
     "convert_albef_original_to_hf",
     "original_albef",
     "original_kinds_albef",

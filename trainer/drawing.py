@@ -17,8 +17,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
-from albef_amc.image_processing_albef import load_image
+from albef_amc.image_processing_albef import load_image, open_image
 from albef_amc.trainer.files import write_whole
 
 LONG_SIDE_RANGE = (320, 1024)  # a picture's longer side in pixels: smaller ones are enlarged, larger ones reduced
@@ -35,6 +36,7 @@ POINT_TONE = (255, 255, 255)
 PAPER, INK, FAINT_INK = (255, 255, 255), (25, 25, 25), (150, 150, 150)
 CURVE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#000000")
 CURVE_STYLES = ("-", "--", "-.", ":")
+MARK_KEY, MARK = "Software", "albef-amc"  # in the header of a PNG picture: who wrote it
 
 
 def overlay_heatmap(
@@ -185,9 +187,21 @@ def save_picture(picture: Image.Image, path: str | Path) -> Path:
     if picture_format not in Image.SAVE:
         raise ValueError(f"`path` is {path}, whose ending is no picture format: use .png, .jpg or .webp.")
     encoded = io.BytesIO()
-    picture.save(encoded, format=picture_format)
+    mark = PngInfo()
+    mark.add_text(MARK_KEY, MARK)
+    options = {"pnginfo": mark} if picture_format == "PNG" else {}
+    picture.save(encoded, format=picture_format, **options)
     write_whole(path, encoded.getvalue())
     return path
+
+
+def is_drawn_picture(path: Path) -> bool:
+    """Whether [`save_picture`] wrote a file: its PNG pictures say so in their header."""
+    try:
+        with open_image(path) as picture:
+            return picture.info.get(MARK_KEY) == MARK
+    except (OSError, ValueError):
+        return False
 
 
 # ---- the photograph
@@ -383,4 +397,4 @@ def _collect_legend(panels: Sequence[Any]) -> tuple[list[Any], list[str]]:
     return list(handles.values()), list(handles)
 
 
-__all__ = ["draw_curves", "draw_sheet", "overlay_heatmap", "save_picture"]
+__all__ = ["draw_curves", "draw_sheet", "is_drawn_picture", "overlay_heatmap", "save_picture"]

@@ -1,0 +1,49 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Where a command writes: a place that cannot hold its output is refused before any work."""
+
+import os
+from pathlib import Path
+
+import typer
+
+
+def check_output_folder(param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Callback of an option that names a folder to write; raises as [`check_folder`]."""
+    if value is not None:
+        check_folder(value, f"`{param.opts[0]} {value}`")
+    return value
+
+
+def check_output_file(param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Callback of an option that names a file to write.
+
+    Raises:
+        ValueError: the name of a folder, or of a file in a place that is not a folder or cannot be written to.
+    """
+    if value is not None:
+        name = f"`{param.opts[0]} {value}`"
+        if value.is_dir():
+            raise ValueError(f"{name} is a folder, but a file is written. Give the name of a file in it.")
+        check_folder(value.parent, f"the folder of {name}")
+    return value
+
+
+def check_folder(folder: Path, name: str) -> None:
+    """Refuses a folder that cannot be made or written to, because it, or what it lies in, is a file.
+
+    Args:
+        folder (`Path`): to be written to; it need not exist yet.
+        name (`str`): what the message calls it.
+
+    Raises:
+        ValueError: the folder or one that it lies in is a file, or cannot be written to.
+    """
+    nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if not nearest.is_dir():
+        what = "is a file" if nearest == folder else f"lies in {nearest}, which is a file"
+        raise ValueError(f"{name} {what}, but a folder is needed. Choose another place, or move the file.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"{name}: {nearest} cannot be written to. Choose another place.")
+
+
+__all__ = ["check_folder", "check_output_file", "check_output_folder"]
