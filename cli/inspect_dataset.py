@@ -17,7 +17,7 @@ from albef_amc.datasets_scripts import load_task_dataset
 from albef_amc.datasets_scripts.row_checks import check_picture_size, count_boxes
 from albef_amc.datasets_scripts.statistics import describe_dataset
 from albef_amc.datasets_scripts.task_features import TextSchema, find_task_schema
-from albef_amc.regions_albef import build_region_mask
+from albef_amc.regions_albef import build_region_mask, check_boxes
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap
 
 PHRASES_PER_ROW = 3
@@ -117,15 +117,21 @@ def _join_pictures(pictures: list[Image.Image]) -> Image.Image:
 
 
 def _draw_phrase(row: dict[str, Any], phrase: dict[str, Any]) -> Image.Image:
-    """The image with the phrase's boxes, the outline of its region and its first point; words and types below."""
-    size = row["image"].size[::-1]
-    region = None
-    if phrase["polygons"] or phrase["masks"]:
-        try:
-            region = build_region_mask(*size, size, polygons=phrase["polygons"], masks=phrase["masks"])
-        except ValueError as error:
-            raise ValueError(f"phrase {phrase['phrase_id']!r} of image {row['image_id']!r}: {error}") from error
-    notes = [*(phrase["types"] or []), *(["no region"] if region is None and not phrase["boxes"] else [])]
+    """The image with the phrase's boxes, the outline of its region and its first point; words and types below.
+
+    Raises:
+        ValueError: a region cannot be drawn; the message names phrase and image.
+    """
+    width, height = row["image"].size
+    polygons, masks, boxes = phrase["polygons"], phrase["masks"], phrase["boxes"]
+    notes = [*(phrase["types"] or []), *([] if polygons or masks or boxes else ["no region"])]
     words = f"{phrase['phrase']} [{', '.join(notes)}]" if notes else phrase["phrase"]
     point = phrase["points"][0] if phrase["points"] else None
-    return overlay_heatmap(row["image"], phrase=words, boxes=phrase["boxes"], point=point, region_mask=region)
+    region = None
+    try:
+        check_boxes(boxes or ())
+        if polygons or masks:
+            region = build_region_mask(height, width, (height, width), polygons=polygons, masks=masks)
+        return overlay_heatmap(row["image"], phrase=words, boxes=boxes, point=point, region_mask=region)
+    except ValueError as error:
+        raise ValueError(f"phrase {phrase['phrase_id']!r} of image {row['image_id']!r}: {error}") from error

@@ -147,8 +147,8 @@ class Flickr30kEntities(SourceBuilder):
     ) -> tuple[ChainBoxes, Captions] | None:
         """Boxes and captions of an image, from its two files or from the texts of `load_json_split`."""
         if source is not None:
-            where = f"{self.config.root}: image {image}"
-            return parse_chain_boxes(source[0], where, report), parse_captions(source[1], where, report)
+            boxes, sentences = (f"{path}: image {image}" for path in list_json_paths(self.config.root, "*"))
+            return parse_chain_boxes(source[0], boxes, report), parse_captions(source[1], sentences, report)
         boxes_path = self.config.root / "Annotations" / f"{image}.xml"
         captions_path = self.config.root / "Sentences" / f"{image}.txt"
         for path in (boxes_path, captions_path):

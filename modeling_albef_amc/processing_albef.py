@@ -179,9 +179,10 @@ class AlbefProcessor(AnswerProcessing, ProcessorMixin):
             mask_size = (self.image_processor.size.height, self.image_processor.size.width)
         regions, is_annotated = [], []
         for index, image in enumerate(image_index):
+            height, width = sizes[image]
             shapes = {name: _check_shapes(name, index, values[index]) for name, values in annotations.items()}
             try:
-                regions.append(build_region_mask(*sizes[image], mask_size, **shapes))
+                regions.append(build_region_mask(height, width, mask_size, **shapes))
             except ValueError as error:
                 raise ValueError(f"annotation of phrase {index}: {error} (images[{image}])") from error
             is_annotated.append(any(len(values) for values in shapes.values()))

@@ -9,6 +9,7 @@ import datasets
 import pytest
 from testing_utils import build_photo, build_rows
 
+from albef_amc.cli.inspect_dataset import draw_rows
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import GROUNDING_FEATURES, Jsonl, build_phrase, build_row
 from albef_amc.datasets_scripts.row_checks import check_picture_size, count_boxes, warn_about_boxes
@@ -180,7 +181,7 @@ def save(rows, folder):
     return str(folder)
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_evaluate_ends_in_one_line_that_names_image_and_sizes(checkpoint, tmp_path, capsys, workers):
     folder = save(make_rows(INSIDE, width=30, height=40), tmp_path / "data")
     cache = ["--data", f"cache_dir={tmp_path / 'cache'}", "--device", "cpu", "--num-workers", str(workers)]
@@ -200,3 +201,18 @@ def test_inspect_says_what_is_wrong_and_draws_all_the_same(tmp_path, capsys):
     assert "1 of 3 boxes lie within 0..1" in streams.err
     assert "the row of image 'bad' states 30 x 40 pixels" in streams.err
     assert json.loads(streams.out)["num_images"] == 2 and (tmp_path / "sheet.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        ({"boxes": [[20, 15, 10, 5]]}, r"not \[x, y, width, height\]"),
+        ({"boxes": [[0, 0, float("nan"), 5]]}, "must be finite"),
+        ({"masks": [{"size": [40, 30], "counts": "1"}]}, "a mask has size"),
+        ({"polygons": [[0, 0, float("inf"), 5, 5, 5]]}, "a polygon must be"),
+    ],
+)
+def test_a_region_that_cannot_be_drawn_is_named(tmp_path, region, message):
+    row = build_row(build_photo(), "bad", WIDTH, HEIGHT, [build_phrase("p", "a dog", **region)])
+    with pytest.raises(ValueError, match=f"phrase 'p' of image 'bad': .*{message}"):
+        draw_rows(as_dataset([row]), tmp_path / "sheet.png")
