@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import hashlib
 import json
 import random
 import shutil
@@ -79,9 +80,51 @@ def test_a_checkpoint_is_whole_and_its_manifest_names_every_file(finished_run):
         assert find_damage(folder) is None
 
 
-def write_outside(folder):
-    entry = {"name": "../outside", "size": 0, "sha256": ""}
-    (folder / "manifest.json").write_text(json.dumps({"files": [entry], "circumstances": {}}))
+def change_manifest(change):
+    """A damage: the manifest is changed, and agrees with the files that are left."""
+
+    def damage(folder):
+        path = folder / "manifest.json"
+        manifest = json.loads(path.read_text())
+        change(manifest)
+        path.write_text(json.dumps(manifest))
+
+    return damage
+
+
+def forget(*names):
+    """A damage: files that are neither in the folder nor in its manifest."""
+
+    def damage(folder):
+        for name in names:
+            (folder / name).unlink()
+        keep = change_manifest(
+            lambda manifest: manifest.update(files=[one for one in manifest["files"] if one["name"] not in names])
+        )
+        keep(folder)
+
+    return damage
+
+
+def rewrite(name, content: bytes):
+    """A damage: another content, of which the manifest knows size and digest."""
+    entry = {"name": name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+    def damage(folder):
+        (folder / name).write_bytes(content)
+        change_manifest(
+            lambda manifest: manifest.update(files=[entry, *(one for one in manifest["files"] if one["name"] != name)])
+        )(folder)
+
+    return damage
+
+
+def change_first_file(**values):
+    return change_manifest(lambda manifest: manifest["files"][0].update(values))
+
+
+def set_world_size(value):
+    return change_manifest(lambda manifest: manifest["circumstances"].update(world_size=value))
 
 
 def flip_last_byte(path):
@@ -94,9 +137,66 @@ DAMAGES = {
     "cut": (lambda folder: (folder / "optimizer.pt").write_bytes(b"0"), r"has 1 bytes in optimizer\.pt"),
     "flipped": (lambda folder: flip_last_byte(folder / "model.safetensors"), r"other bytes in model\.safetensors"),
     "garbled": (lambda folder: (folder / "manifest.json").write_text("{"), "cannot be read"),
-    "list": (lambda folder: (folder / "manifest.json").write_text("[]"), "cannot be read"),
-    "outside": (write_outside, "that is none"),
+    "list": (lambda folder: (folder / "manifest.json").write_text("[]"), "that is none"),
+    "deep": (lambda folder: (folder / "manifest.json").write_text("[" * 100_000), "cannot be read"),
+    "not UTF-8": (lambda folder: (folder / "manifest.json").write_bytes(b"\xff{"), "cannot be read"),
+    "outside": (change_first_file(name="../outside"), r"lists '\.\./outside', outside the checkpoint"),
+    "outside by a detour": (change_first_file(name="a/../../outside"), "outside the checkpoint"),
+    "absolute": (change_first_file(name="/etc/hostname"), "lists '/etc/hostname', outside the checkpoint"),
+    "name of another type": (change_first_file(name=3), "that is none"),
+    "size of another type": (change_first_file(size="12"), "that is none"),
+    "size that is a truth value": (change_first_file(size=True), "that is none"),
+    "size below 0": (change_first_file(size=-1), "that is none"),
+    "digest of another type": (change_first_file(sha256=None), "that is none"),
+    "entry of another type": (change_manifest(lambda manifest: manifest["files"].append("a")), "that is none"),
+    "a file twice": (change_manifest(lambda manifest: manifest["files"].append(manifest["files"][0])), "file twice"),
+    "no list": (change_manifest(lambda manifest: manifest.pop("files")), "that is none"),
+    "files are a mapping": (change_manifest(lambda manifest: manifest.update(files={})), "that is none"),
+    "no circumstances": (change_manifest(lambda manifest: manifest.pop("circumstances")), "that is none"),
+    "no files": (change_manifest(lambda manifest: manifest.update(files=[])), "lists no weights"),
+    "no weights": (forget("model.safetensors"), "lists no weights"),
+    "no optimizer": (forget("optimizer.pt"), "lists no state of the optimizer"),
+    "no schedule": (forget("scheduler.pt"), "lists no learning rate schedule"),
+    "no generators": (forget("rng_state.pth"), r"does not list rng_state\.pth"),
+    "no state": (forget("trainer_state.json"), "lists no state of the run"),
+    "weights alone": (
+        forget("optimizer.pt", "scheduler.pt", "rng_state.pth"),
+        "lists no state of the optimizer.*save_only_model",
+    ),
+    "empty optimizer": (rewrite("optimizer.pt", b""), "lists no state of the optimizer"),
+    "optimizer is not listed": (
+        change_manifest(
+            lambda manifest: manifest.update(files=[one for one in manifest["files"] if "optim" not in one["name"]])
+        ),
+        "lists no state of the optimizer",
+    ),
+    "generators of one process of two": (set_world_size(2), r"does not list rng_state_0\.pth"),
+    "no processes": (set_world_size(0), "that is none"),
+    "too many processes": (set_world_size(10**12), "that is none"),
+    "streams of one process": (rewrite("stream-1.json", b"{}"), r"does not list stream-0\.json"),
+    "adapter alone": (rewrite("adapter_model.safetensors", b"1"), r"does not list pretraining_state\.safetensors"),
+    "a shard is missing": (
+        rewrite("model.safetensors.index.json", b'{"weight_map": {"a": "model-1.safetensors"}}'),
+        r"does not list model-1\.safetensors",
+    ),
+    "no step": (change_manifest(lambda manifest: manifest.pop("step")), "that is none"),
+    "another step": (change_manifest(lambda manifest: manifest.update(step=2)), "manifest.json of step 2"),
+    "step with a point": (change_manifest(lambda manifest: manifest.update(step=4.0)), "that is none"),
+    "step as text": (change_manifest(lambda manifest: manifest.update(step="4")), "that is none"),
+    "state of another step": (
+        rewrite("trainer_state.json", b'{"global_step": 2}'),
+        r"trainer_state\.json of step 2, and a manifest\.json of step 4",
+    ),
+    "state without a step": (rewrite("trainer_state.json", b"{}"), r"trainer_state\.json of step None"),
+    "state that is a list": (rewrite("trainer_state.json", b"[]"), r"trainer_state\.json of step None"),
+    "state that is no JSON": (rewrite("trainer_state.json", b"{"), r"trainer_state\.json that cannot be read"),
 }
+
+
+def test_a_folder_of_another_step_is_found(finished_run):
+    (finished_run / "checkpoint-4").rename(finished_run / "checkpoint-6")
+    assert find_damage(finished_run / "checkpoint-6") == "has a manifest.json of step 4"
+    assert choose_checkpoint(finished_run, True) == finished_run / "checkpoint-2"
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
@@ -126,10 +226,10 @@ def test_only_damaged_checkpoints_are_an_error_and_none_a_beginning(finished_run
 def test_other_circumstances_are_said(finished_run, tiny_pretraining_model, caplog):
     path = finished_run / "checkpoint-4" / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["circumstances"]["world_size"] = 8
+    manifest["circumstances"]["threads"] = 64
     path.write_text(json.dumps(manifest))
     build_trainer(tiny_pretraining_model, finished_run).train(resume_from_checkpoint=True)
-    assert "world_size 8 -> 1" in caplog.text
+    assert "threads 64 -> 1" in caplog.text
 
 
 def test_a_checkpoint_is_replaced_and_never_lost_between(tmp_path):

@@ -21,6 +21,17 @@ logger = logging.get_logger(__name__)
 MANIFEST_FILE = "manifest.json"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 UNFINISHED, REPLACED = ".unfinished-", ".replaced-"
+STATE_FILE, SHARDS_FILE = "trainer_state.json", "model.safetensors.index.json"
+MAX_JSON_BYTES = 2**28  # the log of a run of millions of steps is smaller
+MAX_PROCESSES = 2**16
+# What a run needs to continue, and how names of the files that hold it begin: those of the Trainer itself, of LoRA, of
+# FSDP and of DeepSpeed, whose folder holds all three of the first.
+PARTS = {
+    "weights": ("model.safetensors", "model-", "adapter_model.safetensors", "pytorch_model", "global_step"),
+    "state of the optimizer": ("optimizer", "global_step"),
+    "learning rate schedule": ("scheduler.pt", "global_step"),
+    "state of the run (trainer_state.json)": (STATE_FILE,),
+}
 LIBRARIES = ("albef-amc", "torch", "transformers", "accelerate")
 
 
@@ -92,21 +103,19 @@ def clear_leftovers(run_folder: Path) -> None:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, as the end of a sentence that begins with its path; `None` if it is whole."""
+    """What is wrong with a checkpoint, as the end of a sentence that begins with its path; `None` if it is whole.
+
+    A whole one has a manifest, the manifest names all that a run needs to continue, every file has the bytes that were
+    written, and folder, manifest and state agree on the step.
+    """
     try:
-        files = read_manifest(checkpoint)["files"]
+        manifest = read_manifest(checkpoint)
+        _check_parts(manifest)
+        _check_files(checkpoint, manifest["files"])
+        _check_step(checkpoint, manifest["step"])
+        _check_shards(checkpoint, [entry["name"] for entry in manifest["files"]])
     except (OSError, ValueError) as error:
         return str(error)
-    for entry in files:
-        path = checkpoint / entry["name"]
-        if not path.is_file():
-            return f"lacks {entry['name']}"
-        if path.stat().st_size != entry["size"]:
-            return f"has {path.stat().st_size} bytes in {entry['name']} where {entry['size']} were written"
-    for entry in files:
-        with (checkpoint / entry["name"]).open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != entry["sha256"]:
-                return f"has other bytes in {entry['name']} than were written"
     return None
 
 
@@ -120,16 +129,96 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / MANIFEST_FILE
     if not path.is_file():
         raise FileNotFoundError(f"has no {MANIFEST_FILE}")
-    try:
-        manifest = json.loads(path.read_bytes())
-        names = [PurePosixPath(entry["name"]) for entry in manifest["files"]]
-        complete = all({"size", "sha256"} <= entry.keys() for entry in manifest["files"])
-        complete = complete and isinstance(manifest["circumstances"], dict)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"has a {MANIFEST_FILE} that cannot be read") from error
-    if not complete or any(name.is_absolute() or ".." in name.parts for name in names):
-        raise ValueError(f"has a {MANIFEST_FILE} that is none")
+    manifest = _read_json(path)
+    if not _is_manifest(manifest):
+        raise ValueError(f"has a {MANIFEST_FILE} that is none: entries are missing or of another type")
+    names = [entry["name"] for entry in manifest["files"]]
+    outside = [name for name in names if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]
+    if outside:
+        raise ValueError(f"has a {MANIFEST_FILE} that is none: it lists {outside[0]!r}, outside the checkpoint")
+    if len({*names}) < len(names):
+        raise ValueError(f"has a {MANIFEST_FILE} that is none: it lists a file twice")
     return manifest
+
+
+def _is_manifest(content: Any) -> bool:
+    """Whether parsed JSON has the entries of a manifest, each of its type."""
+    if not isinstance(content, dict) or not isinstance(content.get("circumstances"), dict):
+        return False
+    files, world_size = content.get("files"), content["circumstances"].get("world_size")
+    numbers = [content.get("step"), world_size]
+    if not isinstance(files, list) or not all(isinstance(entry, dict) for entry in files):
+        return False
+    numbers += [entry.get("size") for entry in files]
+    words = [entry.get(key) for entry in files for key in ("name", "sha256")]
+    if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers):
+        return False
+    return 0 < world_size <= MAX_PROCESSES and all(isinstance(word, str) and word for word in words)
+
+
+def _check_parts(manifest: dict[str, Any]) -> None:
+    """Refuses a manifest that does not list what a run needs, or lists an empty file for it."""
+    names = [entry["name"] for entry in manifest["files"] if entry["size"] > 0]
+    for part, beginnings in PARTS.items():
+        if not any(name.startswith(beginnings) for name in names):
+            raise ValueError(
+                f"lists no {part} in its {MANIFEST_FILE}: a run cannot continue from it (with `save_only_model` the "
+                "weights alone are kept)"
+            )
+    world_size = manifest["circumstances"]["world_size"]
+    needed = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
+    if any(name.startswith("stream-") for name in names):
+        needed += [f"stream-{rank}.json" for rank in range(world_size)]
+    if any(name.startswith("adapter_model") for name in names):
+        needed.append("pretraining_state.safetensors")
+    for name in needed:
+        if name not in names:
+            raise ValueError(f"does not list {name} in its {MANIFEST_FILE}: a run cannot continue from it")
+
+
+def _check_files(checkpoint: Path, files: list[dict[str, Any]]) -> None:
+    """Refuses files that are missing or differ from what was written; sizes first, since reading takes time."""
+    for entry in files:
+        path = checkpoint / entry["name"]
+        if not path.is_file():
+            raise ValueError(f"lacks {entry['name']}")
+        if path.stat().st_size != entry["size"]:
+            raise ValueError(f"has {path.stat().st_size} bytes in {entry['name']} where {entry['size']} were written")
+    for entry in files:
+        with (checkpoint / entry["name"]).open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != entry["sha256"]:
+                raise ValueError(f"has other bytes in {entry['name']} than were written")
+
+
+def _check_step(checkpoint: Path, step: int) -> None:
+    """Refuses a manifest or a state of another step than the folder's name says."""
+    if CHECKPOINT_NAME.fullmatch(checkpoint.name) and get_step(checkpoint) != step:
+        raise ValueError(f"has a {MANIFEST_FILE} of step {step}")
+    state = _read_json(checkpoint / STATE_FILE)
+    stored = state.get("global_step") if isinstance(state, dict) else None
+    if isinstance(stored, bool) or stored != step:
+        raise ValueError(f"has a {STATE_FILE} of step {stored}, and a {MANIFEST_FILE} of step {step}")
+
+
+def _check_shards(checkpoint: Path, names: list[str]) -> None:
+    """Refuses weights in several files of which one is not listed."""
+    if SHARDS_FILE not in names:
+        return
+    index = _read_json(checkpoint / SHARDS_FILE)
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    missing = sorted({*shards.values()} - {*names}) if isinstance(shards, dict) else [f"shards in {SHARDS_FILE}"]
+    if missing:
+        raise ValueError(f"does not list {missing[0]} in its {MANIFEST_FILE}: a run cannot continue from it")
+
+
+def _read_json(path: Path) -> Any:
+    """Parsed JSON of a file of a checkpoint; what is wrong is said as [`find_damage`] says it."""
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"has a {path.name} of {path.stat().st_size} bytes, more than any run writes")
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"has a {path.name} that cannot be read") from error
 
 
 def find_newest_whole(run_folder: Path) -> Path | None:

@@ -22,6 +22,7 @@ from transformers.utils import logging
 from albef_amc.saving_albef import is_safetensors_error
 from albef_amc.trainer.manifests import (
     MANIFEST_FILE,
+    STATE_FILE,
     UNFINISHED,
     clear_leftovers,
     describe_circumstances,
@@ -40,7 +41,6 @@ logger = logging.get_logger(__name__)
 
 Value = TypeVar("Value")
 
-STATE_FILE = "trainer_state.json"
 FULL_DISK_BYTES = 2**20  # a file that could not be written and less than this left: the disk is full
 
 
