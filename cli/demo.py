@@ -2,6 +2,7 @@
 """`albef-amc demo`: the main job on data that needs no download, with and without AMC, side by side."""
 
 import copy
+import shutil
 import sys
 import time
 from contextlib import redirect_stdout
@@ -21,6 +22,8 @@ from albef_amc.trainer.evaluation import evaluate_baselines, evaluate_grounding,
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.recipes import Recipe, build_arguments, build_model_and_processor, load_recipe
 from albef_amc.trainer.run_facts import describe_device, describe_software, list_card_arguments
+from albef_amc.trainer.run_lock import lock_folder
+from albef_amc.trainer.survival import TrainingInterrupted, TrainingTerminated
 from albef_amc.trainer.weight_hash import hash_weights
 
 RUNS = {"without_amc": "without AMC", "with_amc": "with AMC"}
@@ -44,7 +47,7 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Trains a small ALBEF from scratch on made-up scenes, without and with AMC, and compares the two."""
-    with redirect_stdout(sys.stderr):  # where the Trainer prints its log
+    with redirect_stdout(sys.stderr), lock_folder(output_dir):  # the Trainer prints its log
         result = run_demo(load_recipe(recipe, settings or ()), output_dir)
     print_result(result if as_json else _summarize(result), as_json)
 
@@ -97,7 +100,12 @@ def _train(
     model, processor = build_model_and_processor(recipe.model, phrases, arguments.seed)  # both begin alike
     trainer = AmcTrainer(model, arguments, processor, train_dataset=train_rows, eval_dataset=evaluation_rows)
     began = time.perf_counter()
-    trainer.train()
+    try:
+        trainer.train()
+    except (TrainingTerminated, TrainingInterrupted) as stopped:
+        shutil.rmtree(stopped.checkpoint, ignore_errors=True)
+        report("stopped; the demo keeps no checkpoints, and begins anew with the next call.")
+        raise
     seconds = time.perf_counter() - began
     terms = ("itc_loss", "itm_loss", "mlm_loss", "amc_loss", "eval_pointing_game_accuracy")
     curves = {

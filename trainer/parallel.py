@@ -1,11 +1,13 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Several processes: who evaluates what, what is counted over all of them, and what their wrappers need."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule
@@ -13,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from albef_amc.parallel_albef import count_processes, sum_over_processes
 
 ZERO3_STAGE = 3
+Value = TypeVar("Value")
 
 
 def refuse_zero3(args: Any) -> None:
@@ -55,6 +58,20 @@ def build_whole_model(model: Any) -> Any:
     return sharded.build_matching_model(weights).to(sharded.device)
 
 
+def do_on_main_process(action: Callable[[], Value]) -> Value:
+    """The result, or the error, of what the first process does; the same on every process, each of which must call."""
+    outcome: list[Any] = [None, None]
+    if PartialState().process_index == 0:
+        try:
+            outcome = [action(), None]
+        except Exception as error:
+            outcome = [None, error]
+    value, failure = broadcast_object_list(outcome)
+    if failure is not None:
+        raise failure
+    return value
+
+
 def split_rows(num_rows: int, rank: int, world_size: int) -> range:
     """The block of rows that a process evaluates: together, in the order of ranks, each row once."""
     return range(num_rows * rank // world_size, num_rows * (rank + 1) // world_size)
@@ -81,6 +98,7 @@ def average_over_processes(values: Mapping[str, torch.Tensor]) -> dict[str, floa
 __all__ = [
     "average_over_processes",
     "build_whole_model",
+    "do_on_main_process",
     "is_true_anywhere",
     "keeping_parameters",
     "refuse_zero3",

@@ -1,0 +1,146 @@
+"""One run at a time in a folder, whatever became of the last one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from testing_utils import build_rows, build_tiny_processor
+
+from albef_amc.cli.main import main
+from albef_amc.trainer import AmcConfig, AmcTrainer
+from albef_amc.trainer.run_lock import LOCK_FILE, lock_folder
+
+HOLDER = """
+import os, sys, time
+from albef_amc.trainer.run_lock import lock_folder
+
+with lock_folder(sys.argv[1]):
+    if sys.argv[2:] == ["fork"] and os.fork() == 0:
+        time.sleep(60)  # a worker that outlives the run
+        os._exit(0)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def hold():
+    """Starts a process that holds a folder until its standard input ends."""
+    started = []
+
+    def start(folder: Path, *words: str) -> subprocess.Popen:
+        command = [sys.executable, "-c", textwrap.dedent(HOLDER), str(folder), *words]
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        started.append(subprocess.Popen(command, **pipes, text=True, start_new_session=True))
+        assert started[-1].stdout.readline() == "held\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):  # it has ended, and left nobody in its group
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_a_held_folder_is_refused_with_its_owner_and_free_when_the_owner_ends(
+    hold, tmp_path, tiny_pretraining_model, capsys
+):
+    folder = tmp_path / "run"
+    owner = hold(folder)
+    words = rf"run is in use by another run \(process {owner.pid} on \S+, since 20\d\d-.*\)\. Wait"
+    with pytest.raises(ValueError, match=words), lock_folder(folder):
+        pass
+    arguments = AmcConfig(output_dir=str(folder), use_cpu=True, max_steps=1)
+    trainer = AmcTrainer(tiny_pretraining_model, arguments, build_tiny_processor(), build_rows(2))
+    with pytest.raises(ValueError, match=words):
+        trainer.train()
+    assert main(["train", "demo", "--output-dir", str(folder)]) == 2
+    assert f"process {owner.pid} on" in capsys.readouterr().err.splitlines()[-1]
+    assert main(["demo", "--output-dir", str(folder)]) == 2
+    assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
+    owner.communicate("")
+    assert not folder.exists()  # it was new, and is empty
+    with lock_folder(folder):
+        assert json.loads((folder / LOCK_FILE).read_text())["process"] == os.getpid()
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_gives_its_folder_back_and_so_do_its_workers(hold, tmp_path, caplog):
+    owner = hold(tmp_path, "fork")
+    os.kill(owner.pid, signal.SIGKILL)
+    owner.wait()
+    assert (tmp_path / LOCK_FILE).is_file()
+    with lock_folder(tmp_path):
+        assert f"(process {owner.pid} on" in caplog.text and "it is free" in caplog.text
+        assert json.loads((tmp_path / LOCK_FILE).read_text())["process"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[]", b"{}", b"3", b"{" * 5000])
+def test_a_lock_file_that_nobody_holds_stops_nothing(content, tmp_path, caplog):
+    (tmp_path / LOCK_FILE).write_bytes(content)
+    with lock_folder(tmp_path):
+        assert ".lock does not say whose" in caplog.text
+
+
+def test_the_folder_is_given_back_after_an_error_and_taken_once_by_a_process(tmp_path):
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="of the run"), lock_folder(tmp_path), lock_folder(tmp_path):
+            assert (tmp_path / LOCK_FILE).is_file()
+            raise RuntimeError("of the run")
+        assert list(tmp_path.iterdir()) == []
+    with lock_folder(tmp_path / "new"):
+        (tmp_path / "new" / "file").touch()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
+
+
+def test_without_locks_of_the_file_system_there_is_a_warning(tmp_path, monkeypatch, caplog):
+    """The one thing that stands in for another machine: a file system that knows no locks."""
+
+    def refuse(*arguments):
+        raise OSError(38, os.strerror(38))
+
+    monkeypatch.setattr("albef_amc.trainer.run_lock.fcntl.lockf", refuse)
+    with lock_folder(tmp_path):
+        assert "file system without locks" in caplog.text
+
+
+CONTEST = """
+import os, sys
+from albef_amc.trainer.run_lock import lock_folder
+
+def contend():
+    taken = 0
+    while taken < 100:
+        try:
+            with lock_folder(sys.argv[1]):
+                os.mkdir(sys.argv[1] + "/alone")  # fails where another is in
+                os.rmdir(sys.argv[1] + "/alone")
+                taken += 1
+        except ValueError:
+            pass
+
+children = []
+for _ in range(3):
+    children.append(os.fork())
+    if children[-1] == 0:
+        contend()
+        os._exit(0)
+sys.exit(max(os.waitpid(child, 0)[1] for child in children))
+"""
+
+
+@pytest.mark.slow
+def test_of_several_at_the_same_moment_one_is_in(tmp_path):
+    (tmp_path / "run").mkdir()
+    command = [sys.executable, "-c", textwrap.dedent(CONTEST), str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert list((tmp_path / "run").iterdir()) == []
