@@ -1,12 +1,14 @@
 """What a run does when a loss or gradient is not finite, and when it is told to stop."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from transformers import TrainerCallback
 from albef_amc.trainer import AmcConfig, AmcTrainer
 from albef_amc.trainer.amc_trainer import build_training_collator
 from albef_amc.trainer.manifests import find_damage
-from albef_amc.trainer.survival import TrainingTerminated
+from albef_amc.trainer.survival import TrainingInterrupted, TrainingTerminated
 
 sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
 import survival  # noqa: E402
@@ -55,7 +57,9 @@ def build_trainer(model, folder, poisoned=None, callbacks=None, **changes) -> Am
     arguments, processor = AmcConfig(**{**values, **changes}), build_tiny_processor()
     collator = build_training_collator(processor, arguments, model.config.mlm_probability)
     collator = collator if poisoned is None else PoisonedCollator(collator, poisoned)
-    return AmcTrainer(model, arguments, processor, build_rows(4), data_collator=collator, callbacks=callbacks)
+    rows = build_rows(4)
+    evaluated = rows[:1] if "eval_strategy" in changes else None
+    return AmcTrainer(model, arguments, processor, rows, evaluated, data_collator=collator, callbacks=callbacks)
 
 
 def copy_state(model) -> dict[str, torch.Tensor]:
@@ -135,19 +139,32 @@ def test_skips_are_counted_over_a_resume(tiny_pretraining_model, tmp_path):
 
 
 class SignalAtStep(TrainerCallback):
-    """Sends SIGTERM to this process in a step."""
+    """Sends signals to this process in a step."""
 
-    def __init__(self, step: int):
+    def __init__(self, step: int, *numbers: int):
         self.step = step
+        self.numbers = numbers or (signal.SIGTERM,)
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step + 1 == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for number in self.numbers:
+                os.kill(os.getpid(), number)
+
+
+class SignalWhen(TrainerCallback):
+    """Sends a signal to this process at an event of the run."""
+
+    def __init__(self, event: str, number: int):
+        setattr(self, event, lambda *arguments, **others: os.kill(os.getpid(), number))
+
+
+SIGNALS = {signal.SIGTERM: TrainingTerminated, signal.SIGINT: TrainingInterrupted}
 
 
 @pytest.mark.slow
-def test_sigterm_finishes_the_step_saves_and_stops(tiny_pretraining_model, tmp_path):
-    begin, handler = copy_state(tiny_pretraining_model), signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_finishes_the_step_saves_and_stops(number, tiny_pretraining_model, tmp_path, caplog):
+    begin, handler = copy_state(tiny_pretraining_model), signal.getsignal(number)
 
     def build(folder, callbacks=None):
         tiny_pretraining_model.load_state_dict(begin)
@@ -156,16 +173,102 @@ def test_sigterm_finishes_the_step_saves_and_stops(tiny_pretraining_model, tmp_p
     whole = build(tmp_path / "whole")
     whole.train()
     expected = copy_state(whole.model)
-    with pytest.raises(TrainingTerminated) as caught:
-        build(tmp_path / "stopped", [SignalAtStep(3)]).train()
-    assert caught.value.code == 143
+    with pytest.raises(SIGNALS[number]) as caught:
+        build(tmp_path / "stopped", [SignalAtStep(3, number)]).train()
+    if number == signal.SIGTERM:
+        assert caught.value.code == 143
+    else:
+        assert isinstance(caught.value, KeyboardInterrupt) and "Once more ends the run at once" in caplog.text
     assert caught.value.checkpoint == tmp_path / "stopped" / "checkpoint-3"
     assert find_damage(caught.value.checkpoint) is None
-    assert signal.getsignal(signal.SIGTERM) is handler
+    assert signal.getsignal(number) is handler
     resumed = build(tmp_path / "stopped")
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 4
     assert list_changes(expected, resumed.model) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("callback", "expected", "checkpoints"),
+    [
+        (SignalAtStep(2, signal.SIGINT, signal.SIGINT), KeyboardInterrupt, []),
+        (SignalAtStep(2, signal.SIGTERM, signal.SIGINT), KeyboardInterrupt, []),
+        (SignalAtStep(2, signal.SIGINT, signal.SIGTERM), TrainingTerminated, ["checkpoint-2"]),
+        (SignalAtStep(2, signal.SIGTERM, signal.SIGTERM), TrainingTerminated, ["checkpoint-2"]),
+        (SignalAtStep(3, signal.SIGINT), TrainingInterrupted, ["checkpoint-3"]),  # the last step
+        (SignalWhen("on_epoch_end", signal.SIGTERM), TrainingTerminated, ["checkpoint-3"]),  # after it
+        (SignalWhen("on_epoch_end", signal.SIGINT), TrainingInterrupted, ["checkpoint-3"]),
+        (SignalWhen("on_train_end", signal.SIGINT), KeyboardInterrupt, []),  # handed on when training has ended
+    ],
+    ids=["twice", "ctrl-c_second", "sigterm_second", "sigterm_twice", "last", "late_sigterm", "late_ctrl-c", "ended"],
+)
+def test_what_a_signal_does_depends_on_the_moment(callback, expected, checkpoints, tiny_pretraining_model, tmp_path):
+    changes = dict(max_steps=3, per_device_train_batch_size=1)  # one epoch has four steps
+    with pytest.raises(expected) as caught:
+        build_trainer(tiny_pretraining_model, tmp_path, callbacks=[callback], **changes).train()
+    assert type(caught.value) is expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == checkpoints
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_the_first_step_ends_quietly(tiny_pretraining_model, tmp_path, caplog):
+    trainer = build_trainer(tiny_pretraining_model, tmp_path)
+    load_data = trainer.get_train_dataloader
+    trainer.get_train_dataloader = lambda: os.kill(os.getpid(), signal.SIGINT) or load_data()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        trainer.train()
+    assert type(caught.value) is KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == [] and caplog.text == ""
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.slow
+def test_a_signal_that_is_ignored_stays_ignored(tiny_pretraining_model, tmp_path):
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a job in the background
+    try:
+        trainer = build_trainer(tiny_pretraining_model, tmp_path, callbacks=[SignalAtStep(1, signal.SIGINT)])
+        trainer.train()
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert trainer.state.global_step == 2
+
+
+@pytest.mark.slow
+def test_a_stop_within_an_epoch_is_not_its_end(tiny_pretraining_model, tmp_path):
+    changes = dict(max_steps=-1, num_train_epochs=2, eval_strategy="epoch", save_strategy="epoch")
+    for step, evaluated in ((1, []), (2, [2])):
+        folder = tmp_path / str(step)
+        trainer = build_trainer(tiny_pretraining_model, folder, callbacks=[SignalAtStep(step)], **changes)
+        with pytest.raises(TrainingTerminated):
+            trainer.train()
+        log = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())["log_history"]
+        assert [entry["step"] for entry in log if "eval_pointing_game_accuracy" in entry] == evaluated
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_ctrl_c_to_the_workers_too_still_saves(start, tiny_pretraining_model, tmp_path):
+    """A terminal sends Ctrl-C to every process of its group."""
+
+    class SignalToGroup(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGINT)
+            time.sleep(0.5)  # one that minds it is gone before the next batch is asked for
+
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    changes = dict(max_steps=3, gradient_accumulation_steps=2, dataloader_multiprocessing_context=start)
+    trainer = build_trainer(
+        tiny_pretraining_model, tmp_path, None, [SignalToGroup()], dataloader_num_workers=1,
+        dataloader_prefetch_factor=1, per_device_train_batch_size=1, **changes,
+    )  # fmt: skip
+    with pytest.raises(TrainingInterrupted) as caught:
+        trainer.train()
+    assert caught.value.checkpoint.name == "checkpoint-2"
 
 
 @pytest.mark.slow
@@ -178,13 +281,13 @@ def test_training_in_another_thread_leaves_the_signal_alone(tiny_pretraining_mod
 
 
 TWO_PROCESSES = """
-import json, os, sys
+import json, os, signal, sys
 sys.path[:0] = sys.argv[1:3]
 import torch
 from test_survival import SignalAtStep, build_trainer
 from testing_utils import build_tiny_config
 from albef_amc import AlbefForPreTraining
-from albef_amc.trainer.survival import TrainingTerminated
+from albef_amc.trainer.survival import TrainingInterrupted, TrainingTerminated
 
 rank, folder = int(os.environ["RANK"]), sys.argv[4]
 
@@ -197,6 +300,8 @@ def train(poisoned, callbacks):
         trainer.train()
     except TrainingTerminated as stopped:
         status = stopped.code
+    except TrainingInterrupted as stopped:
+        status = stopped.checkpoint.name
     state = model.state_dict()
     assert type(trainer.model_wrapped).__name__ == "DistributedDataParallel"
     assert all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
@@ -204,6 +309,8 @@ def train(poisoned, callbacks):
     return [status, trainer.state.global_step, trainer.skipped_steps, model.image_queue_pointer.item(), total]
 
 results = [train("3", None), train(None, [SignalAtStep(2)] if rank == 1 else None)]
+results.append(train(None, [SignalAtStep(2, signal.SIGINT)]))  # as torchrun hands Ctrl-C on
+results.append(train(None, [SignalAtStep(1, signal.SIGINT if rank else signal.SIGTERM)]))
 print("RESULT " + json.dumps(results), flush=True)
 torch.distributed.barrier()
 torch.distributed.destroy_process_group()
@@ -218,15 +325,17 @@ def test_two_processes_agree_on_a_skip_and_on_stopping(tmp_path):
     logs = [(tmp_path / f"log-{rank}.txt").read_text() for rank in (0, 1)]
     results = [json.loads(line[7:]) for log in logs for line in log.splitlines() if line.startswith("RESULT ")]
     assert results[0] == results[1]
-    (poisoned, stopped) = results[0]
+    (poisoned, stopped, interrupted, both) = results[0]
     assert poisoned[:4] == [0, 3, 1, 4]  # one step of three skipped: two images of each other one in the queue
     assert "step 2 is skipped: the loss is not finite. Images: 3." in logs[1]
     assert stopped[:4] == [143, 2, 0, 4]
+    assert interrupted[:4] == ["checkpoint-2", 2, 0, 4] and both[:4] == [143, 1, 0, 2]
     assert find_damage(tmp_path / "checkpoint-2") is None
 
 
-@pytest.mark.slow
-def test_the_command_ends_with_143_and_says_how_to_go_on(tmp_path, tiny_pretraining_model):
+@pytest.fixture
+def endless_recipe(tmp_path, tiny_pretraining_model):
+    """A run that goes on until it is stopped."""
     tiny_pretraining_model.config.to_json_file(tmp_path / "tiny.json")
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(
@@ -238,12 +347,39 @@ def test_the_command_ends_with_143_and_says_how_to_go_on(tmp_path, tiny_pretrain
                     save_total_limit: 1, disable_tqdm: true}}
         """
     )
-    program = ["-m", "albef_amc.cli.main", "train", str(recipe), "--output-dir", str(tmp_path / "run")]
-    process = subprocess.Popen([sys.executable, *program], stderr=subprocess.PIPE, text=True)
-    survival.wait_for(tmp_path, [process], lambda: any((tmp_path / "run").glob("checkpoint-*")))
-    process.send_signal(signal.SIGTERM)
+    return recipe
+
+
+def start_command(recipe, folder) -> subprocess.Popen:
+    program = ["-m", "albef_amc.cli.main", "train", str(recipe), "--output-dir", str(folder)]
+    return subprocess.Popen([sys.executable, *program], stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")]
+)
+def test_the_command_ends_with_the_status_of_its_signal_and_says_how_to_go_on(
+    number, status, name, endless_recipe, tmp_path
+):
+    folder = tmp_path / "run"
+    process = start_command(endless_recipe, folder)
+    survival.wait_for(tmp_path, [process], lambda: any(folder.glob("checkpoint-*")))
+    process.send_signal(number)
     error = process.communicate(timeout=60)[1]
-    assert process.returncode == 143, error[-2000:]
-    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
-    assert f"{checkpoint} is saved. Go on with the same command and `--resume`" in error
+    assert process.returncode == status, error[-2000:]
+    (checkpoint,) = folder.glob("checkpoint-*")
+    assert f"stopped by {name}; {checkpoint} is saved. Go on with the same command and `--resume`" in error
+    assert "Traceback" not in error and not (folder / ".lock").exists()
     assert find_damage(checkpoint) is None
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_training_ends_the_command_without_a_word(endless_recipe, tmp_path):
+    process = start_command(endless_recipe, tmp_path / "run")
+    survival.wait_for(tmp_path, [process], (tmp_path / "run" / ".lock").is_file)  # the model comes next
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, error[-2000:]
+    assert "Traceback" not in error and "resume" not in error
+    assert not (tmp_path / "run").exists()

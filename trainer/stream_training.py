@@ -17,6 +17,7 @@ from transformers.utils import logging
 from albef_amc.trainer.even_batches import divide_evenly
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.streaming import STATE_KEY, StreamedRows
+from albef_amc.trainer.survival import begin_worker
 
 logger = logging.get_logger(__name__)
 
@@ -47,6 +48,7 @@ class StreamBatches(IterableDataset):
             prefetch_factor=args.dataloader_prefetch_factor,
             multiprocessing_context=args.dataloader_multiprocessing_context,
             generator=torch.Generator().manual_seed(args.seed),
+            worker_init_fn=begin_worker,
         )
 
     @property

@@ -1,10 +1,11 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""What a run does when something goes wrong around it: a loss that is not finite, and a request to stop (SIGTERM)."""
+"""What a run does when something goes wrong around it: a loss that is not finite, and a request to stop (a signal)."""
 
 import math
+import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,58 +16,107 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
 
+from albef_amc.parallel_albef import sum_over_processes
 from albef_amc.trainer.finite_weights import check_finite_weights
-from albef_amc.trainer.parallel import is_true_anywhere
+from albef_amc.trainer.parallel import do_on_main_process, is_true_anywhere
 
 logger = logging.get_logger(__name__)
 
-SIGTERM_STATUS = 128 + signal.SIGTERM  # 143, what a shell reports of a process that SIGTERM ended
 IDS_SHOWN = 64
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # a run is stopped by the last of them that any process got
+NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
 class TrainingTerminated(SystemExit):
     """SIGTERM ended a run after it saved a checkpoint; left alone it ends the process with status 143.
 
     Args:
-        checkpoint (`Path`): the checkpoint to go on from.
+        checkpoint (`Path`): the checkpoint to continue from.
     """
 
     def __init__(self, checkpoint: Path):
-        super().__init__(SIGTERM_STATUS)
+        super().__init__(128 + signal.SIGTERM)  # what a shell reports of a process that SIGTERM ended
         self.checkpoint = checkpoint
 
 
-class StopOnSigterm(TrainerCallback):
-    """After SIGTERM to any process of a run: the step is finished, a checkpoint is saved, and training stops.
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C ended a run after it saved a checkpoint; `albef-amc` ends with status 130.
 
-    The signal does no more than leave a note. Every process asks the others after each step and each evaluation, so
-    that all of them save the same step.
+    Args:
+        checkpoint (`Path`): the checkpoint to continue from.
+    """
+
+    def __init__(self, checkpoint: Path):
+        super().__init__(f"{checkpoint} is saved")
+        self.checkpoint = checkpoint
+
+
+class StopOnSignal(TrainerCallback):
+    """After Ctrl-C or SIGTERM to any process: the step is finished, a checkpoint is saved, and training stops.
+
+    The first signal does no more than leave a note. Every process asks the others after each step and each evaluation,
+    so that all of them save the same step. A second Ctrl-C raises `KeyboardInterrupt` at once, and so does one before
+    training has begun, when there is nothing to save.
     """
 
     def __init__(self):
-        self.is_noted = False
-        self.is_agreed = False
+        self.noted: int | None = None  # number of the signal that this process got
+        self.agreed: int | None = None  # number of the signal that ends the run
+        self.is_training = False
+        self._process = os.getpid()
+        self._is_main = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes note of SIGTERM while the block runs; in the main thread alone, as Python has it."""
-        self.is_noted = self.is_agreed = False
+        """Takes note of signals while the block runs; in the main thread alone, as Python has it.
+
+        A signal that came too late to stop the training is handed on when the block has ended.
+        """
+        self.noted = self.agreed = None
+        self.is_training, self._process = False, os.getpid()
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = signal.signal(signal.SIGTERM, self._note)
+        ignored = [number for number in STOP_SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+        previous = {number: signal.signal(number, self._note) for number in STOP_SIGNALS if number not in ignored}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
+            for number, handler in previous.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if self.noted is not None and self.agreed is None:
+            signal.raise_signal(self.noted)
 
     def _note(self, number: int, frame: Any) -> None:
-        self.is_noted = True
+        if os.getpid() != self._process:
+            return  # a worker of the data loader, which gets Ctrl-C as well: it ends when its run does
+        if number == signal.SIGINT and (self.noted is not None or not self.is_training):
+            raise KeyboardInterrupt
+        self.noted = max(self.noted or 0, number)
+        if number == signal.SIGINT and self._is_main:
+            logger.warning("Ctrl-C: the step is finished and a checkpoint is saved. Once more ends the run at once.")
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """From here on there is something to save."""
+        self.is_training, self._is_main = True, state.is_world_process_zero
 
     def on_step_end(self, args, state, control, **kwargs):
         """Stops and saves where any process has a note."""
-        if is_true_anywhere(self.is_noted, args.device):
-            self.is_agreed = control.should_save = control.should_training_stop = True
+        if self.agree(args.device):
+            control.should_save = control.should_training_stop = True
+
+    def agree(self, device: torch.device) -> bool:
+        """Whether the run is to stop, on which all processes agree; every process must ask."""
+        notes = [int(self.noted == number) for number in STOP_SIGNALS]
+        found = sum_over_processes(torch.tensor(notes, device=device)).tolist()
+        if any(found):
+            self.agreed = max(number for number, count in zip(STOP_SIGNALS, found, strict=True) if count)
+        return any(found)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """A stop in the middle of an epoch is not its end: what belongs there is done by the resumed run."""
+        if self.agreed is not None and state.epoch % 1:
+            control.should_log = control.should_evaluate = control.should_save = False
 
     def on_evaluate(self, args, state, control, **kwargs):
         """As after a step: an evaluation may be long."""
@@ -74,7 +124,7 @@ class StopOnSigterm(TrainerCallback):
 
 
 class SurvivingTrainer(Trainer):
-    """Trainer that skips steps whose loss or gradient is not finite, and that saves and stops on SIGTERM.
+    """Trainer that skips steps whose loss or gradient is not finite, and that saves and stops on Ctrl-C and SIGTERM.
 
     A step is skipped where the loss of any micro-batch on any process, or the norm of the gradient, is not finite:
     there is no optimizer step, so parameters and optimizer stay as they were, and the features of a micro-batch whose
@@ -87,8 +137,8 @@ class SurvivingTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.sigterm = StopOnSigterm()
-        self.add_callback(self.sigterm)
+        self.stop_signal = StopOnSignal()
+        self.add_callback(self.stop_signal)
         self._clear_step()
         self._is_skipped = False
         self._skipped_in_a_row: list[tuple[int, list[str]]] = []
@@ -98,26 +148,30 @@ class SurvivingTrainer(Trainer):
 
         Raises:
             TrainingTerminated: SIGTERM came; a checkpoint of the step is saved.
+            TrainingInterrupted: Ctrl-C came (a `KeyboardInterrupt`); a checkpoint of the step is saved.
             FloatingPointError: `max_skipped_steps` steps in a row were skipped, or a weight is NaN or infinite.
         """
         self._clear_step()
         self._skipped_in_a_row.clear()
-        with self.sigterm.listening():
+        with self.stop_signal.listening():
             return super().train(*args, **kwargs)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Ends a run; one that SIGTERM ended keeps every checkpoint and does nothing more."""
+        """Ends a run; one that a signal ended keeps every checkpoint and does nothing more."""
         check_finite_weights(self.model, self.state.global_step, self.args.device)
-        if not self.sigterm.is_agreed:
+        if not self.stop_signal.agree(self.args.device):
             return super()._finalize_training(*args, **kwargs)
         self.control: Any = self.callback_handler.on_train_end(self.args, self.state, self.control)
         self.is_in_train = False
         checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if not do_on_main_process(checkpoint.is_dir):  # the signal came after the last step
+            self._save_checkpoint(self.model, trial=None)
         logger.warning(
-            f"stopped by SIGTERM after step {self.state.global_step} of {self.state.max_steps}. Go on from "
-            f"{checkpoint} with `resume_from_checkpoint=True`."
+            f"stopped by {NAMES[signal.Signals(self.stop_signal.agreed)]} after step {self.state.global_step} of "
+            f"{self.state.max_steps}. Continue from {checkpoint} with `resume_from_checkpoint=True`."
         )
-        raise TrainingTerminated(checkpoint)
+        is_interrupted = self.stop_signal.agreed == signal.SIGINT
+        raise TrainingInterrupted(checkpoint) if is_interrupted else TrainingTerminated(checkpoint)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As for `Trainer`.
@@ -200,10 +254,28 @@ class SurvivingTrainer(Trainer):
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
 
+def begin_worker(worker_id: int, then: Callable[[int], None] | None = None) -> None:
+    """First act of a worker of a data loader: Ctrl-C, which all processes of a terminal get, is left to the run.
+
+    Args:
+        worker_id (`int`): number of the worker.
+        then (callable, *optional*): what else a worker begins with.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if then is not None:
+        then(worker_id)
+
+
 def _shorten(row_ids: list[str]) -> str:
     rest = len(row_ids) - IDS_SHOWN
     shown = ", ".join(row_ids[:IDS_SHOWN]) or "the collator gives no `row_ids`"
     return shown + (f" and {rest} more" if rest > 0 else "")
 
 
-__all__ = ["StopOnSigterm", "SurvivingTrainer", "TrainingTerminated"]
+__all__ = [
+    "StopOnSignal",
+    "SurvivingTrainer",
+    "TrainingInterrupted",
+    "TrainingTerminated",
+    "begin_worker",
+]
