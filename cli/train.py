@@ -9,13 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from albef_amc.cli.output_paths import check_folder, check_output_folder
-from albef_amc.cli.reporting import print_result, report
+from albef_amc.cli.reporting import print_result, report, to_plain
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.adapters import build_lora_config
+from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.amc_trainer import AmcTrainer
 from albef_amc.trainer.machine_checks import check_machine, check_regions, warn_of_other_batch
+from albef_amc.trainer.manifests import list_checkpoints
 from albef_amc.trainer.mixtures import describe_size, list_parts, load_training_data
-from albef_amc.trainer.parallel import refuse_zero3
+from albef_amc.trainer.parallel import do_on_main_process, refuse_zero3
 from albef_amc.trainer.recipes import (
     VOCABULARY_OF_DATA,
     Recipe,
@@ -24,8 +26,9 @@ from albef_amc.trainer.recipes import (
     load_recipe,
 )
 from albef_amc.trainer.run_facts import describe_recipe
-from albef_amc.trainer.run_folder import check_run_folder, store_recipe
-from albef_amc.trainer.survival import TrainingTerminated
+from albef_amc.trainer.run_folder import check_run_folder, read_end, store_end, store_recipe
+from albef_amc.trainer.run_lock import lock_run_folder
+from albef_amc.trainer.survival import TrainingInterrupted, TrainingTerminated
 
 
 def train(
@@ -60,16 +63,53 @@ def train(
 def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict[str, Any]:
     """Trains, evaluates (with `evaluation_data`) and saves; returns the numbers of the run.
 
+    With `resume`, a run that is finished is left as it is, and one that lacks its end alone gets that.
+
     Raises:
-        ValueError: the folder holds another run, or a run of this recipe and `resume` is False, or what the recipe
-            asks for is more than the machine or the data has.
+        ValueError: the folder holds another run, or a run of this recipe and `resume` is False, or another run uses
+            it, or what the recipe asks for is more than the machine or the data has.
         TrainingTerminated: SIGTERM came; a checkpoint is saved, and the process ends with status 143.
+        TrainingInterrupted: Ctrl-C came; a checkpoint is saved, and the process ends with status 130.
     """
     check_machine(recipe)
     arguments = build_arguments(recipe, output_dir)
     refuse_zero3(arguments)
     warn_of_other_batch(recipe, arguments)
-    check_run_folder(output_dir, recipe, resume)
+    finished = read_end(output_dir, recipe) if resume else None
+    if finished is not None:
+        report(f"{output_dir} holds a finished run ({finished['steps']} steps): nothing is left to do.")
+        return finished
+    with lock_run_folder(output_dir):
+        do_on_main_process(lambda: check_run_folder(output_dir, recipe, resume))
+        trainer = _build_trainer(recipe, arguments)
+        if trainer.is_world_process_zero():
+            store_recipe(output_dir, recipe)
+        try:
+            result = to_plain({"output_dir": output_dir, **_train_to_the_end(trainer, resume)})
+        except (TrainingTerminated, TrainingInterrupted) as stopped:
+            name = "Ctrl-C" if isinstance(stopped, TrainingInterrupted) else "SIGTERM"
+            report(f"stopped by {name}; {stopped.checkpoint} is saved. Go on with the same command and `--resume`.")
+            raise
+        except KeyboardInterrupt:
+            if list_checkpoints(output_dir):
+                report("ended by Ctrl-C. Go on from the newest checkpoint with the same command and `--resume`.")
+            raise
+        if trainer.is_world_process_zero():
+            store_end(output_dir, recipe, result)
+    return result
+
+
+def _train_to_the_end(trainer: AmcTrainer, resume: bool) -> dict[str, Any]:
+    """Steps, evaluation, and the final save with its card."""
+    outcome = trainer.train(resume_from_checkpoint=resume or None)
+    metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    trainer.save_model()
+    trainer.save_state()
+    return {"steps": trainer.state.global_step, **outcome.metrics, **metrics}
+
+
+def _build_trainer(recipe: Recipe, arguments: AmcConfig) -> AmcTrainer:
+    """Data, model and Trainer of a recipe; data is not read before a model that needs none of it is loaded."""
     needs_phrases = recipe.model.vocabulary == VOCABULARY_OF_DATA
     built = None if needs_phrases else build_model_and_processor(recipe.model, (), arguments.seed)
     train_rows = load_training_data(recipe.train_data)
@@ -80,24 +120,12 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
     texts = (row["phrases"] for part in list_parts(train_rows) for row in part.select_columns(["phrases"]))
     phrases = (phrase["phrase"] for row in texts for phrase in row)
     model, processor = built or build_model_and_processor(recipe.model, phrases, arguments.seed)
-    peft_config = None if recipe.peft is None else build_lora_config(model.config, **recipe.peft)
-    trainer = AmcTrainer(
+    return AmcTrainer(
         model,
         arguments,
         processor,
         train_dataset=train_rows,
         eval_dataset=evaluation_rows,
         card_details=describe_recipe(recipe),
-        peft_config=peft_config,
+        peft_config=None if recipe.peft is None else build_lora_config(model.config, **recipe.peft),
     )
-    if trainer.is_world_process_zero():
-        store_recipe(output_dir, recipe)
-    try:
-        outcome = trainer.train(resume_from_checkpoint=resume or None)
-    except TrainingTerminated as stopped:
-        report(f"stopped by SIGTERM; {stopped.checkpoint} is saved. Go on with the same command and `--resume`.")
-        raise
-    metrics = trainer.evaluate() if evaluation_rows is not None else {}
-    trainer.save_model()
-    trainer.save_state()
-    return {"output_dir": output_dir, "steps": trainer.state.global_step, **outcome.metrics, **metrics}

@@ -191,6 +191,9 @@ def test_resume_is_bit_identical(base, checkpoint, tiny_processor, tmp_path, kin
     resumed = run(tmp_path / "other", resume=str(tmp_path / "whole" / "checkpoint-2")).model.state_dict()
     assert whole.keys() == resumed.keys()
     assert [name for name, tensor in whole.items() if not torch.equal(resumed[name], tensor)] == []
+    over = run(tmp_path / "whole", resume=True)
+    assert over.state.global_step == 4 and "train_loss" not in over.state.log_history[-1]
+    assert [name for name, tensor in whole.items() if not torch.equal(over.model.state_dict()[name], tensor)] == []
 
 
 @pytest.mark.slow

@@ -405,6 +405,22 @@ def test_patience_survives_a_resume(tiny_pretraining_model, tiny_processor, tmp_
     assert stopped == [3, 3]
 
 
+@pytest.mark.slow
+def test_a_run_that_stopped_early_is_over(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+    def build(accuracies, **changes):
+        options = dict(early_stopping_patience=1, save_strategy="steps", save_steps=1, **changes)
+        arguments = (tiny_pretraining_model, tiny_processor, tmp_path, build_rows(1))
+        return build_scored_trainer(monkeypatch, accuracies, *arguments, **options)
+
+    build([0.5, 0.4], max_steps=4).train()
+    resumed = build([], max_steps=4)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 2
+    longer = build([0.6, 0.7, 0.8], max_steps=5)
+    longer.train(resume_from_checkpoint=True)
+    assert longer.state.global_step == 5
+
+
 @pytest.mark.parametrize(("name", "value"), [("num_heatmaps_drawn", 2), ("keep_best", True)])
 def test_settings_that_need_evaluation_data(tiny_pretraining_model, tiny_processor, tmp_path, name, value):
     with pytest.raises(ValueError, match=f"`{name}` needs evaluations: pass an `eval_dataset`"):

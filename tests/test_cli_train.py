@@ -104,6 +104,68 @@ def test_the_seed_decides_every_bit_of_a_run(recipe, tmp_path, capsys):
     assert weights[0] == weights[1] != weights[2]
 
 
+def read_tree(folder) -> dict[str, tuple[bytes, int]]:
+    """Bytes of every file below a folder, and when it was written."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+SAVES = ["--set", "save_strategy=steps", "--set", "save_steps=2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saves", [SAVES, ["--set", "save_strategy=no"]], ids=["checkpoints", "none"])
+def test_resuming_a_finished_run_says_so_and_changes_nothing(saves, recipe, tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = [recipe, "-o", folder, *saves, "--set", "max_steps=3"]
+    result = train(capsys, *words)
+    before = read_tree(folder)
+    assert main(["train", *map(str, words), "--resume", "--json"]) == 0
+    streams = capsys.readouterr()
+    assert json.loads(streams.out) == result
+    assert f"{folder} holds a finished run (3 steps): nothing is left to do." in streams.err.splitlines()
+    assert read_tree(folder) == before
+
+    assert main(["train", *map(str, words)]) == 2  # without --resume it is another run, as before
+    assert main(["train", *map(str, words), "--resume", "--set", "seed=7"]) == 2
+    assert "seed: 42 -> 7" in capsys.readouterr().err.splitlines()[-1]
+    assert read_tree(folder) == before
+
+
+@pytest.mark.slow
+def test_a_run_without_its_end_gets_that_and_no_step_more(recipe, tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = [recipe, "-o", folder, *SAVES, "--set", "max_steps=3"]
+    train(capsys, *words)
+    finished = read_tree(folder)
+    killed = ["finished.json", "trainer_state.json", "README.md", "config.json", "metrics.json", "model.safetensors"]
+    for number in (1, 2, len(killed)):
+        for name in killed[:number]:
+            (folder / name).unlink()
+        if number == 1:  # the Trainer does not write it in one piece
+            (folder / "trainer_state.json").write_text("{")
+        result = train(capsys, *words, "--resume")
+        assert result["steps"] == 3 and "eval_pointing_game_accuracy" in result and "train_loss" not in result
+        ended = read_tree(folder)
+        assert finished.keys() == ended.keys()
+        checkpoints = [name for name in finished if name.startswith("checkpoint-")]
+        assert {name: ended[name] for name in checkpoints} == {name: finished[name] for name in checkpoints}
+        assert ended["model.safetensors"][0] == finished["model.safetensors"][0]
+        assert ended["metrics.json"][0] == finished["metrics.json"][0]
+
+
+@pytest.mark.slow
+def test_a_finished_run_may_become_longer(recipe, tmp_path, capsys):
+    folder = tmp_path / "run"
+    train(capsys, recipe, "-o", folder, *SAVES)
+    result = train(capsys, recipe, "-o", folder, *SAVES, "--resume", "--set", "max_steps=4")
+    assert result["steps"] == 4
+    assert main(["train", str(recipe), "-o", str(folder), *SAVES, "--resume"]) == 2
+    assert "max_steps: 4 -> 2 (shorter)" in capsys.readouterr().err.splitlines()[-1]
+    again = train(capsys, recipe, "-o", folder, *SAVES, "--resume", "--set", "max_steps=4")
+    assert again == result
+
+
 @pytest.mark.slow
 def test_the_folder_of_a_run_has_the_name_of_its_recipe(recipe, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

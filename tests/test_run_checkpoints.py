@@ -409,6 +409,64 @@ def test_a_resumed_run_sees_the_same_rows_and_ends_with_the_same_bits(changes, t
         assert [name for name in expected if not torch.equal(state[name], expected[name])] == []
 
 
+def read_tree(folder) -> dict[str, tuple[bytes, int]]:
+    """Bytes of every file and when it was written."""
+    return {name: (data, (folder / name).stat().st_mtime_ns) for name, data in read_folder(folder).items()}
+
+
+def refuse_to_step(*arguments):
+    raise AssertionError("a step is taken after the end of the run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, 4),  # three steps make an epoch: the run ends in the second
+        ({"max_steps": 3}, 3),
+        ({"max_steps": -1, "num_train_epochs": 1.5}, 5),
+        ({"max_steps": -1, "num_train_epochs": 1, "save_strategy": "epoch", "eval_strategy": "epoch"}, 3),
+        ({"max_steps": 2, "gradient_accumulation_steps": 2, "save_total_limit": 1}, 2),
+    ],
+    ids=["within_an_epoch", "end_of_an_epoch", "part_of_an_epoch", "epochs", "accumulation"],
+)
+def test_a_run_that_is_over_takes_no_step(changes, steps, tiny_pretraining_model, tmp_path, caplog):
+    begin = copy_state(tiny_pretraining_model)
+    trainer = build_trainer(tiny_pretraining_model, tmp_path, **changes)
+    trainer.train()
+    assert trainer.state.global_step == steps
+    expected, before = copy_state(trainer.model), read_tree(tmp_path)
+    for _ in range(2):
+        tiny_pretraining_model.load_state_dict(begin)
+        trainer = build_trainer(tiny_pretraining_model, tmp_path, **changes)
+        trainer.training_step = refuse_to_step
+        metrics = trainer.train(resume_from_checkpoint=True).metrics
+        assert trainer.state.global_step == steps
+        assert [name for name in expected if not torch.equal(trainer.model.state_dict()[name], expected[name])] == []
+        assert read_tree(tmp_path) == before
+        assert not [name for name in {**metrics, **trainer.state.log_history[-1]} if name.startswith("train_")]
+    assert f"checkpoint-{steps} is the end of its run: no step is left to take" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_run_that_is_over_continues_where_it_becomes_longer(finished_run, tiny_pretraining_model):
+    trainer = build_trainer(tiny_pretraining_model, finished_run, max_steps=5)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 5
+    assert [path.name for path in list_checkpoints(finished_run)] == ["checkpoint-2", "checkpoint-4", "checkpoint-5"]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_at_the_end_of_an_epoch_holds_the_evaluation_that_belongs_there(tiny_pretraining_model, tmp_path):
+    changes = dict(max_steps=4, save_steps=1, eval_strategy="epoch")  # three steps make an epoch
+    build_trainer(tiny_pretraining_model, tmp_path, **changes).train()
+    evaluated = {}
+    for checkpoint in list_checkpoints(tmp_path):
+        log = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+        evaluated[checkpoint.name] = [entry["step"] for entry in log if "eval_pointing_game_accuracy" in entry]
+    assert evaluated == {"checkpoint-1": [], "checkpoint-2": [], "checkpoint-3": [3], "checkpoint-4": [3, 4]}
+
+
 SLOW_SAVES = """
 import sys, time
 sys.path.insert(0, sys.argv.pop(1))

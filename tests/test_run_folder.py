@@ -8,7 +8,14 @@ from transformers import TrainingArguments
 
 from albef_amc.cli.main import main
 from albef_amc.trainer.recipes import load_recipe
-from albef_amc.trainer.run_folder import check_run_folder, compare_recipes, estimate_run_bytes, store_recipe
+from albef_amc.trainer.run_folder import (
+    check_run_folder,
+    compare_recipes,
+    estimate_run_bytes,
+    read_end,
+    store_end,
+    store_recipe,
+)
 
 RECIPE = """
 model:
@@ -44,7 +51,7 @@ def run_folder(recipe_file, tmp_path):
     ("settings", "words"),
     [
         (["seed=3"], "seed: 42 -> 3"),
-        (["learning_rate=2e-3"], "learning_rate: 1e-3 -> 0.002"),
+        (["learning_rate=2e-3"], "learning_rate: 1e-3 -> 2e-3"),
         (["per_device_train_batch_size=8"], "per_device_train_batch_size: 4 -> 8"),
         (["train_data.split=all"], "train_data.split: train -> all"),
         (["model.image_size=64"], "model.image_size: None -> 64"),
@@ -99,6 +106,24 @@ def test_the_command_refuses_before_anything_is_loaded(recipe_file, run_folder, 
     words = ["train", str(recipe_file), "--output-dir", str(run_folder), "--resume", "--set", "seed=1"]
     assert main(words) == 2
     assert "seed: 42 -> 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"lengths": {}, "result": 3}', "null"])
+def test_a_damaged_end_is_none(content, recipe_file, tmp_path, caplog):
+    recipe = load_recipe(recipe_file)
+    store_recipe(tmp_path, recipe)
+    store_end(tmp_path, recipe, {"steps": 10})
+    assert read_end(tmp_path, recipe) is None  # there are no weights
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).touch()
+    assert read_end(tmp_path, recipe) == {"steps": 10}
+    assert read_end(tmp_path, load_recipe(recipe_file, ["max_steps=11"])) is None
+    assert read_end(tmp_path, load_recipe(recipe_file, ["seed=1"])) is None
+    (tmp_path / "finished.json").write_text(content)
+    assert read_end(tmp_path, recipe) is None
+    assert "finished.json cannot be read" in caplog.text
+    store_recipe(tmp_path, recipe)
+    assert not (tmp_path / "finished.json").exists()
 
 
 def test_sections_that_are_new_or_gone_are_differences():

@@ -245,6 +245,9 @@ def test_a_run_on_a_stream_of_unknown_size_needs_max_steps(phrase_parquet, tmp_p
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert resumed.seen == whole.seen[6:]
     assert list_changes(whole.model, resumed.model) == []
+    again = build_trainer(tmp_path, rows, **options)
+    again.train(resume_from_checkpoint=True)
+    assert again.seen == [] and list_changes(whole.model, again.model) == []
 
 
 @pytest.mark.slow

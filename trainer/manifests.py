@@ -61,13 +61,14 @@ def describe_circumstances(world_size: int) -> dict[str, Any]:
     }
 
 
-def write_manifest(folder: Path, step: int, world_size: int) -> None:
+def write_manifest(folder: Path, step: int, world_size: int, is_last: bool = False) -> None:
     """Writes name, size and SHA-256 of every file of a folder, after all of them have reached the disk.
 
     Args:
         folder (`Path`): a complete checkpoint under its temporary name.
         step (`int`): step of the run.
         world_size (`int`): number of processes of the run.
+        is_last (`bool`, defaults to `False`): the run ends with it.
     """
     files = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -76,7 +77,8 @@ def write_manifest(folder: Path, step: int, world_size: int) -> None:
             os.fsync(stream.fileno())
         files.append({"name": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "sha256": digest})
     circumstances = describe_circumstances(world_size)
-    write_json(folder / MANIFEST_FILE, {"step": step, "circumstances": circumstances, "files": files})
+    content = {"step": step, "is_last": is_last, "circumstances": circumstances, "files": files}
+    write_json(folder / MANIFEST_FILE, content)
     synchronize(folder / MANIFEST_FILE)
     for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
         synchronize(path)
@@ -221,6 +223,19 @@ def _read_json(path: Path) -> Any:
         raise ValueError(f"has a {path.name} that cannot be read") from error
 
 
+def ends_run(checkpoint: Path, max_steps: int) -> bool:
+    """Whether a run of this length had ended with a checkpoint, although at an earlier step (early stopping).
+
+    Args:
+        checkpoint (`Path`): a complete checkpoint; of one without a manifest it is not known.
+        max_steps (`int`): steps of the run that resumes; a longer one than that of the checkpoint continues.
+    """
+    if not (checkpoint / MANIFEST_FILE).is_file() or not read_manifest(checkpoint).get("is_last"):
+        return False
+    length = _read_json(checkpoint / STATE_FILE).get("max_steps")
+    return isinstance(length, int) and max_steps <= length
+
+
 def find_newest_whole(run_folder: Path) -> Path | None:
     """The newest checkpoint whose manifest holds, with a warning about every newer one; `None` if there is none.
 
@@ -246,6 +261,7 @@ __all__ = [
     "MANIFEST_FILE",
     "clear_leftovers",
     "describe_circumstances",
+    "ends_run",
     "find_damage",
     "find_newest_whole",
     "get_step",

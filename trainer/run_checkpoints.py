@@ -7,16 +7,18 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from albef_amc.saving_albef import is_safetensors_error
@@ -26,6 +28,7 @@ from albef_amc.trainer.manifests import (
     UNFINISHED,
     clear_leftovers,
     describe_circumstances,
+    ends_run,
     find_damage,
     find_newest_whole,
     get_step,
@@ -35,11 +38,12 @@ from albef_amc.trainer.manifests import (
     remove_checkpoint,
     write_manifest,
 )
+from albef_amc.trainer.parallel import do_on_main_process
 from albef_amc.trainer.run_folder import check_free_space
+from albef_amc.trainer.run_lock import lock_run_folder
+from albef_amc.trainer.survival import StopOnSignal, begin_worker
 
 logger = logging.get_logger(__name__)
-
-Value = TypeVar("Value")
 
 FULL_DISK_BYTES = 2**20  # a file that could not be written and less than this left: the disk is full
 
@@ -54,7 +58,13 @@ class WholeCheckpoints(Trainer):
     With several processes the output folder is one that all of them see.
     """
 
+    stop_signal: StopOnSignal
     lora_momentum: Any = None  # of a run that saves an adapter
+    _is_over = False  # what was resumed is the end of a run
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.add_callback(SaveAfterEvaluation(self.stop_signal))
 
     def train(
         self,
@@ -71,12 +81,14 @@ class WholeCheckpoints(Trainer):
             trial, ignore_keys_for_eval: as for `Trainer`.
 
         Raises:
-            ValueError: a checkpoint that differs from its manifest, or no whole one among those of the folder.
+            ValueError: a checkpoint that differs from its manifest, or no whole one among those of the folder; another
+                run uses the folder.
             FileNotFoundError: no such checkpoint.
             OSError: the disk has no room for the checkpoints of the run.
         """
-        chosen = self._on_main_process(lambda: self._prepare_run_folder(resume_from_checkpoint))
-        return super().train(chosen, trial, ignore_keys_for_eval)
+        with lock_run_folder(self.args.output_dir):
+            chosen = do_on_main_process(lambda: self._prepare_run_folder(resume_from_checkpoint))
+            return super().train(chosen, trial, ignore_keys_for_eval)
 
     def _prepare_run_folder(self, wanted: str | bool | None) -> str | None:
         """Clears left-overs, chooses the checkpoint to resume from, and looks at the space on the disk."""
@@ -87,19 +99,6 @@ class WholeCheckpoints(Trainer):
             _compare_circumstances(checkpoint, self.args.world_size)
         check_free_space(self.model, self.args, is_adapter=self.lora_momentum is not None)
         return None if checkpoint is None else str(checkpoint)
-
-    def _on_main_process(self, action: Callable[[], Value]) -> Value:
-        """The result, or the error, of what the first process does; the same on every process."""
-        outcome: list[Any] = [None, None]
-        if self.args.process_index == 0:
-            try:
-                outcome = [action(), None]
-            except Exception as error:
-                outcome = [None, error]
-        value, failure = broadcast_object_list(outcome)
-        if failure is not None:
-            raise failure
-        return value
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Writes a checkpoint, gives it its name when every process has written its part, and rotates."""
@@ -153,8 +152,12 @@ class WholeCheckpoints(Trainer):
                 else:
                     stored[name] = state
         self.state.save_to_json(str(unfinished / STATE_FILE))
-        write_manifest(unfinished, self.state.global_step, self.args.world_size)
+        write_manifest(unfinished, self.state.global_step, self.args.world_size, self._is_last_checkpoint())
         put_in_place(unfinished, final)
+
+    def _is_last_checkpoint(self) -> bool:
+        """Whether the run ends with the checkpoint that is being written, at `max_steps` or before it."""
+        return self.control.should_training_stop and self.stop_signal.agreed is None
 
     def _together(self, part: Callable[[], None], final: Path) -> None:
         """Does a part of a save; raises on every process if it fails on one, so that none waits for another."""
@@ -187,9 +190,41 @@ class WholeCheckpoints(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """The Trainer's, whose start (which draws a seed for workers) leaves the global generator alone."""
         loader = super().get_train_dataloader()
-        generator = torch.Generator().manual_seed(self.args.seed)
-        getattr(loader, "base_dataloader", loader).generator = generator
+        inner = getattr(loader, "base_dataloader", loader)
+        inner.generator = torch.Generator().manual_seed(self.args.seed)
+        inner.worker_init_fn = partial(begin_worker, then=inner.worker_init_fn)
         return loader
+
+    def _init_training_state(
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None,
+        trial: Any,
+    ) -> tuple[int, int]:
+        """Where a run continues; after the last epoch, so that no step is taken, where the checkpoint is its last.
+
+        The Trainer itself divides the step by the steps of an epoch, and takes a step before it asks whether there is
+        one to take.
+        """
+        begin = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        self._is_over = resume_from_checkpoint is not None and (
+            self.state.global_step >= max_steps or ends_run(Path(resume_from_checkpoint), max_steps)
+        )
+        if not self._is_over:
+            return begin
+        logger.warning(f"{resume_from_checkpoint} is the end of its run: no step is left to take.")
+        return num_train_epochs, 0
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As for `Trainer`; the summary of a training that took no step has no loss and no speed."""
+        if self._is_over and "train_loss" in logs:
+            for name in [name for name in logs if name.startswith("train_")]:
+                del logs[name]  # the Trainer returns this very dictionary
+        super().log(logs, start_time)
 
     def _run_epoch(self, *, epoch: int, train_dataloader: Any, **arguments: Any) -> None:
         """One epoch; its number reaches the rows and the sampler on any number of processes, also after a resume."""
@@ -205,6 +240,33 @@ class WholeCheckpoints(Trainer):
     def _evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
         with preserved_random_state():
             return super()._evaluate(*arguments, **options)
+
+
+class SaveAfterEvaluation(TrainerCallback):
+    """Puts a save at the end of an epoch off until the evaluation that belongs there is over.
+
+    A checkpoint then holds what the evaluation decides (best model, patience), and a run that continues from it has
+    missed none. A run that a signal ends saves at once.
+
+    Args:
+        stop_signal ([`~trainer.survival.StopOnSignal`]): knows whether a signal ends the run.
+    """
+
+    def __init__(self, stop_signal: StopOnSignal):
+        self.stop_signal = stop_signal
+        self.is_put_off = False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Puts the save off where an evaluation follows."""
+        ends_epoch = state.epoch % 1 == 0 or control.should_training_stop
+        evaluates = args.eval_strategy == IntervalStrategy.EPOCH and args.eval_delay <= state.epoch
+        if control.should_save and ends_epoch and evaluates and self.stop_signal.agreed is None:
+            self.is_put_off, control.should_save = True, False
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """Asks for the save that was put off; it follows the evaluation."""
+        control.should_save |= self.is_put_off
+        self.is_put_off = False
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from albef_amc.trainer.manifests import list_checkpoints
 
 logger = logging.get_logger(__name__)
 
-RECIPE_FILE = "recipe.json"
+RECIPE_FILE, END_FILE = "recipe.json", "finished.json"
 CONFIG_FILE, ADAPTER_CONFIG_FILE = "config.json", "adapter_config.json"
 OPTIMIZER_STATES = 2  # numbers that AdamW keeps for every trainable one
 # What does not decide the weights: sections of a recipe, and beginnings of names in its `training`.
@@ -83,8 +83,42 @@ def check_run_folder(output_dir: Path, recipe: Any, resume: bool) -> None:
 
 
 def store_recipe(output_dir: Path, recipe: Any) -> None:
-    """Writes the recipe of a run into its folder, for [`check_run_folder`]."""
+    """Writes the recipe of a run that begins or continues into its folder, for [`check_run_folder`]."""
+    (output_dir / END_FILE).unlink(missing_ok=True)
     write_json(output_dir / RECIPE_FILE, _to_plain(recipe))
+
+
+def store_end(output_dir: Path, recipe: Any, result: Mapping[str, Any]) -> None:
+    """Writes the last file of a run, which says that nothing of it is missing.
+
+    Args:
+        output_dir (`Path`): folder of the run, with its final weights.
+        recipe ([`~trainer.recipes.Recipe`]): what has run.
+        result (mapping): the numbers of the run, as JSON knows them.
+    """
+    write_json(output_dir / END_FILE, {"lengths": _get_lengths(recipe.training), "result": result})
+
+
+def read_end(output_dir: Path, recipe: Any) -> dict[str, Any] | None:
+    """The numbers of a finished run of this recipe and this length; `None` if there is something left to do."""
+    weights = any((output_dir / name).is_file() for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE))
+    weights = weights and any(output_dir.glob("*.safetensors"))
+    if not weights or not all((output_dir / name).is_file() for name in (END_FILE, RECIPE_FILE)):
+        return None
+    try:
+        content = json.loads((output_dir / END_FILE).read_bytes())
+        lengths, result = content["lengths"], dict(content["result"])
+    except (ValueError, TypeError, KeyError) as error:
+        logger.warning(f"{output_dir / END_FILE} cannot be read ({error}): what the run lacks is done again.")
+        return None
+    if lengths != _get_lengths(recipe.training):
+        return None
+    return None if compare_recipes(_read_recipe(output_dir / RECIPE_FILE), _to_plain(recipe)) else result
+
+
+def _get_lengths(training: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = {item.name: item.default for item in dataclasses.fields(AmcConfig)}
+    return {name: _to_number(training.get(name, defaults[name])) for name in LENGTHS}
 
 
 def compare_recipes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -197,4 +231,12 @@ def estimate_run_bytes(
     return checkpoint * max(1, kept - num_present)
 
 
-__all__ = ["check_free_space", "check_run_folder", "compare_recipes", "estimate_run_bytes", "store_recipe"]
+__all__ = [
+    "check_free_space",
+    "check_run_folder",
+    "compare_recipes",
+    "estimate_run_bytes",
+    "read_end",
+    "store_end",
+    "store_recipe",
+]
