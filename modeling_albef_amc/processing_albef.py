@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Images, phrases and annotated regions to the tensors of ALBEF, and heatmaps back to points, boxes and pictures."""
 
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -355,6 +356,14 @@ def _check_shapes(name: str, index: int, shapes) -> Sequence:
     return shapes
 
 
+def _is_whole(value) -> bool:
+    """Whether it can count characters: a whole number of Python, NumPy or PyTorch, but not a truth value."""
+    try:
+        return not isinstance(value, bool) and operator.index(value) is not None
+    except TypeError:
+        return False
+
+
 def _is_list(value) -> bool:
     """Lists, tuples, arrays and tensors, but no strings and dicts."""
     return hasattr(value, "__len__") and not isinstance(value, str | dict)
@@ -362,10 +371,14 @@ def _is_list(value) -> bool:
 
 def _mark_pieces(index, caption, spans, sources, offsets, kept) -> list[bool]:
     """Which pieces of a cleaned caption stand for the character spans of the raw one; without spans, all kept."""
-    if spans is None or not len(spans):
+    if spans is None or (_is_list(spans) and not len(spans)):
         return [bool(value) for value in kept]
-    if not all(_is_list(span) and len(span) == 2 for span in spans):
-        raise ValueError(f"`spans` of phrase {index} must be a list of (start, end), got {str(spans)[:80]}.")
+    if not _is_list(spans) or not all(
+        _is_list(span) and len(span) == 2 and all(map(_is_whole, span)) for span in spans
+    ):
+        raise ValueError(
+            f"`spans` of phrase {index} must be a list of (start, end), whole numbers, got {str(spans)[:80]}."
+        )
     chosen = set()
     for start, end in spans:
         if not 0 <= start < end <= len(caption):

@@ -184,6 +184,18 @@ def test_truncated_and_malformed_spans(processor):
         processor(text="a red dog", spans=(6, 9))
 
 
+@pytest.mark.parametrize(
+    "span", [(0.5, 3), (float("nan"), 3), (None, 3), ("0", "3"), (True, 3), (0, 3, 4), 5, "ab", {}]
+)
+def test_spans_are_pairs_of_whole_numbers(processor, span):
+    with pytest.raises(ValueError, match=r"`spans` of phrase 0 must be a list of \(start, end\), whole numbers"):
+        processor(text="a red dog", spans=[span])
+    with pytest.raises(ValueError, match=r"`spans` of phrase 0 must be a list"):
+        processor(text=["a red dog"], spans=[7])
+    inputs = processor(text="a red dog", spans=[(np.int64(2), torch.tensor(5))])
+    assert inputs["token_mask"].sum() == 1
+
+
 # Regions.
 
 
