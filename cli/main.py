@@ -43,7 +43,7 @@ VERBS = {
 }
 
 # Operating-system errors that say something about the machine, not about what the user asked for.
-MACHINE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM}
+MACHINE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ENOMEM}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,13 +2,17 @@
 """Data sets by name: a builder of this package, a folder of Parquet files, or a repository on the Hub."""
 
 import dataclasses
+import errno
 import inspect
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow.parquet as pq
+from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
 from .albef_json import AlbefJson
@@ -35,6 +39,7 @@ from .vqa_v2 import VqaV2
 # Shards of a data set that was built on this disk, at most: what streams are dealt out by.
 SHARDS_OF_BUILT = 64
 ALL_SPLITS = "all"
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Arguments of a builder beside the fields of its configuration.
 COMMON_OPTIONS = ("config_name", "cache_dir")
 # Arguments of `datasets.load_dataset` that have a parameter of their own here.
@@ -199,7 +204,8 @@ def _load(
         builder = BUILDERS[name](**kwargs)
         _check_columns(name, builder.info.features, needs_phrases)
         _check_split(name, split, builder.config.list_splits())
-        builder.download_and_prepare()
+        with _explaining_failures(name):
+            builder.download_and_prepare()
         chosen, splits = split.partition("[")[0], builder.info.splits
         _check_split(name, split, splits)
         if chosen in splits and not splits[chosen].num_examples:
@@ -215,12 +221,36 @@ def _load(
     config_name = kwargs.pop("config_name", None)
     if Path(name).is_dir():
         _check_split(name, split, _list_splits_of_folder(name, config_name, kwargs))
-    dataset = datasets.load_dataset(name, config_name, split=split, streaming=streaming, **kwargs)
+    with _explaining_failures(name):
+        dataset = datasets.load_dataset(name, config_name, split=split, streaming=streaming, **kwargs)
     _check_columns(name, dataset.column_names or (), needs_phrases)
     if streaming and not dataset.info.splits:
         files = datasets.load_dataset_builder(name, config_name, **kwargs).config.data_files[split]
         _state_size(dataset, count_rows(files))
     return dataset
+
+
+@contextmanager
+def _explaining_failures(name: str) -> Iterator[None]:
+    """Says what lies behind the error of `datasets`, which says only that there was one.
+
+    Raises:
+        OSError: the disk of the cache is full.
+        ValueError: a file of the data set is damaged.
+    """
+    try:
+        yield
+    except DatasetGenerationError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in FULL_DISK:
+            raise OSError(
+                cause.errno,
+                f"{os.strerror(cause.errno)}: the cache has no room for the rows of {name}. Make room, or set "
+                "HF_DATASETS_CACHE to a folder on another disk",
+            ) from error
+        if isinstance(cause, ValueError):
+            raise ValueError(f"{name} cannot be read: {cause}") from error
+        raise
 
 
 def _list_splits_of_folder(name: str, config_name: str | None, options: Mapping[str, Any]) -> Iterable[str] | None:

@@ -6,6 +6,7 @@ however many processes read and however often a build was stopped and continued.
 """
 
 import hashlib
+import io
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,14 +146,20 @@ def write_shards(
 
 
 class _ShardWriter:
-    """A shard under a temporary name; it gets its own when it is whole."""
+    """A shard under a temporary name; it gets its own when it is whole.
+
+    The Parquet writer fills a buffer in memory, and the buffer is written to the disk after every row group: a disk
+    that is full while the writer itself writes would end the process.
+    """
 
     def __init__(self, folder: Path, name: str, schema: pa.Schema):
         self.name, self.path = name, folder / name
         self.unfinished = self.path.with_name(f".{self.path.name}{UNFINISHED_SUFFIX}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = self.unfinished.open("wb")
+        self.buffer = io.BytesIO()
         self.writer = pq.ParquetWriter(
-            self.unfinished,
+            pa.PythonFile(self.buffer, mode="w"),
             schema,
             use_content_defined_chunking=DEFAULT_CDC_OPTIONS,
             write_page_index=True,
@@ -170,6 +178,8 @@ class _ShardWriter:
     def close(self, end: int, report: ReadingReport) -> Shard:
         self._write_group()
         self.writer.close()
+        self._empty_buffer()
+        self.file.close()
         size, digest = self.unfinished.stat().st_size, compute_sha256(self.unfinished)
         self.unfinished.replace(self.path)
         return Shard(self.name, size, digest, self.num_rows, self.num_bytes, end, pack_report(report))
@@ -177,6 +187,8 @@ class _ShardWriter:
     def discard(self) -> None:
         try:
             self.writer.close()
+            with suppress(OSError):  # of bytes that nobody needs
+                self.file.close()
         finally:
             self.unfinished.unlink(missing_ok=True)
 
@@ -184,7 +196,23 @@ class _ShardWriter:
         if self.waiting:
             table = pa.concat_tables(self.waiting).combine_chunks()
             self.writer.write_table(table, row_group_size=table.num_rows)
+            self._empty_buffer()
         self.waiting, self.waiting_bytes = [], 0
+
+    def _empty_buffer(self) -> None:
+        """Writes the buffer to the disk; the Parquet writer counts its bytes itself and goes on in an empty one."""
+        try:
+            with self.buffer.getbuffer() as content:
+                self.file.write(content)
+            self.file.flush()
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: {self.unfinished.parent} has no room for {self.name}. It is removed, and shards "
+                "that are whole are kept: make room and continue with `--resume`.",
+            ) from error
+        self.buffer.seek(0)
+        self.buffer.truncate()
 
 
 # One part: number of the source behind it, its rows, what was left out.
