@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard as HubModelCard
 
-from .front_matter import build_front_matter
+from .front_matter import build_front_matter, shorten_place
 from .metrics_file import check_weights, read_metrics
 from .sources import CITATIONS, SOURCES
 
@@ -202,7 +202,7 @@ def _describe_start(base_model: str | None) -> str:
     """What training started from; of a folder on somebody's disk only the name."""
     if base_model is None:
         return "random weights"
-    return Path(base_model).name if Path(base_model).is_absolute() else base_model
+    return shorten_place(base_model)
 
 
 def _describe_image_size(card: ModelCard) -> str | None:

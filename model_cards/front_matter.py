@@ -2,6 +2,8 @@
 """The part of a card that the Hub reads: what it must hold, and whether a text holds it."""
 
 import math
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,40 @@ def is_hub_name(name: str) -> bool:
     return not Path(name).exists() and Path(name).suffix not in CHECKPOINT_SUFFIXES
 
 
+def is_place(text: str) -> bool:
+    """Whether a text is a path of one machine, absolute or relative, rather than a name of the Hub or words.
+
+    A relative path of two parts looks like a name of the Hub: it is a path where something is found there.
+
+    Example:
+
+    ```python
+    >>> from albef_amc.model_cards.front_matter import is_place
+    >>> [is_place(text) for text in ("/data/vg", "runs/a/b", "../vg", "D:\\\\vg", "your-name/vg", "ALBEF or AMC")]
+    [True, True, True, True, False, False]
+
+    ```
+    """
+    if re.match(r"[/\\]|[A-Za-z]:[/\\]|~[^/\\]*([/\\]|$)|\.{1,2}([/\\]|$)", text):
+        return True
+    if not re.search(r"[/\\]", text):
+        return False
+    return os.path.exists(text) or not (" " in text or is_hub_name(text))
+
+
+def is_inside(text: str, folder: str | None) -> bool:
+    """Whether a text is the relative path of something in a folder: such a path is the same on every machine."""
+    if not folder or os.path.isabs(text) or ".." in Path(text).parts:
+        return False
+    return os.path.exists(os.path.join(folder, text))
+
+
+def shorten_place(text: str) -> str:
+    """A text as a card shows it: of a path of one machine the last part alone."""
+    parts = [part for part in re.split(r"[/\\]", text) if part]
+    return parts[-1] if parts and is_place(text) else text
+
+
 def check_front_matter(text: str) -> None:
     """Refuses a card whose front matter the Hub cannot read.
 
@@ -134,4 +170,4 @@ def _need(entry: Any, keys: Sequence[str], where: str) -> None:
             raise ValueError(f"`model-index` of the card: `{where}.{key}` is missing or is not text.")
 
 
-__all__ = ["build_front_matter", "check_front_matter", "is_hub_name"]
+__all__ = ["build_front_matter", "check_front_matter", "is_hub_name", "is_inside", "is_place", "shorten_place"]

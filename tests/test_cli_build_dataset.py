@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import datasets
 import pytest
@@ -347,3 +348,19 @@ def test_every_phrase_of_the_photographs_arrives(data_folder, tmp_path, capsys):
         expected = picture.convert("RGB").tobytes()
     (row,) = load(tmp_path / "built", "train", tmp_path / "cache").filter(lambda row: row["image_id"] == "5001")
     assert row["image"].convert("RGB").tobytes() == expected
+
+
+@pytest.mark.parametrize("form", ["secret/raw", "./secret/raw/", "../{name}/secret/raw", "{folder}/secret/raw"])
+def test_the_places_of_raw_files_are_in_no_file_of_a_build(form, tmp_path, monkeypatch):
+    shutil.copytree(FIXTURES_FOLDER / "amc_json", tmp_path / "secret" / "raw")
+    shutil.copytree(FIXTURES_FOLDER / "visual_genome", tmp_path / "secret" / "images")
+    (tmp_path / "secret" / "lists").mkdir()
+    shutil.copyfile(FIXTURES_FOLDER / "amc_json" / "vg_attributes.json", tmp_path / "secret" / "lists" / "other.json")
+    monkeypatch.chdir(tmp_path)
+    root = form.format(name=tmp_path.name, folder=tmp_path)
+    lists = ["vg_descriptions.json", "../lists/other.json"]
+    options = {"data_root": root, "image_root": "secret/images", "annotation_files": lists}
+    build_dataset("amc_json", "built", options)
+    texts = [path.read_text() for path in Path("built").rglob("*") if path.suffix in (".md", ".json")]
+    assert len(texts) >= 2 and not any("secret" in text or tmp_path.name in text for text in texts)
+    assert any("other.json" in text for text in texts)

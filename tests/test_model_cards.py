@@ -79,7 +79,10 @@ def test_odd_words_keep_the_front_matter_valid(changes):
     card = HubModelCard(render_model_card(make_card(**changes)))
     assert card.data.license == "apache-2.0"
     assert card.data.base_model is None
-    for word in changes.get("datasets", []) + [changes.get("base_model", ""), changes.get("description", "")]:
+    for word in changes.get("datasets", []) + [
+        changes.get("description", ""),
+        "ALBEF.pth" if "base_model" in changes else "",
+    ]:
         assert word in card.text
 
 

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import time
+from pathlib import Path
 
 import pytest
 from test_amc_trainer import build_arguments, build_trainer
 
-from albef_amc.model_cards import read_model_card
+from albef_amc.model_cards import ModelCard, read_model_card, render_model_card
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.manifests import MANIFEST_FILE
 from albef_amc.trainer.recipes import load_recipe
@@ -16,6 +17,8 @@ from albef_amc.trainer.run_facts import (
     TrainingClock,
     build_evaluation_command,
     describe_recipe,
+    hide_dataset,
+    hide_folder,
     list_card_arguments,
 )
 
@@ -69,7 +72,7 @@ def test_every_setting_of_our_own_is_on_the_card_and_no_secret_or_folder(tmp_pat
 def test_the_command_hides_the_folders_of_one_machine():
     options = {"data_root": "photos", "cache_dir": "cache", "phrases": "/data/my.json"}
     command = build_evaluation_command("coco_phrases", "test[:10]", options, image_size=384)
-    expected = "albef-amc evaluate CHECKPOINT coco_phrases --split 'test[:10]' --data data_root=photos "
+    expected = "albef-amc evaluate CHECKPOINT coco_phrases --split 'test[:10]' --data data_root=DATA_ROOT "
     assert command == expected + "--data phrases=PHRASES --image-size 384"
 
 
@@ -92,3 +95,81 @@ def test_a_recipe_without_evaluation_names_no_command():
 def test_a_mistyped_field_of_the_card_is_found_before_the_run():
     with pytest.raises(ValueError, match="card: unknown key `co2_emission_kg`. Did you mean `co2_emissions_kg`"):
         load_recipe("demo", ["card.co2_emission_kg=1"])
+
+
+# Places of one machine
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """A working folder with data, checkpoints and a folder that is called like a builder."""
+    for folder in ("photos/images", "data/mine", "runs/first", "coco_phrases", "mine"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "photos" / "images" / "list.json").touch()
+    (tmp_path / "data" / "detections.json").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("data_root", "photos", "DATA_ROOT"),
+        ("data_root", "elsewhere", "DATA_ROOT"),
+        ("data_root", "./photos/", "DATA_ROOT"),
+        ("data_root", Path("photos"), "DATA_ROOT"),
+        ("image_root", "~/images", "IMAGE_ROOT"),
+        ("vg_root", "vg", "VG_ROOT"),
+        ("detections_file", "data/detections.json", "DETECTIONS_FILE"),
+        ("detections_file", "../data/detections.json", "DETECTIONS_FILE"),
+        ("detections_file", "/data/detections.json", "DETECTIONS_FILE"),
+        ("detections_file", r"D:\data\detections.json", "DETECTIONS_FILE"),
+        ("annotation_files", ["a/b/c.json", "images/list.json"], ["ANNOTATION_FILES", "images/list.json"]),
+        ("path_prefixes", {"/export/share": "data/mine"}, {"PATH_PREFIXES": "PATH_PREFIXES"}),
+        ("images_folder", "images", "images"),
+        ("split_by", "unc", "unc"),
+        ("dataset", "refcoco+", "refcoco+"),
+        ("seed", 1, 1),
+        ("embed_images", True, True),
+    ],
+)
+def test_paths_among_the_options_are_hidden(places, name, value, shown):
+    assert hide_folder(value, name, "photos") == shown
+    command = build_evaluation_command("coco_phrases", "test", {"data_root": "photos", name: value})
+    assert not any(place in command for place in ("photos", "data/", "elsewhere", "=vg"))
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("coco_phrases", "coco_phrases"),  # the builder, although a folder has its name
+        ("your-name/scenes", "your-name/scenes"),
+        ("data/mine", "DATASET"),
+        ("mine", "DATASET"),
+        ("./mine", "DATASET"),
+        ("../other/mine", "DATASET"),
+        ("a/b/c", "DATASET"),
+        ("/data/mine", "DATASET"),
+        ("~/mine", "DATASET"),
+    ],
+)
+def test_folders_in_the_place_of_a_data_set_are_hidden(places, name, shown):
+    assert hide_dataset(name, "dataset") == shown
+
+
+@pytest.mark.parametrize(
+    ("base_model", "shown"),
+    [
+        ("runs/first", "first"),
+        ("/data/me/runs/first/", "first"),
+        ("../runs/first", "first"),
+        (r"C:\runs\first", "first"),
+        ("your-name/albef", "your-name/albef"),
+        ("a checkpoint of ALBEF, whose training is not recorded here",) * 2,
+        ("ALBEF/AMC, as released",) * 2,
+    ],
+)
+def test_a_card_shows_the_last_part_of_a_path(places, base_model, shown):
+    card = render_model_card(ModelCard("albef-small", "A small ALBEF.", base_model=base_model))
+    assert f"Started from {shown};" in card
+    assert ("your-name" in base_model) == ("base_model:" in card)

@@ -26,6 +26,7 @@ from albef_amc.datasets_scripts import BUILDERS, ReadingReport, check_builder_op
 from albef_amc.datasets_scripts.source_builder import SourceBuilder
 from albef_amc.datasets_scripts.split_reader import SplitReader, list_split_readers
 from albef_amc.datasets_scripts.statistics import build_statistics, iterate_tables
+from albef_amc.model_cards.front_matter import is_inside, shorten_place
 from albef_amc.trainer.dataset_cards import CARD_FILE, DEFAULT_CONFIG_NAME, render_dataset_card
 from albef_amc.trainer.dataset_shards import (
     DATA_FOLDER,
@@ -108,7 +109,7 @@ def build_dataset(
             "builder": f"{type(builder).__name__} {builder.VERSION}",
             "albef_amc": version("albef-amc"),
             "config_name": options.get("config_name", DEFAULT_CONFIG_NAME),
-            "options": {key: _hide_option(value, hide) for key, value in options.items()},
+            "options": {key: _hide_option(value, hide, options.get("data_root")) for key, value in options.items()},
             "contents": contents,
             "card_sha256": earlier.get("card_sha256"),
             "is_complete": False,
@@ -275,6 +276,7 @@ def _explain(reports: list[ReadingReport]) -> str:
 def _build_hider(options: Mapping[str, Any]) -> Callable[[str], str]:
     """A function that replaces the folders among the options, in a text, by their names in capitals."""
     folders = {str(value).rstrip("/"): name.upper() for name, value in options.items() if name.endswith("_root")}
+    folders |= {str(Path(folder)): name for folder, name in folders.items()}
     folders |= {str(Path(folder).absolute()): name for folder, name in folders.items()}
     patterns = [
         (re.compile(rf"(?<![\w./-]){re.escape(folder)}(?=/|$)"), name)
@@ -289,16 +291,17 @@ def _build_hider(options: Mapping[str, Any]) -> Callable[[str], str]:
     return hide
 
 
-def _hide_option(value: Any, hide: Callable[[str], str]) -> Any:
-    """An option as it is published: of a path elsewhere, the last part."""
+def _hide_option(value: Any, hide: Callable[[str], str], data_root: str | None) -> Any:
+    """An option as it is published: of a path elsewhere than in the raw data, the last part."""
     if isinstance(value, (list, tuple)):
-        return [_hide_option(item, hide) for item in value]
+        return [_hide_option(item, hide, data_root) for item in value]
     if isinstance(value, dict):
-        return {_hide_option(key, hide): _hide_option(item, hide) for key, item in value.items()}
-    if not isinstance(value, str):
+        return {_hide_option(key, hide, None): _hide_option(item, hide, data_root) for key, item in value.items()}
+    if not isinstance(value, str | Path):
         return value
-    hidden = hide(value)
-    return Path(hidden).name if Path(hidden).is_absolute() else hidden
+    text = str(value)
+    is_part = is_inside(text, data_root)
+    return text if is_part else shorten_place(text) if hide(text) == text else hide(text)
 
 
 def _list_reasons(report: ReadingReport, hide: Callable[[str], str]) -> dict[str, Any]:

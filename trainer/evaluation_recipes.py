@@ -196,7 +196,7 @@ def list_departures(
         resample (`int`): filter of the checkpoint's processor.
     """
     departures = [
-        f"`{key}` of the data is {hide_folder(data.get(key), key)}, not {value}"
+        f"`{key}` of the data is {hide_folder(data.get(key), key, data.get('data_root'))}, not {value}"
         for key, value in recipe.data.items()
         if data.get(key) != value
     ]

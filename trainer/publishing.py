@@ -29,6 +29,7 @@ from albef_amc.model_cards import (
     read_model_card,
     render_model_card,
 )
+from albef_amc.model_cards.front_matter import shorten_place
 from albef_amc.text_files_albef import read_text_file
 from albef_amc.trainer.checkpoints import hash_checkpoint, load_model_and_processor
 from albef_amc.trainer.files import write_json, write_whole
@@ -143,7 +144,11 @@ def _place_card(publication: Publication, checkpoint: Path) -> None:
         return
     if card.metrics_file is not None:
         results = {
-            split: {name: value for name, value in result.items() if name not in PRIVATE_METRICS}
+            split: {
+                name: shorten_place(value) if name == "dataset" and isinstance(value, str) else value
+                for name, value in result.items()
+                if name not in PRIVATE_METRICS
+            }
             for split, result in read_metrics(card.metrics_file).items()
         }
         card.metrics_file = folder / METRICS_FILE
@@ -158,8 +163,7 @@ def _describe_metrics(path: str | Path) -> dict[str, Any]:
     if len(datasets) != 1 or not all(datasets):
         raise ValueError(f"{path} names no `dataset`. Give a file that `albef-amc evaluate --output` wrote.")
     (dataset,) = datasets
-    dataset = Path(dataset).name if Path(dataset).is_absolute() else dataset
-    return {"metrics_file": path, "evaluation_dataset": dataset, "evaluation_split": None}
+    return {"metrics_file": path, "evaluation_dataset": shorten_place(dataset), "evaluation_split": None}
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -14,7 +14,9 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from albef_amc.datasets_scripts import BUILDERS
 from albef_amc.model_cards import CHECKPOINT_WORD
+from albef_amc.model_cards.front_matter import is_inside, is_place
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.recipes import Recipe
 
@@ -22,6 +24,7 @@ CPU_FILE = Path("/proc/cpuinfo")
 SOFTWARE = ("torch", "transformers")
 # Arguments of builders that say where files lie, not what is in them.
 PLACES = ("cache_dir",)
+PLACE_ENDINGS = ("_root", "_dir")
 # Settings of `TrainingArguments` that decide what is learned; every setting that `AmcConfig` adds is one.
 TRAINER_SETTINGS = (
     "num_train_epochs",
@@ -121,14 +124,14 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     """Fields of a card that a recipe knows; those of its own section `card` go before the others."""
     parts = recipe.train_data if isinstance(recipe.train_data, list) else [recipe.train_data]
     details: dict[str, Any] = {
-        "datasets": list(dict.fromkeys(hide_folder(part["name"], "train_data") for part in parts)),
+        "datasets": list(dict.fromkeys(hide_dataset(part["name"], "train_data") for part in parts)),
         "base_model": recipe.model.checkpoint,
     }
     if recipe.evaluation_data is not None:
         options = dict(recipe.evaluation_data)
         name, split = options.pop("name"), options.pop("split")
         details |= {
-            "evaluation_dataset": hide_folder(name, "evaluation_data"),
+            "evaluation_dataset": hide_dataset(name, "evaluation_data"),
             "evaluation_split": split,
             "evaluation_command": build_evaluation_command(name, split, options),
         }
@@ -162,18 +165,39 @@ def build_evaluation_command(
 
     ```
     """
-    words = ["albef-amc", "evaluate", CHECKPOINT_WORD, hide_folder(dataset, "dataset")]
+    words = ["albef-amc", "evaluate", CHECKPOINT_WORD, hide_dataset(dataset, "dataset")]
     words += [split] if is_recipe else ["--split", split]
     for name, value in options.items():
         if name not in PLACES:
-            words += ["--data", f"{name}={hide_folder(value, name)}"]
+            words += ["--data", f"{name}={hide_folder(value, name, options.get('data_root'))}"]
     words += [] if image_size is None else ["--image-size", str(image_size)]
     return shlex.join([*words, *switches])
 
 
-def hide_folder(value: Any, name: str) -> Any:
-    """The value, or its name in capitals where it is a folder of one machine."""
-    return name.upper() if isinstance(value, str) and Path(value).is_absolute() else value
+def hide_folder(value: Any, name: str, data_root: str | None = None) -> Any:
+    """An argument of a builder as a card shows it: what is a path of one machine becomes its name in capitals.
+
+    Args:
+        value: the argument; in lists and mappings each entry is treated alike.
+        name (`str`): its name. One that ends in `_root` or `_dir` is a path whatever it looks like.
+        data_root (`str`, *optional*): folder of the data set; relative paths of files in it are part of it, and stay.
+    """
+    if isinstance(value, Mapping):
+        return {hide_folder(key, name): hide_folder(item, name, data_root) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [hide_folder(item, name, data_root) for item in value]
+    if not isinstance(value, str | Path):
+        return value
+    text = str(value)
+    if name.endswith(PLACE_ENDINGS):
+        return name.upper()
+    return name.upper() if is_place(text) and not is_inside(text, data_root) else value
+
+
+def hide_dataset(name: str, word: str) -> str:
+    """The name of a data set as a card shows it: of a folder of one machine `word` in capitals."""
+    is_folder = is_place(name) or (name not in BUILDERS and Path(name).is_dir())
+    return word.upper() if is_folder else name
 
 
 __all__ = [
@@ -184,6 +208,7 @@ __all__ = [
     "describe_recipe",
     "describe_run",
     "describe_software",
+    "hide_dataset",
     "hide_folder",
     "list_card_arguments",
 ]
