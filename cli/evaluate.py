@@ -2,32 +2,37 @@
 """`albef-amc evaluate`: a checkpoint on a benchmark with its published protocol, or on any data set."""
 
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-import yaml
 from accelerate import PartialState
 
 from albef_amc.cli.comparison import list_comparison_lines
 from albef_amc.cli.loading import load_checkpoint
 from albef_amc.cli.reporting import is_main_process, print_result, report, to_plain, track
 from albef_amc.cli.switches import CompileOption, MatmulPrecisionOption, PrecisionOption, Switches
-from albef_amc.datasets_scripts import BUILDERS, load_grounding_dataset
+from albef_amc.datasets_scripts import BUILDERS, check_builder_options, check_builder_split, load_grounding_dataset
 from albef_amc.model_cards import WEIGHTS_KEY
 from albef_amc.trainer.benchmark import evaluate_split
 from albef_amc.trainer.bootstrap import NUM_RESAMPLES
+from albef_amc.trainer.callbacks import MOST_PHRASES
 from albef_amc.trainer.checkpoints import hash_checkpoint
 from albef_amc.trainer.evaluation import BOX_ACCURACY
 from albef_amc.trainer.evaluation_recipes import (
     EvaluationRecipe,
     find_evaluation_recipe,
+    has_pattern,
     load_evaluation_recipe,
     resolve_split,
 )
 from albef_amc.trainer.evaluation_results import check_results_path, write_results
+from albef_amc.trainer.mixtures import iterate_texts
+from albef_amc.trainer.phrase_coverage import measure_coverage
 from albef_amc.trainer.run_facts import build_evaluation_command
+from albef_amc.trainer.yaml_files import parse_yaml
 
 DEFAULT_SPLIT = "test"
 MAX_WORKERS = 8
@@ -81,6 +86,8 @@ def evaluate(
     if output is not None:
         check_results_path(output)
     data = read_options(options or ())
+    for name in chosen:
+        check_rows(target, recipe, name, data)
     rank, world_size = join_processes(device)
     recipe_size = None if recipe is None else recipe.image_size
     weights_sha256 = hash_checkpoint(checkpoint)
@@ -90,6 +97,7 @@ def evaluate(
     loaded = {name: load_rows(target, recipe, name, data) for name in chosen}
     results, phrases = {}, {}
     for name, (source, rows) in loaded.items():
+        report_coverage(name, rows, processor.tokenizer, None if recipe is None else recipe.max_length)
         with switches.applied(model.device):
             measured, evaluation = evaluate_split(
                 model,
@@ -172,23 +180,58 @@ def choose_num_workers(device: torch.device, world_size: int) -> int:
     return min(MAX_WORKERS, (os.cpu_count() or 1) // world_size)
 
 
-def load_rows(
-    target: str, recipe: EvaluationRecipe | None, split: str, options: dict[str, Any]
-) -> tuple[dict[str, Any], Any]:
-    """Name and arguments of the data, and the rows of a split.
+def choose_data(target: str, recipe: EvaluationRecipe | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Name and arguments of the data.
 
     Raises:
         ValueError: `--data name=...` without a recipe, whose data it would replace.
     """
     if recipe is None and "name" in options:
         raise ValueError(f"`--data name={options['name']}` is for recipes; {target} is the data set here. Name one.")
-    data = {"name": target, **options} if recipe is None else recipe.choose_data(options)
+    return {"name": target, **options} if recipe is None else recipe.choose_data(options)
+
+
+def check_rows(target: str, recipe: EvaluationRecipe | None, split: str, options: dict[str, Any]) -> None:
+    """Refuses data that is missing, options and splits that it does not have, before a model or a row is loaded.
+
+    Raises:
+        ValueError: an unknown option or split.
+        TypeError: a value of another type than the option has.
+        FileNotFoundError: no such data set or folder.
+    """
+    data = choose_data(target, recipe, options)
+    arguments = {name: value for name, value in data.items() if name != "name"}
+    if recipe is not None and has_pattern(recipe, split):
+        check_builder_options(data["name"], arguments)  # which splits there are is known when the data is read
+    else:
+        check_builder_split(data["name"], split if recipe is None else resolve_split(recipe, split, data), arguments)
+
+
+def load_rows(
+    target: str, recipe: EvaluationRecipe | None, split: str, options: dict[str, Any]
+) -> tuple[dict[str, Any], Any]:
+    """Name and arguments of the data, and the rows of a split.
+
+    Raises:
+        ValueError: a split without rows.
+    """
+    data = choose_data(target, recipe, options)
     source = split if recipe is None else resolve_split(recipe, split, data)
     arguments = {name: value for name, value in data.items() if name != "name"}
     rows = load_grounding_dataset(data["name"], source, **arguments)
+    if not len(rows):
+        raise ValueError(f"split {source} of {data['name']} has no rows: nothing can be evaluated. Choose another.")
     protocol = "no recipe" if recipe is None else f"recipe {recipe.name}"
     report(f"{len(rows)} images of {data['name']}, split {source}, {protocol}")
     return data, rows
+
+
+def report_coverage(split: str, rows: Any, tokenizer: Any, max_length: int | None) -> None:
+    """Says how well the vocabulary covers the phrases of a split, and how many of them are cut off."""
+    if is_main_process():
+        coverage = measure_coverage(islice(iterate_texts(rows), MOST_PHRASES), tokenizer, max_length)
+        for sentence in (coverage.describe(), *coverage.list_warnings()):
+            report(f"{split}: {sentence.rstrip('.')}")
 
 
 def print_results(results: dict[str, dict[str, Any]], as_json: bool) -> None:
@@ -217,4 +260,4 @@ def read_options(options: list[str] | tuple[str, ...], flag: str = "--data") -> 
     for option, (name, separator, _) in zip(options, pairs, strict=True):
         if not separator or not name:
             raise ValueError(f"`{flag} {option}` is not of the form key=value.")
-    return {name: yaml.safe_load(text) for name, _, text in pairs}
+    return {name: parse_yaml(text, f"`{flag} {name}`") for name, _, text in pairs}

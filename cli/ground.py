@@ -15,8 +15,11 @@ from albef_amc.cli.output_paths import check_output_folder
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.cli.switches import MatmulPrecisionOption, PrecisionOption, Switches
 from albef_amc.image_processing_albef import IMAGE_FORMATS, load_image
-from albef_amc.text_processing_albef import clean_caption
+from albef_amc.processing_albef import BOX_THRESHOLDS
+from albef_amc.ranges_albef import check_number
+from albef_amc.text_processing_albef import find_text_problem
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap, save_picture
+from albef_amc.trainer.phrase_coverage import find_unknown_words
 
 SHEET_CELL = 320  # side of a picture on the sheet in pixels
 
@@ -31,7 +34,7 @@ def ground(
         Path,
         typer.Option("--output-dir", "-o", callback=check_output_folder, help="Folder for JSON and overlays."),
     ] = Path("runs/ground"),
-    box_threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the maximum inside a box.")] = 0.5,
+    box_threshold: Annotated[float, typer.Option(help="Share of the maximum inside a box, in (0, 1].")] = 0.5,
     image_size: Annotated[int | None, typer.Option(help="Image side in pixels, if not the checkpoint's.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... (the fastest one by default).")] = None,
     precision: PrecisionOption = "float32",
@@ -39,6 +42,11 @@ def ground(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Shows where phrases are in photographs: points and boxes as JSON, heatmaps as overlays."""
+    for words in phrase:
+        problem = find_text_problem(words)
+        if problem:
+            raise ValueError(f"`--phrase {words!r}` {problem}. Give a phrase with at least one word.")
+    check_number("--box-threshold", box_threshold, BOX_THRESHOLDS)
     photographs, phrases = _drop_repeated(photographs, phrase)
     check_photographs(photographs)
     output = GroundOutput.plan(output_dir, photographs, len(phrases))
@@ -112,17 +120,6 @@ def read_photographs(paths: list[Path], skipped: list[dict[str, str]]) -> Iterat
             skipped.append({"photograph": str(path), "reason": reason})
         else:
             yield path, image
-
-
-def find_unknown_words(phrase: str, tokenizer: Any) -> list[str]:
-    """Words of a phrase without a piece of their own: unknown altogether, or spelled letter by letter."""
-    words = clean_caption(phrase).split()
-    pieces = {word: tokenizer.tokenize(word) for word in words if len(word) > 1}
-    return [
-        word
-        for word, parts in pieces.items()
-        if tokenizer.unk_token in parts or all(len(part.removeprefix("##")) == 1 for part in parts)
-    ]
 
 
 def _write_photograph(

@@ -16,13 +16,20 @@ from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.amc_trainer import AmcTrainer
 from albef_amc.trainer.machine_checks import check_machine, check_regions, warn_of_other_batch
 from albef_amc.trainer.manifests import list_checkpoints
-from albef_amc.trainer.mixtures import describe_size, list_parts, load_training_data
+from albef_amc.trainer.mixtures import (
+    check_evaluation_rows,
+    check_has_rows,
+    describe_size,
+    list_parts,
+    load_training_data,
+)
 from albef_amc.trainer.parallel import do_on_main_process, refuse_zero3
 from albef_amc.trainer.recipes import (
     VOCABULARY_OF_DATA,
     Recipe,
     build_arguments,
     build_model_and_processor,
+    check_data_sets,
     load_recipe,
 )
 from albef_amc.trainer.run_facts import describe_recipe
@@ -74,6 +81,7 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
     check_machine(recipe)
     arguments = build_arguments(recipe, output_dir)
     refuse_zero3(arguments)
+    check_data_sets(recipe)
     warn_of_other_batch(recipe, arguments)
     finished = read_end(output_dir, recipe) if resume else None
     if finished is not None:
@@ -115,6 +123,8 @@ def _build_trainer(recipe: Recipe, arguments: AmcConfig) -> AmcTrainer:
     train_rows = load_training_data(recipe.train_data)
     evaluation_rows = load_grounding_dataset(**recipe.evaluation_data) if recipe.evaluation_data else None
     report(f"{describe_size(train_rows)}, {len(evaluation_rows or ())} evaluation images")
+    check_has_rows(train_rows)
+    check_evaluation_rows(evaluation_rows)
     if arguments.amc_weight > 0:
         check_regions(train_rows, arguments.region_source)
     texts = (row["phrases"] for part in list_parts(train_rows) for row in part.select_columns(["phrases"]))

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
@@ -124,7 +125,8 @@ def check_builder_split(name: str, split: str, options: Mapping[str, Any]) -> No
     """Refuses a split that a data set does not have, as far as that is known before the annotations are read.
 
     Args:
-        name (`str`): a key of `BUILDERS`; other data sets are not looked at.
+        name (`str`): a key of `BUILDERS`; a folder, whose files say by their names which splits there are; or a Hub
+            repository, which is not asked.
         split (`str`): such as "train", "test[:100]", "val+test" or "all".
         options (mapping): what would be given to [`load_grounding_dataset`] beside name, split and streaming.
 
@@ -134,7 +136,16 @@ def check_builder_split(name: str, split: str, options: Mapping[str, Any]) -> No
     """
     check_builder_options(name, options)
     if name in BUILDERS:
-        _check_split(name, split, BUILDERS[name](**options).config.list_splits())
+        with TemporaryDirectory() as folder:  # a builder makes its cache folder when it is made
+            splits = BUILDERS[name](**{**options, "cache_dir": folder}).config.list_splits()
+        _check_split(name, split, splits)
+        return
+    _check_exists(name)
+    splits = None
+    if Path(name).is_dir():
+        others = {option: value for option, value in options.items() if option != "config_name"}
+        splits = _list_splits_of_folder(name, options.get("config_name"), others)
+    _check_split(name, split, splits)
 
 
 def _check_split(name: str, split: str, splits: Iterable[str] | None) -> None:
@@ -215,9 +226,7 @@ def _load(
             )
         built = builder.as_dataset(split=split)
         return stream_rows(built) if streaming else built
-    if not Path(name).exists() and (name.count("/") != 1 or name.startswith((".", "/"))):
-        listed = f"it is no builder ({', '.join(BUILDERS)}), no folder and no `user/name` of the Hub."
-        raise FileNotFoundError(f"No data set {name!r}: {listed} {suggest_nearest(name, BUILDERS, '')}".rstrip())
+    _check_exists(name)
     config_name = kwargs.pop("config_name", None)
     if Path(name).is_dir():
         _check_split(name, split, _list_splits_of_folder(name, config_name, kwargs))
@@ -253,6 +262,13 @@ def _explaining_failures(name: str) -> Iterator[None]:
         raise
 
 
+def _check_exists(name: str) -> None:
+    """Refuses what is no builder, no folder and no name that a repository can have."""
+    if not Path(name).exists() and (name.count("/") != 1 or name.startswith((".", "/"))):
+        listed = f"it is no builder ({', '.join(BUILDERS)}), no folder and no `user/name` of the Hub."
+        raise FileNotFoundError(f"No data set {name!r}: {listed} {suggest_nearest(name, BUILDERS, '')}".rstrip())
+
+
 def _list_splits_of_folder(name: str, config_name: str | None, options: Mapping[str, Any]) -> Iterable[str] | None:
     """Splits of a folder, from the names of its files; `None` where they do not tell."""
     known = inspect.signature(datasets.load_dataset_builder).parameters
@@ -282,7 +298,13 @@ def _check_columns(name: str, columns: Iterable[str], needs_phrases: bool) -> No
 
 
 def stream_rows(rows: datasets.Dataset) -> datasets.IterableDataset:
-    """A data set on this disk as a stream of several shards."""
+    """A data set on this disk as a stream of several shards.
+
+    Raises:
+        ValueError: it has no rows.
+    """
+    if not len(rows):
+        raise ValueError("the data set has no rows: there is nothing to stream. Choose another split.")
     stream = rows.to_iterable_dataset(num_shards=max(1, min(SHARDS_OF_BUILT, len(rows))))
     _state_size(stream, len(rows))
     return stream

@@ -186,10 +186,10 @@ def test_recipes_without_sense_are_refused(tmp_path, change, message):
 def test_overrides_reach_a_part_of_a_mixture(tmp_path):
     path = tmp_path / "mixed.yaml"
     path.write_text("model: {checkpoint: somewhere}\ntrain_data: [{name: a, split: b}, {name: c, split: d}]\n")
-    recipe = load_recipe(path, ["train_data.1.weight=2", "train_data.1.data_root=photos"])
+    recipe = load_recipe(path, ["train_data.1.weight=2", "train_data.1.data_dir=photos"])
     assert recipe.train_data == [
         {"name": "a", "split": "b"},
-        {"name": "c", "split": "d", "weight": 2, "data_root": "photos"},
+        {"name": "c", "split": "d", "weight": 2, "data_dir": "photos"},
     ]
     with pytest.raises(ValueError, match="unknown key `train_data.2`"):
         load_recipe(path, ["train_data.2.weight=2"])

@@ -16,14 +16,14 @@ from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
 from albef_amc.trainer.adapter_training import AdapterTraining, attach_adapter
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.augmentation import GroundingAugmentation
-from albef_amc.trainer.callbacks import ThroughputCallback, add_callbacks
+from albef_amc.trainer.callbacks import CoverageCallback, ThroughputCallback, add_callbacks
 from albef_amc.trainer.checkpoints import hash_checkpoint
 from albef_amc.trainer.data_collator import DataCollatorForGrounding
 from albef_amc.trainer.evaluation import GroundingEvaluation, evaluate_grounding
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.freezing import check_loss_trains, freeze_parameters
 from albef_amc.trainer.hub_publisher import HubPublisher
-from albef_amc.trainer.mixtures import build_training_dataset
+from albef_amc.trainer.mixtures import build_training_dataset, check_evaluation_rows
 from albef_amc.trainer.parallel import (
     average_over_processes,
     build_whole_model,
@@ -118,6 +118,7 @@ class AmcTrainer(
             data_collator = build_training_collator(processing_class, args, model.config.mlm_probability)
         refuse_zero3(args)
         apply_switches(args)
+        given_rows = train_dataset
         if train_dataset is not None:
             train_dataset = build_training_dataset(train_dataset, args)
         if peft_config is not None:
@@ -139,6 +140,10 @@ class AmcTrainer(
         add_callbacks(self)
         self.card_details = dict(card_details or {})
         self.add_callback(TrainingClock())
+        if given_rows is not None and hasattr(processing_class, "tokenizer"):
+            longest = getattr(data_collator, "max_length", None)
+            self.add_callback(CoverageCallback(given_rows, processing_class.tokenizer, longest, args.use_paraphrases))
+        check_evaluation_rows(eval_dataset)
         self._evaluations: dict[str, dict[str, Any]] = {}
         self._evaluation_step: int | None = None
         self._momentum_step: int | None = None

@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,16 @@ from albef_amc.trainer.adapter_files import save_adapter
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap
 from albef_amc.trainer.files import replace_folder, restore_folders, write_json
 from albef_amc.trainer.finite_weights import check_finite_weights
+from albef_amc.trainer.mixtures import iterate_texts
 from albef_amc.trainer.parallel import build_whole_model
+from albef_amc.trainer.phrase_coverage import measure_coverage
 
 logger = logging.get_logger(__name__)
 
 POINTING_ACCURACY = re.compile(r"eval_(?:(?P<benchmark>.+)_)?pointing_game_accuracy")
 UNNAMED_BENCHMARK = "eval"  # as in metrics.json, where the evaluation data has no name
 BEST_FOLDER, RECORD_FILE = "best-", "best.json"
+MOST_PHRASES = 1_000_000  # whose words are looked up before a run, or an evaluation
 EVALUATION_SETTINGS = ("num_heatmaps_drawn", "keep_best")
 
 
@@ -205,6 +209,35 @@ class PatienceCallback(EarlyStoppingCallback):
             super().on_evaluate(args, state, control, metrics, **kwargs)
 
 
+class CoverageCallback(TrainerCallback):
+    """Says before the first step how many phrases are cut off, and how well the vocabulary covers their words.
+
+    Args:
+        rows: training rows as the run got them.
+        tokenizer: of the model.
+        max_length (`int`, *optional*): tokens of a phrase at most in training.
+        with_paraphrases (`bool`): whether paraphrases are trained on.
+    """
+
+    def __init__(self, rows: Any, tokenizer: Any, max_length: int | None, with_paraphrases: bool):
+        self.rows = rows
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.with_paraphrases = with_paraphrases
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Counts on the first process."""
+        if not state.is_world_process_zero:
+            return
+        texts = islice(iterate_texts(self.rows, self.with_paraphrases), MOST_PHRASES)
+        coverage = measure_coverage(texts, self.tokenizer, self.max_length)
+        if not coverage.num_phrases:
+            return
+        logger.info(f"Training data: {coverage.describe()}.")
+        for warning in coverage.list_warnings():
+            logger.warning(f"Training data: {warning}")
+
+
 def add_callbacks(trainer: Any) -> None:
     """Adds what the settings of a run ask for to its trainer.
 
@@ -249,6 +282,7 @@ def _check_metric(args: Any, parts: Mapping[str, Any]) -> None:
 
 
 __all__ = [
+    "CoverageCallback",
     "HeatmapSheetCallback",
     "KeepBestCallback",
     "PatienceCallback",

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import yaml
 from transformers.image_utils import PILImageResampling
 
 from albef_amc.configuration_albef import LONGEST_SIDE
 from albef_amc.datasets_scripts import BUILDERS
-from albef_amc.ranges_albef import COUNT, Range, check_number, check_ranges
-from albef_amc.text_files_albef import read_text_file
+from albef_amc.ranges_albef import COUNT, Range, check_number, check_ranges, shorten_value
 from albef_amc.trainer.evaluation import BOX_ACCURACY, BOX_RULES, ProposalRanking
 from albef_amc.trainer.recipes import list_shipped, resolve_shipped
 from albef_amc.trainer.run_facts import hide_folder
 from albef_amc.trainer.setting_ranges import TRAINING_RANGES
 from albef_amc.trainer.suggestions import suggest_nearest
+from albef_amc.trainer.yaml_files import read_yaml
 
 RESAMPLES = tuple(filter_.name.lower() for filter_ in PILImageResampling)
 PERCENT = Range(0, 100)
@@ -85,9 +84,11 @@ class EvaluationRecipe:
 
     def __post_init__(self):
         if not isinstance(self.data, dict) or not isinstance(self.data.get("name"), str):
-            raise ValueError(f"`data` must hold `name`, a builder, folder or repository; got {self.data!r}.")
+            raise ValueError(
+                f"`data` must hold `name`, a builder, folder or repository; got {shorten_value(self.data)}."
+            )
         if not isinstance(self.splits, dict) or not all(isinstance(split, str) for split in self.splits.values()):
-            raise ValueError(f"`splits` must map names to splits of the data, got {self.splits!r}.")
+            raise ValueError(f"`splits` must map names to splits of the data, got {shorten_value(self.splits)}.")
         _check_choice("resample", self.resample, RESAMPLES)
         _check_choice("box_rule", self.box_rule, BOX_RULES)
         check_ranges(self, {"image_size": LONGEST_SIDE, "max_length": TRAINING_RANGES["max_length"]})
@@ -134,10 +135,7 @@ def load_evaluation_recipe(name_or_path: str | Path) -> EvaluationRecipe:
     ```
     """
     path = resolve_shipped(name_or_path, "evaluation", ".yaml")
-    try:
-        content = yaml.safe_load(read_text_file(path))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+    content = read_yaml(path)
     try:
         recipe: EvaluationRecipe = _build(EvaluationRecipe, content, "an evaluation recipe")
     except (ValueError, TypeError) as error:
@@ -161,6 +159,12 @@ def list_data_splits(data: Mapping[str, Any]) -> list[str]:
     return list(builder.info.splits)
 
 
+def has_pattern(recipe: EvaluationRecipe, split: str) -> bool:
+    """Whether a split stands for all splits of the data whose names fit a pattern."""
+    name = split.partition("[")[0]
+    return any(character in recipe.splits.get(name, name) for character in PATTERN_CHARACTERS)
+
+
 def resolve_split(recipe: EvaluationRecipe, split: str, data: Mapping[str, Any]) -> str:
     """A split as `datasets` reads it: names of the recipe replaced, patterns written out, slices kept.
 
@@ -175,7 +179,7 @@ def resolve_split(recipe: EvaluationRecipe, split: str, data: Mapping[str, Any])
     name, bracket, rest = split.partition("[")
     pattern = recipe.splits.get(name, name)
     names = [pattern]
-    if any(character in pattern for character in PATTERN_CHARACTERS):
+    if has_pattern(recipe, split):
         existing = list_data_splits(data)
         names = [candidate for candidate in existing if fnmatchcase(candidate, pattern)]
         if not names:
@@ -220,7 +224,7 @@ def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
 def _build(kind: type, content: Any, where: str) -> Any:
     """A dataclass from a mapping, unknown and missing keys named."""
     if not isinstance(content, dict):
-        raise ValueError(f"{where} must hold keys with values, got {content!r}.")
+        raise ValueError(f"{where} must hold keys with values, got {shorten_value(content)}.")
     fields = [item for item in dataclasses.fields(kind) if item.name != "name"]
     names = [item.name for item in fields]
     for key in content:
@@ -239,6 +243,7 @@ __all__ = [
     "EvaluationRecipe",
     "PublishedNumber",
     "find_evaluation_recipe",
+    "has_pattern",
     "list_data_splits",
     "list_departures",
     "load_evaluation_recipe",

@@ -1,9 +1,10 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Training data as a run reads it: one data set or several with weights, each map-style or streamed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import PurePath
 from typing import Any
 
@@ -15,10 +16,11 @@ from albef_amc.datasets_scripts.row_checks import warn_about_boxes
 from albef_amc.trainer.augmentation import example_generator
 from albef_amc.trainer.epoch_dataset import EpochDataset
 from albef_amc.trainer.grouping import group_rows_by_image
-from albef_amc.trainer.phrase_rows import build_epoch_dataset
+from albef_amc.trainer.phrase_rows import ROWS_READ_AT_ONCE, build_epoch_dataset
 from albef_amc.trainer.streaming import StreamedRows, StreamSource
 
 PERMUTATIONS_KEPT = 8
+MOST_STREAMED_ROWS = 1_000  # whose phrases are looked at: a stream is read from its source
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,35 @@ def list_parts(rows: Any) -> list[Any]:
     return list(rows.parts) if isinstance(rows, Mixture) else [rows]
 
 
+def iterate_texts(rows: Any, with_paraphrases: bool = False) -> Iterator[str]:
+    """Phrases of a data set or a mixture, without their images; of a stream those of its first rows.
+
+    Args:
+        rows: data set of `datasets`, list of `dict`, or [`Mixture`]; others give nothing, since they may read images.
+        with_paraphrases (`bool`, defaults to `False`): also their paraphrases.
+    """
+    for part in list_parts(rows):
+        for phrase in _iterate_phrases(part):
+            texts = [phrase.get("phrase"), *((phrase.get("paraphrases") or ()) if with_paraphrases else ())]
+            yield from (text for text in texts if isinstance(text, str))
+
+
+def _iterate_phrases(rows: Any) -> Iterator[dict]:
+    if isinstance(rows, datasets.Dataset):
+        for table in rows.select_columns(["phrases"]).with_format("arrow").iter(ROWS_READ_AT_ONCE):
+            phrases = table["phrases"].combine_chunks().flatten()
+            names = [name for name in ("phrase", "paraphrases") if phrases.type.get_field_index(name) >= 0]
+            columns = [phrases.field(name).to_pylist() for name in names]
+            yield from (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
+        return
+    if isinstance(rows, datasets.IterableDataset):
+        rows = islice(rows.select_columns(["phrases"]), MOST_STREAMED_ROWS)
+    elif not isinstance(rows, (list, tuple)):
+        return
+    for row in rows:
+        yield from row["phrases"] or ()
+
+
 def describe_size(rows: Any) -> str:
     """How many training images there are, in words.
 
@@ -202,7 +233,8 @@ def build_training_dataset(rows: Any, args: Any) -> Any:
         [`EpochDataset`] or [`StreamedRows`]; iterable data sets other than those of `datasets` come back as they are.
 
     Raises:
-        ValueError: a mixture of map-style and streamed data sets, or settings that streams do not have.
+        ValueError: a mixture of map-style and streamed data sets, settings that streams do not have, or so few rows
+            that the run would not see a single batch.
     """
     mixture = rows if isinstance(rows, Mixture) else None
     parts = list_parts(rows)
@@ -219,7 +251,54 @@ def build_training_dataset(rows: Any, args: Any) -> Any:
     if args.group_by_image:
         parts = [group_rows_by_image(part) for part in parts]
     parts = [build_epoch_dataset(part, args) for part in parts]
-    return parts[0] if mixture is None else MixedRows(parts, mixture.shares, mixture.names, args.seed)
+    built = parts[0] if mixture is None else MixedRows(parts, mixture.shares, mixture.names, args.seed)
+    _check_batches(built, args)
+    return built
+
+
+def check_has_rows(rows: Any) -> None:
+    """Refuses training data without a row, as far as it says how many it has.
+
+    Raises:
+        ValueError: a data set, or a part of a mixture, without rows.
+    """
+    names = rows.names if isinstance(rows, Mixture) else [""]
+    for part, name in zip(list_parts(rows), names, strict=True):
+        if hasattr(part, "__len__") and not len(part):
+            owner = f"part {name!r} of the mixture" if name else "the training data"
+            raise ValueError(
+                f"{owner} has no rows: the run would not see a single batch. Choose another `split`, or look at what "
+                "was filtered out."
+            )
+
+
+def check_evaluation_rows(rows: Any) -> None:
+    """Refuses evaluation data without a row.
+
+    Args:
+        rows (data set, or `dict` of several): as a trainer takes them.
+
+    Raises:
+        ValueError: a data set without rows.
+    """
+    for name, part in rows.items() if isinstance(rows, dict) else [("", rows)]:
+        if part is not None and hasattr(part, "__len__") and not len(part):
+            owner = f"the evaluation data {name!r}" if name else "the evaluation data"
+            raise ValueError(f"{owner} has no rows: nothing can be evaluated. Choose another split, or leave it out.")
+
+
+def _check_batches(rows: Any, args: Any) -> None:
+    """Refuses rows of which no process would see a batch."""
+    check_has_rows(rows)
+    num_processes = 1 if args.accelerator_config.split_batches else args.world_size
+    needed = args.per_device_train_batch_size * num_processes
+    if args.dataloader_drop_last and hasattr(rows, "__len__") and len(rows) < needed:
+        raise ValueError(
+            f"the training data has {len(rows)} rows and a batch on each process takes {needed} "
+            f"(`per_device_train_batch_size` {args.per_device_train_batch_size}, {num_processes} processes, "
+            f"`gradient_accumulation_steps` {args.gradient_accumulation_steps}): with `dataloader_drop_last` the run "
+            "would not see a single batch. Lower `per_device_train_batch_size`, or set `dataloader_drop_last=false`."
+        )
 
 
 def build_streamed_rows(
@@ -257,6 +336,9 @@ def build_streamed_rows(
                 group_by_image=args.group_by_image,
             )
         )
+    for source in sources:
+        if source.num_rows == 0:
+            raise ValueError("the streamed training data has no rows: the run would not see a single batch.")
     shares, names = (None, None) if mixture is None else (mixture.shares, mixture.names)
     return StreamedRows(sources, args.seed, shares, names, args.process_index, args.world_size)
 
@@ -266,8 +348,11 @@ __all__ = [
     "Mixture",
     "build_streamed_rows",
     "build_training_dataset",
+    "check_evaluation_rows",
+    "check_has_rows",
     "describe_size",
     "divide_rows",
+    "iterate_texts",
     "list_parts",
     "load_training_data",
     "shorten_names",

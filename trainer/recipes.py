@@ -8,25 +8,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import set_seed
 
 import albef_amc.configuration
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
 from albef_amc.configuration_albef import LONGEST_SIDE
+from albef_amc.datasets_scripts import check_builder_options, check_builder_split
 from albef_amc.datasets_scripts.coco_files import load_json
 from albef_amc.from_encoders_albef import build_processor
 from albef_amc.model_cards import ModelCard
-from albef_amc.ranges_albef import COUNT, check_number, check_ranges
-from albef_amc.text_files_albef import read_text_file
+from albef_amc.ranges_albef import COUNT, POSITIVE, check_number, check_ranges, shorten_value
 from albef_amc.text_processing_albef import build_tokenizer, clean_caption
 from albef_amc.trainer.adapters import check_lora_options, list_lora_fields
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.checkpoints import load_model_and_processor
 from albef_amc.trainer.setting_ranges import check_types, list_simple_fields
 from albef_amc.trainer.suggestions import suggest_nearest
+from albef_amc.trainer.yaml_files import parse_yaml, read_yaml
 
 CONFIGURATION_FOLDER = Path(albef_amc.configuration.__file__).parent
+MOST_BASES = 8
 DEFAULT_OUTPUT_FOLDER = Path("runs")
 OPTIONAL_SECTIONS = ("evaluation_data", "peft")
 MACHINE_KEYS = ("num_processes",)
@@ -170,18 +171,20 @@ def _read_content(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
     """Sections of a file on top of those of its `base`; `readers` are the files that led here."""
     if path.resolve() in readers:
         raise ValueError(f"{path}: its `base` leads back to itself.")
-    try:
-        content = yaml.safe_load(read_text_file(path)) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+    if len(readers) > MOST_BASES:
+        raise ValueError(f"{readers[0]}: more than {MOST_BASES} recipes stand below it by their `base`.")
+    content = read_yaml(path)
+    content = {} if content is None else content
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold sections (model, train_data, training), got {type(content).__name__}.")
     base = content.pop("base", None)
     _check_sections(content, str(path))
     if base is None:
         return content
-    beside = path.parent / str(base)
-    base_path = beside if beside.is_file() else resolve_shipped(str(base), "training", ".yaml")
+    if not isinstance(base, str):
+        raise TypeError(f"{path}: `base` must be the name or the path of a recipe, got {shorten_value(base)}.")
+    beside = path.parent / base
+    base_path = beside if beside.is_file() else resolve_shipped(base, "training", ".yaml")
     merged = _read_content(base_path, (*readers, path.resolve()))
     for name, value in content.items():
         extends = isinstance(value, dict) and isinstance(merged.get(name), dict)
@@ -198,7 +201,7 @@ def _check_sections(content: dict[str, Any], where: str) -> None:
         if name == "train_data" and isinstance(value, list):
             _check_mixture(value, where)
         elif name != "output_dir" and value is not None and not isinstance(value, dict):
-            raise ValueError(f"{where}: section `{name}` must hold keys with values, got {value!r}.")
+            raise ValueError(f"{where}: section `{name}` must hold keys with values, got {shorten_value(value)}.")
     _check_keys(content.get("training") or {}, _training_fields(), "training")
     _check_keys(content.get("model") or {}, [item.name for item in dataclasses.fields(ModelRecipe)], "model")
     _check_keys(content.get("machine") or {}, MACHINE_KEYS, "machine")
@@ -213,7 +216,7 @@ def _check_mixture(parts: list[Any], where: str) -> None:
         if not isinstance(part, dict) or "name" not in part or "split" not in part:
             raise ValueError(
                 f"{where}: `train_data`, where it is a list, must hold data sets with `name` and `split` each, got "
-                f"{part!r}."
+                f"{shorten_value(part)}."
             )
 
 
@@ -234,7 +237,41 @@ def _check_data(content: dict[str, Any], path: Path) -> None:
     for section in DATA_SECTIONS:
         given = content.get(section)
         if isinstance(given, dict) and given and not {"name", "split"} <= given.keys():
-            raise ValueError(f"`{section}` needs `name` and `split`, got {', '.join(given)}.")
+            raise ValueError(f"`{section}` needs `name` and `split`, got {', '.join(map(str, given))}.")
+        for part in given if isinstance(given, list) else [given] if given else []:
+            _check_data_set(section, part)
+
+
+def _check_data_set(section: str, part: Mapping[str, Any]) -> None:
+    """Refuses values and options that a data set cannot have, before any of its files is looked for."""
+    for name in ("name", "split"):
+        if not isinstance(part[name], str) or not part[name]:
+            raise TypeError(f"`{section}.{name}` must be text, got {shorten_value(part[name])}.")
+    if not isinstance(part.get("streaming", False), bool):
+        raise TypeError(f"`{section}.streaming` must be true or false, got {shorten_value(part['streaming'])}.")
+    if "weight" in part:
+        check_number(f"{section}.weight", part["weight"], POSITIVE)
+    check_builder_options(part["name"], _list_options(part))
+
+
+def _list_options(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a data set's own."""
+    return {name: value for name, value in part.items() if name not in ("name", "split", "streaming", "weight")}
+
+
+def check_data_sets(recipe: Recipe) -> None:
+    """Refuses data sets that are missing, and splits that they do not have, as far as their files' names tell.
+
+    Args:
+        recipe ([`Recipe`]): the run.
+
+    Raises:
+        ValueError: no such split, or an option that is missing.
+        FileNotFoundError: no such data set or folder.
+    """
+    train_data = recipe.train_data if isinstance(recipe.train_data, list) else [recipe.train_data]
+    for part in [*train_data, *([recipe.evaluation_data] if recipe.evaluation_data else [])]:
+        check_builder_split(part["name"], part["split"], _list_options(part))
 
 
 def _training_fields() -> list[str]:
@@ -249,7 +286,8 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
     if key == "output_dir":
         content[key] = text
         return
-    if key in OPTIONAL_SECTIONS and yaml.safe_load(text) is None:
+    value = parse_yaml(text, f"`--set {key}`")
+    if key in OPTIONAL_SECTIONS and value is None:
         content[key] = None
         return
     section, _, name = key.rpartition(".")
@@ -263,7 +301,6 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
     if not isinstance(owner, dict):
         hint = f" It is a list: begin with `{section}.0`, `{section}.1`, ..." if isinstance(owner, list) else ""
         raise ValueError(f"`--set {override}`: `{section}` is no section of a recipe.{hint}")
-    value = yaml.safe_load(text)
     is_option = section not in ("", *TYPED_SECTIONS)
     owner[name] = _as_number(value) if isinstance(value, str) and is_option else value
 
@@ -348,6 +385,7 @@ __all__ = [
     "build_arguments",
     "build_model_and_processor",
     "build_vocabulary",
+    "check_data_sets",
     "list_shipped",
     "load_recipe",
     "resolve_shipped",

@@ -160,6 +160,8 @@ class SurvivingTrainer(Trainer):
         """Ends a run; one that a signal ended keeps every checkpoint and does nothing more."""
         check_finite_weights(self.model, self.state.global_step, self.args.device)
         if not self.stop_signal.agree(self.args.device):
+            if not self.state.global_step:
+                raise ValueError("the run ended without a step: the training data gave no batch. Look at its rows.")
             return super()._finalize_training(*args, **kwargs)
         self.control: Any = self.callback_handler.on_train_end(self.args, self.state, self.control)
         self.is_in_train = False
