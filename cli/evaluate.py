@@ -90,8 +90,8 @@ def evaluate(
         check_rows(target, recipe, name, data)
     rank, world_size = join_processes(device)
     recipe_size = None if recipe is None else recipe.image_size
-    weights_sha256 = hash_checkpoint(checkpoint)
     model, processor = load_checkpoint(checkpoint, recipe_size if image_size is None else image_size, device)
+    weights_sha256 = hash_checkpoint(checkpoint)
     switches = Switches(precision, matmul_precision, compile_encoders)
     switches.prepare(model)
     loaded = {name: load_rows(target, recipe, name, data) for name in chosen}
