@@ -239,10 +239,21 @@ def read_region(
 
 
 def _read_outline(outline: Any, width: int, height: int) -> list[float] | dict[str, Any] | None:
-    """A flat polygon, or a mask as compressed run lengths; None where it is damaged."""
+    """A flat polygon, or a mask as compressed run lengths; None where it is damaged or outside the image."""
     if isinstance(outline, dict):
         return _read_mask(outline, width, height)
-    return outline if is_polygon(outline) else None
+    return outline if is_polygon(outline) and reaches_image(outline, width, height) else None
+
+
+def reaches_image(polygon: list[float], width: int, height: int) -> bool:
+    """Whether the box around a polygon shares an area with the image.
+
+    Example:
+        >>> reaches_image([-5, 0, 5, 0, 5, 9], 64, 48), reaches_image([70, 0, 90, 0, 90, 9], 64, 48)
+        (True, False)
+    """
+    x, y = polygon[::2], polygon[1::2]
+    return min(x) < width and max(x) > 0 and min(y) < height and max(y) > 0
 
 
 def is_polygon(polygon: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from albef_amc.regions_albef import decode_rle, encode_rle
 from albef_amc.text_files_albef import open_text_file
 
-from .coco_records import MIN_POLYGON_LENGTH, ReadingReport, clean_box, keep_usable, mark_incomplete
+from .coco_records import MIN_POLYGON_LENGTH, ReadingReport, clean_box, keep_usable, mark_incomplete, reaches_image
 from .features import build_phrase, build_row
 from .image_files import UPRIGHT, find_path_problem, read_image_file
 from .jsonl_fields import BOX_FORMATS, NORMALIZED, XYWH, XYXY, check_line
@@ -188,9 +188,10 @@ def _read_outline(
 ) -> list[float] | dict[str, Any] | None:
     """A polygon, or a mask as compressed run lengths; `None` (reported) where it is damaged or of another size."""
     if isinstance(outline, list):
-        if len(outline) >= MIN_POLYGON_LENGTH:
+        if len(outline) >= MIN_POLYGON_LENGTH and reaches_image(outline, *size):
             return outline
-        report.add("polygon of fewer than three points: dropped", where)
+        reason = "outside the image" if len(outline) >= MIN_POLYGON_LENGTH else "of fewer than three points"
+        report.add(f"polygon {reason}: dropped", where)
         return None
     try:
         pixels = decode_rle(outline, size[::-1])

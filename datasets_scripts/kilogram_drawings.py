@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image, ImageColor
 
+from .coco_records import BORDER_TOLERANCE
 from .xml_files import read_xml
 
 # Side of the square pictures in pixels, as published.
@@ -92,8 +93,8 @@ def read_drawing(path: Path) -> Drawing:
             raise ValueError(f"two pieces share the id {piece_id}" if piece_id else "a piece has no id")
         with np.errstate(over="ignore", invalid="ignore"):
             corners = (_read_corners(element) - origin) * np.divide(PICTURE_SIDE, side)
-        if not np.isfinite(corners).all():
-            raise ValueError(f"corners of piece {piece_id} are not finite once they are transformed and scaled")
+        if not ((corners >= -BORDER_TOLERANCE) & (corners <= PICTURE_SIDE + BORDER_TOLERANCE)).all():
+            raise ValueError(f"a corner of piece {piece_id} lies outside the square around the `viewBox`")
         polygons[piece_id] = corners.clip(0, PICTURE_SIDE).astype(np.float32).ravel().tolist()
     return Drawing(polygons, _draw(polygons))
 

@@ -291,12 +291,13 @@ DAMAGED_OUTLINES = [
     [1, 2, True, 4, 5, 6],
     [1, 2] * 10_001,
     {"size": [HEIGHT, WIDTH], "counts": [1]},
+    [400, 2, 600, 2, 600, 9],
     "x",
     None,
 ]
 
 
-@pytest.mark.parametrize("outline", [[], 5, "x", *([outline] for outline in DAMAGED_OUTLINES)], ids=range(13))
+@pytest.mark.parametrize("outline", [[], 5, "x", *([outline] for outline in DAMAGED_OUTLINES)], ids=range(14))
 def test_damaged_outline_is_counted_and_the_others_stay(source, outline):
     source.annotations["annotations"][0]["segmentation"] = outline
     source.phrases.append(source.phrases[1] | {"id": 3, "ann_ids": [10]})
@@ -307,7 +308,7 @@ def test_damaged_outline_is_counted_and_the_others_stay(source, outline):
     assert report.first_places["annotation without a usable outline: outlines left out"] == "record 0"
 
 
-@pytest.mark.parametrize("outline", DAMAGED_OUTLINES, ids=range(10))
+@pytest.mark.parametrize("outline", DAMAGED_OUTLINES, ids=range(11))
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_damaged_outline_among_good_ones_of_an_object_is_dropped_alone(source, outline, place):
     outlines = source.annotations["annotations"][0]["segmentation"]

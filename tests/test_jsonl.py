@@ -181,13 +181,21 @@ def test_masks_that_do_not_fit_are_dropped_one_by_one(source, mask):
     assert [reason.endswith("dropped") for reason in report.counts] == [True] and report.counts.total() == 3
 
 
-@pytest.mark.parametrize("stray", [[1, 2, 3, 4], [5, 6]])
-def test_a_line_or_a_point_among_polygons_is_dropped(source, stray):
+@pytest.mark.parametrize(
+    ("stray", "reason"),
+    [
+        ([1, 2, 3, 4], "of fewer than three points"),
+        ([5, 6], "of fewer than three points"),
+        ([40, 2, 60, 2, 60, 9], "outside the image"),
+        ([2, -9, 6, -9, 6, 0], "outside the image"),
+    ],
+)
+def test_a_line_or_a_point_or_a_polygon_elsewhere_among_polygons_is_dropped(source, stray, reason):
     polygon = [1.0, 2.0, 3.0, 4.0, 5.0, 9.0]
     rows, report = source(row_of(boxes=[BOX], polygons=[polygon, stray]))
     phrase = rows[0]["phrases"][0]
     assert (phrase["polygons"], phrase["types"]) == ([polygon], ["incomplete_outlines"])
-    assert report.counts == {"polygon of fewer than three points: dropped": 1}
+    assert report.counts == {f"polygon {reason}: dropped": 1}
 
 
 @pytest.mark.parametrize("bad", [[4, 5, 4, 20], [50, 50, 60, 60]], ids=["empty", "outside"])
