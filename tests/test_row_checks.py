@@ -135,6 +135,15 @@ def test_an_evaluation_says_it_once_for_each_data_set(tiny_model, tiny_processor
     ]
 
 
+def test_an_evaluation_says_that_regions_are_incomplete(tiny_model, tiny_processor, said):
+    rows = make_rows(INSIDE, INSIDE)
+    rows[1]["phrases"][0]["types"] = ["incomplete_boxes"]
+    metrics = evaluate_grounding(tiny_model, tiny_processor, rows).metrics
+    assert metrics["num_phrases"] == 3 and metrics["num_phrases_by_type"] == {"incomplete_boxes": 1}
+    (message,) = (message for message in said() if "lost a part" in message)
+    assert message.startswith("evaluation data: 1 of 3 phrases lost a part of their boxes")
+
+
 def test_a_training_says_it_before_the_first_step_with_the_name_of_the_part(tmp_path, said):
     args = AmcConfig(output_dir=str(tmp_path), use_cpu=True)
     build_training_dataset(make_rows(IN_THOUSANDTHS), args)

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, Subset
+from transformers.utils import logging
 
 from albef_amc import ITM_MATCH_INDEX, AlbefForImageTextMatching, AlbefForPreTraining, AlbefGroundingOutput
+from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES
 from albef_amc.datasets_scripts.row_checks import check_picture_size, warn_about_boxes
 from albef_amc.metrics import get_metric_folder
 from albef_amc.ranges_albef import COUNT, NOT_NEGATIVE, WHOLE, check_number
@@ -20,6 +22,8 @@ from albef_amc.regions_albef import check_boxes, find_point, resize_heatmap
 from albef_amc.trainer.augmentation import example_generator
 from albef_amc.trainer.heatmap_measures import sum_heat_in_boxes
 from albef_amc.trainer.parallel import split_rows
+
+logger = logging.get_logger(__name__)
 
 BOX_RULES = ("any", "merged")
 OVERLAP_RULES = ("area", "released")
@@ -136,6 +140,12 @@ def evaluate_grounding(
         results, num_skipped = gather_object(results), sum(gather_object([num_skipped]))
     evaluation = None
     if rank == 0:
+        num_incomplete = sum(INCOMPLETE_BOXES in result.types for result in results)
+        if num_incomplete:
+            logger.warning_once(
+                f"evaluation data: {num_incomplete} of {len(results)} phrases lost a part of their boxes when the "
+                f"data set was built (type `{INCOMPLETE_BOXES}`): a point in what was lost counts as a miss."
+            )
         metrics = score_points(results, box_rule)
         if proposal_ranking is not None:
             metrics |= score_proposals(results, proposal_ranking, box_rule)
