@@ -2,7 +2,10 @@
 """Images of ALBEF: anything that is a picture becomes upright RGB, is resized without cropping, and normalised."""
 
 import io
+import os
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ logger = logging.get_logger(__name__)
 # that of PostScript does. MPO is a JPEG file with further pictures after the first.
 IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_IMAGE_BYTES = 500_000_000
+PNG_START, PNG_PIXELS, BYTES_AT_ONCE = b"\x89PNG\r\n\x1a\n", b"IDAT", 1 << 20
 # Rows of pixels that are converted at once, where a conversion needs a multiple of their memory.
 ROWS_AT_ONCE = 256
 BYTE_MAX, SHORT_MAX = 255, 65535
@@ -79,9 +83,9 @@ def open_image(
     """
     is_path = not isinstance(source, bytes)
     name = name or (str(source) if is_path else "bytes")
-    if is_path and Path(source).is_dir():
+    if is_path and os.path.isdir(source):
         raise FileNotFoundError(f"No image file at {source}: it is a folder. Give the files in it.")
-    if is_path and not Path(source).is_file():
+    if is_path and not os.path.isfile(source):  # also false where the name is too long for the system
         raise FileNotFoundError(f"No image file at {source}. Check the path; web addresses are not downloaded.")
     num_bytes = Path(source).stat().st_size if is_path else len(source)
     if num_bytes > MAX_IMAGE_BYTES:
@@ -182,6 +186,8 @@ def _decode(image: Image.Image, name: str, in_place: bool) -> Image.Image:
     """Decode, turn and convert."""
     stored_as = image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.tile else None
     try:
+        if isinstance(image, ImageFile.ImageFile) and image.format == "PNG":
+            _check_png_pixels(image)
         if in_place:
             ImageOps.exif_transpose(image, in_place=True)
         else:
@@ -192,6 +198,32 @@ def _decode(image: Image.Image, name: str, in_place: bool) -> Image.Image:
             "image file damaged or not an image",
         ) from error
     return _to_rgb(image, name, stored_as)
+
+
+def _check_png_pixels(image: ImageFile.ImageFile) -> None:
+    """Compare the checksums of a PNG file's pixels, which Pillow passes over: other pixels may come of damaged data.
+
+    Raises:
+        ValueError: a checksum is wrong.
+    """
+    file = image.fp
+    if file is None or file.closed:
+        return  # decoded before
+    position = file.tell()
+    file.seek(0)
+    kind = b"" if file.read(len(PNG_START)) == PNG_START else None
+    while kind is not None and len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind != PNG_PIXELS:
+            file.seek(length + 4, os.SEEK_CUR)
+            continue
+        checksum = zlib.crc32(kind)
+        while length > 0 and (block := file.read(min(length, BYTES_AT_ONCE))):
+            checksum, length = zlib.crc32(block, checksum), length - len(block)
+        stored = file.read(4)
+        if len(stored) == 4 and checksum != int.from_bytes(stored):
+            raise ValueError("a checksum of its pixels is wrong")
+    file.seek(position)
 
 
 def _to_rgb(image: Image.Image, name: str, stored_as: object = None) -> Image.Image:

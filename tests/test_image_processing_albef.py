@@ -350,6 +350,25 @@ def test_postscript_starts_no_program(monkeypatch, tmp_path):
     assert not (tmp_path / "started").exists()
 
 
+def test_every_damage_of_the_pixels_of_a_png_file_is_found(photo):
+    """Pillow compares no checksum of pixels: without ours some of these give another picture, and nothing is said."""
+    buffer = io.BytesIO()
+    photo.save(buffer, "PNG")
+    data = buffer.getvalue()
+    start, end = data.index(b"IDAT") + 4, data.index(b"IEND") - 8
+    for place in range(start, end, max(1, (end - start) // 200)):
+        damaged = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        for opened in (damaged, Image.open(io.BytesIO(damaged))):
+            with pytest.raises(UnusableImageError, match="cannot be decoded"):
+                load_image(opened)
+    assert np.array_equal(load_image(data), load_image(Image.open(io.BytesIO(data))))
+
+
+def test_a_name_too_long_for_the_system_is_no_file():
+    with pytest.raises(FileNotFoundError, match="No image file at a"):
+        load_image("a" * 5000)
+
+
 def test_a_damaged_avif_picture_is_one_error_that_names_the_file(tmp_path, photo):
     with pytest.raises(UnusableImageError, match=r"damaged\.avif is not an image") as caught:
         load_image(FIXTURES_FOLDER / "pictures" / "damaged.avif")
