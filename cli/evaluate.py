@@ -72,7 +72,7 @@ def evaluate(
     compile_encoders: CompileOption = False,
     baselines: Annotated[bool, typer.Option(help="Also score centre, random point and largest object.")] = False,
     resamples: Annotated[
-        int, typer.Option(min=0, help="Draws of the bootstrap for 95 % intervals; 0 leaves them out.")
+        int, typer.Option(min=0, max=1_000_000, help="Draws of the bootstrap for 95 % intervals; 0 leaves them out.")
     ] = NUM_RESAMPLES,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     output: Annotated[

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from testing_utils import build_tiny_config
+from testing_utils import build_rows, build_tiny_config, build_tiny_processor
 
 from albef_amc import AlbefConfig
 from albef_amc.cli.main import main
-from albef_amc.trainer import AmcConfig, DataCollatorForGrounding, GroundingAugmentation
+from albef_amc.trainer import AmcConfig, AmcTrainer, DataCollatorForGrounding, GroundingAugmentation
 from albef_amc.trainer.adapters import check_lora_options
 from albef_amc.trainer.evaluation import ProposalRanking, predict_points
 from albef_amc.trainer.evaluation_recipes import load_evaluation_recipe
@@ -128,6 +128,35 @@ def test_numbers_of_numpy_and_whole_floats_of_a_recipe_are_numbers(tmp_path):
     assert (arguments.max_steps, arguments.learning_rate, arguments.run_name) == (1000, 2e-5, "1e3")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("freeze", "vision_model"),
+        ("freeze", 5),
+        ("freeze", [1]),
+        ("extra_objectives", [1]),
+        ("extra_objectives", "dice"),
+    ],
+)
+def test_lists_and_mappings_are_what_they_are(tmp_path, name, value):
+    with pytest.raises(TypeError, match=f"`{name}` must"):
+        build(tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize("change", [("amc_weight", math.nan), ("learning_rate", -1.0), ("max_length", 0)])
+def test_settings_that_were_changed_later_are_checked_by_the_trainer(change, tmp_path, tiny_pretraining_model):
+    arguments = build(tmp_path)
+    setattr(arguments, *change)
+    with pytest.raises(ValueError, match=f"`{change[0]}`"):
+        AmcTrainer(tiny_pretraining_model, arguments, build_tiny_processor(), train_dataset=build_rows(1))
+
+
+def test_a_configuration_that_was_changed_later_is_checked_by_the_trainer(tmp_path, tiny_pretraining_model):
+    tiny_pretraining_model.config.momentum = math.nan
+    with pytest.raises(ValueError, match=r"`model\.config\.momentum`"):
+        AmcTrainer(tiny_pretraining_model, build(tmp_path), build_tiny_processor(), train_dataset=build_rows(1))
+
+
 def test_settings_can_be_copied(tmp_path):
     arguments = build(tmp_path, amc_weight=0.5)
     assert dataclasses.replace(arguments, seed=3).amc_weight == 0.5
@@ -200,6 +229,7 @@ def test_an_architecture_of_wrong_types_is_refused(change):
         (lambda: check_lora_options({"r": 0}), "r"),
         (lambda: check_lora_options({"lora_alpha": math.nan}), "lora_alpha"),
         (lambda: check_lora_options({"lora_dropout": 5}), "lora_dropout"),
+        (lambda: check_lora_options({"use_rslora": "false"}), "use_rslora"),
     ],
 )
 def test_options_of_python_are_checked(make, name):

@@ -17,7 +17,8 @@ from torch import nn
 
 from albef_amc import AlbefConfig, AlbefForImageTextMatching, AlbefForPreTraining
 from albef_amc.installation_albef import name_installation
-from albef_amc.ranges_albef import BELOW_ONE, POSITIVE, Range, check_number
+from albef_amc.ranges_albef import BELOW_ONE, POSITIVE, Range, check_number, shorten_value
+from albef_amc.trainer.setting_ranges import list_simple_fields
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -70,19 +71,25 @@ def list_lora_fields() -> list[str]:
 
 
 def check_lora_options(options: Mapping[str, Any], prefix: str = "peft_config.") -> None:
-    """Refuses numbers of LoRA that no run can mean.
+    """Refuses numbers and switches of LoRA that no run can mean.
 
     Args:
         options (mapping): fields of `peft.LoraConfig`.
         prefix (`str`): put before the names in messages.
 
     Raises:
-        TypeError: no number.
+        TypeError: no number, or text for a switch.
         ValueError: NaN, infinity, or a number outside its range.
     """
+    check_peft_is_installed()
+    from peft import LoraConfig
+
     for name, allowed in LORA_RANGES.items():
         if options.get(name) is not None:
             check_number(f"{prefix}{name}", options[name], allowed)
+    for name, kinds in list_simple_fields(LoraConfig).items():
+        if kinds == (bool,) and not isinstance(options.get(name, False), bool):
+            raise TypeError(f"`{prefix}{name}` must be true or false, got {shorten_value(options[name])}.")
 
 
 def build_lora_config(model_config: AlbefConfig, **changes: Any) -> "LoraConfig":

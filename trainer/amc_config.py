@@ -164,8 +164,6 @@ class AmcConfig(TrainingArguments):
                 f"`warmup_steps={self.warmup_steps}` means nothing to `lr_scheduler={self.lr_scheduler}`. Set "
                 "`warmup_intervals` and `warmup_interval_steps`, or `lr_scheduler=null` for `lr_scheduler_type`."
             )
-        if isinstance(self.freeze, str):
-            raise ValueError(f"`freeze` must be a list of parts, got {self.freeze!r}: write [{self.freeze}].")
         if self.fp16:
             raise ValueError("`fp16=True` is refused: gradients of AMC underflow in half precision. Use `bf16=True`.")
 

@@ -11,8 +11,10 @@ from torch import nn
 from transformers.utils import logging
 
 from albef_amc import AlbefForPreTraining, AlbefPreTrainingOutput
+from albef_amc.configuration_albef import MODEL_RANGES
 from albef_amc.contrastive_albef import IGNORED_LABEL
 from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
+from albef_amc.ranges_albef import check_ranges
 from albef_amc.trainer.adapter_training import AdapterTraining, attach_adapter
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.augmentation import GroundingAugmentation
@@ -34,6 +36,7 @@ from albef_amc.trainer.parallel import (
 from albef_amc.trainer.run_checkpoints import WholeCheckpoints
 from albef_amc.trainer.run_facts import TrainingClock, describe_run
 from albef_amc.trainer.schedules import PublishedOptimization
+from albef_amc.trainer.setting_ranges import TRAINING_RANGES
 from albef_amc.trainer.stream_training import StreamingTrainer
 from albef_amc.trainer.survival import SurvivingTrainer
 from albef_amc.trainer.switches import apply_switches
@@ -109,6 +112,8 @@ class AmcTrainer(
             raise TypeError(f"`model` must be an `AlbefForPreTraining`, got {type(model).__name__}.")
         if hasattr(model, "peft_config"):
             raise TypeError("`model` has LoRA layers already: give the model without them, and `peft_config`.")
+        check_ranges(args, TRAINING_RANGES)  # they may have been changed since they were made
+        check_ranges(model.config, MODEL_RANGES, "model.config.")
         if args.n_gpu > 1:
             raise ValueError(
                 f"{args.n_gpu} GPUs are visible to one process, which would split the phrases of an image. Start the "

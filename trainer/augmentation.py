@@ -30,7 +30,8 @@ SIDE_WORD = re.compile(
     # other names of sides
     | \b(?:starboard|larboard|port[ -]?side|southpaws?|(?:driver|passenger)'?s?'?[ ]side)\b
     | \b(?:north|south)?[ -]?(?:east|west)(?:ern|erly|wards?|bound|side)?\b
-    | \b(?:izquierd|derech|esquerd|direit|gauche|sinistr|rechte?|linke) | \b(?:droite?|destr[ao]|links)\b
+    | \b(?:izquierd|derech|esquerd|direit|gauche|sinistr|rechte?|linke|venstre|vanster|vlevo|vpravo|nalevo|napravo)
+    | \b(?:droite?|destr[ao]|links|ho[yj]re|hoger|s(?:leva|prava)|(?:lew|praw)(?:[aoy]|ej)|stanga|dreapta|kiri|kanan)\b
     # turning directions and clock positions; digits, quotes and written text; counting, which begins on the left
     | o\W{0,2}clock | clockwise | \d | ["`] | (?<!\w)'
     | \b(?:text|letter(?:s|ed|ing)?|words?|numbers?(?![ ]of)|numerals?|digits?|reads|reading|says|saying|written

@@ -104,6 +104,13 @@ def check_training_settings(settings: Any) -> None:
             f"`label_smoothing_factor={settings.label_smoothing_factor}` has no effect: no objective reads it. Remove "
             "it; `distillation_alpha` softens the targets of the pre-training objectives."
         )
+    if not isinstance(settings.extra_objectives, Mapping | None):
+        raise TypeError(
+            f"`extra_objectives` must hold names with weights, got {shorten_value(settings.extra_objectives)}."
+        )
+    freeze = settings.freeze
+    if freeze is not None and not (isinstance(freeze, list | tuple) and all(isinstance(part, str) for part in freeze)):
+        raise TypeError(f"`freeze` must be a list of parts such as [vision_model], got {shorten_value(freeze)}.")
     for name in ("lr_scheduler_kwargs", "extra_objectives"):
         _check_numbers_inside(name, getattr(settings, name))
 
