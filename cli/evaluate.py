@@ -37,7 +37,7 @@ from albef_amc.trainer.yaml_files import parse_yaml
 DEFAULT_SPLIT = "test"
 MAX_WORKERS = 8
 # Parts of a result that are printed for people in lines of their own.
-COMPARISON = ("protocol", "published")
+COMPARISON = ("protocol", "published", "skipped")
 
 
 def evaluate(

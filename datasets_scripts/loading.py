@@ -31,6 +31,7 @@ from .kilogram import KiloGram
 from .option_types import check_option_type, list_option_types
 from .phrasecut import PhraseCut
 from .refcoco import RefCoco
+from .row_images import guard_images, list_image_folders
 from .suggestions import suggest_nearest
 from .synthetic_grounding import SyntheticGrounding
 from .task_features import TASK_SCHEMAS, find_task_schema
@@ -176,6 +177,8 @@ def load_grounding_dataset(
 
     Returns:
         `datasets.Dataset`, or `datasets.IterableDataset` with `streaming`: with the columns of `GROUNDING_FEATURES`.
+        Pictures are opened by [`RowImage`]: a row that names a file outside the folder of its data set, or an address
+        to fetch, is refused when it is read.
 
     Example:
 
@@ -224,7 +227,7 @@ def _load(
                 f"no image of split {chosen!r} of `{name}` can be used: its files are missing or damaged. Complete "
                 "the download; the data set is then built again."
             )
-        built = builder.as_dataset(split=split)
+        built = guard_images(builder.as_dataset(split=split))
         return stream_rows(built) if streaming else built
     _check_exists(name)
     config_name = kwargs.pop("config_name", None)
@@ -233,6 +236,7 @@ def _load(
     with _explaining_failures(name):
         dataset = datasets.load_dataset(name, config_name, split=split, streaming=streaming, **kwargs)
     _check_columns(name, dataset.column_names or (), needs_phrases)
+    dataset = guard_images(dataset, list_image_folders(name))
     if streaming and not dataset.info.splits:
         files = datasets.load_dataset_builder(name, config_name, **kwargs).config.data_files[split]
         _state_size(dataset, count_rows(files))

@@ -1,12 +1,17 @@
 """Pointing-game evaluation: points at the stored size, phrases without boxes, rules that read no words."""
 
+import io
 import math
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
-from testing_utils import build_rows
+from PIL import Image
+from testing_utils import FIXTURES_FOLDER, build_rows
 
 from albef_amc import AlbefGroundingOutput
+from albef_amc.trainer.benchmark import evaluate_split
 from albef_amc.trainer.evaluation import (
     BASELINES,
     PhraseResult,
@@ -20,6 +25,8 @@ from albef_amc.trainer.evaluation import (
     score_proposals,
     shuffle_phrases,
 )
+from albef_amc.trainer.evaluation_recipes import EvaluationRecipe
+from albef_amc.trainer.evaluation_results import write_results
 
 
 def result(point, boxes, types=()) -> PhraseResult:
@@ -180,3 +187,109 @@ def test_several_boxes_count_one_by_one_or_merged():
 def test_a_ranking_with_other_values_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
         ProposalRanking(*values)
+
+
+def spoil(rows, damage, tmp_path):
+    """Rows of which the second picture, or the first phrase of the second row, cannot be used."""
+    phrase = rows[1]["phrases"][0]
+    if damage in WORDS_THAT_FAIL:
+        phrase["phrase"] = WORDS_THAT_FAIL[damage]
+        return "phrase '1-0' of image '1'"
+    content = io.BytesIO()
+    rows[1]["image"].save(content, "png")
+    rows[1]["image"] = {
+        "cut": content.getvalue()[:200],
+        "missing": str(tmp_path / "nothing.png"),
+        "text": b"no picture",
+        "postscript": str(FIXTURES_FOLDER / "pictures" / "postscript.jpg"),
+        "avif": str(FIXTURES_FOLDER / "pictures" / "damaged.avif"),
+        "float": Image.fromarray(np.full((30, 40), 200, dtype=np.float32)),
+        "large": Image.new("1", (20_000, 6_000)),
+    }[damage]
+    return "image '1'"
+
+
+WORDS_THAT_FAIL = {
+    "dots": "...",
+    "empty": "",
+    "null": None,
+    "number": 5,
+    "bytes": b"a dog",
+    "half": "a \ud800 dog",
+    "invisible": "\u200b",
+    "long": "dog " * 30,
+}
+PICTURES_THAT_FAIL = ["cut", "missing", "text", "postscript", "avif", "float", "large"]
+
+
+@pytest.mark.parametrize("damage", [*WORDS_THAT_FAIL, *PICTURES_THAT_FAIL])
+def test_what_cannot_be_used_is_named_and_the_others_go_on(tiny_model, tiny_processor, tmp_path, caplog, damage):
+    rows = build_rows(3)
+    expected = predict_points(tiny_model, tiny_processor, rows)[0]
+    name = spoil(rows, damage, tmp_path)
+    lost = ["1-0"] if damage in WORDS_THAT_FAIL else ["1-0", "1-1"]
+    evaluation = evaluate_grounding(tiny_model, tiny_processor, rows, batch_size=2)
+    assert [answer.phrase_id for answer in evaluation.unusable] == lost
+    assert all(name in answer.problem and answer.point is None for answer in evaluation.unusable)
+    assert (
+        f"{len(lost)} phrases of 1 images cannot be used and are not scored: " in caplog.text and name in caplog.text
+    )
+    kept = [answer for answer in expected if answer.phrase_id not in lost]
+    assert [answer.phrase_id for answer in evaluation.results] == [answer.phrase_id for answer in kept]
+    for answer, before in zip(evaluation.results, kept, strict=True):
+        assert answer.point == before.point and answer.score == pytest.approx(before.score, abs=1e-5)
+    assert evaluation.metrics["num_phrases"] == 6 - len(lost)
+
+
+def test_a_published_protocol_counts_what_cannot_be_used_as_misses(tiny_model, tiny_processor, tmp_path):
+    rows = build_rows(3)
+    for row in rows:
+        for phrase in row["phrases"]:
+            phrase["boxes"] = [[-1.0, -1.0, 41.0, 31.0], [0.0, 0.0, 40.0, 30.0]]
+    rows[2]["phrases"][1]["phrase"] = "?!"
+    spoil(rows, "cut", tmp_path)
+    for rule in ("any", "merged"):
+        evaluation = evaluate_grounding(tiny_model, tiny_processor, rows, box_rule=rule, counts_unusable=True)
+        assert [answer.phrase_id for answer in evaluation.results] == ["0-0", "0-1", "1-0", "1-1", "2-0", "2-1"]
+        assert [answer.is_hit for answer in evaluation.results] == [True, True, False, False, True, False]
+        assert evaluation.metrics["pointing_game_accuracy"] == 0.5 and evaluation.metrics["num_phrases"] == 6
+    ranking = ProposalRanking(area_exponent=0.5, overlap_rule="area")
+    evaluation = evaluate_grounding(tiny_model, tiny_processor, rows, proposal_ranking=ranking, counts_unusable=True)
+    assert not any(answer.is_proposal_hit for answer in evaluation.results if answer.problem)
+
+
+def test_nothing_that_can_be_used_is_an_error(tiny_model, tiny_processor):
+    rows = build_rows(1)
+    rows[0]["image"] = b"no picture"
+    with pytest.raises(ValueError, match="none of the 2 phrases with a box can be used. First: image '0' is not an"):
+        evaluate_grounding(tiny_model, tiny_processor, rows)
+    evaluation = evaluate_grounding(tiny_model, tiny_processor, rows, counts_unusable=True)
+    assert evaluation.metrics["pointing_game_accuracy"] == 0.0
+
+
+def test_a_benchmark_reports_what_was_skipped(tiny_model, tiny_processor, tmp_path):
+    rows = build_rows(3)
+    rows[2]["phrases"][1]["phrase"] = "..."
+    spoil(rows, "cut", tmp_path)
+    own, _ = evaluate_split(tiny_model, tiny_processor, rows, "test", num_resamples=0)
+    assert own["num_phrases"] == 3 and own["num_phrases_skipped"] == 3
+    assert [(entry["image_id"], entry["phrase_ids"]) for entry in own["skipped"]] == [
+        ("1", ["1-0", "1-1"]),
+        ("2", ["2-1"]),
+    ]
+    recipe = EvaluationRecipe(data={"name": "mine"}, splits={"test": "test"}, num_phrases={"test": 6})
+    published, _ = evaluate_split(tiny_model, tiny_processor, rows, "test", recipe, {"name": "mine"}, num_resamples=0)
+    assert published["num_phrases"] == 6 and not published["protocol"]["agrees"]
+    assert published["protocol"]["departures"] == ["3 phrases were skipped and count as misses"]
+    clean, evaluation = evaluate_split(tiny_model, tiny_processor, build_rows(3), "test", recipe, {"name": "mine"})
+    assert clean["protocol"]["agrees"] and "skipped" not in clean and not evaluation.unusable
+
+
+def test_files_of_results_hold_skipped_phrases(tiny_model, tiny_processor, tmp_path):
+    rows = build_rows(2)
+    rows[0]["phrases"][0]["phrase"] = "\ud800"
+    evaluation = evaluate_grounding(tiny_model, tiny_processor, rows, counts_unusable=True)
+    for name in ("results.parquet", "results.json"):
+        write_results(tmp_path / name, {"test": evaluation.metrics}, {"test": evaluation.to_rows()})
+    row = pq.read_table(tmp_path / "results.parquet").to_pylist()[0]
+    assert row["point"] is None and row["is_hit"] is False and "half of a character" in row["problem"]

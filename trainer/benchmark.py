@@ -50,6 +50,7 @@ def evaluate_split(
         "image_size": [height, width],
         **evaluation.metrics,
         "num_phrases_without_box": evaluation.num_skipped,
+        "num_phrases_skipped": len(evaluation.unusable),
         "num_images": len({phrase.image_id for phrase in evaluation.results}),
         "seconds": seconds,
         "phrases_per_second": evaluation.metrics["num_phrases"] / seconds,
@@ -58,6 +59,8 @@ def evaluate_split(
         result["confidence_interval"] = _describe_intervals(evaluation, num_resamples, seed)
     if baselines:
         result["baselines"] = evaluate_baselines(rows.remove_columns("image"))
+    if evaluation.unusable:
+        result["skipped"] = _list_skipped(evaluation)
     if recipe is not None:
         departures = list_departures(recipe, split, data or {}, (height, width), processor.image_processor.resample)
         result |= _compare(recipe, split, departures, result)
@@ -65,13 +68,27 @@ def evaluate_split(
 
 
 def _choose_protocol(recipe: EvaluationRecipe | None, rows: Any) -> dict[str, Any]:
-    """Arguments of `evaluate_grounding`; proposals are ranked where the rows have any."""
+    """Arguments of `evaluate_grounding`; proposals are ranked where the rows have any.
+
+    A phrase that is skipped is a miss of the protocol: leaving it out would be another benchmark.
+    """
     if recipe is None:
         return {}
-    protocol = {"box_rule": recipe.box_rule, "max_length": recipe.max_length}
+    protocol = {"box_rule": recipe.box_rule, "max_length": recipe.max_length, "counts_unusable": True}
     if recipe.proposal_ranking is None or all(row["proposals"] is None for row in rows.select_columns("proposals")):
         return protocol
     return {**protocol, "proposal_ranking": recipe.proposal_ranking}
+
+
+def _list_skipped(evaluation: GroundingEvaluation) -> list[dict[str, Any]]:
+    """What could not be used, with the phrases that it cost: one entry per picture or phrase."""
+    skipped: dict[tuple[str, str], list[str]] = {}
+    for phrase in evaluation.unusable:
+        skipped.setdefault((phrase.image_id, str(phrase.problem)), []).append(phrase.phrase_id)
+    return [
+        {"image_id": image_id, "reason": reason, "phrase_ids": phrase_ids}
+        for (image_id, reason), phrase_ids in skipped.items()
+    ]
 
 
 def _describe_intervals(evaluation: GroundingEvaluation, num_resamples: int, seed: int) -> dict[str, Any]:
@@ -102,6 +119,8 @@ def _describe(interval: Interval | None) -> str:
 
 def _compare(recipe: EvaluationRecipe, split: str, departures: list[str], result: Mapping[str, Any]) -> dict[str, Any]:
     """What others got on the split, and whether this number may stand beside theirs."""
+    if result["num_phrases_skipped"]:
+        departures = [*departures, f"{result['num_phrases_skipped']} phrases were skipped and count as misses"]
     expected, scored = recipe.num_phrases.get(split), result["num_phrases"]
     if expected is not None and scored != expected:
         departures = [*departures, f"{scored} phrases were scored, not {expected}"]

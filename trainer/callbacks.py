@@ -16,6 +16,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.utils import logging
 
 from albef_amc import AlbefForPreTraining
+from albef_amc.datasets_scripts.row_images import guard_images
 from albef_amc.parallel_albef import sum_over_processes
 from albef_amc.trainer.adapter_files import save_adapter
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap
@@ -258,7 +259,7 @@ def add_callbacks(trainer: Any) -> None:
     if args.num_heatmaps_drawn:
         chosen = [
             part[index]
-            for part in (parts.values() if parts else [datasets])
+            for part in (guard_images(part, is_decoded=False) for part in (parts.values() if parts else [datasets]))
             for index in range(min(args.num_heatmaps_drawn, len(part)))
         ]
         trainer.add_callback(

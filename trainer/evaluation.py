@@ -16,9 +16,12 @@ from transformers.utils import logging
 from albef_amc import ITM_MATCH_INDEX, AlbefForImageTextMatching, AlbefForPreTraining, AlbefGroundingOutput
 from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES
 from albef_amc.datasets_scripts.row_checks import check_picture_size, warn_about_boxes
+from albef_amc.datasets_scripts.row_images import guard_images
+from albef_amc.image_processing_albef import UnusableImageError, load_image
 from albef_amc.metrics import get_metric_folder
 from albef_amc.ranges_albef import COUNT, NOT_NEGATIVE, WHOLE, check_number
 from albef_amc.regions_albef import check_boxes, find_point, resize_heatmap
+from albef_amc.text_processing_albef import clean_caption, find_text_problem
 from albef_amc.trainer.augmentation import example_generator
 from albef_amc.trainer.heatmap_measures import sum_heat_in_boxes
 from albef_amc.trainer.parallel import split_rows
@@ -28,6 +31,8 @@ logger = logging.get_logger(__name__)
 BOX_RULES = ("any", "merged")
 OVERLAP_RULES = ("area", "released")
 BOX_ACCURACY = "box_accuracy_at_50"
+PROBLEMS_NAMED = 5  # in a warning; all of them are in the result
+LARGEST_GROWTH = 2  # tokens of a text per character, at most: lower case may be longer
 
 PointRule = Callable[[dict, dict], tuple[float, float]]
 
@@ -58,13 +63,14 @@ class PhraseResult:
         phrase_id, image_id, phrase (`str`): the phrase.
         types (`list` of `str`): its types.
         boxes (`list`): annotated boxes, x_min, y_min, x_max, y_max in pixels of the stored image.
-        point (`tuple`): x, y of the heatmap's maximum, same pixels.
+        point (`tuple`, *optional*): x, y of the heatmap's maximum, same pixels; `None` for a phrase that was skipped.
         score (`float`, *optional*): matching probability in [0, 1].
         is_hit (`bool`, *optional*): the point lies strictly inside a box.
         proposal (`list`, *optional*): the proposal that the heatmap fills best, x_min, y_min, x_max, y_max.
         proposal_iou (`float`, *optional*): its largest IoU with a box; 0 where no proposal is chosen.
         is_proposal_hit (`bool`, *optional*): that IoU is 0.5 or more.
         heat_sums (`list`, *optional*): pairs of a proposal of the image and the sum of the heatmap over it.
+        problem (`str`, *optional*): why the phrase was skipped: its picture or its words cannot be used.
     """
 
     phrase_id: str
@@ -72,13 +78,14 @@ class PhraseResult:
     phrase: str
     types: list[str]
     boxes: list[list[float]]
-    point: tuple[float, float]
+    point: tuple[float, float] | None
     score: float | None = None
     is_hit: bool | None = None
     proposal: list[float] | None = None
     proposal_iou: float | None = None
     is_proposal_hit: bool | None = None
     heat_sums: list[tuple[list[float], float]] | None = None
+    problem: str | None = None
 
 
 @dataclass
@@ -89,11 +96,14 @@ class GroundingEvaluation:
         metrics (`dict`): `pointing_game_accuracy` in [0, 1], `num_phrases`, and per phrase type accuracy and count.
         results (`list` of [`PhraseResult`]): one entry a phrase with a box, in the order of the data set.
         num_skipped (`int`): phrases without a box, which cannot be scored.
+        unusable (`list` of [`PhraseResult`]): phrases with a box that were skipped, each with its `problem`. They are
+            among `results`, as misses, only where the protocol counts them.
     """
 
     metrics: dict[str, Any]
     results: list[PhraseResult] = field(default_factory=list)
     num_skipped: int = 0
+    unusable: list[PhraseResult] = field(default_factory=list)
 
     def to_rows(self) -> list[dict[str, Any]]:
         """The results as plain dictionaries, without what is summed over proposals."""
@@ -109,6 +119,7 @@ def evaluate_grounding(
     proposal_ranking: ProposalRanking | None = None,
     rank: int = 0,
     world_size: int = 1,
+    counts_unusable: bool = False,
     **options: Any,
 ) -> GroundingEvaluation:
     r"""Plays the pointing game (AMC, section 4): the heatmap's maximum must lie strictly inside a box of the phrase.
@@ -124,6 +135,8 @@ def evaluate_grounding(
         proposal_ranking ([`ProposalRanking`], *optional*): also rank the proposals of the rows, and add the metrics of
             `metrics/box_accuracy`.
         rank, world_size (`int`, default to 0 and 1): this process among those that a launcher started.
+        counts_unusable (`bool`, defaults to `False`): a phrase whose picture or words cannot be used is a miss, as a
+            published protocol wants it; by default it is not scored. Either way a warning names it.
 
     Boxes that reach beyond their picture, lie within 0..1 or have no area are counted in a warning.
 
@@ -133,6 +146,7 @@ def evaluate_grounding(
     """
     if rank == 0:
         warn_about_boxes(rows, "evaluation data")
+    rows = guard_images(rows, is_decoded=False)
     own_rows = rows if world_size == 1 else Subset(rows, split_rows(len(rows), rank, world_size))
     sums_heat = proposal_ranking is not None
     results, num_skipped = predict_points(model, processor, own_rows, sums_heat=sums_heat, **options)
@@ -146,11 +160,31 @@ def evaluate_grounding(
                 f"evaluation data: {num_incomplete} of {len(results)} phrases lost a part of their boxes when the "
                 f"data set was built (type `{INCOMPLETE_BOXES}`): a point in what was lost counts as a miss."
             )
+        unusable = [result for result in results if result.problem is not None]
+        _warn_of_unusable(unusable, counts_unusable)
+        if not counts_unusable:
+            results = [result for result in results if result.problem is None]
+        if unusable and not results:
+            raise ValueError(
+                f"none of the {len(unusable)} phrases with a box can be used. First: {unusable[0].problem}"
+            )
         metrics = score_points(results, box_rule)
         if proposal_ranking is not None:
             metrics |= score_proposals(results, proposal_ranking, box_rule)
-        evaluation = GroundingEvaluation(metrics, results, num_skipped)
+        evaluation = GroundingEvaluation(metrics, results, num_skipped, unusable)
     return evaluation if world_size == 1 else broadcast_object_list([evaluation])[0]
+
+
+def _warn_of_unusable(unusable: Sequence[PhraseResult], counts_unusable: bool) -> None:
+    """Says how many phrases were skipped, and why, image by image."""
+    if not unusable:
+        return
+    problems = list(dict.fromkeys(str(result.problem) for result in unusable))
+    more = f"; and {len(problems) - PROBLEMS_NAMED} more" if len(problems) > PROBLEMS_NAMED else ""
+    logger.warning(
+        f"{len(unusable)} phrases of {len({result.image_id for result in unusable})} images cannot be used and "
+        f"{'count as misses' if counts_unusable else 'are not scored'}: {'; '.join(problems[:PROBLEMS_NAMED])}{more}"
+    )
 
 
 def predict_points(
@@ -165,6 +199,8 @@ def predict_points(
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[list[PhraseResult], int]:
     """Points of all phrases that have a box, and the number of phrases without.
+
+    A phrase whose picture or words cannot be used has no point but a `problem`; the others go on.
 
     Results are fetched one batch behind, so that the device always has work.
 
@@ -190,8 +226,10 @@ def predict_points(
     )
     results: list[PhraseResult] = []
     num_skipped, given = 0, None
-    for phrases, inputs, proposals, skipped in progress(loader):
+    for entries, inputs, proposals, skipped in progress(loader):
         num_skipped += skipped
+        results += entries
+        phrases = [entry for entry in entries if entry.problem is None]
         if not phrases:
             continue
         sizes = inputs["original_sizes"][inputs["image_index"]]
@@ -199,9 +237,11 @@ def predict_points(
         outputs = model.ground(**inputs, phrases_per_chunk=phrases_per_chunk, check_finite=False)
         points = locate_points(outputs.heatmap, sizes)
         if given is not None:
-            results += given.fetch(sums_heat)  # while the device has this batch to work on
+            given.fetch(sums_heat)  # while the device has this batch to work on
         given = _GivenBatch(phrases, proposals, sizes, outputs, points)
-    return results + (given.fetch(sums_heat) if given is not None else []), num_skipped
+    if given is not None:
+        given.fetch(sums_heat)
+    return results, num_skipped
 
 
 @dataclass(frozen=True)
@@ -214,7 +254,7 @@ class _GivenBatch:
     outputs: AlbefGroundingOutput
     points: torch.Tensor
 
-    def fetch(self, sums_heat: bool) -> list[PhraseResult]:
+    def fetch(self, sums_heat: bool) -> None:
         """Waits for the results and enters them into the phrases."""
         self.outputs.check_finite()
         scores = self.outputs.itm_logits.float().softmax(dim=-1)[:, ITM_MATCH_INDEX].tolist()
@@ -226,38 +266,72 @@ class _GivenBatch:
             for phrase, heatmap, size, boxes in entries:
                 sums = sum_heat_in_boxes(resize_heatmap(heatmap, *size), boxes)
                 phrase.heat_sums = list(zip(boxes, sums, strict=True))
-        return self.phrases
 
 
 class _GroundingInputs:
-    """Collate function: rows to the phrases that can be scored, tensors, each phrase's proposals, phrases skipped."""
+    """Collate function: rows to their phrases with a box; tensors and proposals of those that can be used; the number
+    of phrases without a box."""
 
     def __init__(self, processor: Any, max_length: int | None = None):
         self.processor = processor
         self.max_length = max_length
 
     def __call__(self, rows: list[dict]) -> tuple[list[PhraseResult], dict[str, torch.Tensor], list[list], int]:
-        phrases, images, texts, proposals, skipped = [], [], [], [], 0
-        used = []
+        entries, images, texts, proposals, skipped = [], [], [], [], 0
         for row in rows:
             scored, num_phrases = list(iterate_phrases(row)), len(row["phrases"] or ())
+            entries += scored
             skipped += num_phrases - len(scored)
-            if scored:
-                used.append(row)
-                images.append(row["image"])
-                texts.append([phrase.phrase for phrase in scored])
-                phrases.extend(scored)
-                proposals += [[proposal["box"] for proposal in row.get("proposals") or ()]] * len(scored)
+            image = self._load_image(row, scored)
+            usable = [phrase for phrase in scored if phrase.problem is None]
+            if image is not None and usable:
+                images.append(image)
+                texts.append([phrase.phrase for phrase in usable])
+                proposals += [[proposal["box"] for proposal in row.get("proposals") or ()]] * len(usable)
         inputs = {}
-        if phrases:
+        if texts:
             inputs = dict(self.processor(images=images, text=texts, max_length=self.max_length, return_tensors="pt"))
-            for row, (height, width) in zip(used, inputs["original_sizes"].tolist(), strict=True):
-                check_picture_size(row, (width, height))
-        return phrases, inputs, proposals, skipped
+        return entries, inputs, proposals, skipped
+
+    def _load_image(self, row: dict, phrases: list[PhraseResult]) -> Any:
+        """The picture that usable phrases need; where it cannot be used, they get the problem."""
+        for phrase in phrases:
+            if phrase.problem is None:
+                self._check_length(phrase)
+        usable = [phrase for phrase in phrases if phrase.problem is None]
+        if not usable:
+            return None
+        try:
+            limit = self.processor.image_processor.max_image_pixels
+            image = load_image(row["image"], limit, name=f"image {row['image_id']!r}")
+        except (UnusableImageError, FileNotFoundError) as error:
+            name = "" if isinstance(error, UnusableImageError) else f"image {row['image_id']!r}: "
+            for phrase in usable:
+                phrase.problem, phrase.point = f"{name}{error}", None
+            return None
+        check_picture_size(row, image.size)
+        return image
+
+    def _check_length(self, phrase: PhraseResult) -> None:
+        """Marks a phrase that is not cut and has more tokens than the model has text positions."""
+        limit = self.processor.tokenizer.model_max_length
+        if self.max_length is not None or LARGEST_GROWTH * len(phrase.phrase) < limit:
+            return
+        length = len(self.processor.tokenizer(clean_caption(phrase.phrase), verbose=False)["input_ids"])
+        if length > limit:
+            problem = f"has {length} tokens but the model has {limit} text positions"
+            phrase.problem, phrase.point = (
+                _name_problem(phrase.phrase_id, phrase.image_id, phrase.phrase, problem),
+                None,
+            )
+
+
+def _name_problem(phrase_id: str, image_id: str, words: Any, problem: str) -> str:
+    return f"phrase {phrase_id!r} of image {image_id!r}, {words!r:.80}, {problem}"
 
 
 def iterate_phrases(row: dict) -> Iterable[PhraseResult]:
-    """The phrases of a row that have a box, with an undefined point.
+    """The phrases of a row that have a box, with an undefined point, or with a problem and none.
 
     Raises:
         ValueError: a box is not four finite numbers with its corners in order; the message names phrase and image.
@@ -269,13 +343,16 @@ def iterate_phrases(row: dict) -> Iterable[PhraseResult]:
                 boxes = check_boxes(phrase["boxes"]).tolist()
             except ValueError as error:
                 raise ValueError(f"phrase {phrase_id!r} of image {row['image_id']!r}: {error}") from error
+            words = phrase.get("phrase")
+            problem = find_text_problem(words)
             yield PhraseResult(
                 phrase_id=phrase_id,
                 image_id=row["image_id"],
-                phrase=phrase["phrase"],
+                phrase=words if problem is None else ascii(words),
                 types=list(phrase.get("types") or ()),
                 boxes=boxes,
-                point=(math.nan, math.nan),
+                point=(math.nan, math.nan) if problem is None else None,
+                problem=None if problem is None else _name_problem(phrase_id, row["image_id"], words, problem),
             )
 
 
@@ -301,7 +378,7 @@ def apply_box_rule(boxes: list[list[float]], box_rule: str) -> list[list[float]]
 
 
 def score_points(results: Sequence[PhraseResult], box_rule: str = "any") -> dict[str, Any]:
-    """Marks hits in `results` and returns the metrics of `metrics/pointing_game`.
+    """Marks hits in `results` and returns the metrics of `metrics/pointing_game`; a phrase without a point is a miss.
 
     Raises:
         ValueError: `results` is empty.
@@ -310,7 +387,7 @@ def score_points(results: Sequence[PhraseResult], box_rule: str = "any") -> dict
         raise ValueError("no phrase of the data set has a box: there is nothing to score.")
     metric = evaluate.load(str(get_metric_folder("pointing_game")))
     metrics = metric.compute(
-        predictions=[list(result.point) for result in results],
+        predictions=[list(result.point or _choose_miss(result.boxes)) for result in results],
         references=[apply_box_rule(result.boxes, box_rule) for result in results],
         phrase_types=[result.types for result in results],
         return_hits=True,
@@ -318,6 +395,11 @@ def score_points(results: Sequence[PhraseResult], box_rule: str = "any") -> dict
     for result, is_hit in zip(results, metrics.pop("hits"), strict=True):
         result.is_hit = bool(is_hit)
     return metrics
+
+
+def _choose_miss(boxes: list[list[float]]) -> tuple[float, float]:
+    """A point that lies strictly inside none of the boxes, nor of one around them."""
+    return min(box[0] for box in boxes), min(box[1] for box in boxes)
 
 
 def score_proposals(

@@ -28,6 +28,7 @@ PHRASE_SCHEMA = pyarrow.schema(
         "proposal": BOX,
         "proposal_iou": pyarrow.float64(),
         "is_proposal_hit": pyarrow.bool_(),
+        "problem": pyarrow.string(),
     }
 )
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.datasets_scripts.row_checks import warn_about_boxes
+from albef_amc.datasets_scripts.row_images import guard_images
 from albef_amc.trainer.augmentation import example_generator
 from albef_amc.trainer.epoch_dataset import EpochDataset
 from albef_amc.trainer.grouping import group_rows_by_image
@@ -237,7 +238,7 @@ def build_training_dataset(rows: Any, args: Any) -> Any:
             that the run would not see a single batch.
     """
     mixture = rows if isinstance(rows, Mixture) else None
-    parts = list_parts(rows)
+    parts = [guard_images(part, is_decoded=False) for part in list_parts(rows)]
     streamed = [isinstance(part, datasets.IterableDataset) for part in parts]
     if all(streamed):
         return build_streamed_rows(parts, args, mixture)

@@ -12,6 +12,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers.utils import logging
 
+from albef_amc.datasets_scripts.row_images import locate_image
 from albef_amc.trainer.augmentation import example_generator
 from albef_amc.trainer.grouping import merge_rows
 
@@ -134,12 +135,12 @@ class StreamSource:
             yield row, replace(begin, images=number)
 
     def _read_rows(self, shard: int, num_skipped: int) -> Iterator[dict]:
-        """Rows of a shard behind the first `num_skipped`; an image is bytes, or the path of its file."""
+        """Rows of a shard behind the first `num_skipped`; an image is bytes or the path of a file."""
+        folders = getattr(self.stream.features.get("image"), "folders", None)
         part = self.stream.shard(self.stream.num_shards, shard).with_format("arrow")
         for table in part.iter(ROWS_READ_AT_ONCE):
             for row in table.slice(min(num_skipped, len(table))).to_pylist():
-                image = row["image"] or {}
-                yield {**row, "image": image["path"] if image.get("bytes") is None else image["bytes"]}
+                yield {**row, "image": locate_image(row["image"], folders)}
             num_skipped -= min(num_skipped, len(table))
 
 
