@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """The pipeline `visual-grounding`: phrases and a picture in, points, boxes and heatmaps out."""
 
+import multiprocessing
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -98,6 +99,25 @@ class VisualGroundingPipeline(Pipeline):
             {name: options[name] for name in RESULT_OPTIONS if name in options},
         )
 
+    def get_iterator(self, inputs: Any, num_workers: int, batch_size: int, *parameters: dict[str, Any]) -> Any:
+        """Results of several pictures; whatever the worker processes are started by, they can be sent what they need.
+
+        The base class batches with a function that only copies of this process (`fork`) have. Checked against
+        transformers 5.23.
+
+        Raises:
+            ValueError: a generator, and workers that are not copies of this process.
+        """
+        if num_workers and not hasattr(inputs, "__len__") and multiprocessing.get_start_method() != "fork":
+            raise ValueError(
+                f"a generator cannot be sent to the {num_workers} processes of `num_workers`: pass `num_workers=0`, "
+                "or a list or a data set of pictures."
+            )
+        results = super().get_iterator(inputs, num_workers, batch_size, *parameters)
+        if batch_size > 1:
+            results.loader.loader.collate_fn = _collect_features
+        return results
+
     def preprocess(self, inputs: dict[str, Any], max_length: int | None = None) -> dict[str, Any]:
         """One picture and its phrases to tensors."""
         text = inputs["text"]
@@ -156,6 +176,11 @@ class _Rows(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return _build_row(self.images[index], self.phrases, f"input {index}")
+
+
+def _collect_features(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """A batch of what [`VisualGroundingPipeline.preprocess`] gives, not joined yet."""
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _number_rows(images: Any, phrases: Any) -> Iterator[dict[str, Any]]:

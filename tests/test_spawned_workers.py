@@ -8,9 +8,10 @@ from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
-from testing_utils import FIXTURES_FOLDER, build_rows
+from testing_utils import FIXTURES_FOLDER, build_photo, build_rows
 from torch.utils.data import DataLoader
 
+from albef_amc import VisualGroundingPipeline
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import BUILDERS, load_grounding_dataset
 from albef_amc.datasets_scripts.split_reader import SplitReader, list_split_readers
@@ -149,3 +150,23 @@ def test_a_worker_that_is_lost_is_said_in_one_line(tmp_path, monkeypatch, capsys
     error = capsys.readouterr().err
     assert "ended before its time: it was killed" in error and "`--resume`" in error and "Traceback" not in error
     assert not list((tmp_path / "built").glob("data/*"))
+
+
+def forget_heatmaps(results):
+    """Results without their tensors, which have no `==`."""
+    return [[{**entry, "heatmap": entry["heatmap"].tolist()} for entry in found] for found in results]
+
+
+@pytest.mark.slow
+def test_a_pipeline_with_batches_finds_the_same(forkserver, tiny_model, tiny_processor):
+    pipe = VisualGroundingPipeline(model=tiny_model, processor=tiny_processor)
+    rows = [{"image": build_photo(seed=number), "text": ["a dog"]} for number in range(3)]
+    found = pipe(rows, batch_size=2, num_workers=1)
+    assert forget_heatmaps(found) == forget_heatmaps(pipe(rows, batch_size=2))
+
+
+def test_a_generator_is_not_sent_to_a_process(forkserver, tiny_model, tiny_processor):
+    pipe = VisualGroundingPipeline(model=tiny_model, processor=tiny_processor)
+    photos = ({"image": build_photo(seed=number), "text": ["a dog"]} for number in range(3))
+    with pytest.raises(ValueError, match="a generator cannot be sent to the 1 processes of `num_workers`"):
+        list(pipe(photos, num_workers=1))
