@@ -53,7 +53,7 @@ class RowImage(datasets.Image):
         if not self.is_decoded:
             return source
         name = value.get("path") or "the image of a row"
-        with open_image(source, name=name) as opened:
+        with open_image(source, name=name if isinstance(source, bytes) else None) as opened:
             try:
                 opened.load()
                 is_turned = opened.getexif().get(ExifTags.Base.Orientation) is not None

@@ -82,11 +82,14 @@ def open_image(
         UnusableImageError: the picture cannot be used.
     """
     is_path = not isinstance(source, bytes)
-    name = name or (str(source) if is_path else "bytes")
+    called = f" ({name})" if name else ""
     if is_path and os.path.isdir(source):
-        raise FileNotFoundError(f"No image file at {source}: it is a folder. Give the files in it.")
+        raise FileNotFoundError(f"No image file at {source}{called}: it is a folder. Give the files in it.")
     if is_path and not os.path.isfile(source):  # also false where the name is too long for the system
-        raise FileNotFoundError(f"No image file at {source}. Check the path; web addresses are not downloaded.")
+        raise FileNotFoundError(
+            f"No image file at {source}{called}. Check the path; web addresses are not downloaded."
+        )
+    name = _name_image(source, name)
     num_bytes = Path(source).stat().st_size if is_path else len(source)
     if num_bytes > MAX_IMAGE_BYTES:
         raise UnusableImageError(
@@ -137,15 +140,13 @@ def load_image(image: ImageLike, max_image_pixels: int = MAX_IMAGE_PIXELS, name:
         UnusableImageError: a picture that cannot be used.
         TypeError: not a picture.
     """
-    if isinstance(image, str | Path):
-        name = str(image) if name is None else f"{name}: {image}"
-    name = name or type(image).__name__
     if isinstance(image, Mapping):
-        image = _read_encoded(image, name)
+        image = _read_encoded(image, _name_image(image, name))
     if isinstance(image, str | Path | bytes):
         with open_image(image, max_image_pixels, name) as opened:
-            decoded = _decode(opened, name, in_place=True)
+            decoded = _decode(opened, _name_image(image, name), in_place=True)
             return decoded.copy() if decoded is opened else decoded
+    name = _name_image(image, name)
     if isinstance(image, np.ndarray | torch.Tensor):
         image = _array_to_pil(image, name)
     if not isinstance(image, Image.Image):
@@ -158,6 +159,13 @@ def load_image(image: ImageLike, max_image_pixels: int = MAX_IMAGE_PIXELS, name:
         )
     _check_size(image, max_image_pixels, name)
     return _decode(image, name, in_place=False)
+
+
+def _name_image(image: Any, name: str | None) -> str:
+    """What messages call an image: its name and its path, or its type where it has neither."""
+    if isinstance(image, str | Path):
+        return f"{name}: {image}" if name else str(image)
+    return name or type(image).__name__
 
 
 def _read_encoded(image: Mapping[str, Any], name: str) -> bytes:

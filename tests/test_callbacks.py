@@ -524,3 +524,15 @@ def test_two_processes_log_what_one_does_and_write_once(tmp_path):
         assert together[name] == pytest.approx(alone[name], rel=1e-5), name
     speeds = [entry["phrases_per_second"] / entry["images_per_second"] for entry in (alone, together)]
     assert speeds == pytest.approx([11 / 4] * 2)  # eight phrases and three paraphrases of four images
+
+
+def test_rows_that_cannot_be_used_are_not_drawn(tiny_processor, tmp_path, caplog):
+    rows = build_rows(4)
+    rows[0]["image"] = b"no picture"
+    rows[1]["image"] = str(tmp_path / "nothing.png")
+    rows[2]["phrases"] = [{"phrase": "..."}]
+    callback = HeatmapSheetCallback(rows, tiny_processor, tmp_path)
+    assert [phrase["phrase_id"] for phrase in callback.phrases] == ["3-0"] and len(callback.images) == 1
+    skipped = "A row whose heatmaps were to be drawn is skipped:"
+    assert f"{skipped} image '0' is not an image" in caplog.text
+    assert f"{skipped} No image file at {tmp_path / 'nothing.png'} (image '1')" in caplog.text

@@ -236,10 +236,19 @@ def test_workers_and_pinned_order_change_nothing(processor):
     [
         ({"phrases": []}, "image 'photo' is without a phrase"),
         ({"phrases": None}, "image 'photo' is without a phrase"),
-        ({"phrases": [make_phrase("p7", "  ")]}, "'p7'.*is empty"),
+        ({"phrases": [make_phrase("p7", "  ")]}, "'p7'.*has no words"),
+        ({"phrases": [make_phrase("p7", None)]}, "image 'photo'.*'p7'.*is a NoneType, not a text"),
+        ({"phrases": [make_phrase("p7", 5)]}, "image 'photo'.*'p7'.*is a int, not a text"),
+        ({"phrases": [make_phrase("p7", b"a dog")]}, "image 'photo'.*'p7'.*is a bytes, not a text"),
+        ({"phrases": [make_phrase("p7", float("nan"))]}, "image 'photo'.*'p7'.*is a float, not a text"),
+        ({"phrases": [make_phrase("p7", "\ud800")]}, "image 'photo'.*'p7'.*half of a character"),
+        ({"phrases": ["a dog"]}, "`phrases` of image 'photo' must be a list of mappings"),
+        ({"phrases": {"phrase": ["a dog"]}}, "`phrases` of image 'photo' must be a list of mappings"),
+        ({"image_id": "\ud800"}, "`image_id`"),
+        ({"image": b"no picture"}, "image 'photo' is not an image"),
         ({"image_id": None}, "`image_id`"),
         ({"width": 8, "height": 16}, "states 8 x 16 pixels"),
-        ({"phrases": [make_phrase("p7", "?!")]}, r"no words.*\(image 'photo'\)"),
+        ({"phrases": [make_phrase("p7", "?!")]}, "image 'photo'.*'p7'.*has no words"),
         ({"phrases": [make_phrase("p7", "a dog", boxes=[[8, 0, 2, 4]])]}, r"x_max.*\(image 'photo'\)"),
     ],
 )
@@ -256,6 +265,11 @@ def test_damaged_masks_of_a_row_are_named_when_they_are_used(processor, counts, 
     collator = DataCollatorForGrounding(processor, region_source=region_source, augmentation=flip)
     with pytest.raises(ValueError, match=r"mask .*image 'broken'"):
         collator([make_row("good"), make_row("broken", [phrase])])
+
+
+def test_a_missing_picture_names_its_row(processor, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.png \(image 'photo'\)"):
+        DataCollatorForGrounding(processor)([make_row() | {"image": str(tmp_path / "nothing.png")}])
 
 
 def test_no_rows(processor):
@@ -327,5 +341,5 @@ def test_phrases_are_counted_before_paraphrases_are_added(processor):
 
 def test_an_empty_paraphrase_is_named(processor):
     row = make_row(phrases=[make_phrase("p7", "a dog", paraphrases=["  "])])
-    with pytest.raises(ValueError, match="paraphrase 0 of phrase 'p7' of image 'photo' is empty"):
+    with pytest.raises(ValueError, match="paraphrase 0 of phrase 'p7' of image 'photo', '.*', has no words"):
         DataCollatorForGrounding(processor, use_paraphrases=True)([row])

@@ -17,7 +17,9 @@ from transformers.utils import logging
 
 from albef_amc import AlbefForPreTraining
 from albef_amc.datasets_scripts.row_images import guard_images
+from albef_amc.image_processing_albef import UnusableImageError, load_image
 from albef_amc.parallel_albef import sum_over_processes
+from albef_amc.text_processing_albef import find_text_problem
 from albef_amc.trainer.adapter_files import save_adapter
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap
 from albef_amc.trainer.files import replace_folder, restore_folders, write_json
@@ -94,9 +96,18 @@ class HeatmapSheetCallback(TrainerCallback):
     def __init__(self, rows: Sequence[dict], processor: Any, folder: str | Path):
         self.processor = processor
         self.folder = Path(folder)
-        rows = [row for row in rows if row["phrases"]]
-        self.images = [row["image"] for row in rows]
-        self.phrases = [row["phrases"][index % len(row["phrases"])] for index, row in enumerate(rows)]
+        self.images, self.phrases = [], []
+        limit = processor.image_processor.max_image_pixels
+        for row in rows:
+            phrases = [phrase for phrase in row["phrases"] or () if find_text_problem(phrase.get("phrase")) is None]
+            if not phrases:
+                continue
+            try:
+                self.images.append(load_image(row["image"], limit, f"image {row['image_id']!r}"))
+            except (UnusableImageError, FileNotFoundError) as error:
+                logger.warning(f"A row whose heatmaps were to be drawn is skipped: {error}")
+                continue
+            self.phrases.append(phrases[len(self.phrases) % len(phrases)])
         self.last_step: int | None = None
 
     def on_evaluate(self, args, state, control, model=None, **kwargs):

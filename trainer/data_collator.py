@@ -2,7 +2,7 @@
 """From dataset rows (one per image) to the tensors of a training or evaluation step (one row per phrase)."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, INCOMPLETE_OUT
 from albef_amc.datasets_scripts.row_checks import check_picture_size
 from albef_amc.image_processing_albef import load_image
 from albef_amc.ranges_albef import check_number
+from albef_amc.text_processing_albef import find_broken_character, find_text_problem
 from albef_amc.trainer.augmentation import GroundingAugmentation, example_generator
 from albef_amc.trainer.setting_ranges import MASK_SIDE, TRAINING_RANGES
 
@@ -159,8 +160,15 @@ class DataCollatorForGrounding:
 
     def _prepare_row(self, row: dict) -> dict:
         """Check a row, draw its phrases, load its image and change both."""
-        if not isinstance(row.get("image_id"), str):
+        if not isinstance(row.get("image_id"), str) or find_broken_character(row["image_id"]):
             raise ValueError(f"a row needs an `image_id` of type `str`, got {row.get('image_id')!r}.")
+        if not isinstance(row.get("phrases") or [], Sequence) or not all(
+            isinstance(phrase, Mapping) for phrase in row.get("phrases") or ()
+        ):
+            raise ValueError(
+                f"`phrases` of image {row['image_id']!r} must be a list of mappings with `phrase`, got "
+                f"{row['phrases']!r:.80}."
+            )
         phrases = [_complete_phrase(row, index, phrase) for index, phrase in enumerate(row.get("phrases") or ())]
         if not phrases:
             raise ValueError(
@@ -172,7 +180,8 @@ class DataCollatorForGrounding:
             phrases = [phrases[index] for index in sorted(chosen)]
         if self.use_paraphrases:
             phrases = [wording for phrase in phrases for wording in self._draw_wordings(row, phrase)]
-        row = {**row, "phrases": phrases, "image": load_image(row["image"], name=f"image {row['image_id']!r}")}
+        limit = self.processor.image_processor.max_image_pixels
+        row = {**row, "phrases": phrases, "image": load_image(row["image"], limit, f"image {row['image_id']!r}")}
         check_picture_size(row, row["image"].size)
         if self.augmentation is None:
             return row
@@ -189,10 +198,11 @@ class DataCollatorForGrounding:
         phrase_id = phrase["phrase_id"]
         chosen = int(self._numpy_generator(row, f"paraphrase {phrase_id}").integers(len(paraphrases)))
         wording = {**phrase, "phrase": paraphrases[chosen], "phrase_id": f"{phrase_id}~{chosen}"}
-        if not (wording["phrase"] or "").strip():
+        problem = find_text_problem(wording["phrase"])
+        if problem:
             raise ValueError(
-                f"paraphrase {chosen} of phrase {phrase_id!r} of image {row['image_id']!r} is empty. Filter such "
-                "paraphrases out of the data set."
+                f"paraphrase {chosen} of phrase {phrase_id!r} of image {row['image_id']!r}, "
+                f"{wording['phrase']!r:.80}, {problem}. Filter such paraphrases out of the data set."
             )
         return [phrase, {**wording, "paraphrase_of": phrase_id}]
 
@@ -293,10 +303,11 @@ def hash_image_id(image_id: str) -> int:
 
 
 def _complete_phrase(row: dict, index: int, phrase: dict) -> dict:
-    if not (phrase.get("phrase") or "").strip():
+    problem = find_text_problem(phrase.get("phrase"))
+    if problem:
         raise ValueError(
-            f"phrase {index} of image {row['image_id']!r} (`phrase_id` {phrase.get('phrase_id')!r}) is empty. "
-            "Filter such phrases out of the data set."
+            f"phrase {index} of image {row['image_id']!r} (`phrase_id` {phrase.get('phrase_id')!r}), "
+            f"{phrase.get('phrase')!r:.80}, {problem}. Filter such phrases out of the data set."
         )
     return {**phrase, "phrase_id": phrase.get("phrase_id") or f"{row['image_id']}#{index}"}
 

@@ -305,9 +305,8 @@ class _GroundingInputs:
             limit = self.processor.image_processor.max_image_pixels
             image = load_image(row["image"], limit, name=f"image {row['image_id']!r}")
         except (UnusableImageError, FileNotFoundError) as error:
-            name = "" if isinstance(error, UnusableImageError) else f"image {row['image_id']!r}: "
             for phrase in usable:
-                phrase.problem, phrase.point = f"{name}{error}", None
+                phrase.problem, phrase.point = str(error), None
             return None
         check_picture_size(row, image.size)
         return image

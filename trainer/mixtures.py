@@ -14,6 +14,7 @@ import numpy as np
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.datasets_scripts.row_checks import warn_about_boxes
 from albef_amc.datasets_scripts.row_images import guard_images
+from albef_amc.text_processing_albef import find_text_problem
 from albef_amc.trainer.augmentation import example_generator
 from albef_amc.trainer.epoch_dataset import EpochDataset
 from albef_amc.trainer.grouping import group_rows_by_image
@@ -178,7 +179,7 @@ def list_parts(rows: Any) -> list[Any]:
 
 
 def iterate_texts(rows: Any, with_paraphrases: bool = False) -> Iterator[str]:
-    """Phrases of a data set or a mixture, without their images; of a stream those of its first rows.
+    """Phrases of a data set or a mixture that can be used, without images; of a stream those of its first rows.
 
     Args:
         rows: data set of `datasets`, list of `dict`, or [`Mixture`]; others give nothing, since they may read images.
@@ -187,7 +188,7 @@ def iterate_texts(rows: Any, with_paraphrases: bool = False) -> Iterator[str]:
     for part in list_parts(rows):
         for phrase in _iterate_phrases(part):
             texts = [phrase.get("phrase"), *((phrase.get("paraphrases") or ()) if with_paraphrases else ())]
-            yield from (text for text in texts if isinstance(text, str))
+            yield from (text for text in texts if find_text_problem(text) is None)
 
 
 def _iterate_phrases(rows: Any) -> Iterator[dict]:
