@@ -10,6 +10,8 @@ from typing import Any
 
 from datasets import Features, Image, List, Value
 
+from albef_amc.collections_albef import describe_type
+
 PROPOSAL_FEATURES = {
     # x_min, y_min, x_max, y_max in pixels of the stored image after EXIF rotation
     "box": List(Value("float32"), length=4),
@@ -62,6 +64,9 @@ GROUNDING_FEATURES = Features(
         "phrases": List(PHRASE_FEATURES),
     }
 )
+
+# What training and evaluation read of a row.
+ROW_FIELDS = ("image", "image_id", "phrases")
 
 
 def _fill(fields: Mapping[str, Any], names: Iterable[str], kind: str) -> dict[str, Any]:
@@ -119,6 +124,64 @@ def build_row(
         proposals = [_fill(proposal, PROPOSAL_FEATURES, "proposal") for proposal in proposals]
     values = (image, str(image_id), width, height, proposals, phrases)
     return dict(zip(GROUNDING_FEATURES, values, strict=True))
+
+
+def read_row(row: Any, fields: Iterable[str] = ROW_FIELDS) -> dict[str, Any]:
+    """A row as people hold it: of a list, or of a data set in the format of torch or NumPy.
+
+    Args:
+        row: mapping with the fields of the schema; numbers and lists may be tensors and arrays.
+        fields (iterable of `str`): fields that the caller reads.
+
+    Returns:
+        `dict`: the row with plain lists and numbers, the image as it was; phrases that have no `phrase_id` get
+        `<image_id>#<position>`, and null among `types` is dropped.
+
+    Raises:
+        TypeError: something that is not a row.
+        ValueError: a field is missing, or `phrases` are no mappings.
+
+    Example:
+        >>> row = {"image": "scene.png", "image_id": "3", "phrases": [{"phrase": "a dog", "types": None}]}
+        >>> read_row(row)["phrases"]
+        [{'phrase': 'a dog', 'types': [], 'phrase_id': '3#0'}]
+    """
+    if not isinstance(row, Mapping):
+        raise TypeError(
+            f"a row is {describe_type(row)}, expected a mapping with {', '.join(map(repr, fields))}. Of a data set in "
+            "the format of pandas, Polars or Arrow give `dataset.with_format(None)`."
+        )
+    missing = [name for name in fields if name not in row]
+    if missing:
+        raise ValueError(
+            f"a row has no {', '.join(f'`{name}`' for name in missing)}. Its fields are "
+            f"{', '.join(map(str, row)) or 'none'}: rename or add columns (`datasets_scripts/features.py`)."
+        )
+    plain = {name: value if name == "image" else _to_lists(value) for name, value in row.items()}
+    phrases = [] if plain["phrases"] is None else plain["phrases"]
+    if not isinstance(phrases, list) or not all(isinstance(phrase, dict) for phrase in phrases):
+        raise ValueError(
+            f"`phrases` of image {row['image_id']!r} must be a list of mappings with `phrase`, got "
+            f"{row['phrases']!r:.80}."
+        )
+    return {**plain, "phrases": [_complete_phrase(plain, index, phrase) for index, phrase in enumerate(phrases)]}
+
+
+def _complete_phrase(row: dict[str, Any], index: int, phrase: dict[str, Any]) -> dict[str, Any]:
+    types = phrase.get("types")
+    if types is not None and not isinstance(types, list):
+        raise TypeError(f"`types` of phrase {index} of image {row['image_id']!r} must be a list, got {types!r}.")
+    phrase = {**phrase, "phrase_id": phrase.get("phrase_id") or f"{row['image_id']}#{index}"}
+    return {**phrase, "types": [name for name in types or () if name is not None]} if "types" in phrase else phrase
+
+
+def _to_lists(value: Any) -> Any:
+    """Tensors and arrays as lists and numbers, also in mappings and lists."""
+    if isinstance(value, Mapping):
+        return {name: _to_lists(item) for name, item in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return [_to_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def compute_statistics(rows: Any) -> dict[str, Any]:

@@ -46,6 +46,17 @@ def iterate(values: Any) -> Iterator[Any]:
             yield values[index]
 
 
+def without_format(rows: Any) -> Any:
+    """A data set of `datasets` whose rows come as they are stored; anything else as it is.
+
+    In a format such as "torch" or "numpy" a picture is an array that has lost its mode: ink of CMYK looks like
+    transparency, places in a palette like gray. A transform that the user set is kept.
+    """
+    if not hasattr(rows, "with_format") or (getattr(rows, "format", None) or {}).get("type") == "custom":
+        return rows
+    return rows.with_format(None)
+
+
 def describe_type(value: Any) -> str:
     """The type of a value in words, with the keys of a mapping."""
     kind = f"a {type(value).__module__.partition('.')[0]} {type(value).__name__}".replace("a builtins ", "a ")
@@ -54,4 +65,4 @@ def describe_type(value: Any) -> str:
     return f"{kind} with the keys {', '.join(map(repr, value))}"
 
 
-__all__ = ["describe_type", "is_collection", "iterate"]
+__all__ = ["describe_type", "is_collection", "iterate", "without_format"]

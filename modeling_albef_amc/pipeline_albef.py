@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForZeroShotObjectDetection, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .collections_albef import describe_type, is_collection, iterate
+from .collections_albef import describe_type, is_collection, iterate, without_format
 
 TASK = "visual-grounding"
 # Entry of a checkpoint's configuration by which `pipeline` finds this class where the package is not installed.
@@ -76,6 +76,7 @@ class VisualGroundingPipeline(Pipeline):
         """
         if phrases is not None and is_collection(phrases):
             phrases = list(iterate(phrases))
+        images = without_format(images)
         is_stack = isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4
         if hasattr(images, "tolist") and is_collection(images):
             images = images.tolist()  # an array or a column of a table, whose labels are no positions

@@ -139,6 +139,11 @@ class AmcConfig(TrainingArguments):
 
     def __post_init__(self):
         check_training_settings(self)
+        if self.remove_unused_columns:
+            raise ValueError(
+                "`remove_unused_columns=True` is refused: it would remove `image` and `phrases`, of which "
+                "the collator makes what the model reads. Leave it False."
+            )
         has_best = self.load_best_model_at_end or self.save_strategy == "best" or self.early_stopping_patience
         if has_best and self.metric_for_best_model is None:
             self.metric_for_best_model = POINTING_ACCURACY  # the Trainer's own default, a loss, is not evaluated

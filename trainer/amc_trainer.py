@@ -11,6 +11,7 @@ from torch import nn
 from transformers.utils import logging
 
 from albef_amc import AlbefForPreTraining, AlbefPreTrainingOutput
+from albef_amc.collections_albef import without_format
 from albef_amc.configuration_albef import MODEL_RANGES
 from albef_amc.contrastive_albef import IGNORED_LABEL
 from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
@@ -123,7 +124,7 @@ class AmcTrainer(
             data_collator = build_training_collator(processing_class, args, model.config.mlm_probability)
         refuse_zero3(args)
         apply_switches(args)
-        given_rows = train_dataset
+        given_rows = train_dataset = without_format(train_dataset)
         if train_dataset is not None:
             train_dataset = build_training_dataset(train_dataset, args)
         if peft_config is not None:

@@ -2,7 +2,7 @@
 """From dataset rows (one per image) to the tensors of a training or evaluation step (one row per phrase)."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from transformers.utils import logging
 
 from albef_amc.contrastive_albef import IGNORED_LABEL, mask_pieces
-from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, INCOMPLETE_OUTLINES
+from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, INCOMPLETE_OUTLINES, read_row
 from albef_amc.datasets_scripts.row_checks import check_picture_size
 from albef_amc.image_processing_albef import load_image
 from albef_amc.ranges_albef import check_number
@@ -160,16 +160,12 @@ class DataCollatorForGrounding:
 
     def _prepare_row(self, row: dict) -> dict:
         """Check a row, draw its phrases, load its image and change both."""
-        if not isinstance(row.get("image_id"), str) or find_broken_character(row["image_id"]):
-            raise ValueError(f"a row needs an `image_id` of type `str`, got {row.get('image_id')!r}.")
-        if not isinstance(row.get("phrases") or [], Sequence) or not all(
-            isinstance(phrase, Mapping) for phrase in row.get("phrases") or ()
-        ):
-            raise ValueError(
-                f"`phrases` of image {row['image_id']!r} must be a list of mappings with `phrase`, got "
-                f"{row['phrases']!r:.80}."
-            )
-        phrases = [_complete_phrase(row, index, phrase) for index, phrase in enumerate(row.get("phrases") or ())]
+        row = read_row(row)
+        if not isinstance(row["image_id"], str) or find_broken_character(row["image_id"]):
+            raise ValueError(f"a row needs an `image_id` of type `str`, got {row['image_id']!r}.")
+        phrases = row["phrases"]
+        for index, phrase in enumerate(phrases):
+            _check_words(row, index, phrase)
         if not phrases:
             raise ValueError(
                 f"the dataset row of image {row['image_id']!r} is without a phrase. Filter such rows out of the "
@@ -302,14 +298,13 @@ def hash_image_id(image_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def _complete_phrase(row: dict, index: int, phrase: dict) -> dict:
+def _check_words(row: dict, index: int, phrase: dict) -> None:
     problem = find_text_problem(phrase.get("phrase"))
     if problem:
         raise ValueError(
             f"phrase {index} of image {row['image_id']!r} (`phrase_id` {phrase.get('phrase_id')!r}), "
             f"{phrase.get('phrase')!r:.80}, {problem}. Filter such phrases out of the data set."
         )
-    return {**phrase, "phrase_id": phrase.get("phrase_id") or f"{row['image_id']}#{index}"}
 
 
 def _as_mask_size(mask_size: int | tuple[int, int]) -> tuple[int, int]:

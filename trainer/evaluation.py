@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Subset
 from transformers.utils import logging
 
 from albef_amc import ITM_MATCH_INDEX, AlbefForImageTextMatching, AlbefForPreTraining, AlbefGroundingOutput
-from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES
+from albef_amc.collections_albef import without_format
+from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, read_row
 from albef_amc.datasets_scripts.row_checks import check_picture_size, warn_about_boxes
 from albef_amc.datasets_scripts.row_images import guard_images
 from albef_amc.image_processing_albef import UnusableImageError, load_image
@@ -144,6 +145,7 @@ def evaluate_grounding(
         ValueError: no phrase has a box, a box is not four finite numbers with its corners in order, or a picture has
             another size than its row states.
     """
+    rows = without_format(rows)
     if rank == 0:
         warn_about_boxes(rows, "evaluation data")
     rows = guard_images(rows, is_decoded=False)
@@ -278,7 +280,7 @@ class _GroundingInputs:
 
     def __call__(self, rows: list[dict]) -> tuple[list[PhraseResult], dict[str, torch.Tensor], list[list], int]:
         entries, images, texts, proposals, skipped = [], [], [], [], 0
-        for row in rows:
+        for row in map(read_row, rows):
             scored, num_phrases = list(iterate_phrases(row)), len(row["phrases"] or ())
             entries += scored
             skipped += num_phrases - len(scored)
@@ -472,7 +474,8 @@ BASELINES: dict[str, PointRule] = {
 def evaluate_baselines(rows: Iterable[dict]) -> dict[str, float]:
     """Pointing-game accuracy, in [0, 1], of rules that read no words: centre, random point, largest object."""
     points: dict[str, list[PhraseResult]] = {name: [] for name in BASELINES}
-    for row in rows:
+    for row in without_format(rows):
+        row = read_row(row, ("image_id", "width", "height", "phrases"))
         by_id = {phrase["phrase_id"]: phrase for phrase in row["phrases"] or ()}
         for name, rule in BASELINES.items():
             for result in iterate_phrases(row):

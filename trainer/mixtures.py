@@ -11,7 +11,9 @@ from typing import Any
 import datasets
 import numpy as np
 
+from albef_amc.collections_albef import without_format
 from albef_amc.datasets_scripts import load_grounding_dataset
+from albef_amc.datasets_scripts.features import read_row
 from albef_amc.datasets_scripts.row_checks import warn_about_boxes
 from albef_amc.datasets_scripts.row_images import guard_images
 from albef_amc.text_processing_albef import find_text_problem
@@ -174,8 +176,8 @@ def shorten_names(names: Sequence[str]) -> list[str]:
 
 
 def list_parts(rows: Any) -> list[Any]:
-    """The data sets of a mixture, or the one data set."""
-    return list(rows.parts) if isinstance(rows, Mixture) else [rows]
+    """The data sets of a mixture, or the one data set, without a format that would change their rows."""
+    return [without_format(part) for part in (rows.parts if isinstance(rows, Mixture) else [rows])]
 
 
 def iterate_texts(rows: Any, with_paraphrases: bool = False) -> Iterator[str]:
@@ -200,11 +202,11 @@ def _iterate_phrases(rows: Any) -> Iterator[dict]:
             yield from (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
         return
     if isinstance(rows, datasets.IterableDataset):
-        rows = islice(rows.select_columns(["phrases"]), MOST_STREAMED_ROWS)
+        rows = islice(rows.select_columns(["image_id", "phrases"]), MOST_STREAMED_ROWS)
     elif not isinstance(rows, (list, tuple)):
         return
     for row in rows:
-        yield from row["phrases"] or ()
+        yield from read_row(row, ("image_id", "phrases"))["phrases"]
 
 
 def describe_size(rows: Any) -> str:

@@ -36,8 +36,8 @@ Args:
     heat_sums (list of lists of `float`, *optional*):
         For each phrase the sum of its heatmap over each candidate. Give them in every call or in none.
     phrase_types (list of lists of `str`, *optional*):
-        The types of each phrase. A phrase of several types counts in each of them, one without types in none. Give
-        them in every call or in none.
+        The types of each phrase. A phrase of several types counts in each of them, one without types (an empty
+        list or `None`) in none. Give them in every call or in none.
     area_exponent (`float`, defaults to 0.5, `compute` only):
         Power of a candidate's area that its heat sum is divided by.
     overlap_rule (`str`, defaults to `"area"`, `compute` only):
@@ -293,9 +293,13 @@ def _check_sums(sums, num_boxes, index):
 
 
 def _check_types(types, index):
-    if isinstance(types, str) or not all(isinstance(name, str) for name in types):
-        raise ValueError(f"`phrase_types[{index}]` must be a list of strings, got {types!r}.")
-    return list(types)
+    names = () if types is None else types  # a data set has null where a phrase has no types
+    if isinstance(names, str) or not hasattr(names, "__iter__"):
+        raise ValueError(f"`phrase_types[{index}]` must be a list of strings or None, got {types!r}.")
+    names = [name for name in names if name is not None]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"`phrase_types[{index}]` must be a list of strings or None, got {types!r}.")
+    return names
 
 
 def _as_numbers(values, name):

@@ -36,8 +36,8 @@ Args:
         Instead of the two: for each phrase the IoU of its mask under `"any"`, `"merged"` and `"all"`, or some of
         them, the same for every phrase.
     phrase_types (list of lists of `str`, *optional*):
-        The types of each phrase. A phrase of several types counts in each of them, one without types in none. Give
-        them in every call or in none.
+        The types of each phrase. A phrase of several types counts in each of them, one without types (an empty
+        list or `None`) in none. Give them in every call or in none.
     return_ious (`bool`, defaults to `False`, `compute` only):
         Also return the IoU of each phrase's first answer.
 
@@ -262,9 +262,13 @@ def _check_mask_ious(ious, index):
 
 
 def _check_types(types, index):
-    if isinstance(types, str) or not all(isinstance(name, str) for name in types):
-        raise ValueError(f"`phrase_types[{index}]` must be a list of strings, got {types!r}.")
-    return list(types)
+    names = () if types is None else types  # a data set has null where a phrase has no types
+    if isinstance(names, str) or not hasattr(names, "__iter__"):
+        raise ValueError(f"`phrase_types[{index}]` must be a list of strings or None, got {types!r}.")
+    names = [name for name in names if name is not None]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"`phrase_types[{index}]` must be a list of strings or None, got {types!r}.")
+    return names
 
 
 def _as_numbers(values, name):

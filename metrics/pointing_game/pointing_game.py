@@ -25,8 +25,8 @@ Args:
     references (list of lists of four `float`):
         The boxes of each phrase, at least one: x_min, y_min, x_max, y_max in the same pixels.
     phrase_types (list of lists of `str`, *optional*):
-        The types of each phrase. A phrase of several types counts in each of them, one without types in none. Give
-        them in every call or in none.
+        The types of each phrase. A phrase of several types counts in each of them, one without types (an empty
+        list or `None`) in none. Give them in every call or in none.
     return_hits (`bool`, defaults to `False`, `compute` only):
         Also return whether each phrase is a hit.
 
@@ -193,9 +193,13 @@ def _check_boxes(boxes, index):
 
 
 def _check_types(types, index):
-    if isinstance(types, str) or not all(isinstance(name, str) for name in types):
-        raise ValueError(f"`phrase_types[{index}]` must be a list of strings, got {types!r}.")
-    return list(types)
+    names = () if types is None else types  # a data set has null where a phrase has no types
+    if isinstance(names, str) or not hasattr(names, "__iter__"):
+        raise ValueError(f"`phrase_types[{index}]` must be a list of strings or None, got {types!r}.")
+    names = [name for name in names if name is not None]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"`phrase_types[{index}]` must be a list of strings or None, got {types!r}.")
+    return names
 
 
 def _as_numbers(values, name):
