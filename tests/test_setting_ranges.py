@@ -285,3 +285,12 @@ def test_an_evaluation_recipe_of_wrong_values_is_refused(line, tmp_path):
     path.write_text(f"data: {{name: synthetic}}\nsplits: {{test: test}}\n{line}\n")
     with pytest.raises((TypeError, ValueError), match=rf"mine\.yaml.*`{line.split(':')[0]}"):
         load_evaluation_recipe(path)
+
+
+@pytest.mark.parametrize("value", ["sometimes", "Boxes ", 7, True, {}, ["steps"], None])
+@pytest.mark.parametrize(
+    "name", ["lr_scheduler_type", "optim", "eval_strategy", "save_strategy", "logging_strategy", "hub_strategy"]
+)
+def test_names_that_transformers_does_not_know_are_refused_with_the_setting(tmp_path, name, value):
+    with pytest.raises((ValueError, TypeError), match=f"`{name}` must be one of .*; got "):
+        AmcConfig(output_dir=str(tmp_path), use_cpu=True, **{name: value})

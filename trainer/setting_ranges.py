@@ -7,6 +7,7 @@ import numbers
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from typing import Any
 
 from transformers import TrainingArguments
@@ -89,10 +90,11 @@ def check_training_settings(settings: Any) -> None:
 
     Raises:
         TypeError: a value of another type than is declared, such as the text "false" for a switch.
-        ValueError: NaN, infinity, or a number outside its range.
+        ValueError: NaN, infinity, a number outside its range, or a name that is not among those to choose from.
     """
     own = {item.name for item in dataclasses.fields(settings)} - set(TrainingArguments.__dataclass_fields__)
     check_types(settings, texts=own)
+    _check_enumerations(settings)
     check_ranges(settings, TRAINING_RANGES)
     if settings.max_steps != NO_STEP_LIMIT and settings.max_steps < 1:
         raise ValueError(
@@ -113,6 +115,18 @@ def check_training_settings(settings: Any) -> None:
         raise TypeError(f"`freeze` must be a list of parts such as [vision_model], got {shorten_value(freeze)}.")
     for name in ("lr_scheduler_kwargs", "extra_objectives"):
         _check_numbers_inside(name, getattr(settings, name))
+
+
+def _check_enumerations(settings: Any) -> None:
+    """Refuses names that `transformers` does not know, such as schedulers and strategies, and says which setting."""
+    for name, hint in typing.get_type_hints(type(settings)).items():
+        for kind in typing.get_args(hint):
+            if not isinstance(kind, type) or not issubclass(kind, Enum):
+                continue
+            known = [item.value for item in kind]
+            value = getattr(settings, name)
+            if value not in known and not isinstance(value, kind):
+                raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {shorten_value(value)}.")
 
 
 def check_types(settings: Any, texts: Iterable[str] = (), prefix: str = "") -> None:
