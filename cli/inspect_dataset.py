@@ -15,8 +15,10 @@ from albef_amc.cli.output_paths import check_output_file
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.datasets_scripts import load_task_dataset
 from albef_amc.datasets_scripts.row_checks import check_picture_size, count_boxes
+from albef_amc.datasets_scripts.row_images import guard_images
 from albef_amc.datasets_scripts.statistics import describe_dataset
 from albef_amc.datasets_scripts.task_features import TextSchema, find_task_schema
+from albef_amc.image_processing_albef import UnusableImageError, load_image
 from albef_amc.regions_albef import build_region_mask, check_boxes
 from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap
 
@@ -65,11 +67,21 @@ def draw_rows(rows: datasets.Dataset, path: Path) -> Path:
     schema = find_task_schema(rows.column_names)
     word = schema.text if schema else "phrase"
     columns = ["row", *(f"{word} {number + 1}" for number in range(PHRASES_PER_ROW))]
-    return draw_sheet([_draw_row(row) for row in rows], columns, path, CELL_SIZE)
+    return draw_sheet([_draw_row(row) for row in guard_images(rows, is_decoded=False)], columns, path, CELL_SIZE)
 
 
 def _draw_row(row: dict[str, Any]) -> list[Image.Image | str | None]:
     schema = find_task_schema(row)
+    names = row.get("image_ids") or [row["image_id"]]
+    try:
+        pictures = [
+            load_image(picture, name=f"image {name!r}")
+            for picture, name in zip(row.get("images") or [row["image"]], names, strict=True)
+        ]
+    except (UnusableImageError, FileNotFoundError) as error:
+        report(f"not drawn: {error}")
+        return [" ".join(names), *["this picture cannot be used"] * PHRASES_PER_ROW]
+    row = {**row, "images": pictures} if "images" in row else {**row, "image": pictures[0]}
     cells = _draw_phrases(row) if schema is None else _draw_texts(row, schema)
     return cells + [None] * (PHRASES_PER_ROW + 1 - len(cells))
 

@@ -156,7 +156,7 @@ def _add_table(counts: BoxCounts, table: pa.Table) -> None:
 def _add_row(counts: BoxCounts, row: Mapping[str, Any]) -> None:
     """Counts the boxes of a row that states its size; boxes of another form are refused where they are used."""
     width, height = row.get("width"), row.get("height")
-    boxes = [box for phrase in row.get("phrases") or () for box in (phrase.get("boxes") or ())]
+    boxes = [box for phrase in row.get("phrases") or () if phrase for box in (phrase.get("boxes") or ())]
     try:
         corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
         widths, heights = (np.full(len(corners), side, dtype=np.float64) for side in (width, height))

@@ -138,3 +138,14 @@ def test_bad_input_is_one_line(words, message, tmp_path, capsys, monkeypatch):
     assert message in streams.err.splitlines()[-1]
     assert "Traceback" not in streams.err and streams.out == ""
     assert not (tmp_path / "sheet.txt").exists()
+
+
+def test_a_picture_that_cannot_be_used_is_named_and_the_others_are_drawn(tmp_path, capsys):
+    rows = [
+        build_row(picture, str(number), 40, 30, [build_phrase(number, "a dog")])
+        for number, picture in enumerate([{"bytes": b"no picture", "path": None}, build_photo()])
+    ]
+    sheet = draw_rows(datasets.Dataset.from_list(rows, features=GROUNDING_FEATURES), tmp_path / "sheet.png")
+    assert "not drawn: image '0' is not an image" in capsys.readouterr().err
+    with Image.open(sheet) as picture:
+        assert picture.height > 100

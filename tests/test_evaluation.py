@@ -199,6 +199,7 @@ def spoil(rows, damage, tmp_path):
     rows[1]["image"].save(content, "png")
     rows[1]["image"] = {
         "cut": content.getvalue()[:200],
+        "none": None,
         "missing": str(tmp_path / "nothing.png"),
         "text": b"no picture",
         "postscript": str(FIXTURES_FOLDER / "pictures" / "postscript.jpg"),
@@ -219,7 +220,7 @@ WORDS_THAT_FAIL = {
     "invisible": "\u200b",
     "long": "dog " * 30,
 }
-PICTURES_THAT_FAIL = ["cut", "missing", "text", "postscript", "avif", "float", "large"]
+PICTURES_THAT_FAIL = ["cut", "none", "missing", "text", "postscript", "avif", "float", "large"]
 
 
 @pytest.mark.parametrize("damage", [*WORDS_THAT_FAIL, *PICTURES_THAT_FAIL])
@@ -256,6 +257,13 @@ def test_a_published_protocol_counts_what_cannot_be_used_as_misses(tiny_model, t
     ranking = ProposalRanking(area_exponent=0.5, overlap_rule="area")
     evaluation = evaluate_grounding(tiny_model, tiny_processor, rows, proposal_ranking=ranking, counts_unusable=True)
     assert not any(answer.is_proposal_hit for answer in evaluation.results if answer.problem)
+
+
+def test_an_entry_without_a_phrase_is_one_without_a_box(tiny_model, tiny_processor):
+    rows = build_rows(2)
+    rows[0]["phrases"][0] = None
+    evaluation = evaluate_grounding(tiny_model, tiny_processor, rows)
+    assert evaluation.num_skipped == 1 and evaluation.metrics["num_phrases"] == 3
 
 
 def test_nothing_that_can_be_used_is_an_error(tiny_model, tiny_processor):

@@ -304,6 +304,8 @@ class _GroundingInputs:
         if not usable:
             return None
         try:
+            if row["image"] is None:
+                raise UnusableImageError(f"image {row['image_id']!r} is missing: its row has neither bytes nor a path")
             limit = self.processor.image_processor.max_image_pixels
             image = load_image(row["image"], limit, name=f"image {row['image_id']!r}")
         except (UnusableImageError, FileNotFoundError) as error:
@@ -338,7 +340,7 @@ def iterate_phrases(row: dict) -> Iterable[PhraseResult]:
         ValueError: a box is not four finite numbers with its corners in order; the message names phrase and image.
     """
     for index, phrase in enumerate(row["phrases"] or ()):
-        if phrase.get("boxes"):
+        if phrase and phrase.get("boxes"):
             phrase_id = phrase.get("phrase_id") or f"{row['image_id']}#{index}"
             try:
                 boxes = check_boxes(phrase["boxes"]).tolist()
