@@ -25,6 +25,8 @@ MAX_COORDINATE = 1e6
 MAX_POLYGON_CORNERS = 10_000
 # Lines x edges that are in memory together while a polygon is drawn.
 MAX_CROSSINGS = 1 << 21
+# Columns of a mask whose sums are in memory together.
+COLUMNS_AT_ONCE = 256
 # Runs of a mask, and characters of its run-length string, at most; a noisy mask of ten million pixels has fewer.
 MAX_RUNS = 10_000_000
 # 35 bits: a run of the largest image, and the difference of two, have fewer.
@@ -202,22 +204,30 @@ def _cover_lines(corners: np.ndarray, lines: np.ndarray, width: int) -> np.ndarr
     slopes = (x_to - x_from) / np.where(y_to == y_from, 1, y_to - y_from)
     crossings = np.where(crosses, x_from + (lines[:, None] - y_from) * slopes, np.inf)
     crossings = np.sort(crossings, axis=1)[:, : crosses.sum(axis=1).max()]  # enter, leave, enter, leave, ...
-    shares = np.zeros((len(lines), width))
-    for column in range(0, crossings.shape[1], 2):
-        entered, left = crossings[:, column, None], crossings[:, column + 1, None]
-        cells = np.arange(width)
-        shares += (left - cells).clip(0, 1) - (entered - cells).clip(0, 1)
-    return shares
+    crossings = crossings.clip(0, width)
+    # The pixels before a crossing are covered up to it: by all of them where it leaves, by none where it enters.
+    signs = np.broadcast_to(np.where(np.arange(crossings.shape[1]) % 2, 1.0, -1.0), crossings.shape)
+    pixels = crossings.astype(np.int64)
+    places = (np.arange(len(lines))[:, None] * (width + 1) + pixels).ravel()
+    shape = (len(lines), width + 1)
+    parts = np.bincount(places, ((crossings - pixels) * signs).ravel(), minlength=np.prod(shape)).reshape(shape)
+    steps = np.bincount(places, signs.ravel(), minlength=np.prod(shape)).reshape(shape)
+    return parts[:, :-1] + steps[:, :0:-1].cumsum(axis=1)[:, ::-1]
 
 
 def _average_rows(values: np.ndarray, cells: int) -> np.ndarray:
     """Area average along the first axis: `(rows, columns)` to `(cells, columns)`, exact for fractional borders."""
-    rows = len(values)
-    sums = np.zeros((rows + 1, values.shape[1]), dtype=np.int32 if values.dtype == bool else np.float64)
-    np.cumsum(values, axis=0, out=sums[1:])
+    rows, columns = values.shape
     edges = np.arange(cells + 1) * rows / cells
     whole = np.minimum(edges.astype(np.int64), rows - 1)
-    return np.diff(sums[whole] + (edges - whole)[:, None] * values[whole], axis=0) * cells / rows
+    averages = np.empty((cells, columns))
+    for first in range(0, columns, COLUMNS_AT_ONCE):
+        block = values[:, first : first + COLUMNS_AT_ONCE]
+        sums = np.zeros((rows + 1, block.shape[1]), order="F")
+        np.cumsum(block, axis=0, out=sums[1:])
+        parts = np.diff(sums[whole] + (edges - whole)[:, None] * block[whole], axis=0)
+        averages[:, first : first + COLUMNS_AT_ONCE] = parts * cells / rows
+    return averages
 
 
 def resize_heatmap(heatmap: torch.Tensor, height: int, width: int) -> torch.Tensor:
