@@ -2,11 +2,14 @@
 """Images of ALBEF: anything that is a picture becomes upright RGB, is resized without cropping, and normalised."""
 
 import io
+import mmap
 import os
+import re
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,11 @@ logger = logging.get_logger(__name__)
 # that of PostScript does. MPO is a JPEG file with further pictures after the first.
 IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_IMAGE_BYTES = 500_000_000
+# Pixels of a JPEG file times its scans, each of which passes over all of them: a small file can ask for thousands.
+MAX_SCANNED_PIXELS = 2_000_000_000
+JPEG_END, JPEG_SCAN = b"\xd9", b"\xda"
+JPEG_SCANS = re.compile(rb"\xff\xda")
+JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd8\x01])")  # one that a segment follows, or the end
 PNG_START, PNG_PIXELS, BYTES_AT_ONCE = b"\x89PNG\r\n\x1a\n", b"IDAT", 1 << 20
 # Rows of pixels that are converted at once, where a conversion needs a multiple of their memory.
 ROWS_AT_ONCE = 256
@@ -112,10 +120,41 @@ def open_image(
         ) from error
     try:
         _check_size(image, max_image_pixels, name)
+        if image.format in ("JPEG", "MPO"):
+            _check_scans(source, image.width * image.height, name)
     except UnusableImageError:
         image.close()
         raise
     return image
+
+
+def _check_scans(source: str | Path | bytes, num_pixels: int, name: str) -> None:
+    """Check how many scans the first picture of a JPEG file has; few files look as if they had too many."""
+    limit = MAX_SCANNED_PIXELS // max(1, num_pixels)
+    with nullcontext(source) if isinstance(source, bytes) else _map_file(source) as content:
+        if len(JPEG_SCANS.findall(content)) <= limit:
+            return
+        num_scans = _count_scans(content)
+    if num_scans > limit:
+        raise UnusableImageError(
+            f"{name} has {num_scans} scans of {num_pixels} pixels, which would take long to decode. Save it anew.",
+            "image has more scans than the limit",
+        )
+
+
+@contextmanager
+def _map_file(path: str | Path) -> Iterator[mmap.mmap]:
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        yield content
+
+
+def _count_scans(content: bytes | mmap.mmap) -> int:
+    """Scans up to the end of the first picture; segments, which may hold thumbnails, are skipped by their lengths."""
+    num_scans, place = 0, 0
+    while (marker := JPEG_MARKER.search(content, place)) and marker[1] != JPEG_END:
+        num_scans += marker[1] == JPEG_SCAN
+        place = marker.end() + max(2, int.from_bytes(content[marker.end() : marker.end() + 2], "big"))
+    return num_scans
 
 
 def load_image(image: ImageLike, max_image_pixels: int = MAX_IMAGE_PIXELS, name: str | None = None) -> Image.Image:

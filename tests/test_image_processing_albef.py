@@ -433,6 +433,21 @@ def test_files_that_grow_when_they_are_opened_are_refused(tmp_path):
             load_image(file)
 
 
+def test_pictures_of_thousands_of_scans_are_refused(tmp_path):
+    buffer = io.BytesIO()
+    thumbnail = Image.Exif()
+    thumbnail[0x010E] = "\xff\xda" * 2000  # looks like scans, inside a segment
+    Image.new("L", (2000, 2000), 128).save(buffer, "JPEG", progressive=True, exif=thumbnail)
+    content = buffer.getvalue()
+    last = content[content.rindex(b"\xff\xda") : -2]
+    assert load_image(content).size == (2000, 2000)
+    assert load_image(content + last * 600).size == (2000, 2000)  # behind the end of the picture
+    (tmp_path / "scans.jpg").write_bytes(content[:-2] + last * 600 + content[-2:])
+    for source in (tmp_path / "scans.jpg", (tmp_path / "scans.jpg").read_bytes()):
+        with pytest.raises(UnusableImageError, match="has 60[0-9] scans of 4000000 pixels"):
+            load_image(source)
+
+
 def test_large_files_are_refused_before_they_are_read(tmp_path):
     with (tmp_path / "large.jpg").open("wb") as file:
         file.truncate(MAX_IMAGE_BYTES + 1)
