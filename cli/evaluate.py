@@ -254,10 +254,12 @@ def read_options(options: list[str] | tuple[str, ...], flag: str = "--data") -> 
     """`key=value` words behind an option as a dictionary, values read as YAML.
 
     Raises:
-        ValueError: a word without `=`.
+        ValueError: a word without `=`, or a key that is given twice.
     """
     pairs = [option.partition("=") for option in options]
     for option, (name, separator, _) in zip(options, pairs, strict=True):
         if not separator or not name:
             raise ValueError(f"`{flag} {option}` is not of the form key=value.")
+        if [given for given, *_ in pairs].count(name) > 1:
+            raise ValueError(f"`{flag} {name}=...` is given more than once: give it once.")
     return {name: parse_yaml(text, f"`{flag} {name}`") for name, _, text in pairs}

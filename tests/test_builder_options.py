@@ -140,6 +140,18 @@ def test_the_command_line_says_it_in_one_line(verb, capsys):
     assert error == "albef-amc: error: `jsonl` has no option `box_fromat`. Did you mean `box_format`?"
 
 
+@pytest.mark.parametrize("command", ["build-dataset synthetic -o never-written", "inspect-dataset synthetic"])
+def test_an_option_that_is_given_twice_is_refused(command, capsys):
+    assert main([*command.split(), "--option", "seed=1", "--option", "seed=2"]) == 2
+    assert "`--option seed=...` is given more than once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["-5MB", "0", "0MB", "5", "nanMB", "5.5MB", "many"])
+def test_a_shard_size_that_is_none_is_refused(size, tmp_path):
+    with pytest.raises(ValueError, match="`--shard-size` must be a whole number with a unit, such as 500MB"):
+        build_dataset("synthetic", tmp_path / "built", SMALL, shard_size=size)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -96,7 +96,7 @@ def build_dataset(
         listed = f"Builders: {', '.join(BUILDERS)}."
         raise ValueError(f"No builder {name!r}. {listed} {suggest_nearest(name, BUILDERS, '')}".rstrip())
     check_builder_options(name, options)
-    shard_bytes = convert_file_size_to_int(shard_size)
+    shard_bytes = _read_size(shard_size)
     folder, hide = Path(output_dir), _build_hider(options)
     with TemporaryDirectory() as cache:
         builder = BUILDERS[name](**{"cache_dir": cache, **options})
@@ -134,6 +134,17 @@ def build_dataset(
         "is_card_kept": is_card_kept,
         "files": {path: (folder / path).stat().st_size for path in list_files(folder)},
     }
+
+
+def _read_size(text: str) -> int:
+    """Bytes of a size with its unit; small letters are the same units, and bytes always."""
+    try:
+        size = convert_file_size_to_int(text.upper())
+    except ValueError:
+        size = 0
+    if size <= 0:
+        raise ValueError(f"`--shard-size` must be a whole number with a unit, such as 500MB or 1GB, got {text!r}.")
+    return size
 
 
 def list_files(folder: Path) -> list[str]:
