@@ -58,7 +58,7 @@ def parse_chain_boxes(text: bytes, where: str, report: ReadingReport) -> ChainBo
     boxes = value.get("boxes") if isinstance(value, dict) else None
     if not isinstance(boxes, dict) or not all(isinstance(found, list) for found in boxes.values()):
         raise ValueError(f"{where} has no `boxes`: lists of boxes by chain are expected.")
-    flags = [value.get(name, []) for name in ("scene", "nobox")]
+    flags = [[] if value.get(name) is None else value[name] for name in ("scene", "nobox")]
     if not all(isinstance(chains, list) for chains in flags):
         raise ValueError(f"{where}: `scene` and `nobox` must be lists of chains.")
     scenes, without_box = ({str(chain) for chain in chains} for chains in flags)

@@ -17,6 +17,7 @@ from albef_amc.datasets_scripts.flickr30k_entities_files import (
     read_captions,
     read_chain_boxes,
 )
+from albef_amc.datasets_scripts.flickr30k_entities_json import parse_chain_boxes
 
 SOURCE = FIXTURES_FOLDER / "flickr30k_entities"
 EXPECTED = json.loads((SOURCE / "expected.json").read_text())
@@ -429,3 +430,10 @@ def test_a_checkpoint_is_evaluated_on_it(checkpoint, tmp_path, capsys):
     assert main([*command, "--device", "cpu"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["num_phrases"] == len(EXPECTED["amc_evaluation"]["phrases"]["test"])
+
+
+@pytest.mark.parametrize("value", [{}, {"scene": None, "nobox": None}, {"scene": [], "nobox": []}])
+def test_null_in_place_of_a_list_of_chains_is_an_empty_one(value):
+    text = json.dumps({"boxes": {"3": [[1, 1, 5, 5]]}, "width": 9, "height": 9, **value}).encode()
+    found = parse_chain_boxes(text, "1", ReadingReport())
+    assert found.boxes == {"3": [[1, 1, 5, 5]]} and not found.scenes and not found.without_box
