@@ -30,6 +30,7 @@ from albef_amc.trainer.recipes import (
     build_arguments,
     build_model_and_processor,
     check_data_sets,
+    check_model_files,
     load_recipe,
 )
 from albef_amc.trainer.run_facts import describe_recipe
@@ -82,6 +83,7 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
     arguments = build_arguments(recipe, output_dir)
     refuse_zero3(arguments)
     check_data_sets(recipe)
+    check_model_files(recipe.model)
     warn_of_other_batch(recipe, arguments)
     finished = read_end(output_dir, recipe) if resume else None
     if finished is not None:

@@ -9,6 +9,8 @@ from typing import Any
 
 MAX_IMAGE_PIXELS = 100_000_000  # of a picture, and so of a mask: larger ones are refused before they are decoded
 
+LARGE = 2**31 - 1  # an end that nobody comes near: messages put it last
+
 
 @dataclass(frozen=True)
 class Range:
@@ -47,6 +49,8 @@ class Range:
 
     def __str__(self) -> str:
         kind = "a whole number" if self.is_whole else "a number"
+        if LARGE <= self.most < math.inf:
+            return f"{kind} of at least {self.least} and at most {self.most}"
         if self.most < math.inf:
             return f"{kind} in {'(' if self.is_above else '['}{self.least}, {self.most}{')' if self.is_below else ']'}"
         kind = kind if self.is_whole else "a finite number"

@@ -70,7 +70,7 @@ def test_names_that_cannot_be_frozen(tiny_pretraining_model, names, words):
 
 
 def test_a_word_in_place_of_a_list_is_refused(tmp_path):
-    with pytest.raises(TypeError, match=r"write \[vision\]"):
+    with pytest.raises(TypeError, match=r"`freeze` must be a list"):
         build_arguments(tmp_path, freeze="vision")
 
 

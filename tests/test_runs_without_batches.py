@@ -121,6 +121,7 @@ def test_the_command_ends_before_it_trains(recipe, settings, message, tmp_path, 
         ("train_data.num_train_scene=5", "Did you mean `num_train_scenes`?"),
         ("train_data.num_train_scenes=many", "num_train_scenes"),
         ("train_data.streaming=maybe", "`train_data.streaming` must be true or false, got 'maybe'"),
+        ("train_data.cache_dir=5", "`train_data.cache_dir` must be text, got 5"),
         ("train_data.split=null", "`train_data.split` must be text, got None"),
         ("train_data.name=jsonl", "jsonl"),
         ("train_data.name=no_such_data", "No data set 'no_such_data'"),
@@ -129,6 +130,22 @@ def test_the_command_ends_before_it_trains(recipe, settings, message, tmp_path, 
 )
 def test_data_that_is_not_there_is_found_before_a_model_is_made(recipe, setting, message, tmp_path, capsys):  # noqa: F811
     words = ["--set", setting, "--set", "model.config=no_such_model"]
+    assert main(["train", str(recipe), "-o", str(tmp_path / "run"), *words]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.config=no_such_model", "no file no_such_model"),
+        ("model.config=BROKEN", "broken.json"),
+        ("model.vocabulary=no_such.txt", "no vocabulary at no_such.txt"),
+    ],
+)
+def test_files_of_a_model_are_looked_for_before_the_data_is_built(recipe, setting, message, tmp_path, capsys):  # noqa: F811
+    (tmp_path / "broken.json").write_text("{")
+    words = ["--set", setting.replace("BROKEN", str(tmp_path / "broken.json"))]
     assert main(["train", str(recipe), "-o", str(tmp_path / "run"), *words]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "cache").exists()

@@ -244,7 +244,7 @@ def _check_data(content: dict[str, Any], path: Path) -> None:
 
 def _check_data_set(section: str, part: Mapping[str, Any]) -> None:
     """Refuses values and options that a data set cannot have, before any of its files is looked for."""
-    for name in ("name", "split"):
+    for name in ("name", "split", *(["cache_dir"] if "cache_dir" in part else [])):
         if not isinstance(part[name], str) or not part[name]:
             raise TypeError(f"`{section}.{name}` must be text, got {shorten_value(part[name])}.")
     if not isinstance(part.get("streaming", False), bool):
@@ -353,11 +353,7 @@ def build_model_and_processor(
     if recipe.vision_encoder is not None:
         model = AlbefForPreTraining.from_encoders(recipe.vision_encoder, recipe.text_encoder, recipe.image_size)
         return model, build_processor(recipe.text_encoder, model.config)
-    config_path = resolve_shipped(recipe.config, "models", ".json")
-    values = load_json(config_path)
-    if not isinstance(values, dict):
-        raise ValueError(f"`model.config`: {config_path} must hold keys with values, got {type(values).__name__}.")
-    config = AlbefConfig(**values)
+    config = _read_config(recipe.config)
     if recipe.image_size is not None:
         config.vision_config.image_size = recipe.image_size
     vocabulary = build_vocabulary(phrases) if recipe.vocabulary == VOCABULARY_OF_DATA else recipe.vocabulary
@@ -369,6 +365,34 @@ def build_model_and_processor(
     height, width = config.vision_config.image_height_width
     image_processor = AlbefImageProcessor(size={"height": height, "width": width})
     return AlbefForPreTraining(config), AlbefProcessor(image_processor, tokenizer)
+
+
+def _read_config(name_or_path: str) -> AlbefConfig:
+    """The configuration of a model with random weights."""
+    path = resolve_shipped(name_or_path, "models", ".json")
+    values = load_json(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"`model.config`: {path} must hold keys with values, got {type(values).__name__}.")
+    return AlbefConfig(**values)
+
+
+def check_model_files(recipe: ModelRecipe) -> None:
+    """Reads the configuration and looks for the vocabulary of a model with random weights, before any data is read.
+
+    Args:
+        recipe ([`ModelRecipe`]): where the model comes from.
+
+    Raises:
+        ValueError: a configuration that no model can have.
+        FileNotFoundError: there is no such file.
+    """
+    if recipe.config is not None:
+        _read_config(recipe.config)
+    if recipe.vocabulary not in (None, VOCABULARY_OF_DATA) and not Path(recipe.vocabulary).is_file():
+        raise FileNotFoundError(
+            f"no vocabulary at {recipe.vocabulary} (`model.vocabulary`): give a `vocab.txt`, or "
+            f"`{VOCABULARY_OF_DATA}` for the words of the training phrases."
+        )
 
 
 def build_vocabulary(phrases: Iterable[str]) -> list[str]:
@@ -386,6 +410,7 @@ __all__ = [
     "build_model_and_processor",
     "build_vocabulary",
     "check_data_sets",
+    "check_model_files",
     "list_shipped",
     "load_recipe",
     "resolve_shipped",

@@ -10,20 +10,21 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from albef_amc.ranges_albef import (
     BELOW_ONE,
-    COUNT,
+    LARGE,
     NOT_NEGATIVE,
     POSITIVE,
     SHARE,
-    WHOLE,
     Range,
     check_ranges,
     shorten_value,
 )
 
+COUNT = Range(1, LARGE, is_whole=True)
+WHOLE = Range(0, LARGE, is_whole=True)
 MASK_SIDE = Range(1, 4096, is_whole=True)
 SEED = Range(0, 2**32 - 1, is_whole=True)  # what NumPy takes
 
@@ -36,7 +37,7 @@ TRAINING_RANGES = {
     "mlm_probability": SHARE,
     "phrases_per_image": COUNT,
     "shuffle_buffer": WHOLE,
-    "max_length": Range(2, is_whole=True),  # [CLS] and a token
+    "max_length": Range(2, LARGE, is_whole=True),  # [CLS] and a token
     "mask_size": MASK_SIDE,
     "max_skipped_steps": COUNT,
     "min_learning_rate": NOT_NEGATIVE,
@@ -46,7 +47,7 @@ TRAINING_RANGES = {
     "num_heatmaps_drawn": WHOLE,
     "early_stopping_patience": COUNT,
     # of `TrainingArguments`
-    "num_train_epochs": POSITIVE,
+    "num_train_epochs": Range(0, 1e9, is_above=True),
     "learning_rate": POSITIVE,
     "weight_decay": NOT_NEGATIVE,
     "adam_beta1": BELOW_ONE,
@@ -73,12 +74,16 @@ TRAINING_RANGES = {
     "ddp_timeout": COUNT,
 }
 NO_STEP_LIMIT = -1
+# Settings that `TrainingArguments` replaces by objects of its own.
+REPLACED = {"accelerator_config", "fsdp"}
 # Values that a declared type takes: declared type -> (what a value must be an instance of, words for it).
-KINDS: dict[Any, tuple[type, str]] = {
+KINDS: dict[Any, tuple[Any, str]] = {
     bool: (bool, "true or false"),
     int: (numbers.Integral, "a whole number"),
     float: (numbers.Real, "a number"),
     str: (str, "text"),
+    list: ((list, tuple), "a list"),
+    dict: (Mapping, "keys with values"),
 }
 
 
@@ -92,27 +97,28 @@ def check_training_settings(settings: Any) -> None:
         TypeError: a value of another type than is declared, such as the text "false" for a switch.
         ValueError: NaN, infinity, a number outside its range, or a name that is not among those to choose from.
     """
-    own = {item.name for item in dataclasses.fields(settings)} - set(TrainingArguments.__dataclass_fields__)
-    check_types(settings, texts=own)
+    check_types(settings, texts={item.name for item in dataclasses.fields(settings)} - REPLACED)
+    if not isinstance(settings.accelerator_config, str | Mapping | AcceleratorConfig | None):
+        raise TypeError(
+            "`accelerator_config` must be keys with values or a JSON file, got "
+            f"{shorten_value(settings.accelerator_config)}."
+        )
     _check_enumerations(settings)
     check_ranges(settings, TRAINING_RANGES)
-    if settings.max_steps != NO_STEP_LIMIT and settings.max_steps < 1:
+    if settings.max_steps != NO_STEP_LIMIT and settings.max_steps not in COUNT:
         raise ValueError(
             f"`max_steps` must be at least 1, or {NO_STEP_LIMIT} for as many as `num_train_epochs` has, got "
-            f"{settings.max_steps}."
+            f"{shorten_value(settings.max_steps)}."
         )
     if settings.label_smoothing_factor:
         raise ValueError(
             f"`label_smoothing_factor={settings.label_smoothing_factor}` has no effect: no objective reads it. Remove "
             "it; `distillation_alpha` softens the targets of the pre-training objectives."
         )
-    if not isinstance(settings.extra_objectives, Mapping | None):
+    if not all(isinstance(part, str) for part in settings.freeze or ()):
         raise TypeError(
-            f"`extra_objectives` must hold names with weights, got {shorten_value(settings.extra_objectives)}."
+            f"`freeze` must be a list of parts such as [vision_model], got {shorten_value(settings.freeze)}."
         )
-    freeze = settings.freeze
-    if freeze is not None and not (isinstance(freeze, list | tuple) and all(isinstance(part, str) for part in freeze)):
-        raise TypeError(f"`freeze` must be a list of parts such as [vision_model], got {shorten_value(freeze)}.")
     for name in ("lr_scheduler_kwargs", "extra_objectives"):
         _check_numbers_inside(name, getattr(settings, name))
 
@@ -130,12 +136,12 @@ def _check_enumerations(settings: Any) -> None:
 
 
 def check_types(settings: Any, texts: Iterable[str] = (), prefix: str = "") -> None:
-    """Compares the switches and numbers of a dataclass with what it declares, and text where it is asked for.
+    """Compares the fields of a dataclass with what it declares.
 
     Args:
-        settings: an instance of a dataclass. Fields that may be something else than text, numbers and switches are
-            not looked at.
-        texts (iterable of `str`): fields whose declared `str` is checked too.
+        settings: an instance of a dataclass. Fields that are declared as something else than text, numbers, switches,
+            lists and mappings are not looked at.
+        texts (iterable of `str`): fields whose declared `str` is checked too, where it stands beside nothing but None.
         prefix (`str`, *optional*): put before the names in messages.
 
     Raises:
@@ -157,13 +163,14 @@ def check_types(settings: Any, texts: Iterable[str] = (), prefix: str = "") -> N
 
 
 def list_simple_fields(kind: type) -> dict[str, tuple[Any, ...]]:
-    """Fields of a dataclass that hold text, numbers, switches or None, and which of these each may be."""
+    """Fields of a dataclass that hold text, numbers, switches, lists, mappings or None: which of these each may be."""
     hints = typing.get_type_hints(kind)
     simple = {}
     for item in dataclasses.fields(kind):
         hint = hints[item.name]
         is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
         kinds = typing.get_args(hint) if is_union else (hint,)
+        kinds = tuple(typing.get_origin(one) or one for one in kinds)
         if all(one in KINDS or one is type(None) for one in kinds):
             simple[item.name] = kinds
     return simple
