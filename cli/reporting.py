@@ -43,7 +43,8 @@ def print_result(result: Mapping[str, Any], as_json: bool = False) -> None:
         lines = list(_flatten(plain))
         width = max((len(name) for name, _ in lines), default=0)
         text = "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in lines)
-    print(text, flush=True)
+    # A file name may hold bytes that are no text: they appear as escapes, in JSON those that give the name back.
+    print(text.encode(errors="backslashreplace").decode(), flush=True)
 
 
 def to_plain(value: Any) -> Any:

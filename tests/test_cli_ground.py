@@ -1,7 +1,9 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """`albef-amc ground`: JSON and pictures of a photograph of one's own, and one clear line for bad input."""
 
+import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +189,15 @@ def test_what_is_given_twice_is_grounded_once(checkpoint, photo, tmp_path, capsy
     assert entry["photograph"] == str(photo) and len(entry["phrases"]) == 1
 
 
+def test_a_name_with_bytes_that_are_no_text(checkpoint, tmp_path, capfd, monkeypatch):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    build_photo().save(odd)
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8", errors="strict"))
+    result = ground(capfd, checkpoint, tmp_path / "out", odd, *name_phrases("a dog"))
+    assert result["photographs"][0]["photograph"] == odd
+    assert json.loads((tmp_path / "out" / "grounding.json").read_text()) == result["photographs"]
+
+
 # The output folder
 
 
@@ -276,7 +287,7 @@ def test_a_name_as_long_as_the_file_system_allows(checkpoint, photo, tmp_path, c
         ({"--phrase": ""}, "no words"),
         ({"--phrase": " .,! "}, "no words"),
         ({"--phrase": "dog " * 30}, "pieces"),
-        ({"--box-threshold": "0"}, "box_threshold"),
+        ({"--box-threshold": "0"}, "--box-threshold"),
         ({"--box-threshold": "2"}, "--box-threshold"),
         ({"--image-size": "33"}, "image_size"),
         ({"--device": "no_such_device"}, "`--device no_such_device`"),
