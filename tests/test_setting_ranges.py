@@ -139,6 +139,14 @@ def test_numbers_of_numpy_and_whole_floats_of_a_recipe_are_numbers(tmp_path):
         ("freeze", [1]),
         ("extra_objectives", [1]),
         ("extra_objectives", "dice"),
+        ("accelerator_config", 5),
+        ("lr_scheduler_kwargs", 5),
+        ("metric_for_best_model", 5),
+        ("debug", 5),
+        ("report_to", 5),
+        ("optim_args", 5),
+        ("run_name", ["a"]),
+        ("include_for_metrics", 5),
     ],
 )
 def test_lists_and_mappings_are_what_they_are(tmp_path, name, value):
