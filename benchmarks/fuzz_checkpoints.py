@@ -135,7 +135,7 @@ def config_of_wrong_numbers(checkpoint: Checkpoint, generator: np.random.Generat
 
 @checkpoints.mutation
 def config_of_another_model(checkpoint: Checkpoint, generator: np.random.Generator) -> Drawn:
-    value = choose(generator, ["bert", "clip", "", 7, None, ["albef"], "ALBEF"])
+    value = choose(generator, ["bert", "clip", "", 7, None, "ALBEF"])
     checkpoint.changes.append(edit_json(CONFIG, lambda content: content.update(model_type=value)))
     return checkpoint, refused("model_type")
 
@@ -195,7 +195,7 @@ def weight_not_finite(checkpoint: Checkpoint, generator: np.random.Generator) ->
         tensors[read[place % len(read)]].view(-1)[-1] = value
 
     checkpoint.changes.append(edit_weights(spoil))
-    return checkpoint, refused("finite")
+    return checkpoint, refused("finit")
 
 
 @checkpoints.mutation
