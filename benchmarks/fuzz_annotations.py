@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzz_frame import UNAFFECTED, Category, Expectation, refused, repaired
+from fuzz_frame import UNAFFECTED, Category, refused, repaired
 from fuzz_inputs import HEIGHT, REGION, WIDTH, Drawn, build_photo, choose, encode, get_folder
 from PIL import Image
 
@@ -355,7 +355,9 @@ def phrase_of_half_characters(source: Source, generator: np.random.Generator) ->
     source.list_records()[0]["caption" if source.kind == AMC else "phrase"] = text
     if source.kind == JSONL:
         return source, refused("`phrase` must be a text")
-    return source, Expectation("named repair", "left out")
+    if source.kind == COCO and not text.strip():
+        return source, repaired("record without a phrase")
+    return source, repaired("text without words")
 
 
 @annotations.mutation
@@ -364,7 +366,9 @@ def phrase_without_words(source: Source, generator: np.random.Generator) -> Draw
     source.list_records()[0]["caption" if source.kind == AMC else "phrase"] = text
     if source.kind == JSONL and not text.strip():
         return source, refused("`phrase`")
-    return source, Expectation("named repair", "left out")
+    if source.kind == COCO and not text.strip():
+        return source, repaired("record without a phrase")
+    return source, repaired("text without words")
 
 
 @annotations.mutation

@@ -266,6 +266,20 @@ def cut_off(image: Image.Image, generator: np.random.Generator) -> Drawn:
     return data[: int(generator.integers(len(data) // 3, len(data) * 9 // 10))], refused("damaged")
 
 
+@functools.cache
+def build_progressive_photo() -> bytes:
+    """A JPEG file of three million pixels in several scans."""
+    return encode(Image.new("RGB", (2000, 1500), "gray"), "JPEG", progressive=True)
+
+
+@pictures.mutation
+def hundreds_of_scans(image: Image.Image, generator: np.random.Generator) -> Drawn:
+    data = build_progressive_photo()
+    start = data.index(b"\xff\xda")
+    scan = data[start : start + 2 + int.from_bytes(data[start + 2 : start + 4])] + b"\x12"
+    return data[:start] + scan * int(generator.integers(700, 3000)) + data[start:], refused("scans")
+
+
 @pictures.mutation
 def damaged_png(image: Image.Image, generator: np.random.Generator) -> Drawn:
     data = bytearray(encode(image))
@@ -472,6 +486,12 @@ def without_area(inputs: dict, generator: np.random.Generator) -> Drawn:
     ]
     name = choose(generator, ["box without area", "region without area"])
     return with_box(choose(generator, shapes)), repaired(name)
+
+
+@boxes.mutation
+def shares_of_the_sides(inputs: dict, generator: np.random.Generator) -> Drawn:
+    x, y = generator.uniform(0, 0.5, 2).tolist()
+    return with_box([x, y, x + 0.4, y + 0.3]), repaired("boxes as shares")
 
 
 @boxes.mutation
