@@ -149,6 +149,8 @@ def _is_manifest(content: Any) -> bool:
         return False
     files, world_size = content.get("files"), content["circumstances"].get("world_size")
     numbers = [content.get("step"), world_size]
+    if not isinstance(content.get("is_last", False), bool):
+        return False
     if not isinstance(files, list) or not all(isinstance(entry, dict) for entry in files):
         return False
     numbers += [entry.get("size") for entry in files]

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from transformers.utils import logging
@@ -43,12 +43,11 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
     Raises:
         ValueError: another process holds the folder; it is named.
     """
-    folder = Path(folder).absolute()
+    folder = Path(folder).resolve()
     if fcntl is None or folder in _held:
         yield
         return
     is_new = not folder.is_dir()
-    folder.mkdir(parents=True, exist_ok=True)
     descriptor = _take(folder / LOCK_FILE)
     _held.add(folder)
     try:
@@ -57,8 +56,9 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
         _held.discard(folder)
         (folder / LOCK_FILE).unlink(missing_ok=True)
         os.close(descriptor)
-        if is_new and not any(folder.iterdir()):
-            folder.rmdir()
+        if is_new:
+            with suppress(OSError):  # there are files in it
+                folder.rmdir()
 
 
 @contextmanager
@@ -72,7 +72,11 @@ def lock_run_folder(folder: str | Path) -> Iterator[None]:
 def _take(path: Path) -> int:
     """Descriptor of the locked file, with the name of this process in it."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue  # another run gave the new folder back between the two lines
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
