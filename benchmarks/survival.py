@@ -1,11 +1,13 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""A small run is killed at random moments and resumed until it ends; its weights must be those of a run left alone.
+"""A small run of `albef-amc train` is killed at random moments and resumed until it ends: are its bits the same?
 
-    python benchmarks/survival.py                          # 20 kills on one process, 20 on two: ten minutes or more
-    python benchmarks/survival.py run FOLDER --steps 12    # the run itself; also in several processes
+    python benchmarks/survival.py                  # 60 kills on one process, 40 on two: half an hour or more
 
-Dropout, augmentation, accumulation, an evaluation and a save every other step are on. A kill is SIGKILL to every
-process of the run, one shortly after the other.
+A kill is SIGKILL to every process of the command, one shortly after the other, at any moment of its life: during the
+imports, before the first checkpoint, in a step, in a save, after the last checkpoint. Dropout, augmentation,
+accumulation, an evaluation and a save every other step are on. The weights, momentum copies, queues and numbers of the
+run must be those of one that was left alone, no step may follow the last one, and resuming the finished run once more
+must change no file.
 """
 
 import argparse
@@ -19,107 +21,63 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
-import torch
 from machine import describe_machine
-from PIL import Image
-from transformers import TrainerCallback
+from safetensors.torch import load_file
 
-from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
-from albef_amc.text_processing_albef import build_tokenizer
-from albef_amc.trainer import AmcConfig, AmcTrainer
+from albef_amc import AlbefConfig
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.manifests import get_step, list_checkpoints
+from albef_amc.trainer.run_folder import END_FILE
+from albef_amc.trainer.run_lock import LOCK_FILE
 
 RESULTS_FILE = Path(__file__).parent / "results" / "survival.json"
-WORDS = "a the red blue green circle square triangle".split()
-PROGRESS_FILE, DIGEST_FILE = "progress", "digest.json"
-SECONDS_AT_MOST = 300
+KILLS = {1: 60, 2: 40}  # by number of processes
+KILLS_OF_A_RUN = 20
+SECONDS_AT_MOST = 600
+SECONDS_IN_A_SAVE, SECONDS_AFTER_THE_LAST = 0.05, 1.5
+LEFT_ALONE = "left alone"
+# How often each way of choosing the moment is drawn.
+WAYS = {"any moment": 11, "in a save": 5, "after the last checkpoint": 3, LEFT_ALONE: 1}
+RECIPE = """
+model: {{config: {config}, vocabulary: data}}
+train_data: {{name: synthetic, split: train, num_train_scenes: 12, num_validation_scenes: 4, num_test_scenes: 4,
+              cache_dir: {cache}}}
+evaluation_data: {{split: validation}}
+training: {{max_steps: {steps}, per_device_train_batch_size: 2, gradient_accumulation_steps: 2, learning_rate: 1e-3,
+            max_length: 24, mask_size: 16, logging_steps: 1, save_strategy: steps, save_steps: 2, save_total_limit: 2,
+            eval_strategy: steps, eval_steps: 3, use_cpu: true, disable_tqdm: true, dataloader_pin_memory: false}}
+"""
 
 
-class SaysWhereItIs(TrainerCallback):
-    """Leaves the number of the last finished step in a file."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            write_json(Path(args.output_dir) / PROGRESS_FILE, state.global_step)
-
-
-def build_small_model() -> AlbefForPreTraining:
-    """Two vision blocks, three text layers with dropout, 32 x 32 pixels."""
+def write_recipe(folder: Path, steps: int) -> Path:
+    """A recipe of a model with two vision blocks, three text layers with dropout and 32 x 32 pixels."""
+    folder.mkdir(parents=True, exist_ok=True)
     part = dict(hidden_size=32, intermediate_size=64, num_attention_heads=4)
     vision = dict(part, num_hidden_layers=2, image_size=32, patch_size=8)
-    text = dict(part, num_hidden_layers=3, fusion_layer=1, vocab_size=5 + len(WORDS), max_position_embeddings=16)
-    pieces = dict(cls_token_id=2, sep_token_id=3, mask_token_id=4)
-    torch.manual_seed(0)
-    return AlbefForPreTraining(
-        AlbefConfig(
-            vision_config=vision, text_config=dict(text, **pieces), projection_dim=16, explanation_layer=1,
-            explanation_block=1, queue_size=32,
-        )
+    text = dict(part, num_hidden_layers=3, fusion_layer=1, max_position_embeddings=32)
+    config = AlbefConfig(
+        vision_config=vision, text_config=text, projection_dim=16, explanation_layer=1, explanation_block=1,
+        queue_size=32,
     )  # fmt: skip
+    config.to_json_file(folder / "small.json")
+    recipe = folder / "small.yaml"
+    recipe.write_text(RECIPE.format(config=folder / "small.json", cache=folder / "cache", steps=steps))
+    return recipe
 
 
-def build_small_processor() -> AlbefProcessor:
-    """Words of the small run, and its image size."""
-    tokenizer = build_tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS], model_max_length=16)
-    return AlbefProcessor(AlbefImageProcessor(size={"height": 32, "width": 32}), tokenizer)
+def build_command(recipe: Path, folder: Path, *settings: str) -> list[str]:
+    """The command that begins or resumes the run in a folder."""
+    words = [word for setting in settings for word in ("--set", setting)]
+    program = [sys.executable, "-m", "albef_amc.cli.main", "train", str(recipe)]
+    return [*program, "--output-dir", str(folder), "--resume", *words]
 
 
-def build_small_rows(count: int = 10) -> list[dict]:
-    """Pictures of noise with two phrases each."""
-    rows = []
-    for index in range(count):
-        pixels = np.random.default_rng(index).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        phrases = [
-            {"phrase": f"the {WORDS[2 + (index + number) % 3]} {WORDS[5 + number]}", "boxes": [[4.0, 4.0, 24.0, 20.0]]}
-            for number in range(2)
-        ]
-        rows.append({"image": Image.fromarray(pixels), "image_id": str(index), "phrases": phrases})
-    return rows
-
-
-def run(folder: Path, steps: int, accumulation: int, workers: int, persistent: bool, **changes) -> None:
-    """The run, resumed where it has been before; at its end the digests of all weights, momentum copies and queues."""
-    torch.set_num_threads(1)
-    rows, values = build_small_rows(), dict(evaluation_values(), **changes)
-    arguments = AmcConfig(
-        output_dir=str(folder), max_steps=steps, gradient_accumulation_steps=accumulation, use_cpu=True,
-        dataloader_num_workers=workers, dataloader_persistent_workers=persistent, dataloader_pin_memory=False,
-        per_device_train_batch_size=2, learning_rate=1e-3, mask_size=16, max_length=16, logging_steps=1,
-        disable_tqdm=True, **values,
-    )  # fmt: skip
-    trainer = AmcTrainer(
-        build_small_model(), arguments, build_small_processor(), train_dataset=rows, eval_dataset=rows[:2],
-        callbacks=[SaysWhereItIs()],
-    )  # fmt: skip
-    trainer.train(resume_from_checkpoint=True)
-    if trainer.is_world_process_zero():
-        state = trainer.model.state_dict()
-        content = {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in state.items()}
-        write_json(folder / DIGEST_FILE, content)
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
-def evaluation_values() -> dict:
-    """A save every other step, the newest two kept, and an evaluation every third."""
-    return {
-        "save_strategy": "steps",
-        "save_steps": 2,
-        "save_total_limit": 2,
-        "eval_strategy": "steps",
-        "eval_steps": 3,
-    }
-
-
-def start(folder: Path, processes: int, words: list[str], program: list[str] | None = None) -> list[subprocess.Popen]:
-    """Starts the run in `processes` processes of its own, as a launcher does."""
-    folder.mkdir(parents=True, exist_ok=True)
+def start(logs: Path, processes: int, command: list[str]) -> list[subprocess.Popen]:
+    """Starts a command in `processes` processes of its own, as a launcher does; their output goes to a folder."""
+    logs.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -128,113 +86,186 @@ def start(folder: Path, processes: int, words: list[str], program: list[str] | N
         places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
         group = {name: str(value) for name, value in places.items()} if processes > 1 else {}
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", **group}
-        command = [sys.executable, *(program or [str(Path(__file__).resolve())]), "run", str(folder), *words]
-        with (folder / f"log-{rank}.txt").open("ab") as log:
+        with (logs / f"log-{rank}.txt").open("ab") as log:
             started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
     return started
 
 
-def read_progress(folder: Path) -> int:
-    """The last finished step of the run in a folder, 0 at its beginning."""
-    path = folder / PROGRESS_FILE
-    return json.loads(path.read_text()) if path.is_file() else 0
-
-
-def has_reached(folder: Path, step: int, since: float) -> bool:
-    """Whether the run in a folder has finished a step since a time; a resumed run counts from its checkpoint again."""
-    path = folder / PROGRESS_FILE
-    return path.is_file() and path.stat().st_mtime > since and read_progress(folder) >= step
-
-
-def wait_for(folder: Path, started: list[subprocess.Popen], is_reached) -> bool:
-    """Waits until `is_reached()`, or until the run has ended, which returns False."""
+def wait_for(logs: Path, started: list[subprocess.Popen], is_reached) -> bool:
+    """Waits until `is_reached()`, or until the command has ended, which returns False."""
     deadline = time.monotonic() + SECONDS_AT_MOST
     while not is_reached():
         if all(process.poll() is not None for process in started):
             return False
         if time.monotonic() > deadline:
             kill(started)
-            raise TimeoutError(f"nothing happened in {SECONDS_AT_MOST} s; see the logs in {folder}")
+            raise TimeoutError(f"nothing happened in {SECONDS_AT_MOST} s; see the logs in {logs}")
         time.sleep(0.002)
     return True
 
 
 def kill(started: list[subprocess.Popen]) -> None:
-    """SIGKILL to every process of a run."""
+    """SIGKILL to every process of a command."""
     for process in started:
         process.send_signal(signal.SIGKILL)
     for process in started:
         process.wait()
 
 
-def finish(folder: Path, started: list[subprocess.Popen]) -> dict[str, str]:
-    """Waits for the end of a run and returns the digests of its weights."""
+def finish(logs: Path, started: list[subprocess.Popen]) -> None:
+    """Waits for the end of a command, which must be a good one."""
     if any(process.wait(timeout=SECONDS_AT_MOST) != 0 for process in started):
-        raise RuntimeError((folder / "log-0.txt").read_text()[-3000:])
-    return json.loads((folder / DIGEST_FILE).read_text())
+        raise RuntimeError((logs / "log-0.txt").read_text()[-3000:])
 
 
-def survive(folder: Path, processes: int, words: list[str], num_kills: int, seed: int) -> tuple[list[dict], dict]:
-    """Kills a run at random moments, resumes it each time, and lets it end."""
+def read_digests(folder: Path) -> dict[str, str]:
+    """Digest of every tensor of a finished run (weights, momentum copies, queues), and of its scores."""
+    state = load_file(folder / "model.safetensors")
+    digests = {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in state.items()}
+    scores = json.loads((folder / "metrics.json").read_text())
+    accuracies = {name: score["pointing_game_accuracy"] for name, score in scores.items() if isinstance(score, dict)}
+    return {**digests, "accuracies": json.dumps(accuracies)}
+
+
+def read_tree(folder: Path) -> dict[str, tuple[str, int]]:
+    """Digest of every file below a folder, and when it was written."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {
+        str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for path in files
+    }
+
+
+def find_last_step(folder: Path) -> int:
+    """The newest step that a checkpoint or the log of a finished run has."""
+    steps = [get_step(checkpoint) for checkpoint in list_checkpoints(folder)]
+    if (folder / END_FILE).is_file():
+        state = json.loads((folder / "trainer_state.json").read_text())
+        steps += [state["global_step"], *(entry["step"] for entry in state["log_history"])]
+    return max(steps, default=0)
+
+
+class Life:
+    """One start of the command in a folder, and how far it is."""
+
+    def __init__(self, folder: Path, logs: Path, processes: int, steps: int, command: list[str]):
+        self.folder, self.logs, self.steps = folder, logs, steps
+        self.began = time.time()
+        self.started = start(logs, processes, command)
+
+    def end(self) -> float:
+        """Waits for the end of the command; returns the seconds that it took."""
+        finish(self.logs, self.started)
+        return self.seconds
+
+    @property
+    def seconds(self) -> float:
+        return time.time() - self.began
+
+    def has_begun(self) -> bool:
+        """Whether this process has taken the folder: imports and the reading of the recipe are over."""
+        lock = self.folder / LOCK_FILE
+        return lock.is_file() and lock.stat().st_mtime >= self.began
+
+    def is_saving(self) -> bool:
+        parts = [*self.folder.glob(".unfinished*"), *self.folder.glob(".replaced-*")]
+        return self.has_begun() and any(path.exists() for path in parts)
+
+    def is_after_the_last_checkpoint(self) -> bool:
+        return self.has_begun() and (self.folder / f"checkpoint-{self.steps}").is_dir()
+
+    def describe(self) -> str:
+        """The moment, in words."""
+        if not self.has_begun():
+            return "before the run takes its folder"
+        if self.is_after_the_last_checkpoint():
+            return "after the last checkpoint"
+        if self.is_saving():
+            return "in a save"
+        return "between checkpoints" if list_checkpoints(self.folder) else "before the first checkpoint"
+
+    def reach(self, way: str, draws: random.Random, usual_seconds: float) -> bool:
+        """Waits for the moment to kill at; False if the command ended by itself."""
+        if way == "in a save":
+            reached, pause = self.is_saving, draws.uniform(0, SECONDS_IN_A_SAVE)
+        elif way == "after the last checkpoint":
+            reached, pause = self.is_after_the_last_checkpoint, draws.uniform(0, SECONDS_AFTER_THE_LAST)
+        else:
+            end = draws.uniform(0, usual_seconds)
+            reached, pause = lambda: self.seconds >= end, 0.0
+        if not wait_for(self.logs, self.started, reached):
+            return False
+        time.sleep(pause)
+        return any(process.poll() is None for process in self.started)
+
+
+def survive(
+    folder: Path, recipe: Path, processes: int, steps: int, num_kills: int, usual_seconds: float, seed: int
+) -> tuple[list[dict], float]:
+    """Kills a run at random moments, resumes it each time, and lets it end; returns the kills and its last seconds."""
     draws, kills = random.Random(seed), []
-    while len(kills) < num_kills:
-        begin, started = time.time(), start(folder, processes, words)
-        step = max(map(get_step, list_checkpoints(folder)), default=0) + draws.randint(1, 4)
-        if not wait_for(folder, started, partial(has_reached, folder, step, begin)):
-            break  # it ended before it could be killed
-        time.sleep(draws.uniform(0, 0.3))
-        draws.shuffle(started)
-        kill(started)
-        in_save = any(folder.glob(".unfinished-*")) or any(folder.glob(".replaced-*"))
-        kills.append({"last_finished_step": read_progress(folder), "in_save": in_save})
-    return kills, finish(folder, start(folder, processes, words))
+    logs, command = folder.with_name(f"{folder.name}-logs"), build_command(recipe, folder)
+    while True:
+        way = draws.choices([*WAYS], [*WAYS.values()])[0] if len(kills) < num_kills else LEFT_ALONE
+        life = Life(folder, logs, processes, steps, command)
+        if way == LEFT_ALONE or not life.reach(way, draws, usual_seconds):
+            return kills, life.end()
+        moment, seconds = life.describe(), life.seconds
+        draws.shuffle(life.started)
+        kill(life.started)
+        steps_saved = max(map(get_step, list_checkpoints(folder)), default=0)
+        kills.append({"moment": moment, "seconds": round(seconds, 2), "newest_checkpoint": steps_saved})
 
 
 def measure(processes: int, num_kills: int, steps: int) -> dict:
-    """Kills, and whether every tensor came out equal."""
-    words = ["--steps", str(steps), "--accumulation", "2"]
+    """Kills, and whether every tensor came out equal, no step was taken after the last, and the end was left alone."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        expected = finish(folder / "whole", start(folder / "whole", processes, words))
-        kills, reached = [], []
+        place = Path(name)
+        recipe = write_recipe(place, steps)
+        whole, logs = place / "whole", place / "whole-logs"
+        for target in (whole, place / "again"):  # the second one finds the data made, as most do
+            usual_seconds = Life(target, logs, processes, steps, build_command(recipe, target)).end()
+        expected = read_digests(whole)
+        kills, equal, last_steps, unchanged = [], [read_digests(place / "again") == expected], [], []
         while len(kills) < num_kills:
-            seed = 100 * processes + len(reached)
-            target = folder / f"killed-{len(reached)}"
-            new_kills, digests = survive(target, processes, words, num_kills - len(kills), seed)
-            kills += new_kills
-            reached.append(digests)
-            print(f"{processes} processes: {len(kills)} kills, equal: {digests == expected}", file=sys.stderr)
+            number = len(last_steps)
+            folder = place / f"killed-{number}"
+            wanted = min(KILLS_OF_A_RUN, num_kills - len(kills))
+            seed = 1000 * processes + number
+            new, usual_seconds = survive(folder, recipe, processes, steps, wanted, usual_seconds, seed)
+            kills += new
+            equal.append(read_digests(folder) == expected)
+            last_steps.append(find_last_step(folder))
+            before = read_tree(folder)
+            finish(logs, start(logs, processes, build_command(recipe, folder)))
+            unchanged.append(read_tree(folder) == before)
+            words = f"equal: {equal[-1]}, last step: {last_steps[-1]} of {steps}, unchanged: {unchanged[-1]}"
+            print(f"{processes} processes: {len(kills)} kills, {words}", file=sys.stderr, flush=True)
     return {
         "processes": processes,
         "steps": steps,
         "kills": kills,
-        "kills_inside_a_save": sum(one["in_save"] for one in kills),
-        "runs": len(reached),
-        "tensors": len(expected),
-        "equal": all(digests == expected for digests in reached),
+        "kills_by_moment": dict(Counter(one["moment"] for one in kills).most_common()),
+        "runs": len(last_steps),
+        "tensors": len(expected) - 1,
+        "equal": all(equal),
+        "last_step": max(last_steps),
+        "finished_runs_unchanged_by_resume": all(unchanged),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--kills", type=int, help="kills for each number of processes")
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--output", type=Path, default=RESULTS_FILE)
-    verbs = parser.add_subparsers(dest="verb")
-    single = verbs.add_parser("run", help="the run itself")
-    single.add_argument("folder", type=Path)
-    single.add_argument("--steps", type=int, required=True)
-    single.add_argument("--accumulation", type=int, default=1)
-    single.add_argument("--workers", type=int, default=0)
-    single.add_argument("--persistent", action="store_true")
     arguments = parser.parse_args()
-    if arguments.verb == "run":
-        run(arguments.folder, arguments.steps, arguments.accumulation, arguments.workers, arguments.persistent)
-        return
     content = {
         "command": " ".join(["python", "benchmarks/survival.py", *sys.argv[1:]]),
         "machine": describe_machine(),
-        "runs": [measure(processes, arguments.kills, arguments.steps) for processes in (1, 2)],
+        "runs": [
+            measure(processes, arguments.kills or num_kills, arguments.steps) for processes, num_kills in KILLS.items()
+        ],
     }
     write_json(arguments.output, content)
     print(json.dumps({f"{one['processes']} processes": one["equal"] for one in content["runs"]}))

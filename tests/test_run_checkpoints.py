@@ -16,6 +16,7 @@ from testing_utils import PROJECT_FOLDER, build_rows, build_tiny_processor
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
+from albef_amc.cli.main import main
 from albef_amc.trainer import AmcConfig, AmcTrainer, DataCollatorForGrounding, GroundingAugmentation
 from albef_amc.trainer.epoch_dataset import EpochDataset
 from albef_amc.trainer.manifests import clear_leftovers, find_damage, list_checkpoints, put_in_place
@@ -179,6 +180,7 @@ DAMAGES = {
         rewrite("model.safetensors.index.json", b'{"weight_map": {"a": "model-1.safetensors"}}'),
         r"does not list model-1\.safetensors",
     ),
+    "end of another type": (change_manifest(lambda manifest: manifest.update(is_last="no")), "that is none"),
     "no step": (change_manifest(lambda manifest: manifest.pop("step")), "that is none"),
     "another step": (change_manifest(lambda manifest: manifest.update(step=2)), "manifest.json of step 2"),
     "step with a point": (change_manifest(lambda manifest: manifest.update(step=4.0)), "that is none"),
@@ -469,8 +471,8 @@ def test_a_checkpoint_at_the_end_of_an_epoch_holds_the_evaluation_that_belongs_t
 
 SLOW_SAVES = """
 import sys, time
-sys.path.insert(0, sys.argv.pop(1))
 import albef_amc.trainer.run_checkpoints as run_checkpoints
+from albef_amc.cli.main import main
 
 write_manifest = run_checkpoints.write_manifest
 
@@ -480,37 +482,45 @@ def write_slowly(*arguments):
     time.sleep(0.5)
 
 run_checkpoints.write_manifest = write_slowly
-import survival
-survival.main()
+main(sys.argv[1:])
 """
 
 
-def kill_at(folder, processes: int, words: list[str], is_reached, program: list[str] | None = None) -> None:
-    """Starts the small run, and kills it when it is as far as wanted."""
-    started = survival.start(folder, processes, words, program)
-    assert survival.wait_for(folder, started, is_reached)
+def kill_at(folder, processes: int, command: list[str], is_reached) -> None:
+    """Starts a command, and kills it when it is as far as wanted."""
+    logs = folder.with_name("logs")
+    started = survival.start(logs, processes, command)
+    assert survival.wait_for(logs, started, is_reached), (logs / "log-0.txt").read_text()[-2000:]
     survival.kill(started)
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_a_step_and_in_a_save_ends_with_the_same_bits(tmp_path):
-    words = ["--steps", "6", "--accumulation", "2", "--workers", "2", "--persistent"]
+def test_a_run_killed_before_its_first_checkpoint_in_a_step_and_in_a_save_ends_with_the_same_bits(tmp_path):
+    recipe = survival.write_recipe(tmp_path, steps=6)
+    workers = ["dataloader_num_workers=2", "dataloader_persistent_workers=true"]
     whole, folder = tmp_path / "whole", tmp_path / "killed"
-    kill_at(folder, 1, words, lambda: survival.read_progress(folder) >= 3)
-    program = ["-c", SLOW_SAVES, str(PROJECT_FOLDER / "benchmarks")]
+    command = survival.build_command(recipe, folder, *workers)
+    kill_at(folder, 1, command, (folder / "recipe.json").is_file)
+    kill_at(folder, 1, command, (folder / "checkpoint-2").is_dir)
+    words = command[command.index("train") :]
     unfinished = folder / ".unfinished-checkpoint-6"
-    kill_at(folder, 1, words, lambda: (unfinished / "trainer_state.json").is_file(), program)
+    kill_at(folder, 1, [sys.executable, "-c", SLOW_SAVES, *words], (unfinished / "trainer_state.json").is_file)
     assert unfinished.is_dir() and not (folder / "checkpoint-6").exists()
-    for target in (whole, folder):
-        survival.run(target, steps=6, accumulation=2, workers=2, persistent=True)
-    digests = [json.loads((target / "digest.json").read_text()) for target in (whole, folder)]
-    assert len(digests[0]) > 200 and digests[0] == digests[1]
-    assert not list(folder.glob(".*"))
+    assert main(words) == 0
+    command = survival.build_command(recipe, whole, *workers)
+    assert main(command[command.index("train") :]) == 0
+    digests = survival.read_digests(whole)
+    assert len(digests) > 200 and survival.read_digests(folder) == digests
+    assert not list(folder.glob(".*")) and survival.find_last_step(folder) == 6
 
 
 @pytest.mark.slow
 def test_a_run_on_two_processes_ends_with_the_same_bits(tmp_path):
-    words, folder = ["--steps", "6", "--workers", "1"], tmp_path / "killed"
-    expected = survival.finish(tmp_path / "whole", survival.start(tmp_path / "whole", 2, words))
-    kill_at(folder, 2, words, lambda: survival.read_progress(folder) >= 5)
-    assert survival.finish(folder, survival.start(folder, 2, words)) == expected
+    recipe = survival.write_recipe(tmp_path, steps=6)
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    for target in (whole, folder):
+        command = survival.build_command(recipe, target, "dataloader_num_workers=1")
+        if target == folder:
+            kill_at(folder, 2, command, (folder / "checkpoint-4").is_dir)
+        survival.finish(tmp_path / "logs", survival.start(tmp_path / "logs", 2, command))
+    assert survival.read_digests(folder) == survival.read_digests(whole)

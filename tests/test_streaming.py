@@ -329,12 +329,12 @@ torch.distributed.destroy_process_group()
 def test_two_processes_with_two_workers_each_are_killed_and_go_on_with_the_rows_that_were_left(
     parquet, phrase_parquet, tmp_path
 ):
-    program = ["-c", textwrap.dedent(KILLED), str(PROJECT_FOLDER / "tests"), str(tmp_path)]
+    program = [sys.executable, "-c", textwrap.dedent(KILLED), str(PROJECT_FOLDER / "tests"), str(tmp_path)]
     program += [str(parquet), str(phrase_parquet)]
     results = []
     for expected in (-9, 0):
         folder = tmp_path / f"log{expected}"
-        for process in survival.start(folder, 2, [], program):
+        for process in survival.start(folder, 2, program):
             assert process.wait(timeout=200) == expected, (folder / "log-0.txt").read_text()
         logs = [(folder / f"log-{rank}.txt").read_text() for rank in (0, 1)]
         results.append([json.loads(line[7:]) for log in logs for line in log.splitlines() if line[:7] == "RESULT "])

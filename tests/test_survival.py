@@ -289,7 +289,7 @@ from testing_utils import build_tiny_config
 from albef_amc import AlbefForPreTraining
 from albef_amc.trainer.survival import TrainingInterrupted, TrainingTerminated
 
-rank, folder = int(os.environ["RANK"]), sys.argv[4]
+rank, folder = int(os.environ["RANK"]), sys.argv[3]
 
 def train(poisoned, callbacks):
     torch.manual_seed(0)
@@ -319,8 +319,9 @@ torch.distributed.destroy_process_group()
 
 @pytest.mark.slow
 def test_two_processes_agree_on_a_skip_and_on_stopping(tmp_path):
-    program = ["-c", textwrap.dedent(TWO_PROCESSES), str(PROJECT_FOLDER / "tests"), str(PROJECT_FOLDER / "benchmarks")]
-    for process in survival.start(tmp_path, 2, [], program):
+    program = [sys.executable, "-c", textwrap.dedent(TWO_PROCESSES), str(PROJECT_FOLDER / "tests")]
+    program += [str(PROJECT_FOLDER / "benchmarks"), str(tmp_path)]
+    for process in survival.start(tmp_path, 2, program):
         assert process.wait(timeout=200) == 0, (tmp_path / "log-0.txt").read_text()
     logs = [(tmp_path / f"log-{rank}.txt").read_text() for rank in (0, 1)]
     results = [json.loads(line[7:]) for log in logs for line in log.splitlines() if line.startswith("RESULT ")]
