@@ -22,11 +22,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 from transformers.utils import logging as library_logging
 
 OUTCOMES = ("clear error", "named repair", "unaffected", "traceback", "silent", "hang")
 BAD_OUTCOMES = OUTCOMES[3:]
-CLEAR_ERRORS = (ValueError, TypeError, OSError, NotImplementedError)
+# The last two are what configurations of `transformers` raise for a wrong type; they name field, type and value.
+CLEAR_ERRORS = (
+    ValueError,
+    TypeError,
+    OSError,
+    NotImplementedError,
+    StrictDataclassClassValidationError,
+    StrictDataclassFieldValidationError,
+)
 # Python makes these of bugs, although they are of the kinds above.
 UNCLEAR_ERRORS = (UnicodeError,)
 LONGEST_MESSAGE = 4000
