@@ -1,6 +1,9 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Architecture of ALBEF as configuration classes: image encoder, text and fusion encoder, and what joins them."""
 
+import math
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -52,6 +55,19 @@ MODEL_RANGES = {
     "initializer_range": NOT_NEGATIVE,
 }
 
+MOST_PATCHES = 1 << 18  # of an image
+LABELS = Range(1, 1 << 17, is_whole=True)
+
+
+def _check_labels(config: PreTrainedConfig, options: dict[str, Any]) -> None:
+    """Refuses labels that are not a dictionary, and numbers of them that would fill the memory with names."""
+    for name in ("id2label", "label2id"):
+        value = options.get(name, getattr(config, name, None))
+        if value is not None and not isinstance(value, dict):
+            raise TypeError(f"`{name}` must be a dictionary, got {type(value).__name__}.")
+    if options.get("num_labels") is not None:
+        check_number("num_labels", options["num_labels"], LABELS)
+
 
 def _check_heads(name: str, hidden_size: int, num_attention_heads: int) -> None:
     if num_attention_heads < 1 or hidden_size % num_attention_heads:
@@ -96,6 +112,7 @@ class AlbefVisionConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
+        _check_labels(self, kwargs)
         super().__post_init__(**kwargs)
         check_ranges(self, VISION_RANGES, "vision_config.")
         for name in ("image_size", "patch_size"):
@@ -110,6 +127,11 @@ class AlbefVisionConfig(PreTrainedConfig):
                     f"`vision_config.image_size` gives {name} {image_side}, which is not a positive multiple of the "
                     f"patch {name} {patch_side}. Choose an image size that whole patches fill."
                 )
+        if math.prod(self.grid_size) > MOST_PATCHES:
+            raise ValueError(
+                f"`vision_config` gives {math.prod(self.grid_size)} patches per image (`image_size`, `patch_size`), "
+                f"more than {MOST_PATCHES}."
+            )
 
     @property
     def image_height_width(self) -> tuple[int, int]:
@@ -186,9 +208,14 @@ class AlbefTextConfig(PreTrainedConfig):
     mask_token_id: int | None = 103
 
     def __post_init__(self, **kwargs):
+        _check_labels(self, kwargs)
         super().__post_init__(**kwargs)
         check_ranges(self, TEXT_RANGES, "text_config.")
         _check_heads("text_config", self.hidden_size, self.num_attention_heads)
+        if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
+            raise ValueError(
+                f"`text_config.pad_token_id` must be a token, 0 to {self.vocab_size - 1}, got {self.pad_token_id}."
+            )
         if not 0 < self.fusion_layer < self.num_hidden_layers:
             raise ValueError(
                 f"`text_config.fusion_layer` must lie between 1 and {self.num_hidden_layers - 1} (one text layer and "
@@ -253,6 +280,7 @@ class AlbefConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
+        _check_labels(self, kwargs)
         super().__post_init__(**kwargs)
         check_ranges(self, MODEL_RANGES)
         if self.temperature_min > self.temperature_max:

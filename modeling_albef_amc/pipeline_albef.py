@@ -14,6 +14,7 @@ from transformers import AutoModelForZeroShotObjectDetection, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .collections_albef import describe_type, is_collection, iterate, without_format
+from .processor_checks_albef import check_fits_model
 
 TASK = "visual-grounding"
 # Entry of a checkpoint's configuration by which `pipeline` finds this class where the package is not installed.
@@ -46,6 +47,11 @@ class VisualGroundingPipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
+
+    def __init__(self, *args, **kwargs):
+        """As [`~transformers.Pipeline`]; raises `ValueError` for a processor that does not fit the model."""
+        super().__init__(*args, **kwargs)
+        check_fits_model(self.processor, self.model.config)
 
     def __call__(self, images: Any, phrases: Any = None, **kwargs) -> Any:
         r"""Ground phrases.

@@ -3,14 +3,13 @@
 
 import copy
 import os
-import re
-from pathlib import Path
 
 import torch
 from torch import nn
-from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
+from .checkpoint_checks_albef import check_checkpoint, check_loaded_weights
+from .checkpoint_files_albef import find_checkpoint, take_hub_arguments
 from .configuration_albef import AlbefConfig, AlbefVisionConfig
 from .handover_albef import find_handover
 from .pipeline_albef import PIPELINE_ENTRY
@@ -26,7 +25,6 @@ AUTO_MAP = {
 }
 # Heads may be absent from a checkpoint: new ones are made, with a warning.
 HEAD_PREFIXES = ("itm_head.", "mlm_head.", "classifier.", "assignment_head.")
-CONFIG_FILE, ADAPTER_CONFIG_FILE = "config.json", "adapter_config.json"
 NAMES_SHOWN = 4
 SPECIAL_TOKEN_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
 
@@ -68,15 +66,17 @@ class AlbefPreTrainedModel(PreTrainedModel):
             kwargs: as for [`~transformers.PreTrainedModel.from_pretrained`].
 
         Raises:
-            FileNotFoundError: there is no such folder.
-            ValueError: the checkpoint is of another architecture, for another task, incomplete or damaged.
+            FileNotFoundError: there is no such folder, nor a repository that can be read.
+            ValueError: the checkpoint is of another architecture, for another task, incomplete or damaged, its
+                configuration does not fit its weights, or its weights are quantised or not finite.
         """
         path, config, handover = pretrained_model_name_or_path, kwargs.get("config"), None
         if path is not None:
-            _check_is_albef(path, cls.config_class.model_type, _hub_arguments(kwargs))
-            handover = find_handover(path, cls.__name__, _hub_arguments(kwargs))
+            kwargs |= find_checkpoint(path, take_hub_arguments(kwargs))
+            check_checkpoint(path, cls.config_class.model_type, take_hub_arguments(kwargs))
+            handover = find_handover(path, cls.__name__, take_hub_arguments(kwargs))
         if path is not None and isinstance(config, AlbefConfig):
-            stored = cls.config_class.from_pretrained(path, **_hub_arguments(kwargs))
+            stored = cls.config_class.from_pretrained(path, **take_hub_arguments(kwargs))
             wanted = config.vision_config.image_size
             if stored.vision_config.grid_size != config.vision_config.grid_size:
                 image_size = wanted if image_size is None else image_size
@@ -98,6 +98,7 @@ class AlbefPreTrainedModel(PreTrainedModel):
         _check_missing_keys(path, cls.__name__, information["missing_keys"], allowed)
         if handover is not None:
             handover.announce(model, information["missing_keys"])
+        check_loaded_weights(model, path)
         if image_size is not None:
             model.resize_image(image_size)
         return (model, information) if output_loading_info else model
@@ -201,42 +202,6 @@ class AlbefPreTrainedModel(PreTrainedModel):
             if isinstance(module, AlbefPreTrainedModel) and isinstance(module.config, AlbefVisionConfig):
                 module.resize_position_embeddings(config.grid_size, new_grid)
         config.image_size = image_size
-
-
-def _hub_arguments(kwargs: dict) -> dict:
-    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-    return {name: kwargs[name] for name in names if name in kwargs}
-
-
-def _check_is_albef(path: str | os.PathLike, model_type: str, hub_arguments: dict) -> None:
-    """Refuses what is no checkpoint folder, and a folder of another architecture, before a model is built."""
-    path = os.fspath(path)
-    if os.path.isfile(path):
-        raise ValueError(
-            f"{path} is a file, but a checkpoint is a folder. Convert a `.pth` of ALBEF or AMC with "
-            "`albef-amc convert`."
-        )
-    is_repository = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path)
-    if not os.path.isdir(path):
-        if is_repository:
-            return  # read from the Hub, where a missing one has a clear error of its own
-        raise FileNotFoundError(
-            f"No checkpoint folder at {path}. Give a folder that `save_pretrained` or `albef-amc convert` wrote, or a "
-            "Hub repository as `user/name`."
-        )
-    folder = Path(path, hub_arguments.get("subfolder", ""))
-    if (folder / ADAPTER_CONFIG_FILE).is_file():
-        return  # an adapter names the checkpoint that it belongs to
-    if not (folder / CONFIG_FILE).is_file():
-        raise FileNotFoundError(
-            f"No `{CONFIG_FILE}` in {folder}: this is no checkpoint folder, or only a part of one."
-        )
-    found = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
-    if found not in (AlbefConfig.model_type, model_type):
-        raise ValueError(
-            f"{folder} is a checkpoint of another architecture: its `model_type` is {found!r}, not "
-            f"{model_type!r}. Give a checkpoint that this package trained, saved or converted."
-        )
 
 
 def _check_missing_keys(

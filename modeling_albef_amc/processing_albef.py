@@ -5,6 +5,7 @@ import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +15,21 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import ModelOutput, logging
 
 from .answer_processing_albef import AnswerProcessing
+from .checkpoint_checks_albef import read_model_config
+from .checkpoint_files_albef import CONFIG_FILE, check_settings, find_checkpoint, take_hub_arguments
 from .collections_albef import describe_type, is_collection, iterate
-from .configuration_albef import AlbefConfig
+from .configuration_albef import LABELS, AlbefConfig
 from .image_processing_albef import AlbefImageProcessor, ImageLike
 from .located_phrases_albef import BOX_THRESHOLD, BOX_THRESHOLDS, iterate_located_phrases, read_sizes
+from .processor_checks_albef import (
+    OTHER_FILES,
+    PROCESSOR_FILE,
+    TOKENIZER_FILES,
+    add_checksums,
+    check_fits_model,
+    check_processor,
+    report_changes,
+)
 from .ranges_albef import check_number
 from .regions_albef import boxes_from_heatmap, build_region_mask, find_point
 from .saving_albef import replacing_files
@@ -55,6 +67,48 @@ class AlbefProcessor(AnswerProcessing, ProcessorMixin):
 
     def __init__(self, image_processor, tokenizer, **kwargs):
         super().__init__(image_processor, tokenizer, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, *args, **kwargs
+    ) -> "AlbefProcessor | tuple[AlbefProcessor, dict]":
+        """As [`~transformers.ProcessorMixin.from_pretrained`]; a processor that no model was trained with is refused.
+
+        Args:
+            pretrained_model_name_or_path (`str` or path): folder or Hub repository.
+            args, kwargs: as for [`~transformers.ProcessorMixin.from_pretrained`], such as `size`.
+
+        Raises:
+            FileNotFoundError: there is no such folder, nor a repository that can be read.
+            TypeError, ValueError: files that cannot be read, settings or a tokenizer that would give other heatmaps in
+                silence (see `processor_checks_albef`), or one that does not fit the model beside it.
+        """
+        path = pretrained_model_name_or_path
+        kwargs |= find_checkpoint(path, take_hub_arguments(kwargs))
+        kwargs.setdefault("trust_remote_code", False)  # the classes are here: nobody is asked whether to run others
+        names = (PROCESSOR_FILE, *TOKENIZER_FILES, *OTHER_FILES, CONFIG_FILE)
+        stored = check_settings(path, names, take_hub_arguments(kwargs))
+        config = _read_model_config(path, stored.get(CONFIG_FILE, {}))
+        try:
+            loaded = super().from_pretrained(path, *args, **kwargs)
+        except (OSError, ValueError):
+            raise
+        except Exception as error:  # damaged settings can make the reader raise anything
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(
+                f"the processor of {path} cannot be read ({reason}). Download or save it again."
+            ) from error
+        processor = loaded[0] if isinstance(loaded, tuple) else loaded
+        check_processor(processor, path)
+        if config is not None:
+            check_fits_model(processor, config, check_size=False)
+        report_changes(stored, path)
+        return loaded
+
+    def to_json_file(self, json_file_path: str | os.PathLike) -> None:
+        """Writes the settings, with checksums of them and of the tokenizer's files beside them."""
+        super().to_json_file(json_file_path)
+        add_checksums(Path(json_file_path))
 
     def __call__(
         self,
@@ -260,6 +314,15 @@ def _locate(heatmap: torch.Tensor, box_threshold: float, return_heatmap: bool) -
         "box_scores": box_scores,
         "heatmap": picture,
     }
+
+
+def _read_model_config(path: str | os.PathLike, settings: dict[str, Any]) -> AlbefConfig | None:
+    """The configuration of the model beside a processor, checked before `transformers` reads it, if it is ALBEF's."""
+    if settings.get("model_type") == AlbefConfig.model_type:
+        return read_model_config(path, settings)
+    if settings.get("num_labels") is not None:
+        check_number("num_labels", settings["num_labels"], LABELS)
+    return None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ MODELS = (AlbefModel, AlbefForImageTextMatching, AlbefForPreTraining)
 BUNDLE = {
     "answers_albef.py",
     "base_albef.py",
+    "checkpoint_checks_albef.py",
+    "checkpoint_files_albef.py",
     "classification_albef.py",
     "collections_albef.py",
     "configuration_albef.py",
@@ -47,12 +49,15 @@ BUNDLE = {
     "pipeline_albef.py",
     "pretrained_albef.py",
     "pretraining_albef.py",
+    "processor_checks_albef.py",
     "question_answering_albef.py",
     "queues_albef.py",
     "ranges_albef.py",
     "retrieval_albef.py",
     "reasoning_albef.py",
     "saving_albef.py",
+    "text_files_albef.py",
+    "text_processing_albef.py",
     "two_stage_albef.py",
 }
 
@@ -175,7 +180,7 @@ def test_missing_shard(tiny_model, tmp_path):
 def test_damaged_configuration(checkpoint):
     text = (checkpoint / "config.json").read_text()
     (checkpoint / "config.json").write_text(text[: len(text) // 2])
-    with pytest.raises(OSError, match="config.json' is not a valid JSON file"):
+    with pytest.raises(ValueError, match="config.json is not valid JSON .*Download or save it again"):
         AlbefForImageTextMatching.from_pretrained(checkpoint)
 
 
@@ -184,15 +189,35 @@ def test_weights_of_another_shape(checkpoint):
         AlbefForImageTextMatching.from_pretrained(checkpoint, config=build_tiny_config(projection_dim=8))
 
 
-def test_nan_in_a_checkpoint_never_becomes_a_heatmap(checkpoint, tiny_processor):
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", ["albef.text_model.layers.3.fc1.weight", "albef.temperature"])
+def test_weights_that_are_not_finite_are_refused_by_name(checkpoint, name, value):
     def poison(weights):
-        weights["albef.text_model.layers.3.fc1.weight"][0, 0] = torch.nan
+        weights[name].view(-1)[0] = value
         return weights
 
     change_weights(checkpoint, poison)
-    model = AlbefForImageTextMatching.from_pretrained(checkpoint)
+    words = f"weights of .*checkpoint hold NaN or infinity in 1 entries: {name}. Its training diverged"
+    with pytest.raises(ValueError, match=words):
+        AlbefForImageTextMatching.from_pretrained(checkpoint)
+
+
+def test_weights_that_become_infinite_in_half_precision(checkpoint):
+    def enlarge(weights):
+        weights["itm_head.weight"][0, 0] = 1e6
+        return weights
+
+    change_weights(checkpoint, enlarge)
+    assert AlbefForImageTextMatching.from_pretrained(checkpoint).itm_head.weight[0, 0] == 1e6
+    with pytest.raises(ValueError, match="itm_head.weight.*do not fit in the `dtype`"):
+        AlbefForImageTextMatching.from_pretrained(checkpoint, dtype=torch.float16)
+
+
+def test_nan_in_a_model_never_becomes_a_heatmap(tiny_model, tiny_processor):
+    with torch.no_grad():
+        tiny_model.albef.text_model.layers[3].fc1.weight[0, 0] = torch.nan
     with pytest.raises(ValueError, match="not finite: .* weights hold NaN"):
-        model.ground(**tiny_processor(images=build_photo(), text=["a dog"]))
+        tiny_model.ground(**tiny_processor(images=build_photo(), text=["a dog"]))
 
 
 def test_loading_information_on_request(checkpoint):

@@ -3,13 +3,22 @@
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers.utils import find_adapter_config_file
 
+from albef_amc.checkpoint_checks_albef import check_weight_types
+from albef_amc.checkpoint_files_albef import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_WEIGHTS_FILE,
+    find_checkpoint_file,
+    read_header,
+    read_settings,
+)
+from albef_amc.ranges_albef import shorten_value
 from albef_amc.saving_albef import is_safetensors_error
 from albef_amc.trainer.adapters import (
     ADAPTER_NAME,
@@ -25,38 +34,96 @@ from albef_amc.trainer.adapters import (
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
-ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 TRAINING_STATE_FILE = "pretraining_state.safetensors"
 NAMES_SHOWN = 3
 # A checkpoint continues a run only with these as they were.
 SETTINGS_OF_A_RUN = ("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "bias")
+LORA_TYPE = "LORA"
+COMMON_RANK = 1024  # ranks up to this one need no proof that the weights have them
 SETTINGS_OF_THE_SCALE = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
 
 
-def is_adapter(checkpoint: str | Path) -> bool:
-    """Whether a folder or Hub repository holds an adapter and no model of its own."""
+def is_adapter(checkpoint: str | Path, hub_arguments: Mapping[str, Any] | None = None) -> bool:
+    """Whether a folder or Hub repository holds an adapter and no model of its own.
+
+    Args:
+        checkpoint (`str` or `Path`): folder or Hub repository.
+        hub_arguments (`Mapping`, *optional*): how to read a repository, as `find_checkpoint` returns it.
+    """
     if Path(checkpoint).is_dir():
         return (Path(checkpoint) / ADAPTER_CONFIG_FILE).is_file() and not (Path(checkpoint) / "config.json").is_file()
-    return find_adapter_config_file(str(checkpoint)) is not None
+    return find_checkpoint_file(checkpoint, ADAPTER_CONFIG_FILE, hub_arguments or {}) is not None
+
+
+def _read_adapter_settings(adapter: str | Path) -> dict[str, Any]:
+    """Content of an adapter's configuration.
+
+    Raises:
+        ValueError: the file is damaged, or of a kind of adapter that cannot be merged.
+    """
+    path = find_checkpoint_file(adapter, ADAPTER_CONFIG_FILE, {})
+    if path is None:
+        raise FileNotFoundError(f"No `{ADAPTER_CONFIG_FILE}` in {adapter}: this is no adapter.")
+    settings = read_settings(path)
+    kind = settings.get("peft_type")
+    if kind != LORA_TYPE:
+        raise ValueError(
+            f"{path} is of an adapter of the type {shorten_value(kind)} (`peft_type`), and only {LORA_TYPE} can be "
+            "read here. Merge it with the library that trained it."
+        )
+    return settings
 
 
 def read_base_name(adapter: str | Path) -> str:
     """The checkpoint that an adapter was trained on, as its configuration names it.
 
     Raises:
-        ValueError: the file is damaged, or names none.
+        ValueError: the file is damaged, of another kind of adapter, or names none.
     """
-    path = find_adapter_config_file(str(adapter))
-    try:
-        name = json.loads(Path(str(path)).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{ADAPTER_CONFIG_FILE} of {adapter} cannot be read ({error}): it is damaged.") from error
+    name = _read_adapter_settings(adapter).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise ValueError(
             f"{adapter} does not say which checkpoint it was trained on (`base_model_name_or_path`). Merge it with "
             "`albef-amc merge ADAPTER --base CHECKPOINT`."
         )
     return name
+
+
+def read_adapter_config(adapter: str | Path) -> "LoraConfig":
+    """An adapter's configuration, whose ranks are those of its weights.
+
+    Raises:
+        FileNotFoundError: no configuration, or no weights as safetensors.
+        ValueError: settings that LoRA cannot be built of, or weights of another rank or type.
+    """
+    from peft import LoraConfig, PeftConfig
+
+    _read_adapter_settings(adapter)
+    try:
+        config = PeftConfig.from_pretrained(str(adapter))
+    except Exception as error:  # damaged settings can make the reader raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{ADAPTER_CONFIG_FILE} of {adapter} makes no LoRA configuration ({reason}).") from error
+    if not isinstance(config, LoraConfig):
+        raise TypeError(f"{ADAPTER_CONFIG_FILE} of {adapter} is of {type(config).__name__}, expected `LoraConfig`.")
+    tensors = read_header(_find_weights(adapter), adapter)
+    check_weight_types(adapter, tensors)
+    ranks = [tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name and tensor.shape]
+    patterns = config.rank_pattern or {}
+    for rank in (config.r, *(patterns.values() if isinstance(patterns, dict) else [patterns])):
+        if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= max([COMMON_RANK, *ranks]):
+            raise ValueError(
+                f"{ADAPTER_CONFIG_FILE} of {adapter} has the rank {shorten_value(rank)}, but its weights have "
+                f"{max(ranks, default=0)}. It was changed, or belongs to another adapter."
+            )
+    return config
+
+
+def _find_weights(adapter: str | Path) -> Path:
+    path = find_checkpoint_file(adapter, ADAPTER_WEIGHTS_FILE, {})
+    if path is None:
+        raise FileNotFoundError(f"No `{ADAPTER_WEIGHTS_FILE}` in {adapter}. Save the adapter again, as safetensors.")
+    return path
 
 
 def save_adapter(peft_model: "PeftModel", folder: Path) -> None:
@@ -88,6 +155,7 @@ def load_adapter_weights(peft_model: "PeftModel", adapter: str | Path) -> None:
 def _read_weights(adapter: str | Path) -> dict[str, torch.Tensor]:
     from peft import load_peft_weights
 
+    _find_weights(adapter)
     try:
         return load_peft_weights(str(adapter), device="cpu")
     except Exception as error:
@@ -98,9 +166,7 @@ def _read_weights(adapter: str | Path) -> dict[str, torch.Tensor]:
 
 def describe_adapter(adapter: str | Path) -> tuple[str, dict[str, torch.Tensor]]:
     """What an adapter adds to the matching model of its base: the settings of its scale as text, and its weights."""
-    from peft import PeftConfig
-
-    config = PeftConfig.from_pretrained(str(adapter))
+    config = read_adapter_config(adapter)
     settings = {name: getattr(config, name, None) for name in SETTINGS_OF_THE_SCALE}
     weights = {name: value for name, value in _read_weights(adapter).items() if f".{MASKED_WORD_HEAD}." not in name}
     return json.dumps(settings, sort_keys=True), weights
@@ -143,9 +209,7 @@ def load_run(momentum: LoraMomentum, checkpoint: str | Path) -> None:
 
 
 def _check_settings(config: "LoraConfig", folder: Path) -> None:
-    from peft import PeftConfig
-
-    stored = PeftConfig.from_pretrained(str(folder))
+    stored = read_adapter_config(folder)
     for name in SETTINGS_OF_A_RUN:
         ours, theirs = getattr(config, name), getattr(stored, name, None)
         if ours != theirs:
@@ -166,9 +230,7 @@ def merge_into(model: GroundingModel, adapter: str | Path) -> None:
         TypeError, ValueError: another kind of adapter, or one that does not fit the base.
     """
     check_peft_is_installed()
-    from peft import PeftConfig
-
-    config: Any = complete_lora_config(PeftConfig.from_pretrained(str(adapter)), model.config)
+    config: Any = complete_lora_config(read_adapter_config(adapter), model.config)
     config.modules_to_save = [
         name for name in config.modules_to_save or () if any(key.endswith(name) for key, _ in model.named_modules())
     ] or None

@@ -15,6 +15,7 @@ from albef_amc.collections_albef import without_format
 from albef_amc.configuration_albef import MODEL_RANGES
 from albef_amc.contrastive_albef import IGNORED_LABEL
 from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
+from albef_amc.processor_checks_albef import check_fits_model
 from albef_amc.ranges_albef import check_ranges
 from albef_amc.trainer.adapter_training import AdapterTraining, attach_adapter
 from albef_amc.trainer.amc_config import AmcConfig
@@ -121,6 +122,7 @@ class AmcTrainer(
                 "run with `accelerate launch`, or choose one GPU with CUDA_VISIBLE_DEVICES."
             )
         if data_collator is None:
+            check_fits_model(processing_class, model.config)
             data_collator = build_training_collator(processing_class, args, model.config.mlm_probability)
         refuse_zero3(args)
         apply_switches(args)

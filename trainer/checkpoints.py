@@ -1,7 +1,6 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Loading a checkpoint whole: a model with a new matching head would ground at random, so it is refused."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,11 @@ from huggingface_hub import ModelCard as HubModelCard
 from transformers.utils import cached_file
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
+from albef_amc.checkpoint_checks_albef import check_loaded_weights
+from albef_amc.checkpoint_files_albef import find_checkpoint
 from albef_amc.model_cards import ModelCard, write_model_card
 from albef_amc.model_cards.sources import SOURCES
+from albef_amc.processor_checks_albef import check_fits_model
 from albef_amc.trainer.adapter_files import (
     ADAPTER_CONFIG_FILE,
     describe_adapter,
@@ -23,7 +25,6 @@ from albef_amc.trainer.adapter_files import (
 from albef_amc.trainer.adapters import check_peft_is_installed
 from albef_amc.trainer.weight_hash import hash_tensors, hash_weights
 
-HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 NAMES_SHOWN = 3
 
 
@@ -48,35 +49,31 @@ def load_model_and_processor(
         FileNotFoundError: a path that is no checkpoint folder, or an adapter whose base is not there.
         ValueError: a checkpoint of another architecture, or one that lacks weights of this one, heads included.
     """
-    checkpoint = _check_place(checkpoint)
+    found = find_checkpoint(checkpoint)
+    checkpoint = str(checkpoint)
     size = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
-    if not is_adapter(checkpoint):
-        model = _load_model(model_class, checkpoint, image_size, may_lack)
-        return model, AlbefProcessor.from_pretrained(checkpoint, **size)
-    check_peft_is_installed()
-    processor = AlbefProcessor.from_pretrained(checkpoint, **size)
-    model = _load_base(model_class, checkpoint, base, may_lack)
-    trained_size = (processor.image_processor.size.height, processor.image_processor.size.width)
-    if model.config.vision_config.image_height_width != trained_size:
-        model.resize_image(trained_size)
-    merge_into(model, checkpoint)
-    model.name_or_path = model.config.name_or_path = checkpoint
+    processor = AlbefProcessor.from_pretrained(checkpoint, **found, **size)
+    if is_adapter(checkpoint, found):
+        check_peft_is_installed()
+        model = _load_base(model_class, checkpoint, base, may_lack)
+        trained_size = (processor.image_processor.size.height, processor.image_processor.size.width)
+        if model.config.vision_config.image_height_width != trained_size:
+            model.resize_image(trained_size)
+        check_fits_model(processor, model.config)
+        merge_into(model, checkpoint)
+        check_loaded_weights(model, checkpoint)
+        model.name_or_path = model.config.name_or_path = checkpoint
+    else:
+        model = _load_model(model_class, checkpoint, image_size, may_lack, found)
+        check_fits_model(processor, model.config)
     return model, processor
 
 
-def _check_place(checkpoint: str | Path) -> str:
-    """The checkpoint as text; refuses what is neither a path that exists nor a name on the Hub."""
-    if not Path(checkpoint).exists() and not HUB_NAME.fullmatch(str(checkpoint)):
-        raise FileNotFoundError(
-            f"No checkpoint folder at {checkpoint}. `make demo` makes checkpoints under runs/demo; "
-            "`albef-amc convert` makes one of an original .pth."
-        )
-    return str(checkpoint)
-
-
-def _load_model(model_class: Any, checkpoint: str, image_size: int | None, may_lack: Sequence[str]) -> Any:
+def _load_model(
+    model_class: Any, checkpoint: str, image_size: int | None, may_lack: Sequence[str], found: dict[str, Any]
+) -> Any:
     model, info = model_class.from_pretrained(
-        checkpoint, image_size=image_size, output_loading_info=True, ignore_mismatched_sizes=True
+        checkpoint, image_size=image_size, output_loading_info=True, ignore_mismatched_sizes=True, **found
     )
     missing = sorted(name for name in info["missing_keys"] if not name.startswith(tuple(may_lack)))
     missing += sorted(str(name) for name, *_ in info["mismatched_keys"])
@@ -91,20 +88,17 @@ def _load_model(model_class: Any, checkpoint: str, image_size: int | None, may_l
 
 def _load_base(model_class: Any, adapter: str, base: str | Path | None, may_lack: Sequence[str]) -> Any:
     base = str(base or read_base_name(adapter))
-    missing = (
-        f"The adapter {adapter} was trained on {base}, which cannot be found. Put that checkpoint there, or merge the "
-        "adapter with its base elsewhere: `albef-amc merge ADAPTER --base CHECKPOINT --output-dir FOLDER`."
-    )
-    if not Path(base).exists() and not HUB_NAME.fullmatch(base):
-        raise FileNotFoundError(missing)
-    if (Path(base) / ADAPTER_CONFIG_FILE).is_file():
-        raise ValueError(f"the base of {adapter}, {base}, is an adapter itself. Merge that first: `albef-amc merge`.")
     try:
-        return _load_model(model_class, base, None, may_lack)
-    except OSError as error:
-        if Path(base).exists():
-            raise
-        raise FileNotFoundError(f"{missing} ({error})") from error
+        found = find_checkpoint(base)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"The adapter {adapter} was trained on {base}, which cannot be found. Put that checkpoint there, or merge "
+            "the adapter with its base elsewhere: `albef-amc merge ADAPTER --base CHECKPOINT --output-dir FOLDER`. "
+            f"({error})"
+        ) from error
+    if is_adapter(base, found):
+        raise ValueError(f"the base of {adapter}, {base}, is an adapter itself. Merge that first: `albef-amc merge`.")
+    return _load_model(model_class, base, None, may_lack, found)
 
 
 def hash_checkpoint(checkpoint: str | Path) -> str:
@@ -120,10 +114,11 @@ def hash_checkpoint(checkpoint: str | Path) -> str:
     Raises:
         FileNotFoundError, ValueError: a checkpoint that cannot be used, as for [`load_model_and_processor`].
     """
-    checkpoint = _check_place(checkpoint)
+    found = find_checkpoint(checkpoint)
+    checkpoint = str(checkpoint)
     with torch.random.fork_rng(devices=[]):  # a run that is resumed hashes fewer checkpoints, and draws the same
-        if not is_adapter(checkpoint):
-            return hash_weights(_load_model(AlbefForImageTextMatching, checkpoint, None, ()))
+        if not is_adapter(checkpoint, found):
+            return hash_weights(_load_model(AlbefForImageTextMatching, checkpoint, None, (), found))
         check_peft_is_installed()
         base = _load_base(AlbefForImageTextMatching, checkpoint, None, ())
     scale, weights = describe_adapter(checkpoint)

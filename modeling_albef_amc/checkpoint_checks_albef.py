@@ -1,0 +1,245 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Whether configuration and weights of a checkpoint fit together: checked before a model is built from them."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.utils import logging
+
+from .checkpoint_files_albef import (
+    ADAPTER_CONFIG_FILE,
+    CONFIG_FILE,
+    FLOAT_TYPES,
+    WHOLE_NUMBER_TYPES,
+    StoredTensor,
+    check_settings,
+    read_stored_tensors,
+)
+from .configuration_albef import AlbefConfig
+
+logger = logging.get_logger(__name__)
+
+GENERATION_FILE = "generation_config.json"
+NAMES_SHOWN = 4
+# Weights that training keeps in float32 beside a model of another type.
+KEPT_IN_FLOAT32 = re.compile(r"^momentum_|_queue")
+QUEUE_NUMBERS = re.compile(r"_queue_(ids|pointer)$")
+# A model may have this many numbers more than its file: momentum copies and heads that are made anew.
+MOST_NEW_NUMBERS, MOST_NEW_SHARE = 2**27, 4
+PREFIX = "albef."  # of the encoders in every class but `AlbefModel`
+
+
+def check_checkpoint(path: str | os.PathLike, model_type: str, hub_arguments: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint whose settings cannot be read, are of another architecture, or do not fit its weights.
+
+    Args:
+        path (`str` or path): folder or Hub repository.
+        model_type (`str`): of the class that is loaded, beside `albef`.
+        hub_arguments (`Mapping`): how to read it, as `find_checkpoint` returns it.
+
+    Raises:
+        FileNotFoundError: there is no configuration.
+        ValueError: see above; the message names the file and the entry.
+    """
+    found = check_settings(path, (CONFIG_FILE, ADAPTER_CONFIG_FILE, GENERATION_FILE), hub_arguments)
+    if ADAPTER_CONFIG_FILE in found:
+        return  # an adapter names the checkpoint that it belongs to
+    if CONFIG_FILE not in found:
+        raise FileNotFoundError(f"No `{CONFIG_FILE}` in {path}: this is no checkpoint folder, or only a part of one.")
+    settings = found[CONFIG_FILE]
+    stored_type = settings.get("model_type")
+    if stored_type not in (AlbefConfig.model_type, model_type):
+        raise ValueError(
+            f"{path} is a checkpoint of another architecture: its `model_type` is {stored_type!r}, not "
+            f"{model_type!r}. Give a checkpoint that this package trained, saved or converted."
+        )
+    if stored_type == AlbefConfig.model_type:
+        config = read_model_config(path, settings)
+    else:
+        config = None
+        _check_entries(path, settings)
+    tensors = read_stored_tensors(path, hub_arguments)
+    check_weight_types(path, tensors)
+    if config is not None:
+        _check_sizes(path, config, tensors)
+    _report_rounding(path, settings.get("dtype", settings.get("torch_dtype")), tensors)
+
+
+def read_model_config(path: str | os.PathLike, settings: Mapping[str, Any]) -> AlbefConfig:
+    """The configuration that settings make.
+
+    Args:
+        path (`str` or path): the checkpoint, for messages.
+        settings (`Mapping`): content of its `config.json`.
+
+    Raises:
+        TypeError, ValueError: an entry that no model of this package has, by name.
+    """
+    _check_entries(path, settings)
+    return AlbefConfig.from_dict(dict(settings))
+
+
+def _check_entries(path: str | os.PathLike, settings: Mapping[str, Any]) -> None:
+    """Entries that `transformers` reads without looking."""
+    architectures, dtype = settings.get("architectures"), settings.get("dtype", settings.get("torch_dtype"))
+    if architectures is not None and not (
+        isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)
+    ):
+        raise ValueError(f"`architectures` in {CONFIG_FILE} of {path} must be a list of names, got {architectures!r}.")
+    types = sorted(FLOAT_TYPES.values())
+    if dtype is not None and dtype not in types:
+        raise ValueError(f"`dtype` in {CONFIG_FILE} of {path} must be one of {', '.join(types)}, got {dtype!r}.")
+    if settings.get("quantization_config") is not None:
+        raise ValueError(
+            f"{path} is quantised (`quantization_config` in {CONFIG_FILE}): its heatmaps would be those of other "
+            "weights. Use the checkpoint that it was made from."
+        )
+
+
+def check_weight_types(path: str | os.PathLike, tensors: Mapping[str, StoredTensor]) -> None:
+    """Refuses weights that are not floating-point numbers of the usual types, by name.
+
+    Args:
+        path (`str` or path): the checkpoint, for the message.
+        tensors (`Mapping`): what the headers of its files state, by name.
+    """
+    wrong = [
+        f"{name} ({tensor.dtype})"
+        for name, tensor in sorted(tensors.items())
+        if tensor.dtype not in (WHOLE_NUMBER_TYPES if QUEUE_NUMBERS.search(name) else FLOAT_TYPES)
+    ]
+    if wrong:
+        raise ValueError(
+            f"{path} has {len(wrong)} weights of a type that no model of this package has: {_list_names(wrong)}. "
+            f"Weights are {', '.join(FLOAT_TYPES.values())}. Use the checkpoint that this one was made from."
+        )
+
+
+def _check_sizes(path: str | os.PathLike, config: AlbefConfig, tensors: Mapping[str, StoredTensor]) -> None:
+    """Compares what the configuration says with the tensors, before a model of its sizes is built."""
+    wrong = [
+        f"`{name}` is {stated!r}, but the weights have {found!r}"
+        for name, stated, found in _list_sizes(config, tensors)
+        if stated != found
+    ]
+    if wrong:
+        raise ValueError(
+            f"{CONFIG_FILE} of {path} does not fit its weights: {'; '.join(wrong[:NAMES_SHOWN])}. One of the two "
+            "files belongs to another checkpoint, or was changed."
+        )
+    num_stored, num_stated = sum(map(_count, tensors.values())), _count_encoders(config)
+    if tensors and num_stated > MOST_NEW_SHARE * num_stored + MOST_NEW_NUMBERS:
+        raise ValueError(
+            f"{CONFIG_FILE} of {path} describes encoders of {num_stated} numbers, but the weights have {num_stored}. "
+            "One of the two files belongs to another checkpoint, or was changed."
+        )
+
+
+def _list_sizes(
+    config: AlbefConfig, tensors: Mapping[str, StoredTensor]
+) -> Iterable[tuple[str, int | tuple[int, ...], int | tuple[int, ...]]]:
+    """Name of a setting, its value, and the value that a tensor has, for all tensors that are there."""
+    prefix = PREFIX if any(name.startswith(PREFIX) for name in tensors) else ""
+    vision, text = config.vision_config, config.text_config
+    num_positions = 1 + vision.grid_size[0] * vision.grid_size[1]
+    told = (
+        (f"{prefix}vision_model.patch_embedding.weight", 0, "vision_config.hidden_size", vision.hidden_size),
+        (f"{prefix}vision_model.patch_embedding.weight", 1, "vision_config.num_channels", vision.num_channels),
+        (f"{prefix}vision_model.patch_embedding.weight", 2, "vision_config.patch_size", vision.patch_height_width[0]),
+        (f"{prefix}vision_model.patch_embedding.weight", 3, "vision_config.patch_size", vision.patch_height_width[1]),
+        (f"{prefix}vision_model.position_embeddings", 1, "positions of vision_config.image_size", num_positions),
+        (f"{prefix}vision_model.layers.0.fc1.weight", 0, "vision_config.intermediate_size", vision.intermediate_size),
+        (f"{prefix}text_model.word_embeddings.weight", 0, "text_config.vocab_size", text.vocab_size),
+        (f"{prefix}text_model.word_embeddings.weight", 1, "text_config.hidden_size", text.hidden_size),
+        (
+            f"{prefix}text_model.position_embeddings.weight",
+            0,
+            "text_config.max_position_embeddings",
+            text.max_position_embeddings,
+        ),
+        (
+            f"{prefix}text_model.token_type_embeddings.weight",
+            0,
+            "text_config.type_vocab_size",
+            text.type_vocab_size,
+        ),
+        (f"{prefix}text_model.layers.0.fc1.weight", 0, "text_config.intermediate_size", text.intermediate_size),
+        (f"{prefix}text_projection.weight", 0, "projection_dim", config.projection_dim),
+        ("image_queue", 1, "queue_size", config.queue_size),
+    )
+    for name, axis, setting, stated in told:
+        if name in tensors and len(tensors[name].shape) > axis:
+            yield setting, stated, tensors[name].shape[axis]
+    stacks = (
+        (f"{prefix}vision_model.layers.", "vision_config.num_hidden_layers", vision.num_hidden_layers),
+        (f"{prefix}text_model.layers.", "text_config.num_hidden_layers", text.num_hidden_layers),
+        ("answer_decoder.layers.", "decoder_layers", config.decoder_layers),
+    )
+    for stack, setting, stated in stacks:
+        layers = {int(found[1]) for name in tensors if (found := re.match(re.escape(stack) + r"(\d{1,9})\.", name))}
+        if layers:
+            yield setting, stated, max(layers) + 1
+
+
+def _count(tensor: StoredTensor) -> int:
+    number = 1
+    for side in tensor.shape:
+        number *= side
+    return number
+
+
+def _count_encoders(config: AlbefConfig) -> int:
+    """Numbers in the large matrices of both encoders."""
+    vision, text = config.vision_config, config.text_config
+    num_patches = vision.grid_size[0] * vision.grid_size[1]
+    patch = vision.num_channels * vision.patch_height_width[0] * vision.patch_height_width[1]
+    number = vision.hidden_size * (num_patches + patch)
+    number += text.hidden_size * (text.vocab_size + text.max_position_embeddings + text.type_vocab_size)
+    for part in (vision, text):
+        number += part.num_hidden_layers * part.hidden_size * (4 * part.hidden_size + 2 * part.intermediate_size)
+    return number
+
+
+def _report_rounding(path: str | os.PathLike, dtype: str | None, tensors: Mapping[str, StoredTensor]) -> None:
+    """Says where a model is loaded in another type than that of its weights."""
+    stored = {FLOAT_TYPES.get(tensor.dtype) for name, tensor in tensors.items() if not KEPT_IN_FLOAT32.search(name)}
+    stored.discard(None)
+    if tensors and stored != {dtype} and not (dtype is None and len(stored) == 1):
+        logger.warning_once(
+            f"{path} holds weights of the type {', '.join(sorted(stored))}, and {CONFIG_FILE} says {dtype}: they may "
+            "be rounded. Its heatmaps then differ a little from those of the stored weights."
+        )
+
+
+def check_loaded_weights(model: nn.Module, source: str | os.PathLike | None) -> None:
+    """Refuses weights that are not finite: no heatmap of theirs means anything.
+
+    Args:
+        model (`nn.Module`): the loaded model.
+        source (`str` or path, *optional*): where the weights come from; a state dict without.
+    """
+    wrong = [name for name, tensor in model.state_dict().items() if not _is_finite(tensor)]
+    if wrong:
+        source = "the given state dict" if source is None else source
+        raise ValueError(
+            f"the weights of {source} hold NaN or infinity in {len(wrong)} entries: {_list_names(wrong)}. Its "
+            "training diverged, the file is damaged, or its values do not fit in the `dtype`. Use another checkpoint."
+        )
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.is_meta:
+        return True
+    return bool(torch.isfinite(tensor.detach().sum(dtype=torch.float64))) or bool(torch.isfinite(tensor).all())
+
+
+def _list_names(names: list[str]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+__all__ = ["check_checkpoint", "check_loaded_weights", "check_weight_types", "read_model_config"]
