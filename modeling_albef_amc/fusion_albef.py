@@ -46,8 +46,8 @@ def fuse_first_pieces(
 def fuse_below(text_model: AlbefTextModel, rows: PhraseRows, keys_values: list[KeysValues], last: int) -> PhraseRows:
     """Phrases as the text encoder left them, behind the fusion layers below `last`, with their layout."""
     pieces, groups = rows.find_layout(len(keys_values[0][0]))
-    options = {"first": text_model.config.fusion_layer, "last": last}
-    states = text_model.run_layers(rows.states, pieces, keys_values, groups, **options)
+    first = text_model.config.fusion_layer
+    states = text_model.run_layers(rows.states, pieces, keys_values, groups, first=first, last=last)
     return replace(rows, states=states, pieces=pieces, groups=groups)
 
 

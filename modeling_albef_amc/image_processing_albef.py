@@ -89,16 +89,18 @@ def open_image(
         FileNotFoundError: no such file; web addresses are not downloaded.
         UnusableImageError: the picture cannot be used.
     """
-    is_path = not isinstance(source, bytes)
     called = f" ({name})" if name else ""
-    if is_path and os.path.isdir(source):
+    if isinstance(source, bytes):
+        num_bytes = len(source)
+    elif os.path.isdir(source):
         raise FileNotFoundError(f"No image file at {source}{called}: it is a folder. Give the files in it.")
-    if is_path and not os.path.isfile(source):  # also false where the name is too long for the system
+    elif not os.path.isfile(source):  # also false where the name is too long for the system
         raise FileNotFoundError(
             f"No image file at {source}{called}. Check the path; web addresses are not downloaded."
         )
+    else:
+        num_bytes = Path(source).stat().st_size
     name = _name_image(source, name)
-    num_bytes = Path(source).stat().st_size if is_path else len(source)
     if num_bytes > MAX_IMAGE_BYTES:
         raise UnusableImageError(
             f"{name} has {num_bytes} bytes, more than the {MAX_IMAGE_BYTES} that an image may have. Make it smaller.",
@@ -107,7 +109,8 @@ def open_image(
     try:
         with warnings.catch_warnings():  # Pillow's own size warning; `max_image_pixels` decides
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(source if is_path else io.BytesIO(source), formats=IMAGE_FORMATS)
+            file = io.BytesIO(source) if isinstance(source, bytes) else source
+            image = Image.open(file, formats=IMAGE_FORMATS)
     except Image.DecompressionBombError as error:
         raise UnusableImageError(
             f"{name} is too large to be safe: {error} Make it smaller.", "image has more pixels than the limit"
@@ -298,7 +301,7 @@ def _to_rgb(image: Image.Image, name: str, stored_as: object = None) -> Image.Im
     return image
 
 
-def _find_key_colour(image: Image.Image, key: object, stored_as: object) -> np.ndarray:
+def _find_key_colour(image: Image.Image, key: Any, stored_as: Any) -> np.ndarray:
     """Where an image has the one colour that its file declares transparent, `(height, width)` bool.
 
     Pillow keeps that colour as it is in the file, while the pixels of 2 and 4 bits were scaled, and of 16-bit RGB

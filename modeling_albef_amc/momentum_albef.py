@@ -90,7 +90,8 @@ class MomentumCopies(AlbefPreTrainedModel):
     def update_momentum(self) -> None:
         """Moves every momentum weight: `momentum * old + (1 - momentum) * online`."""
         pairs = list(self.iterate_momentum_pairs())
-        copies, parameters = [own for own, _ in pairs], [value.to(own.dtype) for own, value in pairs]
+        copies: list[torch.Tensor] = [own for own, _ in pairs]
+        parameters = [value.to(own.dtype) for own, value in pairs]
         torch._foreach_lerp_(copies, parameters, 1 - self.config.momentum)
 
 

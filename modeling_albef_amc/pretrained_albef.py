@@ -221,7 +221,7 @@ def _check_missing_keys(
 
 
 @torch.no_grad()
-def fit_rows(parameter: nn.Parameter, rows: torch.Tensor) -> None:
+def fit_rows(parameter: torch.Tensor, rows: torch.Tensor) -> None:
     """Gives a parameter as many rows as `rows` has, in place: its own first, then those of `rows`."""
     kept = parameter.data[: len(rows)]
     parameter.data = torch.cat([kept, rows[len(kept) :].to(kept)])

@@ -132,10 +132,10 @@ def check_boxes(boxes: Sequence[Sequence[float]]) -> np.ndarray:
                 "y_max. Correct or remove it."
             )
         table[index] = numbers
-    for index, box in enumerate(table):
-        if box[2] < box[0] or box[3] < box[1]:
+    for index, corners in enumerate(table):
+        if corners[2] < corners[0] or corners[3] < corners[1]:
             raise ValueError(
-                f"box {index} is {box.tolist()}: x_max, y_max must not lie before x_min, y_min. Boxes are "
+                f"box {index} is {corners.tolist()}: x_max, y_max must not lie before x_min, y_min. Boxes are "
                 "[x_min, y_min, x_max, y_max] in pixels, not [x, y, width, height]."
             )
     return table

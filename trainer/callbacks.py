@@ -96,7 +96,8 @@ class HeatmapSheetCallback(TrainerCallback):
     def __init__(self, rows: Sequence[dict], processor: Any, folder: str | Path):
         self.processor = processor
         self.folder = Path(folder)
-        self.images, self.phrases = [], []
+        self.images: list[Any] = []
+        self.phrases: list[dict[str, Any]] = []
         limit = processor.image_processor.max_image_pixels
         for row in rows:
             phrases = [phrase for phrase in row["phrases"] or () if find_text_problem(phrase.get("phrase")) is None]
