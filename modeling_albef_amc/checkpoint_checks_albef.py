@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.utils import logging
+from transformers.utils import WEIGHTS_NAME, logging
 
 from .checkpoint_files_albef import (
     ADAPTER_CONFIG_FILE,
@@ -17,6 +17,7 @@ from .checkpoint_files_albef import (
     WHOLE_NUMBER_TYPES,
     StoredTensor,
     check_settings,
+    find_checkpoint_file,
     read_stored_tensors,
 )
 from .configuration_albef import AlbefConfig
@@ -63,6 +64,11 @@ def check_checkpoint(path: str | os.PathLike, model_type: str, hub_arguments: Ma
         config = None
         _check_entries(path, settings)
     tensors = read_stored_tensors(path, hub_arguments)
+    if not tensors and find_checkpoint_file(path, WEIGHTS_NAME, hub_arguments) is not None:
+        raise ValueError(
+            f"the weights of {path} are a pickle ({WEIGHTS_NAME}), which this package does not read. Save them as "
+            "safetensors, with `save_pretrained` of transformers 5."
+        )
     check_weight_types(path, tensors)
     if config is not None:
         _check_sizes(path, config, tensors)

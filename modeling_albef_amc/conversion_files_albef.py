@@ -2,19 +2,30 @@
 """Files of a conversion: originals are read without running any code they may hold, folders are written whole."""
 
 import errno
+import mmap
 import pickle
 import re
 import shutil
 import uuid
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
+from .pickle_files_albef import PickleLimits, find_pickle_end
+
 ZIP_SIGNATURE = b"PK\x03\x04"
 NAMES_SHOWN = 8
+LARGEST_PICKLE = 2**25  # bytes; names, shapes and settings of the published checkpoints take 200 kB
+PICKLE_LIMITS = PickleLimits(most_operations=2_000_000, most_containers=1_000_000)
+PICKLES_OF_OLD_FILES = 5  # magic number, version, machine, content, names of storages
+# Values that a file may state without holding them, by repeating one number: those of a published checkpoint.
+LARGEST_REPEATED = 2**31  # bytes
+WEIGHT_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32)
 
 
 def load_original_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
@@ -32,23 +43,89 @@ def load_original_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} is empty (0 bytes): the download failed. Fetch it again.")
     with path.open("rb") as file:
         is_zip = file.read(len(ZIP_SIGNATURE)) == ZIP_SIGNATURE
+    unreadable = f"{path} is not a checkpoint that torch can read"
     try:
+        _check_archive(path) if is_zip else _check_old_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         if found is None:
-            raise ValueError(f"{path} is not a checkpoint that torch can read, or is damaged.") from error
+            raise ValueError(f"{unreadable}, or is damaged.") from error
         raise ValueError(
             f"{path} holds pickled objects that could run code ({found[1]}) and is not loaded. If you trust its "
             "origin, save its weights alone: `torch.save({'model': checkpoint['model']}, 'weights.pth')`."
         ) from error
+    except _HostileFileError as error:
+        raise ValueError(f"{unreadable}: {error}. Fetch it again.") from error
     except Exception as error:  # a damaged file can make the reader raise anything
-        raise ValueError(f"{path} is not a checkpoint that torch can read, or was cut off. Fetch it again.") from error
+        raise ValueError(f"{unreadable}, or was cut off. Fetch it again.") from error
     state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not any(isinstance(value, torch.Tensor) for value in state.values()):
         held = ", ".join(map(str, list(content)[:NAMES_SHOWN])) if isinstance(content, dict) else str(type(content))
-        raise ValueError(f"{path} holds no state dict, at the top or under 'model'; it holds {held}.")
+        raise ValueError(f"{path} holds no state dict, at the top or under 'model'; it holds {held[:200]}.")
+    _check_entries(path, state)
     return state
+
+
+class _HostileFileError(ValueError):
+    """A file states sizes that it does not have, or that no checkpoint has."""
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses archives that grow when they are read: `torch` writes every part once, and uncompressed."""
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        for part in parts:
+            if part.compress_type != zipfile.ZIP_STORED:
+                raise _HostileFileError(f"its part {part.filename[:80]} is compressed, which torch never writes")
+        if sum(part.file_size for part in parts) > path.stat().st_size:
+            raise _HostileFileError("its parts are larger than the file")
+        for part in parts:
+            if part.filename.endswith(".pkl"):
+                if part.file_size > LARGEST_PICKLE:
+                    raise _HostileFileError(f"its part {part.filename[:80]} has {part.file_size} bytes")
+                _check_pickles(archive.read(part), 1)
+
+
+def _check_old_file(path: Path) -> None:
+    """Refuses files of torch before 1.6 whose pickles would fill the memory."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        _check_pickles(data, PICKLES_OF_OLD_FILES)
+
+
+def _check_pickles(data: bytes | mmap.mmap, number: int) -> None:
+    position = 0
+    for _ in range(number):
+        try:
+            position = find_pickle_end(data, position, PICKLE_LIMITS)
+        except ValueError as error:
+            raise _HostileFileError(f"its pickle cannot be read ({error})") from error
+
+
+def _check_entries(path: Path, state: dict[Any, Any]) -> None:
+    """Refuses entries that are no plain tensors, by name, and values that the file only states."""
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{path}: the entry {str(name)[:80]!r} of the state dict has a name that is no text.")
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(
+                f"{path}: the entry `{name}` of the state dict is of the type {type(value).__name__}, expected a "
+                "tensor. Save the weights alone: `torch.save({'model': model.state_dict()}, 'weights.pth')`."
+            )
+        if value.layout != torch.strided or value.is_quantized or value.is_meta or value.dtype not in WEIGHT_TYPES:
+            kind = "without values" if value.is_meta else f"of {value.dtype}, {value.layout}"
+            raise ValueError(
+                f"{path}: the entry `{name}` is a tensor {kind}. Weights are dense floating-point tensors: save the "
+                "checkpoint that this one was made from."
+            )
+    stated = sum(value.numel() * value.element_size() for value in state.values())
+    storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in state.values()}
+    repeated = stated - sum(storages.values())
+    if repeated > LARGEST_REPEATED:
+        raise ValueError(
+            f"{path} states {repeated} bytes of values that it does not hold: its tensors repeat a few numbers. Fetch "
+            "it again."
+        )
 
 
 def list_names(names: Sequence[str]) -> str:

@@ -251,6 +251,11 @@ def _build_model(
         report.num_converted -= 1
         del state[name]
     _check_values(state, expected, report)
+    weights = model.state_dict()
+    wrong = [name for name, tensor in state.items() if tensor.is_floating_point() != weights[name].is_floating_point()]
+    if wrong:
+        kinds = list_names([f"{name} ({state[name].dtype})" for name in wrong])
+        raise ValueError(f"{report.source} has {len(wrong)} entries of the wrong type of number: {kinds}.")
     stored = {str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()}
     if stored != {report.dtype}:
         report.notes.append(f"weights are stored as {', '.join(sorted(stored))} and written as {report.dtype}.")

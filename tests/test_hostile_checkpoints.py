@@ -203,6 +203,12 @@ def test_an_index_names_files_beside_it(checkpoint, index):
     check_refused(checkpoint, "index.json must map names of weights to safetensors files beside it")
 
 
+def test_weights_as_a_pickle_are_not_read(checkpoint):
+    torch.save(load_file(checkpoint / WEIGHTS), checkpoint / "pytorch_model.bin")
+    (checkpoint / WEIGHTS).unlink()
+    check_refused(checkpoint, r"are a pickle \(pytorch_model.bin\), which this package does not read")
+
+
 def cast(file, dtype: torch.dtype, part: str = "") -> None:
     weights = {name: value.to(dtype) if part in name else value for name, value in load_file(file).items()}
     save_file(weights, file, metadata={"format": "pt"})
