@@ -82,13 +82,13 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
     check_machine(recipe)
     arguments = build_arguments(recipe, output_dir)
     refuse_zero3(arguments)
-    check_data_sets(recipe)
-    check_model_files(recipe.model)
-    warn_of_other_batch(recipe, arguments)
     finished = read_end(output_dir, recipe) if resume else None
     if finished is not None:
         report(f"{output_dir} holds a finished run ({finished['steps']} steps): nothing is left to do.")
         return finished
+    check_data_sets(recipe)
+    check_model_files(recipe.model)
+    warn_of_other_batch(recipe, arguments)
     with lock_run_folder(output_dir):
         do_on_main_process(lambda: check_run_folder(output_dir, recipe, resume))
         trainer = _build_trainer(recipe, arguments)
