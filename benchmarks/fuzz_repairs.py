@@ -1,7 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Every message that says that an input was repaired or skipped, collected from the source of the package.
 
-python benchmarks/fuzz_repairs.py    # prints the tables of docs/input-checks.md
+python benchmarks/fuzz_repairs.py    # writes the tables of docs/input-checks.md anew
 """
 
 import ast
@@ -133,5 +133,12 @@ def read_page_tables() -> str:
     )
 
 
+def main() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for old, new in zip(read_page_tables().split("\n\n"), build_tables().split("\n\n"), strict=True):
+        text = text.replace(old, new)
+    PAGE.write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
-    print(build_tables())
+    main()

@@ -132,7 +132,7 @@ def test_two_mutations_of_one_name_are_refused():
 
 
 def test_the_page_lists_every_message_of_the_source():
-    assert read_page_tables() == build_tables(), "run `python benchmarks/fuzz_repairs.py` and paste its tables"
+    assert read_page_tables() == build_tables(), "run `python benchmarks/fuzz_repairs.py`"
 
 
 def test_every_repair_of_the_inputs_is_a_message_of_the_source():
