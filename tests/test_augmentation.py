@@ -64,6 +64,7 @@ NO_SIDE = [
     "freight train on a flight of stairs",
     "a number of yeast loaves on the beast's letterbox",
     "people walking between parked cars",
+    "a clock on the wall of a favorite cafe",
     "man in a tuxedo holding a violet umbrella, seen from behind",
 ]
 SIDE = [
@@ -102,6 +103,12 @@ SIDE = [
     "the letter b",
     "an S-shaped road",
     "the third man",
+    "guy on the rite",
+    "letward lamp",
+    "the easternmost tent",
+    "clock position nine",
+    "the dog at nine",
+    "a south paw pitcher",
     "the west gate",
     "the northeast corner",
     "the driver's side door",

@@ -20,20 +20,21 @@ SIDE_WORD = re.compile(
     r"""
     # left, leftmost, lefty, topleft; a letter dropped, added, replaced, or exchanged with its neighbour
     lef | lfe | lft | letf | elft | \b\w?eft | \bl.eft | \ble.ft
-    | \bl\wft (?:most|side|hand\w*|er|est|y)? \b | \ble\w?t (?:most|side|hand\w*|est|y)? \b
+    | \bl\wft (?:most|side|ward|hand\w*|er|est|y)? \b | \ble\w?t (?:most|side|ward|hand\w*|est|y)? \b
     # right, rightmost, rightest, upright, in the same way
     | (?<!b)(?:righ|rig\w?t|ri\w?ht|r\w?ght) | rig.ht | ri.ght | bright(?:most|hand|side) | rihg | rgh | rgih | rgt
-    | \br.?ight
+    | \br.?ight | \brite\b
     | \b[a-dg-kopru-z0-9]?ight | \b(?!(?:light|night)\b)\w?ight (?:most|side|hand\w*)? \b
     # abbreviations, and single letters, which have another shape in a mirror
     | \b(?:lf|lt|rt|rht|[lr]hs?|[tbu][lr]|l[lr]|[ns][ew])\b | (?<!')\b[b-gj-lnp-sz]\b
     # other names of sides
-    | \b(?:starboard|larboard|port[ -]?side|southpaws?|(?:driver|passenger)'?s?'?[ ]side)\b
-    | \b(?:north|south)?[ -]?(?:east|west)(?:ern|erly|wards?|bound|side)?\b
+    | \b(?:starboard|larboard|port[ -]?side|south[ -]?paws?|(?:driver|passenger)'?s?'?[ ]side)\b
+    | \b(?:north|south)?[ -]?(?:east|west)(?:ern|ernmost|erly|most|wards?|bound|side)?\b
     | \b(?:izquierd|derech|esquerd|direit|gauche|sinistr|rechte?|linke|venstre|vanster|vlevo|vpravo|nalevo|napravo)
     | \b(?:droite?|destr[ao]|links|ho[yj]re|hoger|s(?:leva|prava)|(?:lew|praw)(?:[aoy]|ej)|stanga|dreapta|kiri|kanan)\b
     # turning directions and clock positions; digits, quotes and written text; counting, which begins on the left
-    | o\W{0,2}clock | clockwise | \d | ["`] | (?<!\w)'
+    | o\W{0,2}clock | clockwise | \bclock[ -]?(?:face|hand|position)s?\b
+    | \bat[ ](?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)\b | \d | ["`] | (?<!\w)'
     | \b(?:text|letter(?:s|ed|ing)?|words?|numbers?(?![ ]of)|numerals?|digits?|reads|reading|says|saying|written
         |writing|spell\w*)\b
     | \b(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth)\b
