@@ -129,9 +129,33 @@ def test_few_images_get_the_exact_interval_and_a_single_draw_no_point():
     [
         ([], [], 10, "one phrase at least"),
         ([True], ["a", "b"], 10, "1 `hits`, 2 `image_ids`"),
-        ([True], ["a"], 0, "`num_resamples` must be 1 or more, got 0"),
+        ([True], ["a"], 0, "`num_resamples` must be a whole number of at least 1, got 0"),
     ],
 )
 def test_bad_input_is_named(hits, images, draws, message):
     with pytest.raises(ValueError, match=message):
         bootstrap_accuracy(hits, images, num_resamples=draws)
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ((3, 2), "num_hits"),
+        ((-1, 2), "num_hits"),
+        ((float("nan"), 2), "num_hits"),
+        ((0, 0), "num_trials"),
+        ((1, 2.5), "num_trials"),
+        ((1, 3, 1.0), "confidence"),
+        ((1, 3, 0), "confidence"),
+        ((1, 3, float("nan")), "confidence"),
+    ],
+)
+def test_numbers_that_no_binomial_interval_has_are_named(values, name):
+    with pytest.raises((TypeError, ValueError), match=f"`{name}` must be a"):
+        compute_binomial_interval(*values)
+
+
+@pytest.mark.parametrize("confidence", [0, 1, 2, -0.5, float("nan"), "0.9", True])
+def test_a_confidence_outside_0_and_1_is_named(confidence):
+    with pytest.raises((TypeError, ValueError), match="`confidence` must be a number in"):
+        bootstrap_accuracy([True, False], ["a", "b"], confidence=confidence)

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from albef_amc.ranges_albef import COUNT, Range, check_number
+
 CONFIDENCE = 0.95
+CONFIDENCES = Range(0, 1, is_above=True, is_below=True)
 NUM_RESAMPLES = 1000
 # Percentiles of a bootstrap over fewer images are too narrow.
 LEAST_IMAGES = 30
@@ -76,7 +79,7 @@ def bootstrap_accuracy(
         confidence (`float`, defaults to 0.95): share of the draws inside the interval.
 
     Raises:
-        ValueError: no phrase, sequences of different lengths, or `num_resamples` below 1.
+        TypeError, ValueError: no phrase, sequences of different lengths, or a number outside its range.
 
     Example:
 
@@ -94,8 +97,8 @@ def bootstrap_accuracy(
             f"there are {len(hits)} `hits`, {len(image_ids)} `image_ids` and {len(types)} `phrase_types`: one of "
             "each per phrase is needed, and one phrase at least."
         )
-    if num_resamples < 1:
-        raise ValueError(f"`num_resamples` must be 1 or more, got {num_resamples}.")
+    check_number("num_resamples", num_resamples, COUNT)
+    check_number("confidence", confidence, CONFIDENCES)
     names = sorted({name for entry in types for name in entry})
     hit_counts, phrase_counts = _count_by_image(hits, image_ids, types, names)
     num_images = len(hit_counts)
@@ -152,6 +155,9 @@ def compute_binomial_interval(num_hits: float, num_trials: int, confidence: floa
     Returns:
         `tuple` of lower and upper end, in [0, 1].
 
+    Raises:
+        TypeError, ValueError: a number outside its range.
+
     Example:
 
     ```python
@@ -161,6 +167,9 @@ def compute_binomial_interval(num_hits: float, num_trials: int, confidence: floa
 
     ```
     """
+    check_number("num_trials", num_trials, COUNT)
+    check_number("num_hits", num_hits, Range(0, num_trials))
+    check_number("confidence", confidence, CONFIDENCES)
     misses, tail = num_trials - num_hits, (1 - confidence) / 2
     low = 0.0 if num_hits <= 0 else _find_beta_quantile(tail, num_hits, misses + 1)
     high = 1.0 if misses <= 0 else _find_beta_quantile(1 - tail, num_hits + 1, misses)
