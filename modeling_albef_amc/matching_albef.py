@@ -30,6 +30,7 @@ from .grouping_albef import PhraseGroups, PhraseRows, PieceLayout, divide_by_len
 from .inputs_albef import check_phrase_inputs
 from .outputs_albef import AlbefGroundingOutput
 from .parallel_albef import pad_pieces
+from .ranges_albef import COUNT, check_number
 from .two_stage_albef import TwoStageRetrieval
 
 # Graphs of `compile_encoders` at most; all layers of all encoders, in training and in evaluation, share them.
@@ -214,8 +215,7 @@ class AlbefMatchingModel(TwoStageRetrieval):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Scores, heatmaps and piece maps `(P, T, G_h, G_w)` (`(P, 0, G_h, G_w)` for `itc`), computed in chunks of
         similar length."""
-        if phrases_per_chunk < 1:
-            raise ValueError(f"`phrases_per_chunk` must be at least 1, got {phrases_per_chunk}.")
+        check_number("phrases_per_chunk", phrases_per_chunk, COUNT)
         explain_match = explanation_kind == "itm"
         piece_mask = resolve_token_mask(token_mask, attention_mask)
         text_model = self.albef.text_model

@@ -30,7 +30,7 @@ from .processor_checks_albef import (
     check_processor,
     report_changes,
 )
-from .ranges_albef import check_number
+from .ranges_albef import Range, check_number
 from .regions_albef import boxes_from_heatmap, build_region_mask, find_point
 from .saving_albef import replacing_files
 from .text_processing_albef import clean_with_offsets, find_text_problem
@@ -192,6 +192,8 @@ class AlbefProcessor(AnswerProcessing, ProcessorMixin):
         padding: bool | str,
     ) -> dict[str, torch.Tensor]:
         limit = self.tokenizer.model_max_length
+        if max_length is not None:
+            check_number("max_length", max_length, Range(is_whole=True))
         if max_length is not None and not 2 <= max_length <= limit:
             raise ValueError(
                 f"`max_length` must lie between 2 ([CLS] and one piece) and {limit} (text positions), "
@@ -293,6 +295,8 @@ class AlbefProcessor(AnswerProcessing, ProcessorMixin):
               overshoot clipped
         """
         check_number("box_threshold", box_threshold, BOX_THRESHOLDS)
+        if not isinstance(return_heatmaps, bool):
+            raise TypeError(f"`return_heatmaps` must be True or False, got {return_heatmaps!r}.")
         sizes = read_sizes(outputs, original_sizes, "original_sizes")
         results: list[list[dict[str, Any]]] = [[] for _ in sizes]
         for image, score, heatmap in iterate_located_phrases(outputs, sizes):

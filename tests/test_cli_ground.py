@@ -291,6 +291,7 @@ def test_a_name_as_long_as_the_file_system_allows(checkpoint, photo, tmp_path, c
         ({"--box-threshold": "2"}, "--box-threshold"),
         ({"--image-size": "33"}, "image_size"),
         ({"--device": "no_such_device"}, "`--device no_such_device`"),
+        ({"--device": "meta"}, "`--device meta` cannot be used here"),
     ],
 )
 def test_bad_input_is_one_line(changes, message, checkpoint, photo, tmp_path, capsys):

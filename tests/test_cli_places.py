@@ -45,6 +45,16 @@ def test_a_folder_in_the_place_of_the_output_file(verb, tmp_path, capsys):
     assert f"`--output {tmp_path}` is a folder" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("place", ["x" * 300, "x/" * 3000])
+@pytest.mark.parametrize("verb", OUTPUTS)
+def test_a_name_that_is_too_long(verb, place, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*OUTPUTS[verb], place]) == 2
+    streams = capsys.readouterr()
+    assert "too long" in streams.err.splitlines()[-1]
+    assert "Traceback" not in streams.err and not list(tmp_path.iterdir())
+
+
 def test_a_file_in_the_place_of_the_folder_of_a_recipe(tmp_path, capsys):
     (tmp_path / "notes.txt").touch()
     assert main(["train", "demo", "--set", f"output_dir={tmp_path / 'notes.txt'}"]) == 2

@@ -464,7 +464,7 @@ def test_pixels_that_are_not_finite(model, batch, value):
 def test_unknown_kind_and_bad_chunk(model, batch):
     with pytest.raises(ValueError, match="`explanation_kind` must be one of 'itm', 'itc', got 'cam'"):
         model.ground(**batch, explanation_kind="cam")
-    with pytest.raises(ValueError, match="`phrases_per_chunk` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`phrases_per_chunk` must be a whole number of at least 1, got 0"):
         model.ground(**batch, phrases_per_chunk=0)
     with pytest.raises(ValueError, match='`output_token_heatmap` needs `explanation_kind="itm"`'):
         model.ground(**batch, explanation_kind="itc", output_token_heatmap=True)

@@ -102,6 +102,9 @@ def test_errors(pipe, photo):
         pipe([photo, photo], phrases=[["a dog"]])
     with pytest.raises(TypeError, match="unknown option threshold. The options are max_length"):
         pipe(photo, phrases="a dog", threshold=0.5)
+    for option in ({"max_length": "5"}, {"max_length": 5.5}, {"phrases_per_chunk": 1.5}, {"return_heatmaps": "no"}):
+        with pytest.raises(TypeError, match=f"`{next(iter(option))}` must be "):
+            pipe(photo, phrases="a dog", **option)
     with pytest.raises(ValueError, match="`text` has no phrases"):
         pipe(photo, phrases=[])
     with pytest.raises(ValueError, match=r"phrase 1 is .*, which has no words"):
