@@ -14,7 +14,13 @@ from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.adapters import build_lora_config
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.amc_trainer import AmcTrainer
-from albef_amc.trainer.machine_checks import check_machine, check_regions, warn_of_other_batch
+from albef_amc.trainer.machine_checks import (
+    check_evaluation_settings,
+    check_machine,
+    check_optimizer,
+    check_regions,
+    warn_of_other_batch,
+)
 from albef_amc.trainer.manifests import list_checkpoints
 from albef_amc.trainer.mixtures import (
     check_evaluation_rows,
@@ -86,6 +92,8 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
     if finished is not None:
         report(f"{output_dir} holds a finished run ({finished['steps']} steps): nothing is left to do.")
         return finished
+    check_optimizer(arguments)
+    check_evaluation_settings(recipe, arguments)
     check_data_sets(recipe)
     check_model_files(recipe.model)
     warn_of_other_batch(recipe, arguments)

@@ -264,11 +264,35 @@ def test_options_of_python_are_checked(make, name):
         ("model.image_size=0", "`model.image_size` must be a whole number in [1, 16384], got 0"),
         ("model.image_size=big", "`model.image_size` must be a whole number or null, got 'big'"),
         ("model.config=5", "`model.config` must be text or null, got 5"),
+        ("log_level=loud", "`log_level` must be one of detail, debug, info"),
+        ("log_level_replica=loud", "`log_level_replica` must be one of detail, debug, info"),
+        ("train_sampling_strategy=shuffled", "`train_sampling_strategy` must be one of random, sequential; got"),
+        ("train_sampling_strategy=group_by_length", "`train_sampling_strategy` must be one of random, sequential"),
+        ("include_num_input_tokens_seen=some", "`include_num_input_tokens_seen` must be one of True, False, all"),
+        ("dataloader_multiprocessing_context=thread", "`dataloader_multiprocessing_context` must be one of fork"),
+        ("ddp_backend=none", "`ddp_backend` must be one of nccl, gloo"),
+        ("parallelism_config=5", "`parallelism_config` must be a `ParallelismConfig` of accelerate, got 5"),
+        ("dataloader_persistent_workers=true", "`dataloader_persistent_workers` needs workers"),
+        ("optim_args=fast", "`optim_args` must be `name=value,name=value`, got 'fast'"),
+        ("optim_args=rank=8,", "`optim_args` must be `name=value,name=value`"),
+        ("optim=galore_adamw", "`optim=galore_adamw`: You need to install `galore_torch`"),
+        ("accelerator_config={split_batch: true}", "no option `split_batch`. Did you mean `split_batches`?"),
+        ("accelerator_config={even_batches: 5}", "`accelerator_config.even_batches` must be true or false, got 5"),
+        ("lr_scheduler_kwargs={num_cycle: 1}", "`lr_scheduler_kwargs={'num_cycle': 1}` does not fit"),
+        ("lr_scheduler_type=cosine_with_min_lr", "does not fit `lr_scheduler_type=cosine_with_min_lr`: One of min_lr"),
+        ("lr_scheduler_type=warmup_stable_decay", "does not fit `lr_scheduler_type=warmup_stable_decay`"),
+        ("report_to=5", "`report_to` must be the name of a tracker, or a list of names, got 5"),
+        ("resume_from_checkpoint=runs/first", "`resume_from_checkpoint` means nothing in a recipe"),
+        ("metric_for_best_model=loss", "`metric_for_best_model` must be `pointing_game_accuracy`, got 'loss'"),
+        ("train_data=null", "`--set train_data=null`: `train_data` is a section. Set its keys"),
+        ("training=5", "`--set training=5`: `training` is a section. Set its keys"),
+        ("base=demo", "`--set base=demo`: the `base` of a recipe is set in its file"),
         ("machine.num_processes=true", "`machine.num_processes` must be a whole number of at least 1, got True"),
     ],
 )
 def test_a_setting_of_the_command_line_is_one_line(setting, message, tmp_path, capsys):
-    assert main(["train", "demo", "--set", setting, "--output-dir", str(tmp_path / "run")]) == 2
+    short = ["--set", "max_steps=1", "--set", "train_data.num_train_scenes=8"]
+    assert main(["train", "demo", *short, "--set", setting, "--output-dir", str(tmp_path / "run")]) == 2
     streams = capsys.readouterr()
     assert message in streams.err.splitlines()[-1] and "Traceback" not in streams.err
     assert not (tmp_path / "run").exists()
@@ -305,3 +329,52 @@ def test_an_evaluation_recipe_of_wrong_values_is_refused(line, tmp_path):
 def test_names_that_transformers_does_not_know_are_refused_with_the_setting(tmp_path, name, value):
     with pytest.raises((ValueError, TypeError), match=f"`{name}` must be one of .*; got "):
         AmcConfig(output_dir=str(tmp_path), use_cpu=True, **{name: value})
+
+
+@pytest.mark.parametrize(
+    "setting", ["eval_strategy=steps", "eval_on_start=true", "keep_best=true", "num_heatmaps_drawn=2"]
+)
+def test_evaluations_without_their_data_are_refused_before_data_is_read(setting, tmp_path, capsys):
+    words = ["train", "demo", "--set", "evaluation_data=null", "--set", "eval_strategy=no", "--set", "max_steps=1"]
+    words += ["--set", setting]
+    assert main([*words, "--output-dir", str(tmp_path / "run")]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert f"`{setting.partition('=')[0]}` needs evaluations: give the recipe a section `evaluation_data`" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["", "null", "~"])
+def test_an_output_folder_without_a_name_is_that_of_the_recipe(text):
+    assert load_recipe("demo", [f"output_dir={text}"]).output_dir == load_recipe("demo").output_dir
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"warmup_steps": 0.1},
+        {"logging_steps": 0.5, "save_steps": 0.25},
+        {"num_train_epochs": 0.5, "max_grad_norm": 0},
+        {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-6}},
+        {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": '{"num_cycles": 2}'},
+        {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 2}},
+        {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 1},
+        {"lr_scheduler_type": "inverse_sqrt"},
+        {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"power": 2}},
+        {"optim": "adafactor", "optim_args": "scale_parameter=False, relative_step=False"},
+        {"accelerator_config": {"even_batches": False, "use_seedable_sampler": True}},
+        {"accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 1}}},
+        {"accelerator_config": None},
+        {"dataloader_num_workers": 2, "dataloader_persistent_workers": True, "dataloader_prefetch_factor": 4},
+        {"train_sampling_strategy": "sequential", "include_num_input_tokens_seen": "non_padding"},
+        {"include_num_input_tokens_seen": True, "log_level": "info"},
+        {"report_to": ["tensorboard"], "fsdp": "", "deepspeed": None},
+        {"save_strategy": "best", "eval_strategy": "epoch"},
+    ],
+)
+def test_values_that_transformers_takes_are_taken(tmp_path, values):
+    build(tmp_path, **values)
+
+
+def test_saving_the_best_weights_needs_evaluations(tmp_path):
+    with pytest.raises(ValueError, match='`save_strategy="best"` needs evaluations: set `eval_strategy`'):
+        build(tmp_path, save_strategy="best")

@@ -20,7 +20,7 @@ from albef_amc.trainer.objectives import (
 )
 from albef_amc.trainer.phrase_rows import EPOCH_UNITS
 from albef_amc.trainer.schedules import SCHEDULES
-from albef_amc.trainer.setting_ranges import check_training_settings
+from albef_amc.trainer.setting_ranges import check_schedule, check_training_settings
 from albef_amc.trainer.switches import check_switches
 
 POINTING_ACCURACY = "pointing_game_accuracy"
@@ -169,6 +169,8 @@ class AmcConfig(TrainingArguments):
                 f"`warmup_steps={self.warmup_steps}` means nothing to `lr_scheduler={self.lr_scheduler}`. Set "
                 "`warmup_intervals` and `warmup_interval_steps`, or `lr_scheduler=null` for `lr_scheduler_type`."
             )
+        if self.lr_scheduler is None:
+            check_schedule(self)
         if self.fp16:
             raise ValueError("`fp16=True` is refused: gradients of AMC underflow in half precision. Use `bf16=True`.")
 
@@ -187,6 +189,8 @@ class AmcConfig(TrainingArguments):
         self.accelerator_config.dispatch_batches = False
 
     def _check_evaluation(self) -> None:
+        if self.save_strategy == "best" and self.eval_strategy == "no":
+            raise ValueError('`save_strategy="best"` needs evaluations: set `eval_strategy` to "steps" or "epoch".')
         if self.early_stopping_patience is None:
             return
         if self.eval_strategy == "no":

@@ -1,17 +1,21 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """What a recipe asks of the machine and of its data, checked before a model or an image is loaded."""
 
+import dataclasses
 import importlib.util
 import os
 from typing import Any
 
 import pyarrow.compute as pc
 import torch
+from transformers import Trainer
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.utils import is_torch_bf16_gpu_available, logging
 
 from albef_amc.installation_albef import name_installation
-from albef_amc.trainer.amc_config import AmcConfig
+from albef_amc.ranges_albef import shorten_value
+from albef_amc.trainer.amc_config import POINTING_ACCURACY, AmcConfig
+from albef_amc.trainer.callbacks import EVALUATION_SETTINGS
 from albef_amc.trainer.mixtures import describe_size, list_parts
 from albef_amc.trainer.phrase_rows import ROWS_READ_AT_ONCE
 from albef_amc.trainer.recipes import Recipe
@@ -43,6 +47,48 @@ def check_machine(recipe: Recipe) -> None:
     _check_sharding(training)
     _check_precision(training)
     _check_trackers(training.get("report_to"))
+
+
+def check_optimizer(arguments: AmcConfig) -> None:
+    """Refuses an optimizer whose package is missing; says where `optim_args` has no effect.
+
+    Args:
+        arguments ([`AmcConfig`]): settings of the run.
+
+    Raises:
+        ValueError: the package of `optim` is not installed, or `optim_args` has a value that cannot be read.
+    """
+    wanted = f"`optim={arguments.optim.value}`"
+    try:
+        _, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+        _, plain = Trainer.get_optimizer_cls_and_kwargs(dataclasses.replace(arguments, optim_args=None))
+    except ImportError as error:
+        raise ValueError(f"{wanted}: {error}") from error
+    except ValueError as error:
+        if "model" in str(error):  # some optimizers look at the model first, which is not loaded yet
+            return
+        raise ValueError(f"{wanted} with `optim_args={arguments.optim_args}`: {error}") from error
+    if arguments.optim_args and options == plain:
+        logger.warning(f"`optim_args={arguments.optim_args}` changes nothing: {wanted} does not read it.")
+
+
+def check_evaluation_settings(recipe: Recipe, arguments: AmcConfig) -> None:
+    """Refuses settings of evaluations that a recipe does not have, and a metric that they do not give.
+
+    Args:
+        recipe ([`Recipe`]): the run; read is whether it has `evaluation_data`.
+        arguments ([`AmcConfig`]): its settings.
+
+    Raises:
+        ValueError: the setting is named.
+    """
+    asked = [name for name in ("eval_on_start", *EVALUATION_SETTINGS) if getattr(arguments, name)]
+    asked += ["eval_strategy"] if arguments.eval_strategy != "no" else []
+    if asked and not recipe.evaluation_data:
+        raise ValueError(f"`{asked[0]}` needs evaluations: give the recipe a section `evaluation_data`.")
+    metric = arguments.metric_for_best_model
+    if metric is not None and metric.removeprefix("eval_") != POINTING_ACCURACY and recipe.evaluation_data:
+        raise ValueError(f"`metric_for_best_model` must be `{POINTING_ACCURACY}`, got {shorten_value(metric)}.")
 
 
 def check_package(package: str, asked_by: str, extra: str | None = None) -> None:
@@ -100,7 +146,9 @@ def _check_precision(training: dict[str, Any]) -> None:
         )
 
 
-def _check_trackers(report_to: str | list[str] | None) -> None:
+def _check_trackers(report_to: Any) -> None:
+    if not isinstance(report_to, str | list | tuple | None):
+        raise TypeError(f"`report_to` must be the name of a tracker, or a list of names, got {report_to!r}.")
     names = [report_to] if isinstance(report_to, str) else list(report_to or ())
     installed = get_available_reporting_integrations()
     for name in names:
@@ -169,4 +217,11 @@ def _has_region(phrases: Any, region_source: str) -> bool:
     return bool(pc.any(pc.greater(lengths, 0)).as_py())
 
 
-__all__ = ["check_machine", "check_package", "check_regions", "warn_of_other_batch"]
+__all__ = [
+    "check_evaluation_settings",
+    "check_machine",
+    "check_optimizer",
+    "check_package",
+    "check_regions",
+    "warn_of_other_batch",
+]

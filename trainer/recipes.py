@@ -30,6 +30,7 @@ CONFIGURATION_FOLDER = Path(albef_amc.configuration.__file__).parent
 MOST_BASES = 8
 DEFAULT_OUTPUT_FOLDER = Path("runs")
 OPTIONAL_SECTIONS = ("evaluation_data", "peft")
+SECTIONS = ("model", "train_data", "evaluation_data", "training", "card", "peft", "machine")
 MACHINE_KEYS = ("num_processes",)
 TYPED_SECTIONS = ("training", "model", "card")  # whose fields say whether they are text
 DATA_SECTIONS = ("train_data", "evaluation_data")
@@ -161,7 +162,7 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
         _apply_override(content, override)
     _check_sections(content, str(path))
     _check_data(content, path)
-    if content.get("output_dir") is None:
+    if content.get("output_dir") in (None, ""):
         content["output_dir"] = str(DEFAULT_OUTPUT_FOLDER / path.stem)
     sections = {name: value for name, value in content.items() if value is not None and name != "model"}
     return Recipe(model=ModelRecipe(**(content.get("model") or {})), **sections)
@@ -284,12 +285,16 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise ValueError(f"`--set {override}` is not of the form key=value.")
     if key == "output_dir":
-        content[key] = text
+        content[key] = None if text.strip().lower() in ("", "~", "null") else text
         return
     value = parse_yaml(text, f"`--set {key}`")
     if key in OPTIONAL_SECTIONS and value is None:
         content[key] = None
         return
+    if key in SECTIONS:
+        raise ValueError(f"`--set {override}`: `{key}` is a section. Set its keys, as in `--set {key}.KEY=VALUE`.")
+    if key == "base":
+        raise ValueError(f"`--set {override}`: the `base` of a recipe is set in its file.")
     section, _, name = key.rpartition(".")
     list_name, _, number = section.rpartition(".")
     if isinstance(content.get(list_name), list) and number.isdigit() and int(number) < len(content[list_name]):
@@ -319,6 +324,8 @@ def _check_keys(given: Mapping[str, Any], valid: Sequence[str], where: str) -> N
 
 def build_arguments(recipe: Recipe, output_dir: str | Path) -> AmcConfig:
     """The Trainer's arguments of a recipe; 1e-5 is read as a number, and `no` as a strategy's name, not as false."""
+    if recipe.training.get("resume_from_checkpoint") is not None:
+        raise ValueError("`resume_from_checkpoint` means nothing in a recipe: give the command `--resume`.")
     values: dict[str, Any] = {}
     kinds = list_simple_fields(AmcConfig)
     for name, value in recipe.training.items():

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
+import torch
+from accelerate import ParallelismConfig
+from transformers import get_scheduler
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from albef_amc.ranges_albef import (
@@ -22,6 +25,7 @@ from albef_amc.ranges_albef import (
     check_ranges,
     shorten_value,
 )
+from albef_amc.trainer.suggestions import suggest_nearest
 
 COUNT = Range(1, LARGE, is_whole=True)
 WHOLE = Range(0, LARGE, is_whole=True)
@@ -74,6 +78,11 @@ TRAINING_RANGES = {
     "ddp_timeout": COUNT,
 }
 NO_STEP_LIMIT = -1
+# Names that `transformers` declares as plain text, or that a run of images and phrases can use only some of.
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "include_num_input_tokens_seen": (True, False, "all", "non_padding", "no"),
+    "train_sampling_strategy": ("random", "sequential"),  # the others sort rows by the length of their one text
+}
 # Settings that `TrainingArguments` replaces by objects of its own.
 REPLACED = {"accelerator_config", "fsdp"}
 # Values that a declared type takes: declared type -> (what a value must be an instance of, words for it).
@@ -104,6 +113,18 @@ def check_training_settings(settings: Any) -> None:
             f"{shorten_value(settings.accelerator_config)}."
         )
     _check_enumerations(settings)
+    _check_choices(settings)
+    _check_accelerator(settings.accelerator_config)
+    if settings.parallelism_config is not None and not isinstance(settings.parallelism_config, ParallelismConfig):
+        raise TypeError(
+            "`parallelism_config` must be a `ParallelismConfig` of accelerate, got "
+            f"{shorten_value(settings.parallelism_config)}."
+        )
+    if settings.dataloader_persistent_workers and not settings.dataloader_num_workers:
+        raise ValueError("`dataloader_persistent_workers` needs workers: set `dataloader_num_workers` to 1 or more.")
+    pairs = settings.optim_args.replace(" ", "").split(",") if settings.optim_args else []
+    if not all(name and value for name, _, value in (pair.partition("=") for pair in pairs)):
+        raise ValueError(f"`optim_args` must be `name=value,name=value`, got {shorten_value(settings.optim_args)}.")
     check_ranges(settings, TRAINING_RANGES)
     if settings.max_steps != NO_STEP_LIMIT and settings.max_steps not in COUNT:
         raise ValueError(
@@ -133,6 +154,52 @@ def _check_enumerations(settings: Any) -> None:
             value = getattr(settings, name)
             if value not in known and not isinstance(value, kind):
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {shorten_value(value)}.")
+
+
+def _check_choices(settings: Any) -> None:
+    """Refuses text that is not among what a setting declares in its metadata, or in [`CHOICES`]."""
+    for item in dataclasses.fields(settings):
+        known = CHOICES.get(item.name, item.metadata.get("choices"))
+        value = getattr(settings, item.name)
+        if known is not None and value is not None and value not in list(known):
+            raise ValueError(f"`{item.name}` must be one of {', '.join(map(str, known))}; got {shorten_value(value)}.")
+
+
+def _check_accelerator(settings: Any) -> None:
+    """Refuses options that Accelerate does not have, and values of another type, where they are given as a mapping."""
+    if not isinstance(settings, Mapping):
+        return
+    known = [item.name for item in dataclasses.fields(AcceleratorConfig)]
+    for name in settings:
+        if name not in known:
+            hint = suggest_nearest(str(name), known, f"Options: {', '.join(known)}.")
+            raise ValueError(f"`accelerator_config` has no option `{name}`. {hint}")
+    check_types(AcceleratorConfig(**settings), prefix="accelerator_config.")
+
+
+def check_schedule(settings: Any) -> None:
+    """Builds the schedule of a run for a parameter that nobody trains, to refuse options that it does not have.
+
+    Args:
+        settings ([`AmcConfig`]): the run's settings, once `TrainingArguments` has read them.
+
+    Raises:
+        ValueError: `lr_scheduler_kwargs` that do not fit `lr_scheduler_type`.
+    """
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
+    try:
+        get_scheduler(
+            settings.lr_scheduler_type,
+            optimizer,
+            num_warmup_steps=0,
+            num_training_steps=2,
+            scheduler_specific_kwargs=settings.lr_scheduler_kwargs,
+        )
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`lr_scheduler_kwargs={shorten_value(settings.lr_scheduler_kwargs)}` does not fit "
+            f"`lr_scheduler_type={settings.lr_scheduler_type.value}`: {error}"
+        ) from error
 
 
 def check_types(settings: Any, texts: Iterable[str] = (), prefix: str = "") -> None:
@@ -188,6 +255,7 @@ def _check_numbers_inside(name: str, value: Any) -> None:
 __all__ = [
     "MASK_SIDE",
     "TRAINING_RANGES",
+    "check_schedule",
     "check_training_settings",
     "check_types",
     "list_simple_fields",
