@@ -32,6 +32,7 @@ from albef_amc.trainer.evaluation_results import check_results_path, write_resul
 from albef_amc.trainer.mixtures import iterate_texts
 from albef_amc.trainer.phrase_coverage import measure_coverage
 from albef_amc.trainer.run_facts import build_evaluation_command
+from albef_amc.trainer.setting_ranges import MOST_WORKERS
 from albef_amc.trainer.yaml_files import parse_yaml
 
 DEFAULT_SPLIT = "test"
@@ -61,7 +62,11 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded together.")] = 16,
     num_workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Processes that decode and resize images; on a CPU 0 by default, since it is busy."),
+        typer.Option(
+            min=0,
+            max=MOST_WORKERS,
+            help="Processes that decode and resize images; on a CPU 0 by default, since it is busy.",
+        ),
     ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Image side in pixels, if not the recipe's or the checkpoint's.")

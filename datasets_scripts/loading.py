@@ -268,7 +268,7 @@ def _explaining_failures(name: str) -> Iterator[None]:
 
 def _check_exists(name: str) -> None:
     """Refuses what is no builder, no folder and no name that a repository can have."""
-    if not Path(name).exists() and (name.count("/") != 1 or name.startswith((".", "/"))):
+    if not name or not Path(name).exists() and (name.count("/") != 1 or name.startswith((".", "/"))):
         listed = f"it is no builder ({', '.join(BUILDERS)}), no folder and no `user/name` of the Hub."
         raise FileNotFoundError(f"No data set {name!r}: {listed} {suggest_nearest(name, BUILDERS, '')}".rstrip())
 
@@ -279,7 +279,7 @@ def _list_splits_of_folder(name: str, config_name: str | None, options: Mapping[
     others = inspect.signature(datasets.load_dataset).parameters.keys() - known.keys()
     options = {option: value for option, value in options.items() if option not in others}
     builder = datasets.load_dataset_builder(name, config_name, **options)
-    return builder.config.data_files or None
+    return [str(split) for split in builder.config.data_files or ()] or None  # `datasets` has a type for names
 
 
 def _check_columns(name: str, columns: Iterable[str], needs_phrases: bool) -> None:

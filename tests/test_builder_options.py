@@ -3,6 +3,7 @@
 
 import datasets
 import pytest
+from PIL import Image
 from testing_utils import FIXTURES_FOLDER
 
 from albef_amc.cli.main import main
@@ -97,6 +98,18 @@ def test_a_split_that_nobody_can_read_is_refused(split):
         check_builder_split("synthetic", split, {})
     with pytest.raises(TypeError, match="`split` must be a text"):
         check_builder_split("synthetic", None, {})
+
+
+def test_a_split_that_a_folder_of_pictures_does_not_have_is_named(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "photo.png")
+    with pytest.raises(ValueError, match=r"has no split 'trian' here; it has train, all. Did you mean `train`"):
+        check_builder_split(str(tmp_path), "trian", {})
+
+
+@pytest.mark.parametrize("verb", [["evaluate", "no_checkpoint"], ["inspect-dataset"]])
+def test_a_data_set_without_a_name_is_refused(verb, capsys):
+    assert main([*verb, ""]) == 2
+    assert "No data set ''" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_split_that_a_folder_does_not_have_is_found_before_it_is_converted(tmp_path, monkeypatch):

@@ -30,6 +30,7 @@ from albef_amc.trainer.suggestions import suggest_nearest
 COUNT = Range(1, LARGE, is_whole=True)
 WHOLE = Range(0, LARGE, is_whole=True)
 MASK_SIDE = Range(1, 4096, is_whole=True)
+MOST_WORKERS = 1024
 SEED = Range(0, 2**32 - 1, is_whole=True)  # what NumPy takes
 
 TRAINING_RANGES = {
@@ -72,7 +73,7 @@ TRAINING_RANGES = {
     "save_total_limit": WHOLE,
     "seed": SEED,
     "data_seed": SEED,
-    "dataloader_num_workers": Range(0, 1024, is_whole=True),
+    "dataloader_num_workers": Range(0, MOST_WORKERS, is_whole=True),
     "dataloader_prefetch_factor": COUNT,
     "ddp_bucket_cap_mb": COUNT,
     "ddp_timeout": COUNT,
@@ -254,6 +255,7 @@ def _check_numbers_inside(name: str, value: Any) -> None:
 
 __all__ = [
     "MASK_SIDE",
+    "MOST_WORKERS",
     "TRAINING_RANGES",
     "check_schedule",
     "check_training_settings",
