@@ -66,3 +66,30 @@ def test_cut_off_pickles_are_named(tmp_path, length):
     path.write_bytes(pickle.dumps(VALUES)[:length])
     with pytest.raises(ValueError, match=r"refs\.p is not a whole pickle .*fetch it again"):
         load_plain_pickle(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02]r\x00\x00\x00\x20.",
+        b"\x80\x02X\x02\x00\x00\x00caq\x00]r\xff\xff\xff\xff.",
+        b"]p400000000\n.",
+        b"(lp99999999999\n.",
+        b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x02hi\x94r\x00\x00\x00\x7f.",
+        b"S'ni\xf1o'\np0\n]p99999999\n.",
+        b"S'text'\np400000000\n",
+    ],
+)
+def test_a_table_that_is_larger_than_the_file_is_refused(tmp_path, content):
+    path = tmp_path / "refs.p"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"refs\.p is not a whole pickle \("):
+        load_plain_pickle(path)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("value", ["r" * 300, "p400000000\n" * 30, "\u00f1\n" * 200, 10**700, -1.5])
+def test_texts_and_numbers_are_no_instructions(tmp_path, protocol, value):
+    path = tmp_path / "refs.p"
+    path.write_bytes(pickle.dumps([{"a": value}] * 50, protocol))
+    assert load_plain_pickle(path) == [{"a": value}] * 50
