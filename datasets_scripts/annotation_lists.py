@@ -11,6 +11,8 @@ from .coco_records import ReadingReport
 from .json_lists import iterate_json_list
 from .listed_paths import ListedPathsConfig
 
+EMPTY_FILE = "file without entries: nothing is read of it"
+
 
 @dataclass
 class AnnotationListConfig(ListedPathsConfig):
@@ -81,6 +83,7 @@ def group_by_image(
     """
     groups: dict[str, bytearray] = {}
     for name, path in config.name_files().items():
+        number = -1
         for number, entry in enumerate(iterate_json_list(path)):
             place, where = f"{name}#{number}", f"{path}: entry {number}"
             extra = read_extra(entry, where)
@@ -89,6 +92,8 @@ def group_by_image(
             if image is not None and captions:
                 line = json.dumps([place, captions, extra], separators=(",", ":"))
                 groups.setdefault(image, bytearray()).extend(line.encode() + b"\n")
+        if number < 0:
+            report.add(EMPTY_FILE, str(path))
     return groups
 
 

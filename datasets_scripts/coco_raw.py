@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .annotation_lists import is_encodable
+from .annotation_lists import EMPTY_FILE, is_encodable
 from .coco_records import ReadingReport, clean_box, mark_incomplete, read_region
 from .features import build_phrase, build_row
 from .image_files import StoredImage, choose_frame, find_path_problem, read_image_file
@@ -202,6 +202,8 @@ def _read_file(
             seen.add(str(number))
             line = json.dumps([kind, entry], separators=(",", ":"))
             groups.setdefault(str(entry.get("image_id")), bytearray()).extend(line.encode() + b"\n")
+    if not seen:
+        report.add(EMPTY_FILE, str(path))
     if not images:
         raise ValueError(f"{path} has no list `images`. COCO's format is expected.")
 

@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from albef_amc.regions_albef import MAX_COORDINATE, MAX_POLYGON_CORNERS, decode_rle, encode_rle
+from albef_amc.regions_albef import (
+    MAX_COORDINATE,
+    MAX_POLYGON_CORNERS,
+    check_outline_counts,
+    decode_rle,
+    encode_rle,
+)
 
 from .features import INCOMPLETE_BOXES, INCOMPLETE_OUTLINES
 
@@ -147,6 +153,24 @@ def keep_usable(parts: Iterable[Any], read: Callable[[Any], Any]) -> tuple[list[
     return kept, 0 < len(kept) < len(found)
 
 
+def has_too_many_outlines(outlines: Iterable[Any], width: int, height: int, where: str, report: ReadingReport) -> bool:
+    """Whether a phrase has more polygons or masks (mappings) than a region may have (reported).
+
+    Args:
+        outlines (iterable): as found in the file.
+        width, height (`int`): pixels of the image.
+        where (`str`): for the report.
+        report (`ReadingReport`): receives it.
+    """
+    kinds = Counter(isinstance(outline, dict) for outline in outlines)
+    try:
+        check_outline_counts(kinds[False], kinds[True], height, width)
+    except ValueError as error:
+        report.add("more outlines than a phrase may have: outlines left out", f"{where} ({error})")
+        return True
+    return False
+
+
 def mark_incomplete(types: list[str] | None, boxes: bool, outlines: bool = False) -> list[str] | None:
     """Types of a phrase, with a mark for each kind of region of which a part was lost.
 
@@ -173,7 +197,7 @@ def read_boxes(
 
     The boxes are None where the record has none. A single box that is not wrapped in a list is taken as one box.
     """
-    if not boxes:
+    if boxes is None or boxes == []:
         return None, False
     if not isinstance(boxes, list):
         boxes = [boxes]
@@ -190,9 +214,20 @@ def read_proposals(
     for annotation_id, annotation in annotations.items():
         box = clean_box(annotation.get("bbox"), width, height, f"annotation {annotation_id}", report, is_xywh=True)
         if box is not None:
-            label = categories.get(str(annotation.get("category_id")))
+            label = read_category(annotation, categories, f"annotation {annotation_id}", report)
             proposals.append({"box": box, "score": 1.0, "label": label})
     return proposals
+
+
+def read_category(
+    annotation: dict[str, Any], categories: dict[str, Any], where: str, report: ReadingReport
+) -> str | None:
+    """Name of the category of an annotation; None (reported) where it has none."""
+    name = categories.get(str(annotation.get("category_id")))
+    if isinstance(name, str) and name:
+        return name
+    report.add("category unknown or without a name: left out", where)
+    return None
 
 
 def read_region(
@@ -216,6 +251,7 @@ def read_region(
         `tuple`: flat polygons or None, run-length coded masks or None, and whether they are incomplete: an annotation
         is unknown or has no usable outline, or one of its outlines is damaged, while others are left.
     """
+    groups: list[list[Any]] = []
     outlines: list[Any] = []
     is_lost = False
     for annotation_id in annotation_ids if isinstance(annotation_ids, list) else []:
@@ -225,7 +261,10 @@ def read_region(
             is_lost = True
             continue
         parts = annotation.get("segmentation")
-        parts = parts if isinstance(parts, list) else [parts]
+        groups.append(parts if isinstance(parts, list) else [parts])
+    if has_too_many_outlines((part for parts in groups for part in parts), width, height, where, report):
+        return None, None, False
+    for parts in groups:
         kept, is_incomplete = keep_usable(parts, lambda part: _read_outline(part, width, height))
         outlines += kept
         if not kept:

@@ -42,23 +42,24 @@ def load_detections(path: Path) -> Detections:
         if isinstance(box, dict):
             box = [box.get(name) for name in ("x", "y", "w", "h")]
         score, label = entry.get("score"), entry.get("category_name")
-        detections[str(entry["image_id"])].append(_build_detection(box, score, label, path))
+        where = f"{path}: detection number {number}"
+        detections[str(entry["image_id"])].append(_build_detection(box, score, label, where))
     return dict(detections)
 
 
-def _build_detection(box: Any, score: Any, label: Any, path: Path) -> dict[str, Any]:
+def _build_detection(box: Any, score: Any, label: Any, where: str) -> dict[str, Any]:
     if not (score is None or is_number(score)) or not isinstance(label, str | None):
         raise ValueError(
-            f"{path}: a detection has score {score!r:.80} and label {label!r:.80}: a finite number and a text belong "
-            "here."
+            f"{where} has score {score!r:.80} and label {label!r:.80}: a finite number and a text belong here."
         )
-    return {"box": box, "score": score, "label": label}
+    return {"box": box, "score": None if score is None else float(score), "label": label}
 
 
 def _read_lists(boxes: Any, path: Path, image_id: str) -> list[dict[str, Any]]:
     if not isinstance(boxes, list) or not all(isinstance(box, list) for box in boxes):
         raise ValueError(f"{path}: the detections of image {image_id} are no list of boxes x, y, width, height.")
-    return [_build_detection(box[:4], box[4] if len(box) > 4 else None, None, path) for box in boxes]
+    where = f"{path}: a detection of image {image_id}"
+    return [_build_detection(box[:4], box[4] if len(box) > 4 else None, None, where) for box in boxes]
 
 
 def build_proposals(

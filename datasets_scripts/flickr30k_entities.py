@@ -116,7 +116,8 @@ class Flickr30kEntities(SourceBuilder):
                 path = config.root / f"{split}.txt"
                 splits[split] = dict.fromkeys(load_image_ids(path, self.report))
             else:
-                splits[split] = load_json_split(config.root, split, self.report)
+                texts = load_json_split(config.root, split, self.report)
+                splits[split] = {image: (split, *found) for image, found in texts.items()}
             for other in config.splits[: config.splits.index(split)]:
                 for image in splits[split].keys() & splits[other].keys():
                     self.report.add("image in several splits: kept in each", f"{image} in {other}, {split}")
@@ -129,8 +130,14 @@ class Flickr30kEntities(SourceBuilder):
         file_name = f"{image}.jpg"
         path = self.config.get_image_folder() / file_name
         stored = read_image_file(path, report)
-        annotation = None if stored is None else self._read_annotation(image, source, report)
-        if stored is None or annotation is None:
+        if stored is None:
+            return None
+        try:
+            annotation = self._read_annotation(image, source, report)
+        except ValueError as error:
+            report.add("annotation damaged: image left out", str(error))
+            return None
+        if annotation is None:
             return None
         chains, captions = annotation
         stored = choose_frame(stored, chains.size or (None, None), path, report)
@@ -143,12 +150,17 @@ class Flickr30kEntities(SourceBuilder):
         return build_row(self.config.build_image(file_name, stored), image, *stored.upright_size, phrases)
 
     def _read_annotation(
-        self, image: str, source: tuple[bytes, bytes] | None, report: ReadingReport
+        self, image: str, source: tuple[str, bytes, bytes] | None, report: ReadingReport
     ) -> tuple[ChainBoxes, Captions] | None:
-        """Boxes and captions of an image, from its two files or from the texts of `load_json_split`."""
+        """Boxes and captions of an image, from its two files or from the texts of `load_json_split`.
+
+        Raises:
+            ValueError: they are damaged; the message names file and place.
+        """
         if source is not None:
-            boxes, sentences = (f"{path}: image {image}" for path in list_json_paths(self.config.root, "*"))
-            return parse_chain_boxes(source[0], boxes, report), parse_captions(source[1], sentences, report)
+            split, *texts = source
+            boxes, sentences = (f"{path}: image {image}" for path in list_json_paths(self.config.root, split))
+            return parse_chain_boxes(texts[0], boxes, report), parse_captions(texts[1], sentences, report)
         boxes_path = self.config.root / "Annotations" / f"{image}.xml"
         captions_path = self.config.root / "Sentences" / f"{image}.txt"
         for path in (boxes_path, captions_path):

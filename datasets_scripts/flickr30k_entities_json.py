@@ -91,11 +91,10 @@ def _parse_mention(phrase: Any, caption: str, where: str, report: ReadingReport)
     for name, kind in PHRASE_FIELDS.items():
         if not isinstance(phrase, dict) or not isinstance(phrase.get(name), kind):
             raise ValueError(f"{where}: a phrase has no `{name}` of type `{kind.__name__}`.")
-    types = [str(name) for name in phrase["phrase_type"]]
     span = _find_span(caption, phrase["first_word_index"], phrase["phrase"].split())
     if span is None:
         report.add("words are not in the caption where they are said to be: span left out", where)
-    return Mention(phrase["phrase_id"], phrase["phrase"], types, span)
+    return Mention(phrase["phrase_id"], phrase["phrase"], phrase["phrase_type"], span)
 
 
 def _find_span(caption: str, first: int, words: list[str]) -> list[int] | None:

@@ -107,10 +107,14 @@ def read_image_file(path: Path, report: ReadingReport) -> StoredImage | None:
     if not os.path.isfile(path):  # also where the name is too long for the system
         report.add("image file missing: image left out", str(path))
         return None
-    if path.stat().st_size > MAX_IMAGE_BYTES:
-        report.add("image file larger than the limit: image left out", str(path))
+    try:
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            report.add("image file larger than the limit: image left out", str(path))
+            return None
+        data = path.read_bytes()
+    except OSError as error:  # no permission, a damaged disk
+        report.add("image file cannot be read: image left out", f"{path} ({error.strerror})")
         return None
-    data = path.read_bytes()
     try:
         with open_image(data, name=str(path)) as picture:
             load_image(picture, name=str(path))

@@ -14,6 +14,7 @@ CHUNK_LENGTH = 1 << 20
 MAX_ENTRY_LENGTH = 1 << 26
 DECODER = json.JSONDecoder()
 WHITESPACE = re.compile(r"[ \t\n\r]*")
+NO_END = re.compile(r"[^,}\]]*")  # what a number or a word outside of lists may hold, and more
 
 
 def iterate_json_list(path: Path, chunk_length: int = CHUNK_LENGTH) -> Iterator[dict[str, Any]]:
@@ -177,7 +178,7 @@ class _ChunkReader:
             self.decode()
             return
         while self.peek() not in (",", "}", "]", ""):
-            self.position += 1
+            self.position = NO_END.match(self.text, self.position).end()
 
     def iterate_items(self, first: str, last: str) -> Iterator[None]:
         """Stops before each item of a list or an object and takes what stands between the items."""

@@ -11,7 +11,15 @@ from typing import Any
 from albef_amc.regions_albef import decode_rle, encode_rle
 from albef_amc.text_files_albef import open_text_file
 
-from .coco_records import MIN_POLYGON_LENGTH, ReadingReport, clean_box, keep_usable, mark_incomplete, reaches_image
+from .coco_records import (
+    MIN_POLYGON_LENGTH,
+    ReadingReport,
+    clean_box,
+    has_too_many_outlines,
+    keep_usable,
+    mark_incomplete,
+    reaches_image,
+)
 from .features import build_phrase, build_row
 from .image_files import UPRIGHT, find_path_problem, read_image_file
 from .jsonl_fields import BOX_FORMATS, NORMALIZED, XYWH, XYXY, check_line
@@ -112,7 +120,7 @@ class Jsonl(SourceBuilder):
         phrases = [self._read_phrase(phrase, size, where, n, report) for n, phrase in enumerate(row["phrases"])]
         proposals = row.get("proposals")
         if proposals is not None:
-            proposals = [{**entry, "box": self._read_box(entry["box"], size, where, report)} for entry in proposals]
+            proposals = [self._read_proposal(entry, size, where, report) for entry in proposals]
             proposals = [entry for entry in proposals if entry["box"] is not None]
         return build_row(self.config.build_image(name, stored), image, *size, phrases, proposals)
 
@@ -122,6 +130,7 @@ class Jsonl(SourceBuilder):
         """Phrase with boxes inside the image; without a region where it has boxes and none can be used."""
         place = f"{where}, phrase {number}"
         fields = {name: phrase.get(name) for name in KEPT_FIELDS}
+        fields["points"] = [[float(x), float(y)] for x, y in phrase.get("points") or ()] or phrase.get("points")
         lost_boxes = lost_outlines = False
         if phrase.get("boxes") is not None:
             boxes, lost_boxes = keep_usable(phrase["boxes"], lambda box: self._read_box(box, size, place, report))
@@ -131,11 +140,20 @@ class Jsonl(SourceBuilder):
             fields["polygons"] = None
         else:
             outlines = [*(phrase.get("polygons") or ()), *(phrase.get("masks") or ())]
+            if has_too_many_outlines(outlines, *size, place, report):
+                outlines = []
             kept, lost_outlines = keep_usable(outlines, lambda outline: _read_outline(outline, size, place, report))
             fields["polygons"] = [outline for outline in kept if isinstance(outline, list)] or None
             fields["masks"] = [outline for outline in kept if isinstance(outline, dict)] or None
         fields["types"] = mark_incomplete(phrase.get("types"), lost_boxes, lost_outlines)
         return build_phrase(_name_phrase(phrase, where, number), phrase["phrase"], **fields)
+
+    def _read_proposal(
+        self, entry: dict[str, Any], size: tuple[int, int], where: str, report: ReadingReport
+    ) -> dict[str, Any]:
+        score = entry.get("score")
+        box = self._read_box(entry["box"], size, where, report)
+        return {**entry, "box": box, "score": None if score is None else float(score)}
 
     def _read_box(
         self, box: list[float], size: tuple[int, int], where: str, report: ReadingReport

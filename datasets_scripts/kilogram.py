@@ -94,6 +94,8 @@ class KiloGram(SourceBuilder):
                 problem = "occurs twice" if tangram in seen else "has no list of annotations"
                 raise ValueError(f"{root / ANNOTATIONS_FILE}: tangram {tangram!r} {problem}. Fetch it again.")
             seen.add(tangram)
+            if not annotations:
+                self.report.add("tangram without annotations: left out", tangram)
             if tangram not in splits:
                 self.report.add("tangram in no split: left out", tangram)
                 continue
@@ -174,10 +176,11 @@ def _read_split_names(path: Path) -> dict[str, str]:
     for split in contents:
         if not re.fullmatch(r"\w+", split):
             raise ValueError(f"{path}: {split!r} is no name of a split.")
-    names = Counter(name if isinstance(name, str) else repr(name) for part in contents.values() for name in part)
-    for name, count in names.items():
-        if not re.fullmatch(r"[\w-]+", name):
-            raise ValueError(f"{path}: {name!r} is no name of a tangram: its drawing is the file of this name.")
+    names = [name for part in contents.values() for name in part]
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
+            raise ValueError(f"{path}: {name!r:.80} is no name of a tangram: its drawing is the file of this name.")
+    for name, count in Counter(names).items():
         if count > 1:
             raise ValueError(f"{path}: tangram {name!r} occurs twice. Give it one split.")
     return {name: split for split, part in contents.items() for name in part}

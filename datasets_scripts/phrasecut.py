@@ -17,6 +17,7 @@ from .coco_records import (
     MIN_POLYGON_LENGTH,
     ReadingReport,
     clean_box,
+    has_too_many_outlines,
     is_id_number,
     is_number,
     keep_usable,
@@ -205,10 +206,9 @@ def _read_phrase(
         report.add("phrase without a usable box: kept without a region", where)
     else:
         region["boxes"] = [stored.turn_box(box) for box in boxes]
-        polygons, drawn, lost_outlines = _read_outlines(task.get("Polygons"), stored, where, report)
-        share = float(np.logical_or.reduce(drawn).mean()) if drawn else 0.0
+        polygons, masks, share, lost_outlines = _read_outlines(task.get("Polygons"), stored, where, report)
         region["polygons"] = [stored.turn_polygon(polygon) for polygon in polygons] or None
-        region["masks"] = [stored.turn_mask(encode_rle(mask)) for mask in drawn] or None
+        region["masks"] = masks or None
     structure = task.get("phrase_structure")
     types = None
     if _is_structure(structure):
@@ -223,6 +223,7 @@ def _is_structure(structure: Any) -> bool:
     return (
         isinstance(structure, dict)
         and isinstance(structure.get("name"), str)
+        and isinstance(structure.get("type"), str | None)
         and all(isinstance(structure.get(name), list) for name in ("attributes", "relation_descriptions"))
         and all(isinstance(attribute, str) for attribute in structure["attributes"])
     )
@@ -230,13 +231,24 @@ def _is_structure(structure: Any) -> bool:
 
 def _read_outlines(
     instances: Any, stored: StoredImage, where: str, report: ReadingReport
-) -> tuple[list[list[float]], list[np.ndarray], bool]:
-    """Flat polygons with an area, one mask per object, and whether a part of them was lost while others are left."""
+) -> tuple[list[list[float]], list[dict[str, Any]], float, bool]:
+    """Outlines of a task.
+
+    Returns:
+        `tuple`: flat polygons with an area, one mask of the upright picture per object, the share of the picture that
+        the masks cover together, and whether a part of them was lost while others are left.
+    """
     polygons: list[list[float]] = []
-    masks = []
+    masks: list[dict[str, Any]] = []
+    covered = np.zeros((stored.height, stored.width), dtype=bool)
     is_lost = False
-    for instance in instances if isinstance(instances, list) and instances else [None]:
-        parts = instance if isinstance(instance, list) else [None]
+    instances = instances if isinstance(instances, list) and instances else [None]
+    parts_of_all = [part for parts in instances if isinstance(parts, list) for part in parts]
+    found = [*parts_of_all, *({} for _ in instances)]  # an object becomes a mask
+    if has_too_many_outlines(found, stored.width, stored.height, where, report):
+        return [], [], 0.0, False
+    for instance in instances:
+        parts = instance if isinstance(instance, list) and instance else [None]
         kept = [polygon for polygon in parts if _is_outline(polygon)]
         if len(kept) < len(parts):
             report.add("outline damaged: dropped", where)
@@ -250,11 +262,12 @@ def _read_outlines(
             if len(polygon) >= MIN_DRAWN_POINTS:
                 mask |= _draw_polygon(polygon, stored.width, stored.height)
         if mask.any():
-            masks.append(mask)
+            covered |= mask
+            masks.append(stored.turn_mask(encode_rle(mask)))
         elif kept:
             report.add("outline without a pixel in the image: dropped", where)
         is_lost |= len(kept) < len(parts) or not mask.any()
-    return (polygons, masks, is_lost) if masks else ([], [], False)
+    return (polygons, masks, float(covered.mean()), is_lost) if masks else ([], [], 0.0, False)
 
 
 def _is_outline(polygon: Any) -> bool:

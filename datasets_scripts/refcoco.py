@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from .coco_files import load_annotations
-from .coco_records import ReadingReport, clean_box, is_id_number, mark_incomplete, read_region
+from .coco_records import ReadingReport, clean_box, is_id_number, mark_incomplete, read_category, read_region
 from .detections import Detections, build_proposals, load_detections
 from .features import build_phrase, build_row
 from .image_files import StoredImage, choose_frame, read_image_file
@@ -223,7 +223,7 @@ def _read_phrases(
     annotation_id = str(ref["ann_id"])
     annotation = annotations[annotation_id]
     region: dict[str, Any] = {}
-    category = categories.get(str(annotation.get("category_id")))
+    category = read_category(annotation, categories, where, report)
     types = [category] if category else None
     box = clean_box(annotation.get("bbox"), stored.width, stored.height, where, report, is_xywh=True)
     if box is None:
@@ -237,7 +237,7 @@ def _read_phrases(
         region["polygons"] = polygons and [stored.turn_polygon(polygon) for polygon in polygons]
         region["masks"] = masks and [stored.turn_mask(mask) for mask in masks]
     sentences = [entry for entry in ref["sentences"] if entry["sent"].strip()]
-    if len(sentences) < len(ref["sentences"]):
+    if len(sentences) < len(ref["sentences"]) or not sentences:
         report.add("sentence without words: left out", where)
     return [
         build_phrase(

@@ -64,8 +64,18 @@ class SourceConfig(datasets.BuilderConfig):
         files = (path for folder in self.list_image_folders() for path in folder.rglob("*"))
         pictures = (path for path in files if path.suffix.lower() in suffixes)
         for path in [*self.list_annotation_paths(), *sorted(pictures)]:
-            digest.update(f"{path}/{path.stat().st_size}/{path.stat().st_mtime_ns}".encode())
+            # Names of files may hold bytes that are no text.
+            digest.update(f"{path}/{_describe_state(path)}".encode(errors="surrogateescape"))
         return super().create_config_id({**config_kwargs, "contents": digest.hexdigest()}, custom_features)
+
+
+def _describe_state(path: Path) -> str:
+    """Size and date of a file; a link that leads nowhere has none, and what needs the file says so."""
+    try:
+        state = path.stat()
+    except OSError:
+        return "missing"
+    return f"{state.st_size}/{state.st_mtime_ns}"
 
 
 @dataclass

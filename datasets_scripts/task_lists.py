@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .annotation_lists import is_encodable
+from .annotation_lists import EMPTY_FILE, is_encodable
 from .coco_records import ReadingReport
 from .image_files import read_image_file
 from .json_lists import iterate_json_list
@@ -152,6 +152,7 @@ class TaskListBuilder(SourceBuilder):
     def _read_split(self, split: str) -> dict[str, Any]:
         groups: dict[str, bytearray] = {}
         for name, path in self.config.name_files(split).items():
+            number = -1
             for number, fields in enumerate(iterate_json_list(path)):
                 kept = self._read_entry(
                     Entry(fields, split, f"{name}#{number}", f"{path}: entry {number}", self.config)
@@ -159,6 +160,8 @@ class TaskListBuilder(SourceBuilder):
                 if kept is not None:
                     line = json.dumps(kept[1], separators=(",", ":"))
                     groups.setdefault(kept[0], bytearray()).extend(line.encode() + b"\n")
+            if number < 0:
+                self.report.add(EMPTY_FILE, str(path))
         return groups
 
     def _read_image(self, name: str, report: ReadingReport, folder: Path | None = None) -> dict[str, Any] | None:

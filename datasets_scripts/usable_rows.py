@@ -10,6 +10,7 @@ from .coco_records import ReadingReport
 from .task_features import find_task_schema
 
 BROKEN_FIELD = "field with broken characters: left out"
+OTHER_FIELD = "field that is no text: left out"
 
 
 def keep_usable_texts(row: dict[str, Any], report: ReadingReport) -> dict[str, Any] | None:
@@ -54,10 +55,11 @@ def _keep_usable_fields(phrase: dict[str, Any], where: str, report: ReadingRepor
     """A phrase without paraphrases that no run can use, and without fields that cannot be stored."""
     kept = dict(phrase)
     caption = phrase.get("caption")
-    if caption is not None and find_broken_character(caption):
-        report.add(BROKEN_FIELD, f"{where}, caption")
+    if caption is not None and (problem := _find_field_problem(caption)):
+        report.add(problem, f"{where}, caption")
         kept |= {"caption": None, "spans": None}
-    kept["types"] = _filter(phrase.get("types"), find_broken_character, BROKEN_FIELD, f"{where}, types", report)
+    types = _filter(phrase.get("types"), _is_no_text, OTHER_FIELD, f"{where}, types", report)
+    kept["types"] = _filter(types, find_broken_character, BROKEN_FIELD, f"{where}, types", report)
     reason = "paraphrase without words or with broken characters: left out"
     kept["paraphrases"] = _filter(phrase.get("paraphrases"), find_text_problem, reason, where, report)
     return kept
@@ -65,7 +67,7 @@ def _keep_usable_fields(phrase: dict[str, Any], where: str, report: ReadingRepor
 
 def _filter(
     values: list[str] | None,
-    find_problem: Callable[[str], str | None],
+    find_problem: Callable[[Any], Any],
     reason: str,
     where: str,
     report: ReadingReport,
@@ -78,7 +80,23 @@ def _filter(
 
 
 def _keep_label(proposal: dict[str, Any], where: str, report: ReadingReport) -> dict[str, Any]:
-    if proposal.get("label") is None or not find_broken_character(proposal["label"]):
+    label = proposal.get("label")
+    problem = None if label is None else _find_field_problem(label)
+    if problem is None:
         return proposal
-    report.add(BROKEN_FIELD, f"{where}, label of a proposal")
+    report.add(problem, f"{where}, label of a proposal")
     return {**proposal, "label": None}
+
+
+def _find_field_problem(value: Any) -> str | None:
+    """Why a field cannot be stored as text; `None` where it can."""
+    if _is_no_text(value):
+        return OTHER_FIELD
+    if find_broken_character(value):
+        return BROKEN_FIELD
+    return None
+
+
+def _is_no_text(value: Any) -> bool:
+    """Whether a value is of another type than text."""
+    return not isinstance(value, str)

@@ -23,6 +23,10 @@ POLYGON_LINES_PER_PIXEL = 8
 MAX_COORDINATE = 1e6
 # Outlines of objects have some hundred corners; the time to draw one grows with them.
 MAX_POLYGON_CORNERS = 10_000
+# Polygons, and masks, of one region: crowds have some hundred.
+MAX_REGION_OUTLINES = 2_000
+# Pixels of all masks of a region together; each has as many as its image.
+MAX_REGION_PIXELS = 2_000_000_000
 # Lines x edges that are in memory together while a polygon is drawn.
 MAX_CROSSINGS = 1 << 21
 # Columns of a mask whose sums are in memory together.
@@ -71,6 +75,7 @@ def build_region_mask(
 
     ```
     """
+    check_outline_counts(len(polygons or ()), len(masks or ()), height, width)
     mask_height, mask_width = mask_size
     region = np.zeros((mask_height, mask_width))
     if boxes is not None and len(boxes):
@@ -85,6 +90,25 @@ def build_region_mask(
         mask = decode_rle(rle, (height, width))
         np.maximum(region, _average_rows(_average_rows(mask, mask_height).T, mask_width).T, out=region)
     return torch.from_numpy(region.clip(0, 1)).float()
+
+
+def check_outline_counts(num_polygons: int, num_masks: int, height: int, width: int) -> None:
+    """Refuse a region of so many outlines that drawing it would take minutes.
+
+    Args:
+        num_polygons, num_masks (`int`): outlines of the region.
+        height, width (`int`): size of the stored image in pixels.
+
+    Raises:
+        ValueError: more than `MAX_REGION_OUTLINES` of a kind, or masks of more than `MAX_REGION_PIXELS` together.
+    """
+    allowed = min(MAX_REGION_OUTLINES, MAX_REGION_PIXELS // max(1, height * width))
+    for name, count, limit in (("polygons", num_polygons, MAX_REGION_OUTLINES), ("masks", num_masks, allowed)):
+        if count > limit:
+            raise ValueError(
+                f"a region has {count} {name}, more than {limit} (in an image of {width} x {height} pixels). Unite "
+                "them in one mask."
+            )
 
 
 def clamp_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> tuple[torch.Tensor, int]:
@@ -487,6 +511,7 @@ __all__ = [
     "boxes_from_heatmap",
     "build_region_mask",
     "check_boxes",
+    "check_outline_counts",
     "clamp_boxes",
     "decode_rle",
     "encode_rle",

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 import tracemalloc
 
 import pytest
@@ -191,3 +192,26 @@ def test_no_more_than_a_chunk_is_in_memory(tmp_path):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 7_000_000
+
+
+@pytest.mark.parametrize("value", [None, 7, {}, "text", []])
+def test_a_file_of_which_nothing_is_read_is_counted(tmp_path, source, value):
+    edit(source, "captions", lambda contents: contents.update(annotations=value))
+    rows, report = build(tmp_path / "cache", source)
+    assert report.counts["file without entries: nothing is read of it"] == 1
+    assert "captions_val2017.json" in report.first_places["file without entries: nothing is read of it"]
+
+
+@pytest.mark.parametrize("value", [7, True, ["animal"], {"a": 1}])
+def test_a_supercategory_that_is_no_text_is_counted(tmp_path, source, value):
+    edit(source, "instances", lambda contents: contents["categories"][0].update(supercategory=value))
+    _, report = build(tmp_path / "cache", source)
+    assert report.counts["field that is no text: left out"] > 0
+
+
+def test_a_long_number_between_the_lists_is_skipped_at_once(tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text('{"info": ' + "1" * 3_000_000 + ', "other": true , "images": [{"id": 1}]}')
+    start = time.process_time()
+    assert list(iterate_json_lists(path)) == [("images", {"id": 1})]
+    assert time.process_time() - start < 2

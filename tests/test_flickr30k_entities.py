@@ -146,11 +146,45 @@ def test_an_id_that_could_leave_the_folder_is_refused(tmp_path, source, line):
         build(tmp_path / "cache", source)
 
 
-def test_broken_xml_is_refused(tmp_path, source):
-    shutil.copy(source / "edge" / "Annotations" / "broken.xml", source / "Annotations" / "77100264.xml")
-    with pytest.raises(ValueError, match=r"77100264\.xml is not a whole annotation in XML.*Fetch it again") as caught:
-        build(tmp_path / "cache", source).as_dataset()
-    assert "no element found" in str(caught.value)
+DAMAGED = "annotation damaged: image left out"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("Annotations/77100264.xml", None, r"77100264\.xml is not a whole annotation in XML.*no element found"),
+        ("Annotations/77100264.xml", b"", r"77100264\.xml is not a whole annotation in XML"),
+        ("Annotations/77100264.xml", b"<a>" * 400_000, r"77100264\.xml is not a whole annotation.*1,200,000 bytes"),
+        ("Annotations/77100264.xml", b"<!DOCTYPE x><annotation/>", r"77100264\.xml .*document type"),
+        ("Sentences/77100264.txt", b"A caf\xe9 .\n", r"77100264\.txt, line 1 \(byte 5\): the byte 0xe9 is not UTF-8"),
+        ("Sentences/77100264.txt", "A dog .".encode("utf-16"), r"77100264\.txt is UTF-16 text"),
+        ("Sentences/77100264.txt", b"A dog\0 .\n", r"77100264\.txt, line 1 .*NUL byte"),
+    ],
+)
+def test_a_damaged_file_of_one_image_is_counted_and_the_others_are_built(tmp_path, source, name, content, message):
+    expected = [row for row in list_rows(build(tmp_path / "clean", source)) if row[1]["image_id"] != "77100264"]
+    broken = (source / "edge" / "Annotations" / "broken.xml").read_bytes()
+    (source / name).write_bytes(broken if content is None else content)
+    builder = build(tmp_path / "cache", source)
+    assert list_rows(builder) == expected
+    assert builder.report.counts[DAMAGED] == 1
+    assert re.search(message, builder.report.first_places[DAMAGED])
+
+
+def test_where_all_annotations_are_damaged_the_first_is_named(tmp_path, source):
+    for path in (source / "Annotations").glob("*.xml"):
+        path.write_text("<annotation>")
+    with pytest.raises(ValueError, match=r"No image of .* can be used\. .* x annotation damaged.*first: .*\.xml"):
+        build(tmp_path / "cache", source)
+
+
+@pytest.mark.parametrize("folder", ["Annotations", "Sentences"])
+def test_a_link_that_leads_nowhere_is_a_missing_file(tmp_path, source, folder):
+    (path,) = (source / folder).glob("77100264.*")
+    path.unlink()
+    path.symlink_to("nowhere")
+    builder = build(tmp_path / "cache", source)
+    assert builder.report.counts["annotation file missing: image left out"] == 1
 
 
 def test_xml_with_a_document_type_is_refused(tmp_path):
@@ -286,12 +320,6 @@ def test_broken_brackets_are_found(line):
         parse_caption(line)
 
 
-def test_text_that_is_no_utf_8_is_refused(tmp_path, source):
-    (source / "Sentences" / "77100264.txt").write_bytes("Café".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"77100264\.txt, line 1 .*not UTF-8"):
-        build(tmp_path / "cache", source)
-
-
 def test_a_list_of_unrelated_captions_of_another_form_is_refused(tmp_path, source):
     (source / "UNRELATED_CAPTIONS").write_text("# ids\n5500912036\n")
     with pytest.raises(ValueError, match="UNRELATED_CAPTIONS, line 2: an image id and the number"):
@@ -365,7 +393,6 @@ def test_odd_entries_of_info_ground_are_counted(tmp_path, source, name, edit, re
 @pytest.mark.parametrize(
     ("name", "edit", "message"),
     [
-        ("sentences_test.json", lambda data: data.update({"../1": []}), "'../1' is no id of an image"),
         ("sentences_test.json", lambda data: data["77100264"][0].pop("sentence"), "sentence 0 has no text `sentence`"),
         ("sentences_test.json", lambda data: data["77100264"][0].pop("phrases"), "sentence 0 has no list `phrases`"),
         (
@@ -373,7 +400,7 @@ def test_odd_entries_of_info_ground_are_counted(tmp_path, source, name, edit, re
             lambda data: data["77100264"][0]["phrases"][0].update(phrase_id=1),
             "a phrase has no `phrase_id` of type `str`",
         ),
-        ("bounding_boxes_test.json", lambda data: data["77100264"].pop("boxes"), "image 77100264 has no `boxes`"),
+        ("bounding_boxes_test.json", lambda data: data["77100264"].pop("boxes"), " has no `boxes`"),
         (
             "bounding_boxes_test.json",
             lambda data: data["77100264"].update(scene=3),
@@ -381,9 +408,17 @@ def test_odd_entries_of_info_ground_are_counted(tmp_path, source, name, edit, re
         ),
     ],
 )
-def test_entries_of_info_ground_of_another_form_are_refused(tmp_path, source, name, edit, message):
-    with pytest.raises(ValueError, match=message):
-        build(tmp_path / "cache", **change_json(source, name, edit))
+def test_entries_of_info_ground_of_another_form_are_counted(tmp_path, source, name, edit, message):
+    builder = build(tmp_path / "cache", **change_json(source, name, edit))
+    assert builder.report.counts[DAMAGED] == 1
+    assert re.search(rf"{name}: image 77100264.*{message}", builder.report.first_places[DAMAGED])
+    assert "77100264" not in builder.as_dataset(split="test")["image_id"]
+
+
+def test_an_id_of_info_ground_that_could_leave_the_folder_is_refused(tmp_path, source):
+    options = change_json(source, "sentences_test.json", lambda data: data.update({"../1": []}))
+    with pytest.raises(ValueError, match="'../1' is no id of an image"):
+        build(tmp_path / "cache", **options)
 
 
 def test_half_a_json_is_refused(tmp_path, source):

@@ -1,5 +1,7 @@
 """Image files: EXIF turns of annotations agree with Pillow's turn of the pixels; paths stay in their folder."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -121,3 +123,16 @@ def test_a_name_that_is_too_long_for_the_system_is_a_missing_file(tmp_path):
     report = ReadingReport()
     assert read_image_file(tmp_path / f"{'a' * 5000}.jpg", report) is None
     assert report.counts == {"image file missing: image left out": 1}
+
+
+def test_a_file_that_the_system_cannot_read_is_counted(tmp_path, monkeypatch):
+    place = tmp_path / "a.jpg"
+    place.write_bytes(b"text")
+
+    def fail(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)  # a superuser may read every file
+    report = ReadingReport()
+    assert read_image_file(place, report) is None
+    assert report.first_places == {"image file cannot be read: image left out": f"{place} (Permission denied)"}

@@ -1,6 +1,7 @@
 """JSON Lines of one's own: rows with the fields that were written, box formats, and errors that name the line."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -267,3 +268,37 @@ def test_a_picture_that_no_decoder_takes_does_not_end_the_build(source):
     assert rows["image_id"] == ["photos/a.png"]
     assert report.counts == {"image file damaged or not an image: image left out": 1}
     assert "damaged.avif" in next(iter(report.first_places.values()))
+
+
+def test_odd_files_among_the_images_do_not_end_a_build(source):
+    (source.folder / "nowhere.jpg").symlink_to("no_such_file.jpg")
+    (source.folder / "circle.jpg").symlink_to("circle.jpg")
+    os.mkfifo(source.folder / "pipe.jpg")
+    open(os.fsencode(source.folder) + b"/caf\xe9.jpg", "wb").close()
+    rows, report = source(row_of("nowhere.jpg"), row_of("circle.jpg"), row_of("pipe.jpg"), row_of("photos/b.png"))
+    assert rows["image_id"][:] == ["photos/b.png"]
+    assert report.counts == {"image file missing: image left out": 3}
+
+
+@pytest.mark.parametrize("number", [2**24 + 1, 2**63, -(2**63), 1e30])
+def test_large_numbers_are_kept_as_far_as_rows_hold_them(source, number):
+    row = {**row_of(points=[[number, 1]]), "proposals": [{"box": [1, 2, 3, 4], "score": number}]}
+    rows, _ = source(row)
+    assert rows[0]["phrases"][0]["points"] == [[pytest.approx(number), 1]]
+    assert rows[0]["proposals"][0]["score"] == pytest.approx(number)
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        {"polygons": [[1, 2, 9, 2, 9, 9]] * 2001},
+        {"masks": [{"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}] * 2001},
+    ],
+)
+def test_more_outlines_than_a_phrase_may_have_are_left_out(source, region):
+    rows, report = source(row_of(boxes=[[1, 2, 9, 9]], **region), row_of("photos/b.png"))
+    phrase = rows[0]["phrases"][0]
+    assert (phrase["boxes"], phrase["polygons"], phrase["masks"]) == ([[1, 2, 9, 9]], None, None)
+    reason = "more outlines than a phrase may have: outlines left out"
+    assert report.counts == {reason: 1}
+    assert "2001" in report.first_places[reason] and "more than 2000" in report.first_places[reason]

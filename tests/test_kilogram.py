@@ -300,3 +300,10 @@ def test_the_published_data_set_is_complete_and_every_part_has_the_pixels_of_its
             num_differing += int(((pixels == color).all(axis=-1) != union).sum())
             num_pixels += int(union.sum())
     assert num_differing / num_pixels < 5e-4
+
+
+@pytest.mark.parametrize("name", [7, None, True, 10**400, ["page1-900"], {"a": 1}])
+def test_a_name_that_is_no_text_is_refused(tmp_path, source, name):
+    edit(source / "data_split.json", lambda contents: contents["train"].append(name))
+    with pytest.raises(ValueError, match=r"data_split\.json: .* is no name of a tangram"):
+        build(tmp_path / "cache", source)

@@ -104,6 +104,15 @@ def edit(path, change):
         (lambda tasks: tasks[0].update(Polygons=[[[[1, 2], [3, "a"]]]]), "outline damaged: dropped"),
         (lambda tasks: tasks[0].update(Polygons=[[[[1, 2], [1e300, 4]]]]), "outline damaged: dropped"),
         (lambda tasks: tasks[0].update(Polygons=[]), "outline damaged: dropped"),
+        (lambda tasks: tasks[0].update(Polygons=[[]]), "outline damaged: dropped"),
+        (
+            lambda tasks: tasks[0].update(Polygons=[[[[1, 2], [9, 2], [9, 9]]]] * 2001),
+            "more outlines than a phrase may have: outlines left out",
+        ),
+        (
+            lambda tasks: tasks[0]["phrase_structure"].update(type=["name"]),
+            "phrase without a usable structure: kept without types",
+        ),
         (
             lambda tasks: tasks[0].update(Polygons=[[[[900, 900], [990, 900], [990, 990]]]]),
             "outline without a pixel in the image: dropped",

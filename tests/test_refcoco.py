@@ -138,7 +138,7 @@ def test_scores_of_detections_are_finite_numbers(tmp_path, source, score):
     detections = json.loads(path.read_text())
     detections[0]["score"] = score
     path.write_text(json.dumps(detections))
-    with pytest.raises(ValueError, match=r"dets\.json: a detection has score .{1,80} and label .*a finite number"):
+    with pytest.raises(ValueError, match=r"dets\.json: detection number 0 has score .{1,80} and label .*finite"):
         build(tmp_path / "cache", source, dataset="refcoco+", detections_file=DETECTIONS["mattnet"])
 
 

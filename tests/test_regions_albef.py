@@ -484,3 +484,21 @@ def test_boxes_of_large_maps_are_fast(height, width, seconds):
     boxes, _ = boxes_from_heatmap(heatmap, 0.5)
     assert time.perf_counter() - start < seconds
     assert len(boxes) > 1
+
+
+@pytest.mark.parametrize(
+    ("size", "region", "message"),
+    [
+        ((30, 40), {"polygons": [[1, 2, 9, 2, 9, 9]] * 2001}, "2001 polygons, more than 2000"),
+        ((30, 40), {"masks": [{"size": [30, 40], "counts": [1200]}] * 2001}, "2001 masks, more than 2000"),
+        ((10000, 10000), {"masks": [{"size": [10000, 10000], "counts": [10**8]}] * 21}, "21 masks, more than 20"),
+    ],
+)
+def test_a_region_of_outlines_without_bound_is_refused_before_it_is_drawn(size, region, message):
+    with pytest.raises(ValueError, match=message):
+        build_region_mask(*size, (4, 4), **region)
+
+
+def test_a_crowd_of_outlines_is_drawn():
+    polygons = [[x, y, x + 9, y, x + 9, y + 9] for x in range(0, 400, 20) for y in range(0, 400, 20)]
+    assert build_region_mask(400, 400, (8, 8), polygons=polygons).gt(0).any()

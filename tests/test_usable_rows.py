@@ -73,6 +73,20 @@ def test_phrases_and_fields_that_no_run_can_use_are_skipped_and_counted():
     assert report.first_places[REASON] == "image photo, phrase 0"
 
 
+@pytest.mark.parametrize("value", [7, 2.5, True, ["a"], {"a": 1}])
+def test_fields_of_another_type_are_skipped_and_counted(value):
+    phrases = [build_phrase(1, "a dog", types=[value, "x"], caption=value, spans=[[0, 1]])]
+    report = ReadingReport()
+    row = keep_usable_texts(build_row(None, "photo", 40, 30, phrases, [{"box": BOX, "label": value}]), report)
+    assert (row["phrases"][0]["types"], row["phrases"][0]["caption"], row["phrases"][0]["spans"]) == (
+        ["x"],
+        None,
+        None,
+    )
+    assert row["proposals"][0]["label"] is None
+    assert report.counts == {"field that is no text: left out": 3}
+
+
 @pytest.mark.parametrize(
     ("texts", "text"), [("captions", "caption"), ("questions", "question"), ("hypotheses", "hypothesis")]
 )
