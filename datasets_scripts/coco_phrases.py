@@ -172,7 +172,7 @@ def _read_phrase(
     return build_phrase(
         record["id"],
         record["phrase"],
-        boxes=boxes,
+        boxes=boxes or None,
         masks=masks,
         polygons=polygons,
         types=mark_incomplete(types, lost_boxes, lost_outlines),

@@ -7,9 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags
 
-from albef_amc.image_processing_albef import MAX_IMAGE_BYTES, UnusableImageError, load_image, open_image
+from albef_amc.image_processing_albef import MAX_IMAGE_BYTES, UnusableImageError, measure_image
 from albef_amc.regions_albef import decode_rle, encode_rle
 
 from .coco_records import ReadingReport
@@ -116,10 +115,7 @@ def read_image_file(path: Path, report: ReadingReport) -> StoredImage | None:
         report.add("image file cannot be read: image left out", f"{path} ({error.strerror})")
         return None
     try:
-        with open_image(data, name=str(path)) as picture:
-            load_image(picture, name=str(path))
-            orientation = picture.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
-            width, height = picture.size
+        (width, height), orientation = measure_image(data, name=str(path))
     except UnusableImageError as error:
         report.add(f"{error.reason}: image left out", str(error))
         return None

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_base import BatchFeature
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
@@ -232,21 +232,66 @@ def _check_size(image: Image.Image, max_image_pixels: int, name: str) -> None:
         )
 
 
+def measure_image(source: str | Path | bytes, name: str | None = None) -> tuple[tuple[int, int], int]:
+    """Stored size and EXIF orientation of a picture that [`load_image`] takes; it is decoded and converted once.
+
+    Args:
+        source: path of a file, or its bytes.
+        name (`str`, *optional*): what error messages call the image; by default its path.
+
+    Returns:
+        `tuple`: width and height before it is turned, and the orientation, 1 where there is none.
+
+    Raises:
+        FileNotFoundError: no such file.
+        UnusableImageError: the picture cannot be used.
+    """
+    with open_image(source, name=name) as opened:
+        called, stored_as = _name_image(source, name), _describe_packing(opened)
+        orientation = _load_pixels(opened, called)
+        size = opened.size
+        _turn_and_convert(opened, called, stored_as, in_place=True)
+    return size, orientation
+
+
 def _decode(image: Image.Image, name: str, in_place: bool) -> Image.Image:
     """Decode, turn and convert."""
-    stored_as = image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.tile else None
+    stored_as = _describe_packing(image)
+    _load_pixels(image, name)
+    return _turn_and_convert(image, name, stored_as, in_place)
+
+
+def _describe_packing(image: Image.Image) -> object:
+    """How the file of an image that is not decoded yet packs its pixels."""
+    return image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.tile else None
+
+
+def _load_pixels(image: Image.Image, name: str) -> int:
+    """Decode; returns the EXIF orientation."""
     try:
         if isinstance(image, ImageFile.ImageFile) and image.format == "PNG":
             _check_png_pixels(image)
+        image.load()
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception as error:  # damaged data can make a decoder raise anything
+        raise _describe_damage(name, error) from error
+
+
+def _describe_damage(name: str, error: Exception) -> UnusableImageError:
+    return UnusableImageError(
+        f"{name} cannot be decoded: {error}. The file is truncated or damaged: fetch it again or leave it out.",
+        "image file damaged or not an image",
+    )
+
+
+def _turn_and_convert(image: Image.Image, name: str, stored_as: object, in_place: bool) -> Image.Image:
+    try:
         if in_place:
             ImageOps.exif_transpose(image, in_place=True)
         else:
             image = ImageOps.exif_transpose(image)
-    except Exception as error:  # damaged data can make a decoder raise anything
-        raise UnusableImageError(
-            f"{name} cannot be decoded: {error}. The file is truncated or damaged: fetch it again or leave it out.",
-            "image file damaged or not an image",
-        ) from error
+    except Exception as error:  # damaged EXIF data
+        raise _describe_damage(name, error) from error
     return _to_rgb(image, name, stored_as)
 
 
@@ -514,4 +559,12 @@ def iterate_images(images: Any) -> Iterator[ImageLike]:
         raise ValueError("`images` is empty: give at least one image.")
 
 
-__all__ = ["IMAGE_FORMATS", "AlbefImageProcessor", "UnusableImageError", "iterate_images", "load_image", "open_image"]
+__all__ = [
+    "IMAGE_FORMATS",
+    "AlbefImageProcessor",
+    "UnusableImageError",
+    "iterate_images",
+    "load_image",
+    "measure_image",
+    "open_image",
+]

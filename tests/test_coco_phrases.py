@@ -420,7 +420,7 @@ def test_a_kind_that_is_no_text_is_left_out_and_counted(source, value):
     source.phrases[1]["kind"] = value
     rows, report = source.read()
     assert rows[0]["phrases"][1]["types"] is None
-    assert report.counts == {"field that is no text: left out": 1}
+    assert report.counts["field that is no text: left out"] == 1
 
 
 @pytest.mark.parametrize("value", [7, ["see the dog"], {"a": 1}])
@@ -428,7 +428,7 @@ def test_a_caption_that_is_no_text_is_left_out_and_counted(source, value):
     source.phrases[2]["caption"] = value
     rows, report = source.read()
     assert (rows[1]["phrases"][0]["caption"], rows[1]["phrases"][0]["phrase"]) == (None, "big dog")
-    assert report.counts == {"field that is no text: left out": 1}
+    assert report.counts["field that is no text: left out"] == 1
 
 
 @pytest.mark.parametrize("change", [{"name": None}, {"name": 7}, {"name": ["dog"]}, {"name": ""}, {"id": 8}])
@@ -436,7 +436,7 @@ def test_a_category_without_a_name_is_counted(source, change):
     source.annotations["categories"][0].update(change)
     rows, report = source.read()
     assert [proposal["label"] for row in rows for proposal in row["proposals"]] == [None] * 3
-    assert report.counts == {"category unknown or without a name: left out": 3}
+    assert report.counts["category unknown or without a name: left out"] == 3
 
 
 @pytest.mark.parametrize("value", [0, "", {}, False])
@@ -444,7 +444,7 @@ def test_boxes_of_another_type_are_counted_where_python_calls_them_empty(source,
     source.phrases[1]["bbox"] = value
     rows, report = source.read()
     assert rows[0]["phrases"][1]["boxes"] is None
-    assert report.counts == {"box is not four finite numbers: box left out": 1}
+    assert report.counts["box is not four finite numbers: box left out"] == 1
 
 
 def test_masks_that_would_take_minutes_are_left_out(source):
@@ -452,4 +452,4 @@ def test_masks_that_would_take_minutes_are_left_out(source):
     source.annotations["annotations"][2]["segmentation"] = [mask] * 2001
     rows, report = source.read()
     assert rows[1]["phrases"][0]["masks"] is None
-    assert report.counts == {"more outlines than a phrase may have: outlines left out": 1}
+    assert report.counts["more outlines than a phrase may have: outlines left out"] == 1
