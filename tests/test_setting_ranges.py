@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from testing_utils import build_rows, build_tiny_config, build_tiny_processor
+from transformers import HfArgumentParser
 
 from albef_amc import AlbefConfig
 from albef_amc.cli.main import main
@@ -378,3 +379,20 @@ def test_values_that_transformers_takes_are_taken(tmp_path, values):
 def test_saving_the_best_weights_needs_evaluations(tmp_path):
     with pytest.raises(ValueError, match='`save_strategy="best"` needs evaluations: set `eval_strategy`'):
         build(tmp_path, save_strategy="best")
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["--warmup_steps", "0.1"], "warmup_steps", 0.1),
+        (["--freeze", "vision", "text"], "freeze", ["vision", "text"]),
+        (["--use_augmentation", "false"], "use_augmentation", False),
+        (["--amc_weight", "0.5"], "amc_weight", 0.5),
+        (["--lr_scheduler_type", "cosine"], "lr_scheduler_type", "cosine"),
+    ],
+)
+def test_settings_come_from_the_parser_of_transformers(tmp_path, words, name, value):
+    parser = HfArgumentParser(AmcConfig)
+    words = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--report_to", "none", *words]
+    (settings,) = parser.parse_args_into_dataclasses(words)
+    assert getattr(settings, name) == value

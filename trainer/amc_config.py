@@ -138,6 +138,8 @@ class AmcConfig(TrainingArguments):
     ddp_find_unused_parameters: bool | None = True
 
     def __post_init__(self):
+        if self.debug is None:  # from `HfArgumentParser`, which gives None for lists that have no default
+            self.debug = ""
         check_training_settings(self)
         if self.remove_unused_columns:
             raise ValueError(
