@@ -220,7 +220,10 @@ def test_a_folder_with_a_checkpoint_is_not_overwritten(recipe, checkpoint, capsy
         (["RECIPE", "--set", "model.config=no_model"], "albef_base"),
         (["RECIPE", "--set", "model.config=null"], "`checkpoint` or `config`"),
         (["RECIPE", "--set", "fp16=true"], "bf16"),
-        (["coco_phrases", "--set", "model.checkpoint=x"], "No checkpoint folder at x"),
+        (
+            ["RECIPE", *(f"--set=model.{change}" for change in ("checkpoint=x", "config=null", "vocabulary=null"))],
+            "No checkpoint folder at x",
+        ),
         (["coco_phrases", "--set", "model.checkpoint=CHECKPOINT"], "data_root"),
         (["RECIPE", "--set", "region_source=polygons"], "None of the phrases of the 8 training images has"),
         (["RECIPE", "--set", "report_to=tensorbord"], "Did you mean `tensorboard`?"),
