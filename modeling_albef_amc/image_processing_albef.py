@@ -331,7 +331,7 @@ def _to_rgb(image: Image.Image, name: str, stored_as: object = None) -> Image.Im
         if key is not None and image.mode in KEY_MODES:
             is_transparent = _find_key_colour(image, key, stored_as)
         if image.mode in SHORT_MODES or image.mode == "F":
-            image = _array_to_pil(np.asarray(image), name, is_short=image.mode in SHORT_MODES)
+            image = _scale_to_gray(image, name)
         image = _lay_on_white(image)
     except UnusableImageError:
         raise
@@ -352,12 +352,27 @@ def _find_key_colour(image: Image.Image, key: Any, stored_as: Any) -> np.ndarray
     Pillow keeps that colour as it is in the file, while the pixels of 2 and 4 bits were scaled, and of 16-bit RGB
     only the high bytes are left.
     """
+    colour: Any
     if image.mode == "RGB":
-        values = [int(value) >> 8 if stored_as == DEEP_COLOUR else int(value) for value in key]
-        channels = zip(image.split(), values, strict=True)
-        return np.logical_and.reduce([np.asarray(channel) == value for channel, value in channels])
-    value = bool(key) if image.mode == "1" else int(key) * GRAY_FACTORS.get(str(stored_as), 1)
-    return np.asarray(image) == value
+        colour = [int(value) >> 8 if stored_as == DEEP_COLOUR else int(value) for value in key]
+    else:
+        colour = bool(key) if image.mode == "1" else int(key) * GRAY_FACTORS.get(str(stored_as), 1)
+    is_key = [np.asarray(band) == colour for _, band in _iterate_bands(image)]
+    return np.concatenate([band.all(axis=-1) if band.ndim == 3 else band for band in is_key])
+
+
+def _iterate_bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """An image in bands of rows, each with its first row: conversions then need little memory of their own."""
+    for top in range(0, image.height, ROWS_AT_ONCE):
+        yield top, image.crop((0, top, image.width, min(top + ROWS_AT_ONCE, image.height)))
+
+
+def _scale_to_gray(image: Image.Image, name: str) -> Image.Image:
+    """An image of 16-bit or floating-point values as 8-bit gray."""
+    gray = Image.new("L", image.size)
+    for top, band in _iterate_bands(image):
+        gray.paste(_array_to_pil(np.asarray(band), name, is_short=image.mode in SHORT_MODES), (0, top))
+    return gray
 
 
 def _lay_on_white(image: Image.Image) -> Image.Image:
@@ -368,8 +383,8 @@ def _lay_on_white(image: Image.Image) -> Image.Image:
     if not has_alpha:
         return image.convert("RGB") if image.mode != "RGB" else image
     opaque, is_transparent = Image.new("RGB", image.size), False
-    for top in range(0, image.height, ROWS_AT_ONCE):
-        band = image.crop((0, top, image.width, min(top + ROWS_AT_ONCE, image.height))).convert("RGBA")
+    for top, band in _iterate_bands(image):
+        band = band.convert("RGBA")
         is_transparent = is_transparent or band.getextrema()[-1][0] < BYTE_MAX
         white = Image.new("RGBA", band.size, "white")
         opaque.paste(Image.alpha_composite(white, band).convert("RGB"), (0, top))
