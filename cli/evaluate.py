@@ -12,6 +12,7 @@ from accelerate import PartialState
 
 from albef_amc.cli.comparison import list_comparison_lines
 from albef_amc.cli.loading import load_checkpoint
+from albef_amc.cli.output_paths import check_output_file
 from albef_amc.cli.reporting import is_main_process, print_result, report, to_plain, track
 from albef_amc.cli.switches import CompileOption, MatmulPrecisionOption, PrecisionOption, Switches
 from albef_amc.datasets_scripts import BUILDERS, check_builder_options, check_builder_split, load_grounding_dataset
@@ -28,7 +29,7 @@ from albef_amc.trainer.evaluation_recipes import (
     load_evaluation_recipe,
     resolve_split,
 )
-from albef_amc.trainer.evaluation_results import check_results_path, write_results
+from albef_amc.trainer.evaluation_results import write_results
 from albef_amc.trainer.mixtures import iterate_texts
 from albef_amc.trainer.phrase_coverage import measure_coverage
 from albef_amc.trainer.run_facts import build_evaluation_command
@@ -81,15 +82,16 @@ def evaluate(
     ] = NUM_RESAMPLES,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also write metrics and points: .parquet or JSON.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", callback=check_output_file, help="Also write metrics and points: .parquet or JSON."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Scores a checkpoint on a benchmark beside the published numbers, or on a data set; also under torchrun."""
     recipe = choose_recipe(target, split)
     chosen = choose_splits(splits or [], split, recipe)
-    if output is not None:
-        check_results_path(output)
     data = read_options(options or ())
     for name in chosen:
         check_rows(target, recipe, name, data)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import typer
 
+# Folders inside each other; each of them is made by a call inside the call for the next one.
+MAX_LEVELS = 100
+
 
 def check_output_folder(param: typer.CallbackParam, value: Path | None) -> Path | None:
     """Callback of an option that names a folder to write; raises as [`check_folder`]."""
@@ -51,7 +54,12 @@ def check_folder(folder: Path, name: str) -> None:
 
 
 def _check_length(path: Path, name: str) -> None:
-    """Refuses a path that the system cannot have."""
+    """Refuses a path that the system cannot have, or of more levels than anybody means."""
+    if len(path.parts) > MAX_LEVELS:
+        raise ValueError(
+            f"the output path is too long: it has {len(path.parts)} levels, more than {MAX_LEVELS}. Choose a "
+            "shorter one."
+        )
     try:
         os.lstat(path)
     except OSError as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 
+from albef_amc.ranges_albef import Range, check_number
 from albef_amc.regions_albef import encode_rle
 
 from .features import GROUNDING_FEATURES, build_phrase, build_row
@@ -21,6 +22,7 @@ UNSEEN_COMPOSITION = "unseen_composition"
 MAX_FILLED_SHARE = 0.6
 # Pixels of a side: a picture then takes 50 MB in memory.
 MAX_IMAGE_SIDE = 4096
+SCENES = Range(0, 10_000_000, is_whole=True)  # of a split
 
 
 @dataclass
@@ -61,8 +63,7 @@ class SyntheticGroundingConfig(datasets.BuilderConfig):
         for name, hint in list_option_types(type(self)).items():
             check_option_type(name, getattr(self, name), hint)
         for name in ("num_train_scenes", "num_validation_scenes", "num_test_scenes"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
+            check_number(name, getattr(self, name), SCENES)
         if self.image_side > MAX_IMAGE_SIDE:
             raise ValueError(f"`image_side` must be {MAX_IMAGE_SIDE} pixels or fewer, got {self.image_side}.")
         if not 3 <= self.min_objects <= self.max_objects:

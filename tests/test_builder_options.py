@@ -168,7 +168,9 @@ def test_a_shard_size_that_is_none_is_refused(size, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_train_scenes": -1}, "`num_train_scenes` must be 0 or more, got -1"),
+        ({"num_train_scenes": -1}, "`num_train_scenes` must be a whole number in .0, 10000000., got -1"),
+        ({"num_test_scenes": 10**10}, "`num_test_scenes` must be a whole number in .0, 10000000., got 10000000000"),
+        ({"num_test_scenes": 10**400}, "got a number of 1329 bits"),
         ({"image_side": 10**6}, "`image_side` must be 4096 pixels or fewer, got 1000000"),
     ],
 )

@@ -154,7 +154,7 @@ def test_photographs(checkpoint, data_folder, tmp_path, capsys):
         (["CHECKPOINT", "synthetic", "no_split"], "no_split"),
         (["CHECKPOINT", "no_such_recipe.yaml"], "no_such_recipe.yaml"),
         (["CHECKPOINT", "your-name/data", "--data", "name=synthetic"], "`--data name=synthetic` is for recipes"),
-        (["CHECKPOINT", "synthetic", "--output", "."], "is a folder: name a file in it"),
+        (["CHECKPOINT", "synthetic", "--output", "."], "is a folder, but a file is written"),
         (["CHECKPOINT", "synthetic", "--resamples", "-1"], "--resamples"),
         (["CHECKPOINT", "synthetic", "--precision", "float16"], "--precision"),
         (["CHECKPOINT", "synthetic", "--matmul-precision", "low"], "--matmul-precision"),

@@ -45,7 +45,7 @@ def test_a_folder_in_the_place_of_the_output_file(verb, tmp_path, capsys):
     assert f"`--output {tmp_path}` is a folder" in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("place", ["x" * 300, "x/" * 3000])
+@pytest.mark.parametrize("place", ["x" * 300, "x/" * 3000, "x/" * 1500])
 @pytest.mark.parametrize("verb", OUTPUTS)
 def test_a_name_that_is_too_long(verb, place, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 
 from albef_amc.model_cards import read_metrics
 from albef_amc.trainer.evaluation import GroundingEvaluation, PhraseResult, score_points
-from albef_amc.trainer.evaluation_results import PHRASE_SCHEMA, RESULTS_KEY, check_results_path, write_results
+from albef_amc.trainer.evaluation_results import PHRASE_SCHEMA, RESULTS_KEY, write_results
 
 
 @pytest.fixture
@@ -42,12 +42,3 @@ def test_json_is_what_cards_read(evaluated, tmp_path):
     write_results(tmp_path / "one.json", {"test": results["test"]}, {"test": phrases["test"]})
     assert read_metrics(tmp_path / "one.json")["test"]["pointing_game_accuracy"] == 0.5
     assert len(json.loads((tmp_path / "one.json").read_text())["phrases"]) == 2
-
-
-def test_a_place_that_cannot_be_written_to_is_found_before_the_evaluation(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="is a folder: name a file in it"):
-        check_results_path(tmp_path)
-    with pytest.raises(ValueError, match="file is a file, not a folder"):
-        check_results_path(tmp_path / "file" / "deep" / "scores.json")
-    check_results_path(tmp_path / "new" / "scores.json")

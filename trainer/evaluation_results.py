@@ -33,15 +33,6 @@ PHRASE_SCHEMA = pyarrow.schema(
 )
 
 
-def check_results_path(path: Path) -> None:
-    """Raises `ValueError` for a place that no file can be written to; an evaluation may take hours."""
-    if path.is_dir():
-        raise ValueError(f"`--output {path}` is a folder: name a file in it, such as {path / 'results.parquet'}.")
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir():
-        raise ValueError(f"`--output {path}`: {parent} is a file, not a folder.")
-
-
 def write_results(path: Path, results: Mapping[str, Mapping[str, Any]], phrases: Mapping[str, list[dict]]) -> None:
     """Writes the results of one or several splits whole.
 
@@ -62,4 +53,4 @@ def write_results(path: Path, results: Mapping[str, Mapping[str, Any]], phrases:
     write_json(path, next(iter(content.values())) if len(content) == 1 else content)
 
 
-__all__ = ["PHRASE_SCHEMA", "check_results_path", "write_results"]
+__all__ = ["PHRASE_SCHEMA", "write_results"]
