@@ -21,6 +21,7 @@ from .checkpoint_files_albef import (
     read_stored_tensors,
 )
 from .configuration_albef import AlbefConfig
+from .ranges_albef import shorten_value
 
 logger = logging.get_logger(__name__)
 
@@ -31,6 +32,7 @@ KEPT_IN_FLOAT32 = re.compile(r"^momentum_|_queue")
 QUEUE_NUMBERS = re.compile(r"_queue_(ids|pointer)$")
 # A model may have this many numbers more than its file: momentum copies and heads that are made anew.
 MOST_NEW_NUMBERS, MOST_NEW_SHARE = 2**27, 4
+ENCODERS = ("vision_config", "text_config")
 PREFIX = "albef."  # of the encoders in every class but `AlbefModel`
 
 
@@ -52,11 +54,11 @@ def check_checkpoint(path: str | os.PathLike, model_type: str, hub_arguments: Ma
     if CONFIG_FILE not in found:
         raise FileNotFoundError(f"No `{CONFIG_FILE}` in {path}: this is no checkpoint folder, or only a part of one.")
     settings = found[CONFIG_FILE]
-    stored_type = settings.get("model_type")
+    stored_type = check_model_type(path, settings)
     if stored_type not in (AlbefConfig.model_type, model_type):
         raise ValueError(
             f"{path} is a checkpoint of another architecture: its `model_type` is {stored_type!r}, not "
-            f"{model_type!r}. Give a checkpoint that this package trained, saved or converted."
+            f"{model_type!r} ({CONFIG_FILE}). Give a checkpoint that this package trained, saved or converted."
         )
     if stored_type == AlbefConfig.model_type:
         config = read_model_config(path, settings)
@@ -86,7 +88,33 @@ def read_model_config(path: str | os.PathLike, settings: Mapping[str, Any]) -> A
         TypeError, ValueError: an entry that no model of this package has, by name.
     """
     _check_entries(path, settings)
-    return AlbefConfig.from_dict(dict(settings))
+    try:
+        return AlbefConfig.from_dict(dict(settings))
+    except Exception as error:  # `transformers` raises anything for a damaged entry, and never says of which file
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{CONFIG_FILE} of {path} cannot be used: {' '.join(str(error).split())}") from error
+
+
+def check_model_type(path: str | os.PathLike, settings: Mapping[str, Any]) -> str | None:
+    """The `model_type` of settings, `None` where they have none.
+
+    Args:
+        path (`str` or path): the checkpoint, for messages.
+        settings (`Mapping`): content of its `config.json`.
+
+    Raises:
+        ValueError: an entry that is no text, for the model or for one of its encoders.
+    """
+    parts = [("", settings)]
+    parts += [(f"{name}.", settings[name]) for name in ENCODERS if isinstance(settings.get(name), Mapping)]
+    for prefix, part in parts:
+        if "model_type" in part and not isinstance(part["model_type"], str):
+            given = shorten_value(part["model_type"])
+            raise ValueError(
+                f"`{prefix}model_type` in {CONFIG_FILE} of {path} must be the name of an architecture, got {given}. "
+                "Download or save it again."
+            )
+    return settings.get("model_type")
 
 
 def _check_entries(path: str | os.PathLike, settings: Mapping[str, Any]) -> None:

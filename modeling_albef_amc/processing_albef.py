@@ -3,7 +3,7 @@
 
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,25 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import ModelOutput, logging
 
 from .answer_processing_albef import AnswerProcessing
-from .checkpoint_checks_albef import read_model_config
-from .checkpoint_files_albef import CONFIG_FILE, check_settings, find_checkpoint, take_hub_arguments
+from .checkpoint_checks_albef import check_model_type, read_model_config
+from .checkpoint_files_albef import (
+    CONFIG_FILE,
+    check_settings,
+    find_checkpoint,
+    find_checkpoint_file,
+    take_hub_arguments,
+)
 from .collections_albef import describe_type, is_collection, iterate
 from .configuration_albef import LABELS, AlbefConfig
 from .image_processing_albef import AlbefImageProcessor, ImageLike
 from .located_phrases_albef import BOX_THRESHOLD, BOX_THRESHOLDS, iterate_located_phrases, read_sizes
 from .processor_checks_albef import (
+    IMAGE_FILE,
     OTHER_FILES,
     PROCESSOR_FILE,
+    TOKENIZER_FILE,
     TOKENIZER_FILES,
+    VOCABULARY_FILE,
     add_checksums,
     check_fits_model,
     check_processor,
@@ -89,9 +98,10 @@ class AlbefProcessor(AnswerProcessing, ProcessorMixin):
         names = (PROCESSOR_FILE, *TOKENIZER_FILES, *OTHER_FILES, CONFIG_FILE)
         stored = check_settings(path, names, take_hub_arguments(kwargs))
         config = _read_model_config(path, stored.get(CONFIG_FILE, {}))
+        _check_files(path, stored, take_hub_arguments(kwargs))
         try:
             loaded = super().from_pretrained(path, *args, **kwargs)
-        except (OSError, ValueError):
+        except OSError:
             raise
         except Exception as error:  # damaged settings can make the reader raise anything
             reason = f"{type(error).__name__}: {error}"
@@ -320,9 +330,21 @@ def _locate(heatmap: torch.Tensor, box_threshold: float, return_heatmap: bool) -
     }
 
 
+def _check_files(path: str | os.PathLike, stored: Mapping[str, Any], hub_arguments: Mapping[str, Any]) -> None:
+    """Refuses a folder without settings of images or without a tokenizer, by the names of the files."""
+    has_images = PROCESSOR_FILE in stored or IMAGE_FILE in stored
+    has_tokenizer = TOKENIZER_FILE in stored or find_checkpoint_file(path, VOCABULARY_FILE, hub_arguments) is not None
+    for is_there, name in ((has_images, PROCESSOR_FILE), (has_tokenizer, TOKENIZER_FILE)):
+        if not is_there:
+            raise FileNotFoundError(
+                f"No `{name}` in {path}: this is no checkpoint folder, or only a part of one. Download or save the "
+                "processor again."
+            )
+
+
 def _read_model_config(path: str | os.PathLike, settings: dict[str, Any]) -> AlbefConfig | None:
     """The configuration of the model beside a processor, checked before `transformers` reads it, if it is ALBEF's."""
-    if settings.get("model_type") == AlbefConfig.model_type:
+    if check_model_type(path, settings) == AlbefConfig.model_type:
         return read_model_config(path, settings)
     if settings.get("num_labels") is not None:
         check_number("num_labels", settings["num_labels"], LABELS)

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 PROCESSOR_FILE = "processor_config.json"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-OTHER_FILES = ("preprocessor_config.json", "special_tokens_map.json", "added_tokens.json")
+IMAGE_FILE = "preprocessor_config.json"  # of image settings alone
+TOKENIZER_FILE, VOCABULARY_FILE = "tokenizer.json", "vocab.txt"
+TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer_config.json")
+OTHER_FILES = (IMAGE_FILE, "special_tokens_map.json", "added_tokens.json")
 CHECKSUMS, IMAGE_SETTINGS = "checksums", "image_processor"
 NEEDED_STEPS, GEOMETRIES_NOT_FOLLOWED = ("do_resize", "do_rescale", "do_normalize"), ("do_center_crop", "do_pad")
 FILTERS = range(6)  # of Pillow

@@ -50,7 +50,7 @@ class Range:
     def __str__(self) -> str:
         kind = "a whole number" if self.is_whole else "a number"
         if LARGE <= self.most < math.inf:
-            return f"{kind} of at least {self.least} and at most {self.most}"
+            return f"{kind} {'above' if self.is_above else 'of at least'} {self.least} and at most {self.most}"
         if self.most < math.inf:
             return f"{kind} in {'(' if self.is_above else '['}{self.least}, {self.most}{')' if self.is_below else ']'}"
         kind = kind if self.is_whole else "a finite number"

@@ -147,6 +147,8 @@ def check_boxes(boxes: Sequence[Sequence[float]]) -> np.ndarray:
     Raises:
         ValueError: a box is not four finite numbers, or its corners are in the wrong order; the message says which.
     """
+    if not hasattr(boxes, "__len__"):
+        raise ValueError(f"boxes are {_shorten(boxes)}, where a list of [x_min, y_min, x_max, y_max] is expected.")
     table = np.zeros((len(boxes), 4))
     for index, box in enumerate(boxes):
         numbers = _read_numbers(box)

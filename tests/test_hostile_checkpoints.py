@@ -389,3 +389,29 @@ def test_offline_mode_is_named(hub, monkeypatch):
     with pytest.raises(FileNotFoundError, match="offline mode is on .HF_HUB_OFFLINE., and the cache has no copy"):
         AlbefForImageTextMatching.from_pretrained("runs/nothing")
     assert hub.requests == []
+
+
+@pytest.mark.parametrize("value", [["albef"], {"a": 1}, None, 7, True, []])
+@pytest.mark.parametrize("entry", ["model_type", "vision_config.model_type", "text_config.model_type"])
+def test_an_architecture_is_a_name(checkpoint, entry, value):
+    change(checkpoint / CONFIG, entry, value)
+    for loader in (AlbefForImageTextMatching, AlbefProcessor):
+        with pytest.raises(ValueError, match=f"`{entry}` in {CONFIG} of .* must be the name of an architecture"):
+            loader.from_pretrained(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("num_labels", None), ("id2label", {"a": 1}), ("vision_config", [1]), ("text_config.hidden_size", None)],
+)
+def test_an_entry_that_transformers_refuses_is_told_with_its_file(checkpoint, entry, value):
+    change(checkpoint / CONFIG, entry, value)
+    with pytest.raises((TypeError, ValueError), match=f"{CONFIG} of .* cannot be used"):
+        AlbefForImageTextMatching.from_pretrained(checkpoint)
+
+
+@pytest.mark.parametrize("name", [PROCESSOR, TOKENIZER])
+def test_a_missing_file_of_the_processor_is_named(checkpoint, name):
+    (checkpoint / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"No `{name}` in"):
+        AlbefProcessor.from_pretrained(checkpoint)
