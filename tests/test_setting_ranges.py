@@ -31,7 +31,7 @@ def build(tmp_path, **values) -> AmcConfig:
 
 def test_the_table_covers_every_number_that_decides_what_is_learned():
     uncovered = set(NUMBERS) - set(TRAINING_RANGES)
-    assert uncovered == {"max_steps", "label_smoothing_factor", "local_rank"}
+    assert uncovered == {"max_steps", "label_smoothing_factor"}
 
 
 @pytest.mark.parametrize("value", NOT_FINITE)
@@ -396,3 +396,11 @@ def test_settings_come_from_the_parser_of_transformers(tmp_path, words, name, va
     words = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--report_to", "none", *words]
     (settings,) = parser.parse_args_into_dataclasses(words)
     assert getattr(settings, name) == value
+
+
+@pytest.mark.parametrize("value", [10**300, -(10**300), 1e300, 10**19, 2**63], ids=lambda value: f"{float(value):.0e}")
+def test_no_count_is_beyond_every_run(tmp_path, value):
+    names = ["gradient_accumulation_steps", "save_steps", "logging_steps", "eval_steps", "eval_delay", "warmup_steps"]
+    for name in [*names, "max_steps", "local_rank", "seed", "per_device_train_batch_size"]:
+        with pytest.raises((TypeError, ValueError), match=f"`{name}` must be"):
+            build(tmp_path, **{name: value})

@@ -29,6 +29,7 @@ from albef_amc.trainer.suggestions import suggest_nearest
 
 COUNT = Range(1, LARGE, is_whole=True)
 WHOLE = Range(0, LARGE, is_whole=True)
+STEPS = Range(0, LARGE)  # below 1: a share of all steps
 MASK_SIDE = Range(1, 4096, is_whole=True)
 MOST_WORKERS = 1024
 SEED = Range(0, 2**32 - 1, is_whole=True)  # what NumPy takes
@@ -59,20 +60,21 @@ TRAINING_RANGES = {
     "adam_beta2": BELOW_ONE,
     "adam_epsilon": POSITIVE,
     "max_grad_norm": NOT_NEGATIVE,
-    "warmup_steps": NOT_NEGATIVE,
+    "warmup_steps": STEPS,
     "neftune_noise_alpha": NOT_NEGATIVE,
     "per_device_train_batch_size": COUNT,
     "per_device_eval_batch_size": COUNT,
     "gradient_accumulation_steps": COUNT,
     "eval_accumulation_steps": COUNT,
     "torch_empty_cache_steps": COUNT,
-    "logging_steps": NOT_NEGATIVE,
-    "eval_steps": NOT_NEGATIVE,
-    "eval_delay": NOT_NEGATIVE,
-    "save_steps": POSITIVE,
+    "logging_steps": STEPS,
+    "eval_steps": STEPS,
+    "eval_delay": STEPS,
+    "save_steps": Range(0, LARGE, is_above=True),
     "save_total_limit": WHOLE,
     "seed": SEED,
     "data_seed": SEED,
+    "local_rank": Range(-1, LARGE, is_whole=True),
     "dataloader_num_workers": Range(0, MOST_WORKERS, is_whole=True),
     "dataloader_prefetch_factor": COUNT,
     "ddp_bucket_cap_mb": COUNT,
