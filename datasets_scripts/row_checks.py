@@ -154,13 +154,13 @@ def _add_table(counts: BoxCounts, table: pa.Table) -> None:
 
 
 def _add_row(counts: BoxCounts, row: Mapping[str, Any]) -> None:
-    """Counts the boxes of a row that states its size; boxes of another form are refused where they are used."""
-    width, height = row.get("width"), row.get("height")
-    boxes = [box for phrase in row.get("phrases") or () if phrase for box in (phrase.get("boxes") or ())]
+    """Counts the boxes of a row that states its size; what has another form is refused where it is used."""
     try:
+        width, height = row.get("width"), row.get("height")
+        boxes = [box for phrase in row.get("phrases") or () if phrase for box in (phrase.get("boxes") or ())]
         corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
         widths, heights = (np.full(len(corners), side, dtype=np.float64) for side in (width, height))
-    except (TypeError, ValueError, OverflowError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         return
     if width is not None and height is not None:
         counts.add(corners, widths, heights)

@@ -301,3 +301,11 @@ def test_files_of_results_hold_skipped_phrases(tiny_model, tiny_processor, tmp_p
         write_results(tmp_path / name, {"test": evaluation.metrics}, {"test": evaluation.to_rows()})
     row = pq.read_table(tmp_path / "results.parquet").to_pylist()[0]
     assert row["point"] is None and row["is_hit"] is False and "half of a character" in row["problem"]
+
+
+@pytest.mark.parametrize("phrases", [7, "dog", [7], {"phrase": 7}, [{"phrase": "dog", "boxes": 7}]], ids=str)
+def test_phrases_of_another_kind_are_named(tiny_model, tiny_processor, phrases):
+    rows = build_rows(1)
+    rows = [{**rows[0], "phrases": phrases}]
+    with pytest.raises(ValueError, match="of image '?[^ ]+'?( must be a list|: boxes are 7, where a list)"):
+        evaluate_grounding(tiny_model, tiny_processor, rows)
