@@ -100,6 +100,8 @@ class Coco(SourceBuilder):
             path = self.config.get_path(kind, split)
             if path.is_file():
                 _read_file(path, kind, images, groups, categories, self.report)
+            else:
+                self.report.add("annotation file missing: its phrases are left out", f"{kind} of {split}")
         for image_id, group in groups.items():
             if image_id not in images:
                 for _ in group.splitlines():

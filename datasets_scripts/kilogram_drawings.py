@@ -131,8 +131,11 @@ def _read_numbers(text: str | None, name: str, count: int | None = None) -> list
 def _draw(polygons: Mapping[str, list[float]]) -> np.ndarray:
     """Number of the piece that each pixel shows."""
     pieces = np.zeros((PICTURE_SIDE, PICTURE_SIDE), dtype=np.uint8)
-    for number, polygon in enumerate(polygons.values(), start=1):
-        pieces[rasterize(polygon)] = number
+    for number, (piece_id, polygon) in enumerate(polygons.items(), start=1):
+        inside = rasterize(polygon)
+        if not inside.any():
+            raise ValueError(f"piece {piece_id} covers no pixel of the picture of {PICTURE_SIDE} x {PICTURE_SIDE}")
+        pieces[inside] = number
     return pieces
 
 

@@ -215,3 +215,10 @@ def test_a_long_number_between_the_lists_is_skipped_at_once(tmp_path):
     start = time.process_time()
     assert list(iterate_json_lists(path)) == [("images", {"id": 1})]
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("kind", ["instances", "captions"])
+def test_a_missing_file_of_one_kind_is_counted(source, tmp_path, kind):
+    (source / "annotations" / f"{kind}_{SPLIT}.json").unlink()
+    _, report = build(tmp_path / "cache", source)
+    assert report.counts["annotation file missing: its phrases are left out"] == 1

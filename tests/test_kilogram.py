@@ -307,3 +307,10 @@ def test_a_name_that_is_no_text_is_refused(tmp_path, source, name):
     edit(source / "data_split.json", lambda contents: contents["train"].append(name))
     with pytest.raises(ValueError, match=r"data_split\.json: .* is no name of a tangram"):
         build(tmp_path / "cache", source)
+
+
+def test_a_piece_without_a_pixel_is_a_damaged_drawing(source, tmp_path):
+    path = source / "tangrams-svg" / "page1-900.svg"
+    path.write_text(path.read_text().replace("144.0 144.0", "1e9 1e9"))
+    report = build(tmp_path / "cache", source).report
+    assert report.counts["drawing damaged: annotation left out"] == 2
