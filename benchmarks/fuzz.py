@@ -20,8 +20,10 @@ import datasets
 import torch
 from fuzz_annotations import annotations
 from fuzz_checkpoints import checkpoints
+from fuzz_datasets import data_sets
 from fuzz_frame import Category, FuzzResult, run, show_table
 from fuzz_inputs import boxes, masks, phrases, pictures
+from fuzz_rows import data_rows
 from fuzz_settings import settings
 from machine import read_peak_memory, write_result
 
@@ -32,6 +34,8 @@ PARTS: tuple[tuple[Category, int], ...] = (
     (boxes, 7),
     (masks, 7),
     (annotations, 3),
+    (data_sets, 3),
+    (data_rows, 2),
     (settings, 3),
     (checkpoints, 2),
 )

@@ -20,6 +20,7 @@ from albef_amc.regions_albef import encode_rle
 
 JSONL, COCO, AMC = "jsonl", "coco_phrases", "amc_json"
 KINDS = (JSONL, COCO, AMC)
+FILES = {JSONL: "train.jsonl", COCO: "annotations.json", AMC: "list.json"}  # read first
 BOX = [4.0, 5.0, 14.0, 20.0]
 SQUARE = [4, 5, 14, 5, 14, 20, 4, 20]
 NAN, HUGE = float("nan"), 10**400
@@ -157,7 +158,7 @@ def damaged_text(source: Source, generator: np.random.Generator) -> Drawn:
         lambda data: b"\x89PNG\r\n" + data,
     ]
     source.rewrite = choose(generator, ways)
-    return source, refused("")
+    return source, refused(FILES[source.kind])
 
 
 @annotations.mutation
@@ -177,13 +178,13 @@ def latin_text(source: Source, generator: np.random.Generator) -> Drawn:
 def other_top_level(source: Source, generator: np.random.Generator) -> Drawn:
     text = choose(generator, [b"null", b"7", b'"text"', b"true", b"{}" if source.kind != JSONL else b"[]"])
     source.rewrite = lambda data: text
-    return source, refused("")
+    return source, refused(FILES[source.kind])
 
 
 @annotations.mutation
 def empty_files(source: Source, generator: np.random.Generator) -> Drawn:
     source.rewrite = choose(generator, [lambda data: b"", lambda data: b" \n", lambda data: b"\xef\xbb\xbf"])
-    return source, refused("")
+    return source, refused("has a phrase" if source.kind == JSONL else FILES[source.kind])
 
 
 @annotations.mutation
@@ -261,7 +262,8 @@ def path_outside(source: Source, generator: np.random.Generator) -> Drawn:
     else:
         source.content[0]["image"] = name
         source.content[1:] = []
-    return source, refused("")
+    words = {JSONL: "line 1: `image`", COCO: "`file_name`", AMC: "list.json#0"}
+    return source, refused(words[source.kind])
 
 
 # Boxes
@@ -307,7 +309,7 @@ def box_of_no_numbers(source: Source, generator: np.random.Generator) -> Drawn:
     )
     box = choose(generator, [box, box, box, BOX[:3], [*BOX, 1.0], [BOX], "4,5,14,20"])
     source.set_box(choose(generator, source.list_records()), box)
-    return source, refused("") if source.kind == JSONL else repaired("box not of numbers")
+    return source, refused("`boxes` must be lists") if source.kind == JSONL else repaired("box not of numbers")
 
 
 @annotations.mutation
@@ -454,7 +456,7 @@ def field_missing(source: Source, generator: np.random.Generator) -> Drawn:
         source.content["annotations"][part] = choose(generator, [None, {}, "text", [7], [None]])
     else:
         source.content["annotations"][part][0].pop("id")
-    return source, refused("")
+    return source, refused(f"`{part}`" if change == "list" else "annotations.json")
 
 
 @annotations.mutation
@@ -466,7 +468,7 @@ def record_of_another_kind(source: Source, generator: np.random.Generator) -> Dr
         source.content["phrases"][0] = value
     else:
         source.content[0] = value
-    return source, refused("")
+    return source, refused("phrases.json" if source.kind == COCO else FILES[source.kind])
 
 
 @annotations.mutation

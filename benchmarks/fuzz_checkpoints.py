@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fuzz_frame import UNAFFECTED, Category, Expectation, refused
+from fuzz_frame import UNAFFECTED, Category, refused
 from fuzz_inputs import Drawn, build_model, build_photo, build_processor, choose, get_folder
 from safetensors.torch import load_file, save_file
 
@@ -130,21 +130,40 @@ def config_of_wrong_numbers(checkpoint: Checkpoint, generator: np.random.Generat
     name = choose(generator, ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"])
     value = choose(generator, [0, -1, 10**12, "many", None, True, NAN, 2.5, [2], {}, HUGE, 7])
     checkpoint.changes.append(edit_json(CONFIG, lambda content: content[section].update({name: value})))
-    return checkpoint, refused("")
+    return checkpoint, refused(
+        "config.json" if value in (None, True, "many", 2.5) or isinstance(value, list | dict) else name
+    )
 
 
 @checkpoints.mutation
 def config_of_another_model(checkpoint: Checkpoint, generator: np.random.Generator) -> Drawn:
-    value = choose(generator, ["bert", "clip", "", 7, None, "ALBEF"])
+    value = choose(generator, ["bert", "clip", "", 7, None, "ALBEF", ["albef"], {"albef": 1}, True, [], HUGE])
     checkpoint.changes.append(edit_json(CONFIG, lambda content: content.update(model_type=value)))
-    return checkpoint, refused("model_type")
+    return checkpoint, refused(CONFIG)
+
+
+@checkpoints.mutation
+def entries_of_another_kind(checkpoint: Checkpoint, generator: np.random.Generator) -> Drawn:
+    names = ["vision_config", "text_config", "architectures", "dtype", "explanation_layer", "projection_dim"]
+    names += ["tie_word_embeddings", "id2label", "queue_size"]
+    name, value = choose(generator, names), choose(generator, [7.5, "text", [["albef"]]])
+    checkpoint.changes.append(edit_json(CONFIG, lambda content: content.update({name: value})))
+    return checkpoint, refused(CONFIG)
+
+
+@checkpoints.mutation
+def encoder_of_another_model(checkpoint: Checkpoint, generator: np.random.Generator) -> Drawn:
+    section = choose(generator, ["vision_config", "text_config"])
+    value = choose(generator, [["albef"], {"albef": 1}, 7, None, True])
+    checkpoint.changes.append(edit_json(CONFIG, lambda content: content[section].update(model_type=value)))
+    return checkpoint, refused(f"`{section}.model_type` in {CONFIG}")
 
 
 @checkpoints.mutation
 def file_missing(checkpoint: Checkpoint, generator: np.random.Generator) -> Drawn:
     name = choose(generator, [CONFIG, WEIGHTS, TOKENIZER, PROCESSOR])
     checkpoint.changes.append(lambda folder: (folder / name).unlink())
-    return checkpoint, refused("")
+    return checkpoint, refused(name)
 
 
 @checkpoints.mutation
@@ -159,7 +178,7 @@ def weights_of_wrong_header(checkpoint: Checkpoint, generator: np.random.Generat
     length = int(choose(generator, [0, 2**20, 2**40, 2**63]))
     forms = [struct.pack("<Q", length) + b"{}", b"PK\x03\x04" + generator.bytes(90), b"\0" * 64, generator.bytes(300)]
     checkpoint.changes.append(rewrite(WEIGHTS, choose(generator, forms)))
-    return checkpoint, refused("")
+    return checkpoint, refused("model.safetensors")
 
 
 @checkpoints.mutation
@@ -182,7 +201,7 @@ def weight_of_another_shape(checkpoint: Checkpoint, generator: np.random.Generat
         tensors[name] = torch.cat([tensors[name], tensors[name]]).contiguous()
 
     checkpoint.changes.append(edit_weights(reshape))
-    return checkpoint, refused("")
+    return checkpoint, refused("lacks 1 weights")
 
 
 @checkpoints.mutation
@@ -207,7 +226,7 @@ def weights_of_whole_numbers(checkpoint: Checkpoint, generator: np.random.Genera
             tensors[name] = tensor.to(kind)
 
     checkpoint.changes.append(edit_weights(convert))
-    return checkpoint, Expectation("clear error", "")
+    return checkpoint, refused("weights of a type that no model of this package has")
 
 
 @checkpoints.mutation
@@ -222,7 +241,7 @@ def separator_after_the_phrase(checkpoint: Checkpoint, generator: np.random.Gene
 
     edit = choose(generator, [add_separator, remove_template])
     checkpoint.changes.append(edit_json(TOKENIZER, edit))
-    return checkpoint, refused("")
+    return checkpoint, refused("must put [CLS] before a phrase and nothing after it")
 
 
 @checkpoints.mutation
@@ -232,7 +251,7 @@ def words_exchanged(checkpoint: Checkpoint, generator: np.random.Generator) -> D
         vocabulary["red"] = vocabulary["blue"]
 
     checkpoint.changes.append(edit_json(TOKENIZER, repeat))
-    return checkpoint, refused("")
+    return checkpoint, refused("a token needs its own")
 
 
 @checkpoints.mutation
@@ -254,4 +273,4 @@ def processor_of_wrong_values(checkpoint: Checkpoint, generator: np.random.Gener
     forms += [("image_mean", [NAN] * 3), ("image_mean", "gray"), ("resample", 99), ("max_image_pixels", -1)]
     name, value = choose(generator, forms)
     checkpoint.changes.append(edit_json(PROCESSOR, lambda content: content["image_processor"].update({name: value})))
-    return checkpoint, refused("")
+    return checkpoint, refused(name)

@@ -74,6 +74,9 @@ REPAIRS = {
     "span not in the caption": "span is not inside the caption: span left out",
     "span of other words": "span does not spell the phrase: span left out",
     "image in several splits": "image in several splits: kept in each",
+    "annotation file missing": "annotation file missing: its phrases are left out",
+    "drawing damaged": "drawing damaged: annotation left out",
+    "drawing missing": "drawing missing: annotation left out",
     "entry repeated": "entry repeats an earlier one: kept",
 }
 

@@ -84,6 +84,13 @@ def count_of_zero(recipe: dict, generator: np.random.Generator) -> Drawn:
 
 
 @settings.mutation
+def number_beyond_every_count(recipe: dict, generator: np.random.Generator) -> Drawn:
+    steps = ["save_steps", "logging_steps", "eval_steps", "warmup_steps", "eval_delay", "eval_accumulation_steps"]
+    values = [10**300, -(10**300), 1e300, 10**19, 2**63, -(10**400)]
+    return change(recipe, generator, [*COUNTS, *steps, "dataloader_prefetch_factor", "data_seed"], values, "")
+
+
+@settings.mutation
 def switch_of_another_kind(recipe: dict, generator: np.random.Generator) -> Drawn:
     return change(recipe, generator, SWITCHES, WRONG_SWITCHES, "")
 
@@ -187,7 +194,7 @@ def same_numbers_written_otherwise(recipe: dict, generator: np.random.Generator)
 def no_yaml(recipe: dict, generator: np.random.Generator) -> Drawn:
     text = yaml.safe_dump(recipe)
     forms = [
-        (text.replace(": ", ":", 3).replace("\n", "\n\t", 2), ""),
+        (text.replace(": ", ":", 3).replace("\n", "\n\t", 2), "is not YAML"),
         ("{" + text, "is not YAML"),
         ("a: b: c", "is not YAML"),
         ("model: !!python/object/apply:os.getcwd []", "is not YAML"),
@@ -195,8 +202,8 @@ def no_yaml(recipe: dict, generator: np.random.Generator) -> Drawn:
         ("- model", "must hold sections"),
         ("7", "must hold sections"),
         (text.encode("utf-16"), "UTF-8"),
-        (b"\xff\xfe\0", ""),
-        ("\0", ""),
+        (b"\xff\xfe\0", "recipe.yaml"),
+        ("\0", "recipe.yaml, line 1"),
     ]
     value, words = choose(generator, forms)
     return value, refused(words)
@@ -207,7 +214,7 @@ def anchors_that_multiply(recipe: dict, generator: np.random.Generator) -> Drawn
     levels = int(generator.integers(8, 12))
     lines = ["model:", "  - &a0 [" + ", ".join(["lol"] * 9) + "]"]
     lines += [f"  - &a{level} [" + ", ".join([f"*a{level - 1}"] * 9) + "]" for level in range(1, levels)]
-    return "\n".join(lines), refused("")
+    return "\n".join(lines), refused("where its anchors are written out")
 
 
 @settings.mutation
@@ -215,7 +222,7 @@ def many_levels(recipe: dict, generator: np.random.Generator) -> Drawn:
     depth = int(generator.integers(1000, 4000))
     return choose(
         generator, ["model: " + "[" * depth, "model: " + "{a: " * depth, "[" * depth + "]" * depth]
-    ), refused("")
+    ), refused("levels, which no recipe has")
 
 
 @settings.mutation
