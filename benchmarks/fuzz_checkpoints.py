@@ -24,6 +24,16 @@ CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "processor_conf
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 NAN, HUGE = float("nan"), 10**400
 Change = Callable[[Path], None]
+# Weights whose first axis the configuration states.
+STATED_SIZES = {
+    "vision_model.patch_embedding.weight": "vision_config.hidden_size",
+    "vision_model.layers.0.fc1.weight": "vision_config.intermediate_size",
+    "text_model.word_embeddings.weight": "text_config.vocab_size",
+    "text_model.position_embeddings.weight": "text_config.max_position_embeddings",
+    "text_model.token_type_embeddings.weight": "text_config.type_vocab_size",
+    "text_model.layers.0.fc1.weight": "text_config.intermediate_size",
+    "text_projection.weight": "projection_dim",
+}
 
 
 @dataclass
@@ -194,14 +204,14 @@ def weight_missing(checkpoint: Checkpoint, generator: np.random.Generator) -> Dr
 
 @checkpoints.mutation
 def weight_of_another_shape(checkpoint: Checkpoint, generator: np.random.Generator) -> Drawn:
-    place = int(generator.integers(1000))
+    name = choose(generator, sorted(load_file(get_clean_folder() / WEIGHTS)))
 
     def reshape(tensors: dict[str, torch.Tensor]) -> None:
-        name = sorted(tensors)[place % len(tensors)]
         tensors[name] = torch.cat([tensors[name], tensors[name]]).contiguous()
 
     checkpoint.changes.append(edit_weights(reshape))
-    return checkpoint, refused("lacks 1 weights")
+    setting = STATED_SIZES.get(name.removeprefix("albef."))
+    return checkpoint, refused("lacks 1 weights" if setting is None else f"`{setting}` is ")
 
 
 @checkpoints.mutation
