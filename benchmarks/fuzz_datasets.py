@@ -460,7 +460,7 @@ def xml_damaged(files: Files, generator: np.random.Generator) -> Drawn:
     forms += [b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;</annotation>', b"<a>" * 30_000]
     forms += [data.replace(b"</bndbox>", b"</box>", 1), b"\0" * 9, generator.bytes(60)]
     files.contents[path] = choose(generator, forms)
-    return files, refused("310022957.xml")
+    return files, added("annotation damaged")
 
 
 @data_sets.mutation
@@ -491,7 +491,7 @@ def sentences_damaged(files: Files, generator: np.random.Generator) -> Drawn:
     path = "Sentences/310022957.txt"
     data = files.contents[path]
     files.contents[path] = choose(generator, [b"\xff\xfe" + data, data.decode().encode("utf-16"), b"caf\xe9" + data])
-    return files, refused("310022957.txt")
+    return files, added("annotation damaged")
 
 
 # Drawings of KiloGram

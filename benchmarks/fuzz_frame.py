@@ -52,6 +52,7 @@ REPAIRS = {
     "boxes as shares": "Some boxes lie within 0..1, less than a pixel. Boxes are in pixels, not in shares.",
     "region without area": "Some annotated regions have no area in their image: `has_region` is False for them.",
     "image missing": "image file missing: image left out",
+    "annotation damaged": "annotation damaged: image left out",
     "image damaged": "image file damaged or not an image: image left out",
     "image too large": "image has more pixels than the limit: image left out",
     "image of another size": "image size differs from",

@@ -43,6 +43,7 @@ from albef_amc.trainer import AmcConfig, AmcTrainer, AttentionMaskConsistencyLos
 
 MASKED_SHARE, MASK_TOKEN = 0.15, 103
 LEARNING_RATE = 1e-5
+UNUSED = [f"[unused{number}]" for number in range(99)]  # [UNK], [CLS], ... then have the ids that BERT's have
 LARGEST_DIFFERENCE = 1e-5  # of the maximum, float32
 SIDES = ("released", "trainer", "without_amc", "trainer_medium", "trainer_bfloat16", "trainer_checkpointed")
 MEASURED_FOR_MEMORY = ("released", "trainer", "trainer_checkpointed")
@@ -115,7 +116,7 @@ class TrainerSide:
             distillation_ramp_epochs=0.0,
             report_to="none",
         )
-        tokenizer = build_tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word"])
+        tokenizer = build_tokenizer(["[PAD]", *UNUSED, "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word"])
         self.trainer = AmcTrainer(model, settings, AlbefProcessor(AlbefImageProcessor(), tokenizer))
         self.trainer.current_gradient_accumulation_steps = 1
 

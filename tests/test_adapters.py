@@ -592,9 +592,9 @@ def test_a_recipe_trains_an_adapter(recipe, base, tmp_path, capsys):
     [
         ("peft.lora_alfa=2", "peft: unknown key `lora_alfa`. Did you mean `lora_alpha`?"),
         ("peft.use_dora=true", "`peft_config.use_dora` is not supported"),
-        ("peft=3", "unknown key `peft`"),
+        ("peft=3", "`peft` is a section"),
         ("freeze=[visoin]", "exclude each other"),
-        ("freeze=vision", "write [vision]"),
+        ("freeze=vision", "Write [vision]"),
     ],
 )
 def test_bad_settings_are_one_line(recipe, tmp_path, capsys, setting, words):

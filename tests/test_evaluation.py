@@ -259,11 +259,11 @@ def test_a_published_protocol_counts_what_cannot_be_used_as_misses(tiny_model, t
     assert not any(answer.is_proposal_hit for answer in evaluation.results if answer.problem)
 
 
-def test_an_entry_without_a_phrase_is_one_without_a_box(tiny_model, tiny_processor):
+def test_an_entry_without_a_phrase_is_refused_with_its_image(tiny_model, tiny_processor):
     rows = build_rows(2)
     rows[0]["phrases"][0] = None
-    evaluation = evaluate_grounding(tiny_model, tiny_processor, rows)
-    assert evaluation.num_skipped == 1 and evaluation.metrics["num_phrases"] == 3
+    with pytest.raises(ValueError, match="`phrases` of image '0' must be a list of mappings with `phrase`"):
+        evaluate_grounding(tiny_model, tiny_processor, rows)
 
 
 def test_nothing_that_can_be_used_is_an_error(tiny_model, tiny_processor):

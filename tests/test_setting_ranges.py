@@ -404,3 +404,7 @@ def test_no_count_is_beyond_every_run(tmp_path, value):
     for name in [*names, "max_steps", "local_rank", "seed", "per_device_train_batch_size"]:
         with pytest.raises((TypeError, ValueError), match=f"`{name}` must be"):
             build(tmp_path, **{name: value})
+
+
+def test_a_path_is_a_text(tmp_path):
+    assert AmcConfig(output_dir=tmp_path, use_cpu=True).output_dir == str(tmp_path)

@@ -4,6 +4,7 @@
 import dataclasses
 import math
 import numbers
+import os
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -222,12 +223,16 @@ def check_types(settings: Any, texts: Iterable[str] = (), prefix: str = "") -> N
         value = getattr(settings, name)
         if (value is None and type(None) in kinds) or (str in kinds and name not in texts):
             continue
+        if isinstance(value, os.PathLike) and str in kinds:  # the Trainer takes it as text
+            continue
         wanted = [KINDS[kind] for kind in kinds if kind is not type(None)]
         is_switch = isinstance(value, bool)
         if any(isinstance(value, kind) and is_switch == (kind is bool) for kind, _ in wanted):
             continue
         words = " or ".join([word for _, word in wanted] + ["null"] * (type(None) in kinds))
-        hint = " Write it without quotes." if isinstance(value, str) and str not in kinds else ""
+        hint = ""
+        if isinstance(value, str) and str not in kinds:
+            hint = f" Write [{shorten_value(value)[1:-1]}]." if list in kinds else " Write it without quotes."
         given = f"{shorten_value(value)} of type {type(value).__name__}"
         raise TypeError(f"`{prefix}{name}` must be {words}, got {given}.{hint}")
 

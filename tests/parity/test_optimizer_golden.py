@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from testing_utils import Golden, build_tiny_processor
+from testing_utils import Golden
 
+from albef_amc import AlbefImageProcessor, AlbefProcessor
 from albef_amc.original_albef import rename_original_key
+from albef_amc.text_processing_albef import build_tokenizer
 from albef_amc.trainer import AmcConfig, AmcTrainer, AttentionMaskConsistencyLoss
 from albef_amc.trainer.schedules import AlbefCosineScheduler, build_albef_cosine
 
@@ -19,7 +21,12 @@ OPTIMIZER = json.loads((STEP.folder / "optimizer.json").read_text())
 @pytest.fixture
 def trainer(model, tmp_path) -> AmcTrainer:
     arguments = AmcConfig(output_dir=str(tmp_path), use_cpu=True, dataloader_pin_memory=False, report_to="none")
-    return AmcTrainer(model, arguments, build_tiny_processor())
+    text, (height, width) = model.config.text_config, model.config.vision_config.image_height_width
+    # the tokens of BERT, which the published weights have: [UNK], [CLS], [SEP] and [MASK] are 100 to 103
+    tokens = ["[PAD]", *(f"[unused{number}]" for number in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = build_tokenizer(tokens, model_max_length=text.max_position_embeddings)
+    processor = AlbefProcessor(AlbefImageProcessor(size={"height": height, "width": width}), tokenizer)
+    return AmcTrainer(model, arguments, processor)
 
 
 @pytest.mark.parametrize("published", OPTIMIZER["schedules"], ids=lambda entry: f"{entry['config']['epochs']}-epochs")
