@@ -37,18 +37,22 @@ RESULTS_FILE = Path(__file__).parent / "results" / "survival.json"
 KILLS = {1: 60, 2: 40}  # by number of processes
 KILLS_OF_A_RUN = 20
 SECONDS_AT_MOST = 600
-SECONDS_IN_A_SAVE, SECONDS_AFTER_THE_LAST = 0.05, 1.5
+SECONDS_IN_A_SAVE, SECONDS_IN_THE_STEPS, SECONDS_AFTER_THE_LAST = 0.05, 0.3, 1.5
+SAVES_AT_MOST = 4  # that a start which is killed in the steps makes before
 LEFT_ALONE = "left alone"
+STEPS_OF_A_SAVE = 2
 # How often each way of choosing the moment is drawn.
-WAYS = {"any moment": 11, "in a save": 5, "after the last checkpoint": 3, LEFT_ALONE: 1}
+WAYS = {"any moment": 6, "in the steps": 8, "in a save": 4, "after the last checkpoint": 2}
+CHANCE_TO_END = 0.4  # that a run which lacks its end alone is left alone
 RECIPE = """
 model: {{config: {config}, vocabulary: data}}
 train_data: {{name: synthetic, split: train, num_train_scenes: 12, num_validation_scenes: 4, num_test_scenes: 4,
               cache_dir: {cache}}}
 evaluation_data: {{split: validation}}
 training: {{max_steps: {steps}, per_device_train_batch_size: 2, gradient_accumulation_steps: 2, learning_rate: 1e-3,
-            max_length: 24, mask_size: 16, logging_steps: 1, save_strategy: steps, save_steps: 2, save_total_limit: 2,
-            eval_strategy: steps, eval_steps: 3, use_cpu: true, disable_tqdm: true, dataloader_pin_memory: false}}
+            max_length: 24, mask_size: 16, logging_steps: 1, save_strategy: steps, save_steps: {save},
+            save_total_limit: 2, eval_strategy: steps, eval_steps: 3, use_cpu: true, disable_tqdm: true,
+            dataloader_pin_memory: false}}
 """
 
 
@@ -64,7 +68,9 @@ def write_recipe(folder: Path, steps: int) -> Path:
     )  # fmt: skip
     config.to_json_file(folder / "small.json")
     recipe = folder / "small.yaml"
-    recipe.write_text(RECIPE.format(config=folder / "small.json", cache=folder / "cache", steps=steps))
+    recipe.write_text(
+        RECIPE.format(config=folder / "small.json", cache=folder / "cache", steps=steps, save=STEPS_OF_A_SAVE)
+    )
     return recipe
 
 
@@ -136,13 +142,18 @@ def read_tree(folder: Path) -> dict[str, tuple[str, int]]:
     }
 
 
+def find_newest(folder: Path) -> int:
+    """Step of the newest checkpoint in a folder, 0 without any."""
+    return max(map(get_step, list_checkpoints(folder)), default=0)
+
+
 def find_last_step(folder: Path) -> int:
     """The newest step that a checkpoint or the log of a finished run has."""
-    steps = [get_step(checkpoint) for checkpoint in list_checkpoints(folder)]
+    steps = [find_newest(folder)]
     if (folder / END_FILE).is_file():
         state = json.loads((folder / "trainer_state.json").read_text())
         steps += [state["global_step"], *(entry["step"] for entry in state["log_history"])]
-    return max(steps, default=0)
+    return max(steps)
 
 
 class Life:
@@ -150,7 +161,7 @@ class Life:
 
     def __init__(self, folder: Path, logs: Path, processes: int, steps: int, command: list[str]):
         self.folder, self.logs, self.steps = folder, logs, steps
-        self.began = time.time()
+        self.began, self.first = time.time(), find_newest(folder)
         self.started = start(logs, processes, command)
 
     def end(self) -> float:
@@ -171,6 +182,11 @@ class Life:
         parts = [*self.folder.glob(".unfinished*"), *self.folder.glob(".replaced-*")]
         return self.has_begun() and any(path.exists() for path in parts)
 
+    def has_saved(self, count: int) -> bool:
+        """Whether this process has made a number of checkpoints, or the last one."""
+        steps = min(self.first + count * STEPS_OF_A_SAVE, self.steps)
+        return self.has_begun() and find_newest(self.folder) >= steps
+
     def is_after_the_last_checkpoint(self) -> bool:
         return self.has_begun() and (self.folder / f"checkpoint-{self.steps}").is_dir()
 
@@ -186,7 +202,10 @@ class Life:
 
     def reach(self, way: str, draws: random.Random, usual_seconds: float) -> bool:
         """Waits for the moment to kill at; False if the command ended by itself."""
-        if way == "in a save":
+        if way == "in the steps":
+            count = draws.randint(0, SAVES_AT_MOST)
+            reached, pause = lambda: self.has_saved(count), draws.uniform(0, SECONDS_IN_THE_STEPS)
+        elif way == "in a save":
             reached, pause = self.is_saving, draws.uniform(0, SECONDS_IN_A_SAVE)
         elif way == "after the last checkpoint":
             reached, pause = self.is_after_the_last_checkpoint, draws.uniform(0, SECONDS_AFTER_THE_LAST)
@@ -206,15 +225,16 @@ def survive(
     draws, kills = random.Random(seed), []
     logs, command = folder.with_name(f"{folder.name}-logs"), build_command(recipe, folder)
     while True:
-        way = draws.choices([*WAYS], [*WAYS.values()])[0] if len(kills) < num_kills else LEFT_ALONE
+        lacks_end_alone = find_newest(folder) == steps
+        is_killed = len(kills) < num_kills and not (lacks_end_alone and draws.random() < CHANCE_TO_END)
+        way = draws.choices([*WAYS], [*WAYS.values()])[0] if is_killed else LEFT_ALONE
         life = Life(folder, logs, processes, steps, command)
         if way == LEFT_ALONE or not life.reach(way, draws, usual_seconds):
             return kills, life.end()
         moment, seconds = life.describe(), life.seconds
         draws.shuffle(life.started)
         kill(life.started)
-        steps_saved = max(map(get_step, list_checkpoints(folder)), default=0)
-        kills.append({"moment": moment, "seconds": round(seconds, 2), "newest_checkpoint": steps_saved})
+        kills.append({"moment": moment, "seconds": round(seconds, 2), "newest_checkpoint": find_newest(folder)})
 
 
 def measure(processes: int, num_kills: int, steps: int) -> dict:
@@ -246,6 +266,11 @@ def measure(processes: int, num_kills: int, steps: int) -> dict:
         "steps": steps,
         "kills": kills,
         "kills_by_moment": dict(Counter(one["moment"] for one in kills).most_common()),
+        "kills_by_newest_checkpoint": {
+            "none": sum(one["newest_checkpoint"] == 0 for one in kills),
+            "one of the run": sum(0 < one["newest_checkpoint"] < steps for one in kills),
+            "the last": sum(one["newest_checkpoint"] == steps for one in kills),
+        },
         "runs": len(last_steps),
         "tensors": len(expected) - 1,
         "equal": all(equal),
@@ -257,7 +282,7 @@ def measure(processes: int, num_kills: int, steps: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, help="kills for each number of processes")
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--output", type=Path, default=RESULTS_FILE)
     arguments = parser.parse_args()
     content = {
