@@ -4,7 +4,8 @@
     python benchmarks/survival.py                  # 60 kills on one process, 40 on two: half an hour or more
 
 A kill is SIGKILL to every process of the command, one shortly after the other, at any moment of its life: during the
-imports, before the first checkpoint, in a step, in a save, after the last checkpoint. Dropout, augmentation,
+imports, before the first checkpoint, in a step, in a save, after the last checkpoint. A seed draws the moments, in one
+of four ways (`WAYS`), since most of the life of so small a run is imports. Dropout, augmentation,
 accumulation, an evaluation and a save every other step are on. The weights, momentum copies, queues and numbers of the
 run must be those of one that was left alone, no step may follow the last one, and resuming the finished run once more
 must change no file.
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from machine import describe_machine
@@ -285,12 +287,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--output", type=Path, default=RESULTS_FILE)
     arguments = parser.parse_args()
+    with ThreadPoolExecutor() as pool:  # one process and two at the same time
+        jobs = [pool.submit(measure, one, arguments.kills or kills, arguments.steps) for one, kills in KILLS.items()]
+        runs = [job.result() for job in jobs]
     content = {
         "command": " ".join(["python", "benchmarks/survival.py", *sys.argv[1:]]),
         "machine": describe_machine(),
-        "runs": [
-            measure(processes, arguments.kills or num_kills, arguments.steps) for processes, num_kills in KILLS.items()
-        ],
+        "runs": runs,
     }
     write_json(arguments.output, content)
     print(json.dumps({f"{one['processes']} processes": one["equal"] for one in content["runs"]}))

@@ -255,8 +255,11 @@ def test_cost_of_amc_and_survival_are_those_of_the_committed_files():
     (cosine,) = shown - known
     assert float(cosine) <= case["least_bfloat16_heatmap_cosine"]
     survival = json.loads((PROJECT_FOLDER / "benchmarks/results/survival.json").read_text())
-    assert {run["processes"]: len(run["kills"]) for run in survival["runs"]} == {1: 20, 2: 20}
-    assert all(run["equal"] for run in survival["runs"])
+    assert {run["processes"]: len(run["kills"]) for run in survival["runs"]} == {1: 60, 2: 40}
+    for run in survival["runs"]:
+        assert run["equal"] and run["finished_runs_unchanged_by_resume"]
+        assert run["last_step"] == run["steps"]
+        assert min(run["kills_by_newest_checkpoint"].values()) > 0
 
 
 def list_numbers(value) -> list[float]:
