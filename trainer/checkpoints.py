@@ -52,7 +52,7 @@ def load_model_and_processor(
     found = find_checkpoint(checkpoint)
     checkpoint = str(checkpoint)
     size = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
-    processor = AlbefProcessor.from_pretrained(checkpoint, **found, **size)
+    processor: Any = AlbefProcessor.from_pretrained(checkpoint, **found, **size)
     if is_adapter(checkpoint, found):
         check_peft_is_installed()
         model = _load_base(model_class, checkpoint, base, may_lack)

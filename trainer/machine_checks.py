@@ -1,7 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """What a recipe asks of the machine and of its data, checked before a model or an image is loaded."""
 
-import dataclasses
+import copy
 import importlib.util
 import os
 from typing import Any
@@ -61,7 +61,9 @@ def check_optimizer(arguments: AmcConfig) -> None:
     wanted = f"`optim={arguments.optim.value}`"
     try:
         _, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
-        _, plain = Trainer.get_optimizer_cls_and_kwargs(dataclasses.replace(arguments, optim_args=None))
+        without = copy.copy(arguments)
+        without.optim_args = None
+        _, plain = Trainer.get_optimizer_cls_and_kwargs(without)
     except ImportError as error:
         raise ValueError(f"{wanted}: {error}") from error
     except ValueError as error:
