@@ -245,7 +245,7 @@ def _load(
 
 @contextmanager
 def _explaining_failures(name: str) -> Iterator[None]:
-    """Says what lies behind the error of `datasets`, which says only that there was one.
+    """Names the cause of the error of `datasets`, which only says that there was one.
 
     Raises:
         OSError: the disk of the cache is full.

@@ -110,7 +110,7 @@ def _resolve(folder: Path, path: str) -> Path | None:
 
 
 def guard_images(rows: Any, folders: Sequence[Path] | None = None, is_decoded: bool = True) -> Any:
-    """The rows with every picture behind [`RowImage`]; folders that were set before stay.
+    """The rows with every picture read through [`RowImage`]; folders that were set before stay.
 
     Sounds, films and documents among the columns are not decoded any more: their decoders would fetch them.
 

@@ -3,6 +3,7 @@
 
 import math
 import numbers
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,12 @@ class Range:
             return kind
         return f"{kind} {'above' if self.is_above else 'of at least'} {self.least}"
 
+
+# The text of a value in a message: the first parts of it alone, however large it is.
+LONGEST_SHOWN = 80
+SHOWN = reprlib.Repr()
+SHOWN.maxstring = SHOWN.maxother = SHOWN.maxlong = LONGEST_SHOWN
+SHOWN.maxlist = SHOWN.maxtuple = SHOWN.maxdict = SHOWN.maxset = LONGEST_SHOWN // 3
 
 NOT_NEGATIVE = Range(0)
 POSITIVE = Range(0, is_above=True)
@@ -122,8 +129,11 @@ def shorten_value(value: Any) -> str:
     """
     if isinstance(value, int) and value.bit_length() > 200:
         return f"a number of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    try:
+        text = SHOWN.repr(value)
+    except ValueError:  # Python does not write numbers of thousands of digits
+        return f"a {type(value).__name__} with a number of thousands of digits"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
 
 
 __all__ = [

@@ -5,7 +5,6 @@ Coordinates are continuous pixels of the stored image after EXIF rotation: pixel
 [c, c + 1) x [r, r + 1), and a box x_min, y_min, x_max, y_max is [x_min, x_max) x [y_min, y_max).
 """
 
-import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch.nn import functional
 from transformers.utils import logging
 
-from .ranges_albef import MAX_IMAGE_PIXELS
+from .ranges_albef import MAX_IMAGE_PIXELS, shorten_value
 
 logger = logging.get_logger(__name__)
 
@@ -148,14 +147,16 @@ def check_boxes(boxes: Sequence[Sequence[float]]) -> np.ndarray:
         ValueError: a box is not four finite numbers, or its corners are in the wrong order; the message says which.
     """
     if not hasattr(boxes, "__len__"):
-        raise ValueError(f"boxes are {_shorten(boxes)}, where a list of [x_min, y_min, x_max, y_max] is expected.")
+        raise ValueError(
+            f"boxes are {shorten_value(boxes)}, where a list of [x_min, y_min, x_max, y_max] is expected."
+        )
     table = np.zeros((len(boxes), 4))
     for index, box in enumerate(boxes):
         numbers = _read_numbers(box)
         if numbers is None or numbers.shape != (4,):
             raise ValueError(
-                f"box {index} is {_shorten(box)}: its coordinates must be finite, four numbers x_min, y_min, x_max, "
-                "y_max. Correct or remove it."
+                f"box {index} is {shorten_value(box)}: its coordinates must be finite, four numbers x_min, y_min, "
+                "x_max, y_max. Correct or remove it."
             )
         table[index] = numbers
     for index, corners in enumerate(table):
@@ -187,20 +188,12 @@ def _is_listed(values: Any) -> bool:
     return isinstance(values, list | tuple)
 
 
-def _shorten(value: Any) -> str:
-    """What a value is, for a message: its first parts; Python refuses to write numbers of thousands of digits."""
-    try:
-        return reprlib.repr(value)
-    except ValueError:
-        return f"a {type(value).__name__} with a number of thousands of digits"
-
-
 def _read_polygon(polygon: Sequence[float]) -> np.ndarray:
     corners = _read_numbers(polygon)
     if corners is None or corners.size % 2 or (np.abs(corners) > MAX_COORDINATE).any():
         raise ValueError(
-            f"a polygon must be a flat list of finite numbers x1, y1, x2, y2, ... in pixels, got {_shorten(polygon)}. "
-            "Polygons of one region form a list of such lists."
+            f"a polygon must be a flat list of finite numbers x1, y1, x2, y2, ... in pixels, got "
+            f"{shorten_value(polygon)}. Polygons of one region form a list of such lists."
         )
     if corners.size > 2 * MAX_POLYGON_CORNERS:
         raise ValueError(
@@ -431,17 +424,18 @@ def _read_mask_size(rle: dict, size: tuple[int, int] | None) -> tuple[int, int]:
     if not _is_listed(stated) or len(stated) != 2 or not all(_is_whole(value) and value > 0 for value in stated):
         raise ValueError(
             f"a mask must be a dict with `size` [height, width], whole numbers of pixels, and `counts`, got "
-            f"{_shorten(rle)}."
+            f"{shorten_value(rle)}."
         )
     height, width = stated
     if size is not None and (height, width) != tuple(size):
         raise ValueError(
-            f"a mask has size {_shorten(list(stated))} but its image is [{size[0]}, {size[1]}] (height, width, after "
-            "EXIF rotation). Use the mask of this image."
+            f"a mask has size {shorten_value(list(stated))} but its image is [{size[0]}, {size[1]}] (height, width, "
+            "after EXIF rotation). Use the mask of this image."
         )
     if size is None and height * width > MAX_IMAGE_PIXELS:
         raise ValueError(
-            f"a mask has size {_shorten(list(stated))}, more than {MAX_IMAGE_PIXELS} pixels, the most of an image."
+            f"a mask has size {shorten_value(list(stated))}, more than {MAX_IMAGE_PIXELS} pixels, the most of an "
+            "image."
         )
     return int(height), int(width)
 
@@ -455,13 +449,13 @@ def _read_runs(counts: Any, num_pixels: int) -> np.ndarray:
     """Run lengths from a list, tuple, array or tensor."""
     counts = counts.tolist() if hasattr(counts, "tolist") else counts
     if not _is_listed(counts):
-        raise ValueError(f"`counts` of a mask must be a text or a list of run lengths, got {_shorten(counts)}.")
+        raise ValueError(f"`counts` of a mask must be a text or a list of run lengths, got {shorten_value(counts)}.")
     _check_number_of_runs(len(counts))
     for index, run in enumerate(counts):
         if not _is_whole(run) or not 0 <= run <= num_pixels:
             raise ValueError(
-                f"run {index} of a mask is {_shorten(run)}; a whole number from 0 to {num_pixels}, the pixels of its "
-                "`size`, is expected. The mask is damaged or belongs to another image."
+                f"run {index} of a mask is {shorten_value(run)}; a whole number from 0 to {num_pixels}, the pixels of "
+                "its `size`, is expected. The mask is damaged or belongs to another image."
             )
     return np.array(counts, dtype=np.int64)
 
