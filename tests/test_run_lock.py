@@ -72,6 +72,31 @@ def test_a_held_folder_is_refused_with_its_owner_and_free_when_the_owner_ends(
         assert json.loads((folder / LOCK_FILE).read_text())["process"] == os.getpid()
 
 
+def test_ctrl_c_at_any_line_of_taking_or_giving_back_leaves_no_file(tmp_path):
+    def interrupt(frame, event, argument):
+        nonlocal lines
+        if frame.f_code.co_name in ("_take", "_read_owner", "_is_at"):
+            lines += event == "line"
+            if event == "line" and lines == chosen:
+                signal.raise_signal(signal.SIGINT)
+        return interrupt
+
+    previous, number_of_lines, chosen = sys.gettrace(), 0, 0
+    while chosen <= number_of_lines:
+        lines, folder = 0, tmp_path / f"run_{chosen}"
+        sys.settrace(interrupt)
+        try:
+            with lock_folder(folder):
+                assert chosen == 0 and (folder / LOCK_FILE).is_file()
+        except KeyboardInterrupt:
+            assert chosen
+        finally:
+            sys.settrace(previous)
+        assert not folder.exists()
+        number_of_lines, chosen = max(number_of_lines, lines), chosen + 1
+    assert number_of_lines > 10
+
+
 @pytest.mark.slow
 def test_a_run_that_was_killed_gives_its_folder_back_and_so_do_its_workers(hold, tmp_path, caplog):
     owner = hold(tmp_path, "fork")

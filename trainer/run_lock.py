@@ -5,6 +5,8 @@ import errno
 import json
 import os
 import platform
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -48,17 +50,37 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
         yield
         return
     is_new = not folder.is_dir()
-    descriptor = _take(folder / LOCK_FILE)
-    _held.add(folder)
+    try:
+        with _delay_interrupts():
+            descriptor = _take(folder / LOCK_FILE)
+            _held.add(folder)
+        yield
+    finally:
+        with _delay_interrupts():
+            if folder in _held:
+                _held.discard(folder)
+                (folder / LOCK_FILE).unlink(missing_ok=True)
+                os.close(descriptor)
+            if is_new:
+                with suppress(OSError):  # there are files in it
+                    folder.rmdir()
+
+
+@contextmanager
+def _delay_interrupts() -> Iterator[None]:
+    """Ctrl-C while the block runs is handled when the block has ended, so that no file of a half-taken lock remains."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    came = threading.Event()
+    signal.signal(signal.SIGINT, lambda number, frame: came.set())
     try:
         yield
     finally:
-        _held.discard(folder)
-        (folder / LOCK_FILE).unlink(missing_ok=True)
-        os.close(descriptor)
-        if is_new:
-            with suppress(OSError):  # there are files in it
-                folder.rmdir()
+        signal.signal(signal.SIGINT, handler)
+        if came.is_set():
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager
