@@ -235,7 +235,7 @@ def list_text_files() -> list[Path]:
     if listed.returncode:
         pytest.skip("not a git checkout: there is no list of the project's files")
     paths = [PROJECT_FOLDER / name for name in listed.stdout.splitlines()]
-    binary = (".safetensors", ".pth", ".gz", ".png", ".jpg", ".avif", ".parquet", ".zip", ".p")
+    binary = (".safetensors", ".pth", ".gz", ".xz", ".png", ".jpg", ".avif", ".parquet", ".zip", ".p")
     return [path for path in paths if path.is_file() and path.suffix not in binary]
 
 
