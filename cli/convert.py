@@ -48,7 +48,7 @@ def convert(
     """
     import torch
 
-    from albef_amc.convert_albef_original_to_hf import IncompleteCheckpointError, convert_checkpoint
+    from albef_amc.conversion.convert_albef_original_to_hf import IncompleteCheckpointError, convert_checkpoint
 
     if dtype not in DTYPES:
         raise ValueError(f"`--dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")

@@ -6,7 +6,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from albef_amc.pickle_files_albef import find_pickle_end
+from albef_amc.conversion.pickle_files import find_pickle_end
 
 
 class _GlobalFound(pickle.UnpicklingError):

@@ -81,7 +81,7 @@ class AlbefForPreTraining(AlbefContrastiveModel):
 
         BERT's layers become the text layers and, with new cross-attention, the fusion layers; its masked-word head is
         taken where the checkpoint has one. Projections and matching head are new: the global generator draws them.
-        [`~from_encoders_albef.build_processor`] makes the processor.
+        [`~conversion.from_encoders.build_processor`] makes the processor.
 
         Args:
             vision (`str` or path): a vision transformer with timm's names: a folder or a repository of the Hub
@@ -94,14 +94,14 @@ class AlbefForPreTraining(AlbefContrastiveModel):
             vision_config, text_config (`Mapping[str, Any]`, *optional*): values of their configurations that the
                 encoders do not settle, such as `{"num_attention_heads": 12}` of a bare safetensors file.
             output_loading_info (`bool`, defaults to `False`): also return the
-                [`~from_encoders_albef.EncodersReport`], which is logged in any case.
+                [`~conversion.from_encoders.EncodersReport`], which is logged in any case.
             kwargs: further values of [`AlbefConfig`] (`queue_size=4096`).
 
         Returns:
             [`AlbefForPreTraining`] in evaluation mode, its momentum copies equal to what they follow.
         """
         try:
-            builder = importlib.import_module(f"{__package__}.from_encoders_albef")
+            builder = importlib.import_module("albef_amc.conversion.from_encoders")
         except ModuleNotFoundError as error:
             raise ImportError(
                 "`from_encoders` is not among the code that a checkpoint ships. Install the package `albef-amc` "

@@ -25,7 +25,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertMo
 
 from albef_amc import AlbefForPreTraining, AlbefProcessor
 from albef_amc.encoders_albef import resize_position_embeddings
-from albef_amc.from_encoders_albef import build_processor
+from albef_amc.conversion.from_encoders import build_processor
 from albef_amc.trainer import AmcConfig, AmcTrainer
 from albef_amc.trainer.recipes import ModelRecipe, build_model_and_processor
 

@@ -15,7 +15,7 @@ from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, Alb
 from albef_amc.configuration_albef import LONGEST_SIDE
 from albef_amc.datasets_scripts import check_builder_options, check_builder_split
 from albef_amc.datasets_scripts.coco_files import load_json
-from albef_amc.from_encoders_albef import build_processor
+from albef_amc.conversion.from_encoders import build_processor
 from albef_amc.model_cards import ModelCard
 from albef_amc.ranges_albef import COUNT, POSITIVE, check_number, check_ranges, shorten_value
 from albef_amc.text_processing_albef import build_tokenizer, clean_caption

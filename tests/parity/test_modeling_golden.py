@@ -5,7 +5,7 @@ import torch
 from testing_utils import Golden
 
 from albef_amc.contrastive_albef import compute_negative_probabilities
-from albef_amc.original_albef import rename_original_key
+from albef_amc.conversion.original_names import rename_original_key
 from albef_amc.trainer.objectives import AttentionMaskConsistencyLoss
 
 GOLDEN = Golden("tiny_pretrain")

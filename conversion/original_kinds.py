@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .conversion_files_albef import list_names
-from .handover_albef import GENERAL
+from albef_amc.conversion.weight_files import list_names
+from albef_amc.handover_albef import GENERAL
 
 VISION_PREFIX = "visual_encoder."
 TEXT_PREFIXES = ("text_encoder.bert.", "text_encoder.")  # the second where the encoder stands without a word head

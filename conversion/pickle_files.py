@@ -52,7 +52,7 @@ def find_pickle_end(data, start: int = 0, limits: PickleLimits = PickleLimits())
 
     ```python
     >>> import pickle
-    >>> from albef_amc.pickle_files_albef import find_pickle_end
+    >>> from albef_amc.conversion.pickle_files import find_pickle_end
     >>> find_pickle_end(pickle.dumps([1, 2])) == len(pickle.dumps([1, 2]))
     True
 

@@ -4,7 +4,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .conversion_files_albef import list_names
+from albef_amc.conversion.weight_files import list_names
 
 
 @dataclass

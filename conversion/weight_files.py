@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from .pickle_files_albef import PickleLimits, find_pickle_end
+from albef_amc.conversion.pickle_files import PickleLimits, find_pickle_end
 
 ZIP_SIGNATURE = b"PK\x03\x04"
 NAMES_SHOWN = 8

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
-from .handover_albef import LABELS
-from .original_kinds_albef import (
+from albef_amc.configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
+from albef_amc.handover_albef import LABELS
+from albef_amc.conversion.original_kinds import (
     PUBLISHED_TEXT_DEPTH,
     count_images_per_text,
     count_layers,
@@ -83,7 +83,7 @@ def rename_original_key(name: str) -> str | None:
     Example:
 
     ```python
-    >>> from albef_amc.original_albef import rename_original_key
+    >>> from albef_amc.conversion.original_names import rename_original_key
     >>> rename_original_key("text_encoder.bert.encoder.layer.6.crossattention.self.query.weight")
     'albef.text_model.layers.6.cross_attention.q_proj.weight'
 
