@@ -34,7 +34,7 @@ from albef_amc.trainer.mixtures import iterate_texts
 from albef_amc.trainer.phrase_coverage import measure_coverage
 from albef_amc.trainer.run_facts import build_evaluation_command
 from albef_amc.trainer.setting_ranges import MOST_WORKERS
-from albef_amc.trainer.yaml_files import parse_yaml
+from albef_amc.configuration.yaml_files import parse_yaml
 
 DEFAULT_SPLIT = "test"
 MAX_WORKERS = 8

@@ -19,7 +19,7 @@ from albef_amc.trainer.recipes import list_shipped, resolve_shipped
 from albef_amc.trainer.run_facts import hide_folder
 from albef_amc.trainer.setting_ranges import TRAINING_RANGES
 from albef_amc.trainer.suggestions import suggest_nearest
-from albef_amc.trainer.yaml_files import read_yaml
+from albef_amc.configuration.yaml_files import read_yaml
 
 RESAMPLES = tuple(filter_.name.lower() for filter_ in PILImageResampling)
 PERCENT = Range(0, 100)

@@ -24,7 +24,7 @@ from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.checkpoints import load_model_and_processor
 from albef_amc.trainer.setting_ranges import check_types, list_simple_fields
 from albef_amc.trainer.suggestions import suggest_nearest
-from albef_amc.trainer.yaml_files import parse_yaml, read_yaml
+from albef_amc.configuration.yaml_files import parse_yaml, read_yaml
 
 CONFIGURATION_FOLDER = Path(albef_amc.configuration.__file__).parent
 MOST_BASES = 8

@@ -42,7 +42,7 @@ def parse_yaml(text: str, where: str) -> Any:
     Example:
 
     ```python
-    >>> from albef_amc.trainer.yaml_files import parse_yaml
+    >>> from albef_amc.configuration.yaml_files import parse_yaml
     >>> parse_yaml("{seed: 1, splits: [train, test]}", "--set")
     {'seed': 1, 'splits': ['train', 'test']}
 
