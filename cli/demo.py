@@ -17,7 +17,7 @@ from albef_amc.cli.reporting import print_result, report
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
 from albef_amc.trainer.amc_trainer import AmcTrainer
-from albef_amc.trainer.drawing import draw_curves, draw_sheet, overlay_heatmap
+from albef_amc.visualization.drawing import draw_curves, draw_sheet, overlay_heatmap
 from albef_amc.trainer.evaluation import evaluate_baselines, evaluate_grounding, shuffle_phrases
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.recipes import Recipe, build_arguments, build_model_and_processor, load_recipe

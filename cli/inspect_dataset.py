@@ -20,7 +20,7 @@ from albef_amc.datasets_scripts.statistics import describe_dataset
 from albef_amc.datasets_scripts.task_features import TextSchema, find_task_schema
 from albef_amc.image_processing_albef import UnusableImageError, load_image
 from albef_amc.regions_albef import build_region_mask, check_boxes
-from albef_amc.trainer.drawing import draw_sheet, overlay_heatmap
+from albef_amc.visualization.drawing import draw_sheet, overlay_heatmap
 
 PHRASES_PER_ROW = 3
 GAP_SHARE = 20  # of the wider picture of a pair, between the two

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 
-from albef_amc.trainer.drawing import (
+from albef_amc.visualization.drawing import (
     INNER_TONE,
     OUTER_TONE,
     POINT_TONE,
@@ -223,7 +223,7 @@ def test_curves_need_a_curve(tmp_path):
 
 @pytest.mark.slow
 def test_drawing_leaves_pyplot_alone():
-    program = "import sys, albef_amc.trainer.drawing; assert 'matplotlib.pyplot' not in sys.modules"
+    program = "import sys, albef_amc.visualization.drawing; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 

@@ -1,0 +1,1 @@
+"""Pictures of the work: heatmaps over photographs, sheets that compare them, curves."""
