@@ -11,7 +11,7 @@ import typer
 from albef_amc.cli.output_paths import check_folder, check_output_folder
 from albef_amc.cli.reporting import print_result, report, to_plain
 from albef_amc.datasets_scripts import load_grounding_dataset
-from albef_amc.trainer.adapters import build_lora_config
+from albef_amc.lora.adapters import build_lora_config
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.amc_trainer import AmcTrainer
 from albef_amc.trainer.machine_checks import (

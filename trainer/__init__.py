@@ -1,6 +1,6 @@
 """Training and evaluation of grounding: objectives, collator, Trainer, pointing game, pictures."""
 
-from .adapters import build_lora_config
+from albef_amc.lora.adapters import build_lora_config
 from .amc_config import AmcConfig
 from .amc_trainer import AmcTrainer
 from .augmentation import GroundingAugmentation

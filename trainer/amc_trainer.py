@@ -17,7 +17,7 @@ from albef_amc.contrastive_albef import IGNORED_LABEL
 from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
 from albef_amc.processor_checks_albef import check_fits_model
 from albef_amc.ranges_albef import check_ranges
-from albef_amc.trainer.adapter_training import AdapterTraining, attach_adapter
+from albef_amc.lora.adapter_training import AdapterTraining, attach_adapter
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.augmentation import GroundingAugmentation
 from albef_amc.trainer.callbacks import CoverageCallback, ThroughputCallback, add_callbacks

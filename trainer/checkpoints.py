@@ -15,14 +15,14 @@ from albef_amc.checkpoint_files_albef import find_checkpoint
 from albef_amc.model_cards import ModelCard, write_model_card
 from albef_amc.model_cards.sources import SOURCES
 from albef_amc.processor_checks_albef import check_fits_model
-from albef_amc.trainer.adapter_files import (
+from albef_amc.lora.adapter_files import (
     ADAPTER_CONFIG_FILE,
     describe_adapter,
     is_adapter,
     merge_into,
     read_base_name,
 )
-from albef_amc.trainer.adapters import check_peft_is_installed
+from albef_amc.lora.adapters import check_peft_is_installed
 from albef_amc.trainer.weight_hash import hash_tensors, hash_weights
 
 NAMES_SHOWN = 3

@@ -19,7 +19,7 @@ from albef_amc.conversion.from_encoders import build_processor
 from albef_amc.model_cards import ModelCard
 from albef_amc.ranges_albef import COUNT, POSITIVE, check_number, check_ranges, shorten_value
 from albef_amc.text_processing_albef import build_tokenizer, clean_caption
-from albef_amc.trainer.adapters import check_lora_options, list_lora_fields
+from albef_amc.lora.adapters import check_lora_options, list_lora_fields
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.checkpoints import load_model_and_processor
 from albef_amc.trainer.setting_ranges import check_types, list_simple_fields

@@ -20,7 +20,7 @@ from albef_amc.checkpoint_files_albef import (
 )
 from albef_amc.ranges_albef import shorten_value
 from albef_amc.saving_albef import is_safetensors_error
-from albef_amc.trainer.adapters import (
+from albef_amc.lora.adapters import (
     ADAPTER_NAME,
     MASKED_WORD_HEAD,
     GroundingModel,

@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from albef_amc import AlbefForPreTraining
 from albef_amc.saving_albef import replacing_files
-from albef_amc.trainer.adapter_files import (
+from albef_amc.lora.adapter_files import (
     ADAPTER_CONFIG_FILE,
     is_adapter,
     load_adapter_weights,
@@ -21,7 +21,7 @@ from albef_amc.trainer.adapter_files import (
     save_adapter,
     save_training_state,
 )
-from albef_amc.trainer.adapters import MASKED_WORD_HEAD, LoraMomentum, complete_lora_config
+from albef_amc.lora.adapters import MASKED_WORD_HEAD, LoraMomentum, complete_lora_config
 
 if TYPE_CHECKING:
     from peft import LoraConfig

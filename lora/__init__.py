@@ -1,0 +1,1 @@
+"""LoRA adapters: what they adapt, their files, and training with them."""
