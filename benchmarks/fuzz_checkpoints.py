@@ -18,7 +18,7 @@ from fuzz_inputs import Drawn, build_model, build_photo, build_processor, choose
 from safetensors.torch import load_file, save_file
 
 from albef_amc import AlbefForImageTextMatching
-from albef_amc.trainer.checkpoints import load_model_and_processor
+from albef_amc.evaluation.checkpoints import load_model_and_processor
 
 CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "processor_config.json"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"

@@ -12,7 +12,7 @@ def list_comparison_lines(split: str, result: Mapping[str, Any]) -> list[str]:
 
     Args:
         split (`str`): the split.
-        result (mapping): what [`~trainer.benchmark.evaluate_split`] returns, with finite numbers.
+        result (mapping): what [`~evaluation.benchmark.evaluate_split`] returns, with finite numbers.
     """
     if "protocol" not in result:
         return []

@@ -17,21 +17,21 @@ from albef_amc.cli.reporting import is_main_process, print_result, report, to_pl
 from albef_amc.cli.switches import CompileOption, MatmulPrecisionOption, PrecisionOption, Switches
 from albef_amc.datasets_scripts import BUILDERS, check_builder_options, check_builder_split, load_grounding_dataset
 from albef_amc.model_cards import WEIGHTS_KEY
-from albef_amc.trainer.benchmark import evaluate_split
-from albef_amc.trainer.bootstrap import NUM_RESAMPLES
+from albef_amc.evaluation.benchmark import evaluate_split
+from albef_amc.evaluation.intervals import NUM_RESAMPLES
 from albef_amc.trainer.callbacks import MOST_PHRASES
-from albef_amc.trainer.checkpoints import hash_checkpoint
-from albef_amc.trainer.evaluation import BOX_ACCURACY
-from albef_amc.trainer.evaluation_recipes import (
+from albef_amc.evaluation.checkpoints import hash_checkpoint
+from albef_amc.evaluation.grounding_evaluation import BOX_ACCURACY
+from albef_amc.evaluation.protocols import (
     EvaluationRecipe,
     find_evaluation_recipe,
     has_pattern,
     load_evaluation_recipe,
     resolve_split,
 )
-from albef_amc.trainer.evaluation_results import write_results
+from albef_amc.evaluation.results import write_results
 from albef_amc.trainer.mixtures import iterate_texts
-from albef_amc.trainer.phrase_coverage import measure_coverage
+from albef_amc.evaluation.phrase_coverage import measure_coverage
 from albef_amc.trainer.run_facts import build_evaluation_command
 from albef_amc.trainer.setting_ranges import MOST_WORKERS
 from albef_amc.configuration.yaml_files import parse_yaml

@@ -19,7 +19,7 @@ from albef_amc.processing_albef import BOX_THRESHOLDS
 from albef_amc.ranges_albef import check_number
 from albef_amc.text_processing_albef import find_text_problem
 from albef_amc.visualization.drawing import draw_sheet, overlay_heatmap, save_picture
-from albef_amc.trainer.phrase_coverage import find_unknown_words
+from albef_amc.evaluation.phrase_coverage import find_unknown_words
 
 SHEET_CELL = 320  # side of a picture on the sheet in pixels
 

@@ -8,7 +8,7 @@ import typer
 
 from albef_amc.cli.output_paths import check_output_folder
 from albef_amc.cli.reporting import print_result
-from albef_amc.trainer.checkpoints import merge_adapter
+from albef_amc.evaluation.checkpoints import merge_adapter
 
 
 def merge(

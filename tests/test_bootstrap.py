@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from albef_amc.trainer.bootstrap import Interval, bootstrap_accuracy, compute_binomial_interval
+from albef_amc.evaluation.intervals import Interval, bootstrap_accuracy, compute_binomial_interval
 
 
 def get_ends(interval: Interval | None) -> tuple[float, float]:

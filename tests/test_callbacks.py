@@ -23,7 +23,7 @@ from albef_amc.trainer.callbacks import (
     PatienceCallback,
     ThroughputCallback,
 )
-from albef_amc.trainer.checkpoints import hash_checkpoint
+from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.trainer.files import replace_folder
 
 ACCURACY = "pointing_game_accuracy"

@@ -9,7 +9,7 @@ from PIL import Image
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor
 from albef_amc.cli.demo import RUNS, is_in_range
 from albef_amc.cli.main import main
-from albef_amc.trainer.checkpoints import hash_checkpoint
+from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.trainer.publishing import prepare_publication
 
 SHORT = (

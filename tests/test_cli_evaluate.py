@@ -16,7 +16,7 @@ from albef_amc import AlbefForImageTextMatching
 from albef_amc.cli.evaluate import MAX_WORKERS, choose_num_workers
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import load_grounding_dataset
-from albef_amc.trainer.evaluation import evaluate_grounding
+from albef_amc.evaluation.grounding_evaluation import evaluate_grounding
 
 REFER = FIXTURES_FOLDER / "refer"
 DETECTIONS = "detections/albef_refcoco+/dets.json"

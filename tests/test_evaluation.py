@@ -11,8 +11,8 @@ from PIL import Image
 from testing_utils import FIXTURES_FOLDER, build_rows
 
 from albef_amc import AlbefGroundingOutput
-from albef_amc.trainer.benchmark import evaluate_split
-from albef_amc.trainer.evaluation import (
+from albef_amc.evaluation.benchmark import evaluate_split
+from albef_amc.evaluation.grounding_evaluation import (
     BASELINES,
     PhraseResult,
     ProposalRanking,
@@ -25,8 +25,8 @@ from albef_amc.trainer.evaluation import (
     score_proposals,
     shuffle_phrases,
 )
-from albef_amc.trainer.evaluation_recipes import EvaluationRecipe
-from albef_amc.trainer.evaluation_results import write_results
+from albef_amc.evaluation.protocols import EvaluationRecipe
+from albef_amc.evaluation.results import write_results
 
 
 def result(point, boxes, types=()) -> PhraseResult:

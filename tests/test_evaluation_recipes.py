@@ -7,8 +7,8 @@ import yaml
 from testing_utils import FIXTURES_FOLDER, PROJECT_FOLDER, build_rows
 
 from albef_amc.datasets_scripts import BUILDERS
-from albef_amc.trainer.evaluation import evaluate_grounding
-from albef_amc.trainer.evaluation_recipes import (
+from albef_amc.evaluation.grounding_evaluation import evaluate_grounding
+from albef_amc.evaluation.protocols import (
     EvaluationRecipe,
     find_evaluation_recipe,
     list_departures,

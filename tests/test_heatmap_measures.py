@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from albef_amc.trainer.heatmap_measures import (
+from albef_amc.evaluation.heatmap_measures import (
     MASK_THRESHOLDS,
     choose_thresholds,
     measure_distances,

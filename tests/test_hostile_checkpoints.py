@@ -15,7 +15,7 @@ from test_cli_ground import check_refusal
 from testing_utils import build_photo, build_tiny_config, build_tiny_processor
 
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor, VisualGroundingPipeline
-from albef_amc.trainer.checkpoints import load_model_and_processor
+from albef_amc.evaluation.checkpoints import load_model_and_processor
 
 SECONDS = 10
 CONFIG, PROCESSOR, TOKENIZER = "config.json", "processor_config.json", "tokenizer.json"

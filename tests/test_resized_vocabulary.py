@@ -10,7 +10,7 @@ from testing_utils import VOCABULARY, build_batch, build_photo, build_rows, buil
 
 from albef_amc import AlbefForPreTraining, AlbefForQuestionAnswering, AlbefProcessor
 from albef_amc.trainer import AmcTrainer
-from albef_amc.trainer.checkpoints import load_model_and_processor
+from albef_amc.evaluation.checkpoints import load_model_and_processor
 
 SIZE = len(VOCABULARY)
 

@@ -15,7 +15,7 @@ from albef_amc.datasets_scripts import GROUNDING_FEATURES, Jsonl, build_phrase, 
 from albef_amc.datasets_scripts.row_checks import check_picture_size, count_boxes, warn_about_boxes
 from albef_amc.trainer import AmcConfig
 from albef_amc.trainer.data_collator import DataCollatorForGrounding
-from albef_amc.trainer.evaluation import evaluate_baselines, evaluate_grounding, predict_points
+from albef_amc.evaluation.grounding_evaluation import evaluate_baselines, evaluate_grounding, predict_points
 from albef_amc.trainer.mixtures import Mixture, build_training_dataset
 
 WIDTH, HEIGHT = 40, 30

@@ -16,7 +16,7 @@ from albef_amc.datasets_scripts.features import GROUNDING_FEATURES, build_phrase
 from albef_amc.metrics import get_metric_folder
 from albef_amc.trainer import AmcConfig, DataCollatorForGrounding, evaluate_grounding
 from albef_amc.trainer.amc_trainer import AmcTrainer
-from albef_amc.trainer.evaluation import evaluate_baselines
+from albef_amc.evaluation.grounding_evaluation import evaluate_baselines
 
 
 def build_full_rows() -> list[dict]:

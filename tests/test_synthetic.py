@@ -22,7 +22,7 @@ from albef_amc.datasets_scripts import (
 )
 from albef_amc.datasets_scripts.synthetic_phrases import PHRASE_TYPES
 from albef_amc.regions_albef import decode_rle
-from albef_amc.trainer.evaluation import shuffle_phrases
+from albef_amc.evaluation.grounding_evaluation import shuffle_phrases
 
 NUM_SCENES = 300
 SPLITS = ("train", "validation", "test")

@@ -16,7 +16,7 @@ from albef_amc.datasets_scripts.xml_files import read_xml
 from albef_amc.model_cards import read_metrics
 from albef_amc.text_files_albef import CHUNK_BYTES, TextEncodingError, open_text_file, read_text_file
 from albef_amc.text_processing_albef import build_tokenizer
-from albef_amc.trainer.evaluation_recipes import load_evaluation_recipe
+from albef_amc.evaluation.protocols import load_evaluation_recipe
 from albef_amc.trainer.recipes import load_recipe
 
 

@@ -7,7 +7,7 @@ import pytest
 from testing_utils import FIXTURES_FOLDER
 
 from albef_amc.cli.main import main
-from albef_amc.trainer.evaluation_recipes import load_evaluation_recipe
+from albef_amc.evaluation.protocols import load_evaluation_recipe
 from albef_amc.trainer.recipes import load_recipe
 from albef_amc.configuration.yaml_files import MOST_BYTES, parse_yaml, read_yaml
 

@@ -4,9 +4,9 @@ from albef_amc.lora.adapters import build_lora_config
 from .amc_config import AmcConfig
 from .amc_trainer import AmcTrainer
 from .augmentation import GroundingAugmentation
-from .checkpoints import merge_adapter
+from albef_amc.evaluation.checkpoints import merge_adapter
 from .data_collator import DataCollatorForGrounding
-from .evaluation import GroundingEvaluation, evaluate_grounding
+from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation, evaluate_grounding
 from .objectives import AttentionMaskConsistencyLoss
 
 __all__ = [

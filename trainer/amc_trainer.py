@@ -21,9 +21,9 @@ from albef_amc.lora.adapter_training import AdapterTraining, attach_adapter
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.augmentation import GroundingAugmentation
 from albef_amc.trainer.callbacks import CoverageCallback, ThroughputCallback, add_callbacks
-from albef_amc.trainer.checkpoints import hash_checkpoint
+from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.trainer.data_collator import DataCollatorForGrounding
-from albef_amc.trainer.evaluation import GroundingEvaluation, evaluate_grounding
+from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation, evaluate_grounding
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.freezing import check_loss_trains, freeze_parameters
 from albef_amc.trainer.hub_publisher import HubPublisher

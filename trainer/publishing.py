@@ -31,7 +31,7 @@ from albef_amc.model_cards import (
 )
 from albef_amc.model_cards.front_matter import shorten_place
 from albef_amc.text_files_albef import read_text_file
-from albef_amc.trainer.checkpoints import hash_checkpoint, load_model_and_processor
+from albef_amc.evaluation.checkpoints import hash_checkpoint, load_model_and_processor
 from albef_amc.trainer.files import write_json, write_whole
 
 CARD_FILE, CONFIG_FILE, ADAPTER_FILE, METRICS_FILE = "README.md", "config.json", "adapter_config.json", "metrics.json"
@@ -96,7 +96,7 @@ def prepare_publication(
         dtype (`torch.dtype`, *optional*): of the weights; the checkpoint's by default.
         metrics_file (`str` or `Path`, *optional*): what `albef-amc evaluate --output` wrote about this checkpoint, for
             the card, in the place of the evaluation of the run. Either must name the weights of this checkpoint
-            ([`~trainer.checkpoints.hash_checkpoint`]).
+            ([`~evaluation.checkpoints.hash_checkpoint`]).
         source (`str`, *optional*): whose weights these derive from (see [`~model_cards.ModelCard`]), for a checkpoint
             without a card.
 

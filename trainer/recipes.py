@@ -21,7 +21,7 @@ from albef_amc.ranges_albef import COUNT, POSITIVE, check_number, check_ranges, 
 from albef_amc.text_processing_albef import build_tokenizer, clean_caption
 from albef_amc.lora.adapters import check_lora_options, list_lora_fields
 from albef_amc.trainer.amc_config import AmcConfig
-from albef_amc.trainer.checkpoints import load_model_and_processor
+from albef_amc.evaluation.checkpoints import load_model_and_processor
 from albef_amc.trainer.setting_ranges import check_types, list_simple_fields
 from albef_amc.trainer.suggestions import suggest_nearest
 from albef_amc.configuration.yaml_files import parse_yaml, read_yaml

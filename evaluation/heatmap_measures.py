@@ -30,7 +30,7 @@ def sum_heat_in_boxes(heatmap: torch.Tensor, boxes: Sequence[Sequence[float]]) -
 
     ```python
     >>> import torch
-    >>> from albef_amc.trainer.heatmap_measures import sum_heat_in_boxes
+    >>> from albef_amc.evaluation.heatmap_measures import sum_heat_in_boxes
     >>> sum_heat_in_boxes(torch.ones(4, 6), [[0, 0, 2, 2], [4.9, 1.2, 9.0, 3.9]])
     [4.0, 4.0]
 
@@ -66,7 +66,7 @@ def measure_heatmap(heatmap: torch.Tensor, region_mask: torch.Tensor) -> tuple[d
 
     ```python
     >>> import torch
-    >>> from albef_amc.trainer.heatmap_measures import measure_heatmap
+    >>> from albef_amc.evaluation.heatmap_measures import measure_heatmap
     >>> heatmap = torch.tensor([[2.0, 0.0, 0.0, 1.0]])
     >>> prediction, reference = measure_heatmap(heatmap, torch.tensor([[1.0, 1.0, 0.0, 0.0]]))
     >>> prediction["heat_inside"], prediction["heat_total"], reference["region_area"]

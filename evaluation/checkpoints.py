@@ -23,7 +23,7 @@ from albef_amc.lora.adapter_files import (
     read_base_name,
 )
 from albef_amc.lora.adapters import check_peft_is_installed
-from albef_amc.trainer.weight_hash import hash_tensors, hash_weights
+from albef_amc.evaluation.weight_hash import hash_tensors, hash_weights
 
 NAMES_SHOWN = 3
 
@@ -102,7 +102,7 @@ def _load_base(model_class: Any, adapter: str, base: str | Path | None, may_lack
 
 
 def hash_checkpoint(checkpoint: str | Path) -> str:
-    """The hash of what a checkpoint's matching model computes with (see [`~trainer.weight_hash.hash_weights`]).
+    """The hash of what a checkpoint's matching model computes with (see [`~evaluation.weight_hash.hash_weights`]).
 
     A checkpoint of training and the matching model made of it have one hash, whatever their data types (up to
     float32), files and image sizes to be used at. The hash of an adapter is made of its base's, its own weights and

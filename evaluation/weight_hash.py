@@ -13,7 +13,7 @@ def hash_weights(model: nn.Module) -> str:
     """SHA-256 of the weights of a model: the same for every copy, device, number of files and wider data type.
 
     The hash of a checkpoint of training or grounding is that of its [`AlbefForImageTextMatching`], at the image size
-    of the checkpoint: momentum copies, queues and other heads do not count ([`~trainer.checkpoints.hash_checkpoint`]).
+    of the checkpoint: momentum copies, queues and other heads do not count ([`~evaluation.checkpoints.hash_checkpoint`]).
 
     Args:
         model (`nn.Module`): the model, on any device.
@@ -25,7 +25,7 @@ def hash_weights(model: nn.Module) -> str:
 
     ```python
     >>> import torch
-    >>> from albef_amc.trainer.weight_hash import hash_weights
+    >>> from albef_amc.evaluation.weight_hash import hash_weights
     >>> layer = torch.nn.Linear(3, 2).to(torch.bfloat16)
     >>> hash_weights(layer) == hash_weights(layer.float())
     True

@@ -49,7 +49,7 @@ def find_unknown_words(phrase: str, tokenizer: Any) -> list[str]:
 
     ```python
     >>> from albef_amc.text_processing_albef import build_tokenizer
-    >>> from albef_amc.trainer.phrase_coverage import find_unknown_words
+    >>> from albef_amc.evaluation.phrase_coverage import find_unknown_words
     >>> special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     >>> tokenizer = build_tokenizer([*special, "a", "dog", "##s", "c", "##a", "##t"])
     >>> find_unknown_words("a cat, dogs and x", tokenizer)

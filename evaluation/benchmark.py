@@ -5,9 +5,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from albef_amc.trainer.bootstrap import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_accuracy
-from albef_amc.trainer.evaluation import BOX_ACCURACY, GroundingEvaluation, evaluate_baselines, evaluate_grounding
-from albef_amc.trainer.evaluation_recipes import EvaluationRecipe, list_departures
+from albef_amc.evaluation.intervals import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_accuracy
+from albef_amc.evaluation.grounding_evaluation import BOX_ACCURACY, GroundingEvaluation, evaluate_baselines, evaluate_grounding
+from albef_amc.evaluation.protocols import EvaluationRecipe, list_departures
 
 POINTING_ACCURACY = "pointing_game_accuracy"
 
@@ -30,15 +30,15 @@ def evaluate_split(
         model, processor: the checkpoint, loaded with the image size of the recipe.
         rows (`datasets.Dataset`): the split.
         split (`str`): its name in the recipe or, without one, in the data.
-        recipe ([`~trainer.evaluation_recipes.EvaluationRecipe`], *optional*): the protocol and the published numbers.
+        recipe ([`~evaluation.protocols.EvaluationRecipe`], *optional*): the protocol and the published numbers.
         data (mapping, *optional*): with a recipe: `name` and arguments of the data that `rows` were read from.
         baselines (`bool`, defaults to `False`): also score rules that read no words.
-        num_resamples, seed (`int`, default to 1000 and 0): as for [`~trainer.bootstrap.bootstrap_accuracy`]; 0 draws
+        num_resamples, seed (`int`, default to 1000 and 0): as for [`~evaluation.intervals.bootstrap_accuracy`]; 0 draws
             leave intervals out.
-        options: further arguments of [`~trainer.evaluation.evaluate_grounding`].
+        options: further arguments of [`~evaluation.grounding_evaluation.evaluate_grounding`].
 
     Returns:
-        `tuple` of a `dict` and a [`~trainer.evaluation.GroundingEvaluation`]. The `dict` holds the metrics,
+        `tuple` of a `dict` and a [`~evaluation.grounding_evaluation.GroundingEvaluation`]. The `dict` holds the metrics,
         `confidence_interval`, and with a recipe `protocol` and `published`.
     """
     began = time.perf_counter()

@@ -14,7 +14,7 @@ from transformers.image_utils import PILImageResampling
 from albef_amc.configuration_albef import LONGEST_SIDE
 from albef_amc.datasets_scripts import BUILDERS
 from albef_amc.ranges_albef import COUNT, Range, check_number, check_ranges, shorten_value
-from albef_amc.trainer.evaluation import BOX_ACCURACY, BOX_RULES, ProposalRanking
+from albef_amc.evaluation.grounding_evaluation import BOX_ACCURACY, BOX_RULES, ProposalRanking
 from albef_amc.trainer.recipes import list_shipped, resolve_shipped
 from albef_amc.trainer.run_facts import hide_folder
 from albef_amc.trainer.setting_ranges import TRAINING_RANGES
@@ -64,7 +64,7 @@ class EvaluationRecipe:
         max_length (`int`, *optional*): pieces of a phrase at most, [CLS] included; all of them by default.
         box_rule (`str`, defaults to `"any"`): of several boxes of a phrase, `"any"` one counts, or the `"merged"`
             smallest box around them.
-        proposal_ranking (mapping, *optional*): fields of [`~trainer.evaluation.ProposalRanking`], for rows
+        proposal_ranking (mapping, *optional*): fields of [`~evaluation.grounding_evaluation.ProposalRanking`], for rows
             with proposals.
         num_phrases (mapping): split -> how many phrases the published evaluation scored.
         published (list of mappings): fields of [`PublishedNumber`].
@@ -127,7 +127,7 @@ def load_evaluation_recipe(name_or_path: str | Path) -> EvaluationRecipe:
     Example:
 
     ```python
-    >>> from albef_amc.trainer.evaluation_recipes import load_evaluation_recipe
+    >>> from albef_amc.evaluation.protocols import load_evaluation_recipe
     >>> recipe = load_evaluation_recipe("refcoco_plus")
     >>> recipe.image_size, recipe.num_phrases
     (384, {'testA': 5726, 'testB': 4889})

@@ -40,7 +40,7 @@ def write_results(path: Path, results: Mapping[str, Mapping[str, Any]], phrases:
         path (`Path`): a name that ends in `.parquet` gets one row per phrase, and the numbers as JSON in the header;
             any other gets JSON: the result of the only split, or split -> result, each with its `phrases`.
         results (mapping): split -> result, finite numbers.
-        phrases (mapping): split -> [`~trainer.evaluation.PhraseResult`] as dictionaries.
+        phrases (mapping): split -> [`~evaluation.grounding_evaluation.PhraseResult`] as dictionaries.
     """
     if path.suffix == PARQUET:
         rows = [{"split": split, **phrase} for split, entries in phrases.items() for phrase in entries]

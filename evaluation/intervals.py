@@ -84,7 +84,7 @@ def bootstrap_accuracy(
     Example:
 
     ```python
-    >>> from albef_amc.trainer.bootstrap import bootstrap_accuracy
+    >>> from albef_amc.evaluation.intervals import bootstrap_accuracy
     >>> interval = bootstrap_accuracy([True, True], ["photo 1", "photo 2"]).overall
     >>> round(interval.low, 3), interval.high, interval.describe()
     (0.158, 1.0, 'exact binomial over 2 images')
@@ -161,7 +161,7 @@ def compute_binomial_interval(num_hits: float, num_trials: int, confidence: floa
     Example:
 
     ```python
-    >>> from albef_amc.trainer.bootstrap import compute_binomial_interval
+    >>> from albef_amc.evaluation.intervals import compute_binomial_interval
     >>> [round(end, 4) for end in compute_binomial_interval(5, 10)]
     [0.1871, 0.8129]
 
