@@ -95,7 +95,7 @@ def to_amc(region: dict) -> dict:
 
 def build(folder: Path, name: str, num_workers: int) -> dict:
     """Builds in this process; returns what the system counted of it."""
-    from albef_amc.trainer.dataset_building import build_dataset
+    from albef_amc.publishing.dataset_building import build_dataset
 
     files, options = BUILDS[name]
     options = {**options, "data_root": str(folder)}

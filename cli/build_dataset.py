@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 from albef_amc.cli.evaluate import read_options
 from albef_amc.cli.output_paths import check_output_folder
 from albef_amc.cli.reporting import print_result, report
-from albef_amc.trainer import dataset_building
-from albef_amc.trainer.dataset_publishing import open_repository, upload_dataset
+from albef_amc.publishing import dataset_building
+from albef_amc.publishing.dataset_publishing import open_repository, upload_dataset
 
 DEFAULT_SHARD_SIZE = dataset_building.DEFAULT_SHARD_SIZE
 RAW_OPTION = "data_root"

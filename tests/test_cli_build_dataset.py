@@ -21,8 +21,8 @@ from testing_utils import FIXTURES_FOLDER, PROJECT_FOLDER
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import BUILDERS, RefCoco, SyntheticGrounding, load_grounding_dataset
 from albef_amc.datasets_scripts.split_reader import SplitReader
-from albef_amc.trainer.dataset_building import build_dataset
-from albef_amc.trainer.dataset_cards import read_builder_card
+from albef_amc.publishing.dataset_building import build_dataset
+from albef_amc.publishing.dataset_cards import read_builder_card
 
 SCENES = {"num_train_scenes": 40, "num_validation_scenes": 2, "num_test_scenes": 20}
 AMC = {"data_root": str(FIXTURES_FOLDER / "amc_json"), "image_root": str(FIXTURES_FOLDER / "visual_genome")}

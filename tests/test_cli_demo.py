@@ -10,7 +10,7 @@ from albef_amc import AlbefForImageTextMatching, AlbefProcessor
 from albef_amc.cli.demo import RUNS, is_in_range
 from albef_amc.cli.main import main
 from albef_amc.evaluation.checkpoints import hash_checkpoint
-from albef_amc.trainer.publishing import prepare_publication
+from albef_amc.publishing.checkpoint_publishing import prepare_publication
 
 SHORT = (
     "max_steps=3",

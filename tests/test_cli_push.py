@@ -12,7 +12,7 @@ from albef_amc import AlbefForPreTraining
 from albef_amc.cli.main import main
 from albef_amc.model_cards import ModelCard, write_model_card
 from albef_amc.evaluation.checkpoints import hash_checkpoint
-from albef_amc.trainer.publishing import prepare_publication
+from albef_amc.publishing.checkpoint_publishing import prepare_publication
 
 REPOSITORY = f"{OWNER}/tiny"
 CODE = {"modeling_albef.py", "pipeline_albef.py", "processing_albef.py", "configuration_albef.py"}

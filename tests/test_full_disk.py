@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from albef_amc.datasets_scripts import load_grounding_dataset
-from albef_amc.trainer.dataset_building import build_dataset
+from albef_amc.publishing.dataset_building import build_dataset
 
 SCENES = {"num_train_scenes": 200, "num_validation_scenes": 0, "num_test_scenes": 0}
 WORDS = [word for name, value in SCENES.items() for word in ("--option", f"{name}={value}")]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import BUILDERS
-from albef_amc.trainer.dataset_building import build_dataset
+from albef_amc.publishing.dataset_building import build_dataset
 
 PUBLISHED = "/export/share/datasets/vision/coco/images"
 # For each builder of lists: the option that names them, and an entry without its image.

@@ -17,7 +17,7 @@ from albef_amc.datasets_scripts import BUILDERS, load_grounding_dataset
 from albef_amc.datasets_scripts.split_reader import SplitReader, list_split_readers
 from albef_amc.trainer import AmcConfig, evaluate_grounding
 from albef_amc.trainer.amc_trainer import AmcTrainer
-from albef_amc.trainer.dataset_building import build_dataset
+from albef_amc.publishing.dataset_building import build_dataset
 from albef_amc.evaluation.grounding_evaluation import _GroundingInputs
 from albef_amc.trainer.mixtures import Mixture, build_training_dataset
 

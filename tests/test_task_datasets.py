@@ -15,7 +15,7 @@ from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import BUILDERS, load_grounding_dataset, load_task_dataset
 from albef_amc.datasets_scripts.statistics import describe_dataset
 from albef_amc.datasets_scripts.task_features import TASK_SCHEMAS, find_task_schema
-from albef_amc.trainer.dataset_building import build_dataset
+from albef_amc.publishing.dataset_building import build_dataset
 
 ALBEF, VQA = FIXTURES_FOLDER / "albef_json", FIXTURES_FOLDER / "vqa"
 LISTS, IMAGES = str(ALBEF / "data"), ALBEF / "images"

@@ -9,7 +9,7 @@ import pytest
 from testing_utils import FIXTURES_FOLDER
 
 from albef_amc.datasets_scripts import ANSWERED_FEATURES, VqaV2
-from albef_amc.trainer.dataset_building import build_dataset
+from albef_amc.publishing.dataset_building import build_dataset
 
 VQA = FIXTURES_FOLDER / "vqa"
 EXPECTED = json.loads((VQA / "expected.json").read_text())

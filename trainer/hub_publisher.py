@@ -12,7 +12,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
-from albef_amc.trainer.publishing import (
+from albef_amc.publishing.checkpoint_publishing import (
     Publication,
     check_token,
     explaining_hub_errors,
@@ -35,7 +35,7 @@ class HubPublisher(Trainer):
     push_in_progress: PushInProgress | None = None
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Makes the repository, before the first step; see [`~trainer.publishing.explaining_hub_errors`]."""
+        """Makes the repository, before the first step; see [`~publishing.checkpoint_publishing.explaining_hub_errors`]."""
         if self.is_world_process_zero():
             check_token(token or self.args.hub_token)
             self._uploads = ThreadPoolExecutor(max_workers=1)  # one after the other, in the order of the steps
@@ -60,7 +60,7 @@ class HubPublisher(Trainer):
                 arguments by default.
 
         Returns:
-            On the main process what [`~trainer.publishing.upload_publication`] returns, or its `Future`.
+            On the main process what [`~publishing.checkpoint_publishing.upload_publication`] returns, or its `Future`.
 
         Raises:
             TypeError: fields of the card, which `card_details` of the Trainer takes.

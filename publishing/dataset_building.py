@@ -27,8 +27,8 @@ from albef_amc.datasets_scripts.source_builder import SourceBuilder
 from albef_amc.datasets_scripts.split_reader import SplitReader, list_split_readers
 from albef_amc.datasets_scripts.statistics import build_statistics, iterate_tables
 from albef_amc.model_cards.front_matter import is_inside, shorten_place
-from albef_amc.trainer.dataset_cards import CARD_FILE, DEFAULT_CONFIG_NAME, render_dataset_card
-from albef_amc.trainer.dataset_shards import (
+from albef_amc.publishing.dataset_cards import CARD_FILE, DEFAULT_CONFIG_NAME, render_dataset_card
+from albef_amc.publishing.dataset_shards import (
     DATA_FOLDER,
     SOURCES_PER_PART,
     UNFINISHED_SUFFIX,
