@@ -10,8 +10,8 @@ import yaml
 from testing_utils import PROJECT_FOLDER
 
 from albef_amc.trainer import AmcConfig
-from albef_amc.trainer.heatmap_objective import OBJECTIVES, RegionObjective, register_objective
-from albef_amc.trainer.objectives import HeatmapObjectives, build_objective
+from albef_amc.trainer.objectives.weighted_objectives.heatmap_objective import OBJECTIVES, RegionObjective, register_objective
+from albef_amc.trainer.objectives.weighted_objectives import HeatmapObjectives, build_objective
 
 NAMES = sorted(OBJECTIVES)
 NUM_PHRASES, GRID, MASK_SIDE = 8, 4, 6
@@ -53,7 +53,7 @@ def test_the_family():
 
 def test_every_objective_has_its_two_files_and_the_parts_of_its_docstring(objective):
     module = importlib.import_module(type(objective).__module__)
-    assert module.__name__ == f"albef_amc.trainer.objective_{objective.name}"
+    assert module.__name__ == f"albef_amc.trainer.objectives.{objective.name}"
     assert (PROJECT_FOLDER / "tests" / f"test_objective_{objective.name}.py").is_file()
     for part in ("Formula", "Inputs:", "Reduction:", "Example:"):
         assert part in type(objective).__doc__, part

@@ -7,7 +7,7 @@ from .augmentation import GroundingAugmentation
 from albef_amc.evaluation.checkpoints import merge_adapter
 from .data_collator import DataCollatorForGrounding
 from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation, evaluate_grounding
-from .objectives import AttentionMaskConsistencyLoss
+from .objectives.weighted_objectives import AttentionMaskConsistencyLoss
 
 __all__ = [
     "AmcConfig",

@@ -11,7 +11,7 @@ from albef_amc.explanation_albef import HeatmapDenominator, check_choice
 from albef_amc.parallel_albef import CandidateScope
 from albef_amc.trainer.augmentation import FLIPS
 from albef_amc.trainer.data_collator import BOX_CHOICES, REGION_SOURCES
-from albef_amc.trainer.objectives import (
+from albef_amc.trainer.objectives.weighted_objectives import (
     MEAN_REDUCTIONS,
     AttentionMaskConsistencyLoss,
     HeatmapObjective,
@@ -39,7 +39,7 @@ class AmcConfig(TrainingArguments):
             loss; an objective of weight 0 is not computed. `amc_weight=0` is the baseline without AMC.
         mean_margin (`float`, defaults to 0.1), max_margin (`float`, defaults to 0.5), mean_weight (`float`, defaults
             to 0.2), max_weight (`float`, defaults to 0.8), amc_mean_reduction (`str`, defaults to `"sample"`): see
-            [`~trainer.objectives.AttentionMaskConsistencyLoss`].
+            [`~trainer.objectives.weighted_objectives.AttentionMaskConsistencyLoss`].
         extra_objectives (`dict`, *optional*): further objectives on heatmaps (docs/objectives.md), name -> weight, or
             name -> options with `weight` among them: `{"dice": 0.5, "kl": {"weight": 0.1, "epsilon": 0.01}}`.
         heatmap_denominator (`str`, defaults to `"kept"`): pieces that divide the heatmap's sum over pieces.

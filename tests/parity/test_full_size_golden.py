@@ -14,7 +14,7 @@ from transformers.initialization import no_init_weights
 
 from albef_amc import AlbefConfig, AlbefForPreTraining
 from albef_amc.conversion.original_names import rename_original_key
-from albef_amc.trainer.objectives import AttentionMaskConsistencyLoss, resize_to_mask
+from albef_amc.trainer.objectives.weighted_objectives import AttentionMaskConsistencyLoss, resize_to_mask
 
 pytestmark = pytest.mark.slow
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Objectives on heatmaps by name and weight: every `objective_<name>.py` beside this file is one of them."""
+"""Objectives on heatmaps by name and weight: every other file of this folder holds one of them."""
 
 import dataclasses
 import importlib
@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from albef_amc.ranges_albef import NOT_NEGATIVE, check_number, shorten_value
-from albef_amc.trainer.heatmap_objective import OBJECTIVES, HeatmapObjective, register_objective, resize_to_mask
-from albef_amc.trainer.objective_amc import MEAN_REDUCTIONS, AttentionMaskConsistencyLoss
+from albef_amc.trainer.objectives.weighted_objectives.heatmap_objective import OBJECTIVES, HeatmapObjective, register_objective, resize_to_mask
+from albef_amc.trainer.objectives.weighted_objectives.amc import MEAN_REDUCTIONS, AttentionMaskConsistencyLoss
 from albef_amc.trainer.suggestions import suggest_nearest
 
-for _path in sorted(Path(__file__).parent.glob("objective_*.py")):
-    importlib.import_module(f"{__package__}.{_path.stem}")
+for _path in sorted(Path(__file__).parent.glob("[!_]*.py")):
+    if _path.stem != Path(__file__).stem:
+        importlib.import_module(f"{__package__}.{_path.stem}")
 
 # Options of the collator that make the tensors which not every batch has.
 OPTION_OF_INPUT = {"paraphrase_index": "use_paraphrases"}
@@ -31,7 +32,7 @@ class HeatmapObjectives:
 
     ```python
     >>> import torch
-    >>> from albef_amc.trainer.objectives import HeatmapObjectives, build_objective
+    >>> from albef_amc.trainer.objectives.weighted_objectives import HeatmapObjectives, build_objective
     >>> objectives = HeatmapObjectives([build_objective("amc", 1.0), build_objective("dice", {"weight": 0.5})])
     >>> batch = {"region_mask": torch.ones(3, 2, 2), "has_region": torch.tensor([True, False, True])}
     >>> objectives.count_regions(batch)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from albef_amc.trainer.heatmap_objective import RegionObjective, register_objective
+from albef_amc.trainer.objectives.weighted_objectives.heatmap_objective import RegionObjective, register_objective
 
 MEAN_REDUCTIONS = ("sample", "batch")
 
@@ -52,7 +52,7 @@ class AttentionMaskConsistencyLoss(RegionObjective):
 
     ```python
     >>> import torch
-    >>> from albef_amc.trainer.objectives import AttentionMaskConsistencyLoss
+    >>> from albef_amc.trainer.objectives.weighted_objectives import AttentionMaskConsistencyLoss
     >>> heatmap = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
     >>> region = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
     >>> AttentionMaskConsistencyLoss()(heatmap, region, torch.tensor([True]))["amc_loss"].item()
