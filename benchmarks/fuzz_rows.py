@@ -11,7 +11,7 @@ from PIL import Image
 
 from albef_amc.datasets_scripts import build_phrase, build_row
 from albef_amc.regions_albef import encode_rle
-from albef_amc.trainer.data_collator import DataCollatorForGrounding
+from albef_amc.trainer.data.data_collator import DataCollatorForGrounding
 from albef_amc.evaluation.grounding_evaluation import evaluate_grounding
 
 BOX = [4.0, 5.0, 14.0, 20.0]

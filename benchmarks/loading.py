@@ -32,8 +32,8 @@ from albef_amc import AlbefImageProcessor, AlbefProcessor
 from albef_amc.datasets_scripts import GROUNDING_FEATURES, build_phrase, build_row, load_grounding_dataset
 from albef_amc.text_processing_albef import build_tokenizer
 from albef_amc.trainer import DataCollatorForGrounding, GroundingAugmentation
-from albef_amc.trainer.epoch_dataset import EpochDataset
-from albef_amc.trainer.streaming import StreamedRows, StreamSource
+from albef_amc.trainer.data.epoch_dataset import EpochDataset
+from albef_amc.trainer.data.streaming import StreamedRows, StreamSource
 
 WORDS = "a the red blue green circle square triangle".split()
 WIDTH, HEIGHT = 640, 480

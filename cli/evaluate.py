@@ -30,7 +30,7 @@ from albef_amc.evaluation.protocols import (
     resolve_split,
 )
 from albef_amc.evaluation.results import write_results
-from albef_amc.trainer.mixtures import iterate_texts
+from albef_amc.trainer.data.mixtures import iterate_texts
 from albef_amc.evaluation.phrase_coverage import measure_coverage
 from albef_amc.trainer.run_facts import build_evaluation_command
 from albef_amc.trainer.setting_ranges import MOST_WORKERS

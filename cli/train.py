@@ -22,7 +22,7 @@ from albef_amc.trainer.machine_checks import (
     warn_of_other_batch,
 )
 from albef_amc.trainer.manifests import list_checkpoints
-from albef_amc.trainer.mixtures import (
+from albef_amc.trainer.data.mixtures import (
     check_evaluation_rows,
     check_has_rows,
     describe_size,

@@ -7,7 +7,7 @@ import pytest
 from testing_utils import FIXTURES_FOLDER
 
 from albef_amc.datasets_scripts import GROUNDING_FEATURES, AlbefJson
-from albef_amc.trainer.data_collator import DataCollatorForGrounding
+from albef_amc.trainer.data.data_collator import DataCollatorForGrounding
 
 ALBEF = FIXTURES_FOLDER / "albef_json"
 PRETRAINING = ["pretrain/coco.json", "pretrain/vg.json", "pretrain/cc12m.json"]

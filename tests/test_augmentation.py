@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from albef_amc.regions_albef import decode_rle, encode_rle
-from albef_amc.trainer.augmentation import (
+from albef_amc.trainer.data.augmentation import (
     COLOR_WORD,
     GroundingAugmentation,
     example_generator,
@@ -286,7 +286,7 @@ def test_draws_do_not_depend_on_the_row():
 @pytest.mark.slow
 def test_generator_is_the_same_in_another_process_and_differs_by_every_part():
     code = (
-        "from albef_amc.trainer.augmentation import example_generator\n"
+        "from albef_amc.trainer.data.augmentation import example_generator\n"
         "import sys; sys.stdout.write(str(example_generator(1, 2, 'a', 'mlm').integers(1 << 62)))"
     )
     there = subprocess.run(

@@ -17,7 +17,7 @@ from albef_amc.datasets_scripts import (
 )
 from albef_amc.datasets_scripts.option_types import list_option_types
 from albef_amc.publishing.dataset_building import build_dataset
-from albef_amc.trainer.mixtures import load_training_data
+from albef_amc.trainer.data.mixtures import load_training_data
 
 
 @pytest.mark.parametrize("name", BUILDERS)

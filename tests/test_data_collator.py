@@ -10,8 +10,8 @@ from albef_amc.image_processing_albef import AlbefImageProcessor
 from albef_amc.processing_albef import AlbefProcessor
 from albef_amc.regions_albef import encode_rle
 from albef_amc.text_processing_albef import build_tokenizer
-from albef_amc.trainer.augmentation import GroundingAugmentation
-from albef_amc.trainer.data_collator import DataCollatorForGrounding, hash_image_id
+from albef_amc.trainer.data.augmentation import GroundingAugmentation
+from albef_amc.trainer.data.data_collator import DataCollatorForGrounding, hash_image_id
 
 WORDS = "a the red blue dog cat cup left right on of small large round square".split()
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]

@@ -5,7 +5,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
-from albef_amc.trainer.even_batches import EvenBatches, divide_evenly
+from albef_amc.trainer.data.even_batches import EvenBatches, divide_evenly
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 4])

@@ -7,7 +7,7 @@ from testing_utils import build_photo, build_rows
 
 from albef_amc.datasets_scripts import GROUNDING_FEATURES
 from albef_amc.datasets_scripts.features import build_phrase, build_row
-from albef_amc.trainer.grouping import GroupedRows, group_rows_by_image
+from albef_amc.trainer.data.group_by_image import GroupedRows, group_rows_by_image
 
 
 class UnreadableImages(dict):

@@ -13,8 +13,8 @@ from testing_utils import PROJECT_FOLDER
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer import AmcConfig, AmcTrainer
-from albef_amc.trainer.epoch_dataset import EpochDataset
-from albef_amc.trainer.mixtures import MixedRows, Mixture, build_training_dataset, load_training_data
+from albef_amc.trainer.data.epoch_dataset import EpochDataset
+from albef_amc.trainer.data.mixtures import MixedRows, Mixture, build_training_dataset, load_training_data
 from albef_amc.trainer.recipes import build_arguments, load_recipe
 from albef_amc.trainer.run_facts import describe_recipe
 

@@ -13,7 +13,7 @@ from albef_amc.cli.main import main
 from albef_amc.datasets_scripts.features import GROUNDING_FEATURES
 from albef_amc.text_processing_albef import build_tokenizer
 from albef_amc.trainer.callbacks import CoverageCallback
-from albef_amc.trainer.mixtures import Mixture, iterate_texts
+from albef_amc.trainer.data.mixtures import Mixture, iterate_texts
 from albef_amc.evaluation.phrase_coverage import find_unknown_words, measure_coverage
 from albef_amc.trainer.recipes import build_vocabulary
 

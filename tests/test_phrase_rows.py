@@ -9,8 +9,8 @@ from testing_utils import build_rows
 from albef_amc.datasets_scripts import GROUNDING_FEATURES
 from albef_amc.datasets_scripts.features import build_phrase, build_row
 from albef_amc.trainer import AmcConfig, AmcTrainer
-from albef_amc.trainer.epoch_dataset import EpochDataset
-from albef_amc.trainer.phrase_rows import PhraseEpochDataset, build_epoch_dataset, count_phrases
+from albef_amc.trainer.data.epoch_dataset import EpochDataset
+from albef_amc.trainer.data.phrase_epochs import PhraseEpochDataset, build_epoch_dataset, count_phrases
 
 COUNTS = (3, 0, 1, 5)
 

@@ -14,9 +14,9 @@ from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import GROUNDING_FEATURES, Jsonl, build_phrase, build_row
 from albef_amc.datasets_scripts.row_checks import check_picture_size, count_boxes, warn_about_boxes
 from albef_amc.trainer import AmcConfig
-from albef_amc.trainer.data_collator import DataCollatorForGrounding
+from albef_amc.trainer.data.data_collator import DataCollatorForGrounding
 from albef_amc.evaluation.grounding_evaluation import evaluate_baselines, evaluate_grounding, predict_points
-from albef_amc.trainer.mixtures import Mixture, build_training_dataset
+from albef_amc.trainer.data.mixtures import Mixture, build_training_dataset
 
 WIDTH, HEIGHT = 40, 30
 IN_SHARES, IN_THOUSANDTHS, INSIDE = [0.1, 0.2, 0.5, 0.9], [100, 200, 500, 900], [4, 5, 14, 20]

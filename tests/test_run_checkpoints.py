@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from albef_amc.cli.main import main
 from albef_amc.trainer import AmcConfig, AmcTrainer, DataCollatorForGrounding, GroundingAugmentation
-from albef_amc.trainer.epoch_dataset import EpochDataset
+from albef_amc.trainer.data.epoch_dataset import EpochDataset
 from albef_amc.trainer.manifests import clear_leftovers, find_damage, list_checkpoints, put_in_place
 from albef_amc.trainer.run_checkpoints import choose_checkpoint
 

@@ -11,7 +11,7 @@ from testing_utils import build_rows, build_tiny_processor
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts.loading import stream_rows
 from albef_amc.trainer import AmcConfig, AmcTrainer
-from albef_amc.trainer.mixtures import Mixture, build_training_dataset
+from albef_amc.trainer.data.mixtures import Mixture, build_training_dataset
 
 
 def build_settings(tmp_path, **values) -> AmcConfig:

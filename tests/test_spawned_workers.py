@@ -19,7 +19,7 @@ from albef_amc.trainer import AmcConfig, evaluate_grounding
 from albef_amc.trainer.amc_trainer import AmcTrainer
 from albef_amc.publishing.dataset_building import build_dataset
 from albef_amc.evaluation.grounding_evaluation import _GroundingInputs
-from albef_amc.trainer.mixtures import Mixture, build_training_dataset
+from albef_amc.trainer.data.mixtures import Mixture, build_training_dataset
 
 SCENES = {"num_train_scenes": 40, "num_validation_scenes": 2, "num_test_scenes": 6}
 AMC = {"data_root": str(FIXTURES_FOLDER / "amc_json"), "image_root": str(FIXTURES_FOLDER / "visual_genome")}

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from albef_amc import AlbefForPreTraining
 from albef_amc.datasets_scripts import GROUNDING_FEATURES, build_phrase, build_row, load_grounding_dataset
 from albef_amc.trainer import AmcConfig, AmcTrainer, DataCollatorForGrounding
-from albef_amc.trainer.epoch_dataset import EpochDataset
-from albef_amc.trainer.mixtures import Mixture, build_training_dataset
-from albef_amc.trainer.streaming import STATE_KEY, Place, StreamedRows, StreamSource
+from albef_amc.trainer.data.epoch_dataset import EpochDataset
+from albef_amc.trainer.data.mixtures import Mixture, build_training_dataset
+from albef_amc.trainer.data.streaming import STATE_KEY, Place, StreamedRows, StreamSource
 
 sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
 import survival  # noqa: E402
@@ -294,7 +294,7 @@ from transformers import TrainerCallback
 from test_streaming import build_trainer
 from testing_utils import build_rows
 from albef_amc.datasets_scripts import load_grounding_dataset
-from albef_amc.trainer.mixtures import Mixture
+from albef_amc.trainer.data.mixtures import Mixture
 
 class KillsAtStep(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):

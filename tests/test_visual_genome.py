@@ -13,7 +13,7 @@ from albef_amc.datasets_scripts import GROUNDING_FEATURES, VisualGenome, load_gr
 from albef_amc.datasets_scripts.coco_records import ReadingReport
 from albef_amc.datasets_scripts.visual_genome_files import group_phrases, iterate_phrases, load_image_data
 from albef_amc.datasets_scripts.visual_genome_phrases import ANNOTATION_KINDS, describe_place
-from albef_amc.trainer.augmentation import may_be_mirrored
+from albef_amc.trainer.data.augmentation import may_be_mirrored
 
 SOURCE = FIXTURES_FOLDER / "visual_genome"
 KINDS = ("regions", "objects", "attributes", "relationships")

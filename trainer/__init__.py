@@ -3,9 +3,9 @@
 from albef_amc.lora.adapters import build_lora_config
 from .amc_config import AmcConfig
 from .amc_trainer import AmcTrainer
-from .augmentation import GroundingAugmentation
+from .data.augmentation import GroundingAugmentation
 from albef_amc.evaluation.checkpoints import merge_adapter
-from .data_collator import DataCollatorForGrounding
+from .data.data_collator import DataCollatorForGrounding
 from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation, evaluate_grounding
 from .objectives.weighted_objectives import AttentionMaskConsistencyLoss
 

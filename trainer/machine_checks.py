@@ -16,8 +16,8 @@ from albef_amc.installation_albef import name_installation
 from albef_amc.ranges_albef import shorten_value
 from albef_amc.trainer.amc_config import POINTING_ACCURACY, AmcConfig
 from albef_amc.trainer.callbacks import EVALUATION_SETTINGS
-from albef_amc.trainer.mixtures import describe_size, list_parts
-from albef_amc.trainer.phrase_rows import ROWS_READ_AT_ONCE
+from albef_amc.trainer.data.mixtures import describe_size, list_parts
+from albef_amc.trainer.data.phrase_epochs import ROWS_READ_AT_ONCE
 from albef_amc.trainer.recipes import Recipe
 from albef_amc.trainer.suggestions import suggest_nearest
 
@@ -189,7 +189,7 @@ def check_regions(rows: Any, region_source: str) -> None:
     """Refuses data without a single region: AMC would learn nothing from it.
 
     Args:
-        rows (data set of `datasets`, sequence of `dict` or [`~trainer.mixtures.Mixture`]): training rows; images are
+        rows (data set of `datasets`, sequence of `dict` or [`~trainer.data.mixtures.Mixture`]): training rows; images are
             not read, and no more rows than it takes to find a region.
         region_source (`str`): `"boxes"`, `"polygons"` or `"masks"`.
 

@@ -87,7 +87,7 @@ class Recipe:
         model ([`ModelRecipe`]): where the model comes from.
         train_data (mapping or list): `name`, `split` and further arguments of
             [`~datasets_scripts.load_grounding_dataset`]; a list of such mappings, each with a `weight`, is a mixture
-            ([`~trainer.mixtures.Mixture`]).
+            ([`~trainer.data.mixtures.Mixture`]).
         evaluation_data (mapping, *optional*): the same for the data that is evaluated during training; without
             `name` it is the training data with these changes.
         training (mapping): fields of [`~trainer.AmcConfig`].

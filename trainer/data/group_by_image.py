@@ -27,7 +27,7 @@ def group_rows_by_image(rows: Any) -> Any:
     Example:
 
     ```python
-    >>> from albef_amc.trainer.grouping import group_rows_by_image
+    >>> from albef_amc.trainer.data.group_by_image import group_rows_by_image
     >>> words = {"dog": "photo_1", "cup": "photo_2", "cat": "photo_1"}
     >>> rows = [{"image_id": photo, "phrases": [{"phrase": word}]} for word, photo in words.items()]
     >>> grouped = group_rows_by_image(rows)

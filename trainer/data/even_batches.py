@@ -23,7 +23,7 @@ class EvenBatches(Sampler[list[int]]):
     Example:
 
     ```python
-    >>> from albef_amc.trainer.even_batches import EvenBatches
+    >>> from albef_amc.trainer.data.even_batches import EvenBatches
     >>> list(EvenBatches(range(10), batch_size=4, num_processes=2))
     [[0, 1, 2, 3], [4, 5, 6, 7], [8], [9]]
     >>> list(EvenBatches(range(9), batch_size=4, num_processes=2))

@@ -71,7 +71,7 @@ def example_generator(seed: int, step: int, example_id: str, purpose: str = "") 
     Example:
 
     ```python
-    >>> from albef_amc.trainer.augmentation import example_generator
+    >>> from albef_amc.trainer.data.augmentation import example_generator
     >>> example_generator(0, 3, "photo_7").random() == example_generator(0, 3, "photo_7").random()
     True
 
@@ -93,7 +93,7 @@ def may_be_mirrored(text: str) -> bool:
     Example:
 
     ```python
-    >>> from albef_amc.trainer.augmentation import may_be_mirrored
+    >>> from albef_amc.trainer.data.augmentation import may_be_mirrored
     >>> [may_be_mirrored(text) for text in ("the red dog", "the rigthest dog", "dog at nine o'clock")]
     [True, False, False]
 
@@ -125,7 +125,7 @@ class GroundingAugmentation:
 
     ```python
     >>> from PIL import Image
-    >>> from albef_amc.trainer.augmentation import GroundingAugmentation, example_generator
+    >>> from albef_amc.trainer.data.augmentation import GroundingAugmentation, example_generator
     >>> row = {"image": Image.new("RGB", (10, 8)), "phrases": [{"phrase": "a dog", "boxes": [[0, 0, 4, 4]]}]}
     >>> flipped = GroundingAugmentation(flip_probability=1.0)(row, example_generator(0, 0, "photo_7"))
     >>> flipped["phrases"][0]

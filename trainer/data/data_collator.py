@@ -15,7 +15,7 @@ from albef_amc.datasets_scripts.row_checks import check_picture_size
 from albef_amc.image_processing_albef import load_image
 from albef_amc.ranges_albef import check_number
 from albef_amc.text_processing_albef import find_broken_character, find_text_problem
-from albef_amc.trainer.augmentation import GroundingAugmentation, example_generator
+from albef_amc.trainer.data.augmentation import GroundingAugmentation, example_generator
 from albef_amc.trainer.setting_ranges import MASK_SIDE, TRAINING_RANGES
 
 logger = logging.get_logger(__name__)
@@ -79,7 +79,7 @@ class DataCollatorForGrounding:
     >>> from PIL import Image
     >>> from albef_amc import AlbefImageProcessor, AlbefProcessor
     >>> from albef_amc.text_processing_albef import build_tokenizer
-    >>> from albef_amc.trainer.data_collator import DataCollatorForGrounding
+    >>> from albef_amc.trainer.data.data_collator import DataCollatorForGrounding
     >>> tokenizer = build_tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog"])
     >>> collator = DataCollatorForGrounding(AlbefProcessor(AlbefImageProcessor(size=32), tokenizer), mask_size=2)
     >>> phrases = [{"phrase": "a dog", "boxes": [[0, 0, 9, 9]]}, {"phrase": "dog"}]
@@ -289,7 +289,7 @@ def hash_image_id(image_id: str) -> int:
     Example:
 
     ```python
-    >>> from albef_amc.trainer.data_collator import hash_image_id
+    >>> from albef_amc.trainer.data.data_collator import hash_image_id
     >>> hash_image_id("photo_7") == hash_image_id("photo_7") >= 0
     True
 

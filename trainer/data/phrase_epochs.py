@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from albef_amc.trainer.augmentation import example_generator
-from albef_amc.trainer.epoch_dataset import EpochDataset
+from albef_amc.trainer.data.augmentation import example_generator
+from albef_amc.trainer.data.epoch_dataset import EpochDataset
 
 EPOCH_UNITS = ("image", "phrase")
 ROWS_READ_AT_ONCE = 1000
@@ -28,7 +28,7 @@ class PhraseEpochDataset(EpochDataset):
     Example:
 
     ```python
-    >>> from albef_amc.trainer.phrase_rows import PhraseEpochDataset
+    >>> from albef_amc.trainer.data.phrase_epochs import PhraseEpochDataset
     >>> phrases = [{"phrase": word} for word in ("a dog", "a cat", "a cup")]
     >>> rows = PhraseEpochDataset([{"image_id": "7", "phrases": phrases}], phrases_per_row=2)
     >>> [len(rows[index]["phrases"]) for index in range(len(rows))]

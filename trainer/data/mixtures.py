@@ -17,11 +17,11 @@ from albef_amc.datasets_scripts.features import read_row
 from albef_amc.datasets_scripts.row_checks import warn_about_boxes
 from albef_amc.datasets_scripts.row_images import guard_images
 from albef_amc.text_processing_albef import find_text_problem
-from albef_amc.trainer.augmentation import example_generator
-from albef_amc.trainer.epoch_dataset import EpochDataset
-from albef_amc.trainer.grouping import group_rows_by_image
-from albef_amc.trainer.phrase_rows import ROWS_READ_AT_ONCE, build_epoch_dataset
-from albef_amc.trainer.streaming import StreamedRows, StreamSource
+from albef_amc.trainer.data.augmentation import example_generator
+from albef_amc.trainer.data.epoch_dataset import EpochDataset
+from albef_amc.trainer.data.group_by_image import group_rows_by_image
+from albef_amc.trainer.data.phrase_epochs import ROWS_READ_AT_ONCE, build_epoch_dataset
+from albef_amc.trainer.data.streaming import StreamedRows, StreamSource
 
 PERMUTATIONS_KEPT = 8
 MOST_STREAMED_ROWS = 1_000  # whose phrases are looked at: a stream is read from its source
@@ -78,8 +78,8 @@ class MixedRows(EpochDataset):
     Example:
 
     ```python
-    >>> from albef_amc.trainer.epoch_dataset import EpochDataset
-    >>> from albef_amc.trainer.mixtures import MixedRows
+    >>> from albef_amc.trainer.data.epoch_dataset import EpochDataset
+    >>> from albef_amc.trainer.data.mixtures import MixedRows
     >>> dogs, cups = [{"image_id": str(number)} for number in range(6)], [{"image_id": "0"}, {"image_id": "1"}]
     >>> rows = MixedRows([EpochDataset(dogs), EpochDataset(cups)], [0.5, 0.5], ["dogs", "cups"])
     >>> sorted(rows[number]["image_id"] for number in range(len(rows)))[:4]
@@ -126,7 +126,7 @@ def divide_rows(num_rows: int, shares: Sequence[float]) -> list[int]:
     Example:
 
     ```python
-    >>> from albef_amc.trainer.mixtures import divide_rows
+    >>> from albef_amc.trainer.data.mixtures import divide_rows
     >>> divide_rows(10, [0.5, 0.25, 0.25])
     [5, 3, 2]
 
@@ -164,7 +164,7 @@ def shorten_names(names: Sequence[str]) -> list[str]:
     Example:
 
     ```python
-    >>> from albef_amc.trainer.mixtures import shorten_names
+    >>> from albef_amc.trainer.data.mixtures import shorten_names
     >>> shorten_names(["data/coco", "your-name/scenes", "data/coco"])
     ['coco', 'scenes', 'coco']
 
@@ -215,7 +215,7 @@ def describe_size(rows: Any) -> str:
     Example:
 
     ```python
-    >>> from albef_amc.trainer.mixtures import Mixture, describe_size
+    >>> from albef_amc.trainer.data.mixtures import Mixture, describe_size
     >>> describe_size(Mixture([[{}] * 3, [{}]], weights=[1, 1], names=["photos", "scenes"]))
     '3 + 1 training images'
 

@@ -13,8 +13,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers.utils import logging
 
 from albef_amc.datasets_scripts.row_images import locate_image
-from albef_amc.trainer.augmentation import example_generator
-from albef_amc.trainer.grouping import merge_rows
+from albef_amc.trainer.data.augmentation import example_generator
+from albef_amc.trainer.data.group_by_image import merge_rows
 
 logger = logging.get_logger(__name__)
 
@@ -232,7 +232,7 @@ def shuffle_rows(rows: Iterable[Value], buffer_size: int, generator: np.random.G
 
     ```python
     >>> import numpy as np
-    >>> from albef_amc.trainer.streaming import shuffle_rows
+    >>> from albef_amc.trainer.data.streaming import shuffle_rows
     >>> sorted(shuffle_rows(range(6), 3, np.random.default_rng(0)))
     [0, 1, 2, 3, 4, 5]
     >>> list(shuffle_rows(range(6), 0, np.random.default_rng(0)))

@@ -1,0 +1,1 @@
+"""What training reads: collator, augmentation, mixtures, streams, the order of an epoch."""
