@@ -31,9 +31,9 @@ from safetensors.torch import load_file
 
 from albef_amc import AlbefConfig
 from albef_amc.trainer.files import write_json
-from albef_amc.trainer.manifests import get_step, list_checkpoints
-from albef_amc.trainer.run_folder import END_FILE
-from albef_amc.trainer.run_lock import LOCK_FILE
+from albef_amc.trainer.reliability.manifests import get_step, list_checkpoints
+from albef_amc.trainer.reliability.run_folder import END_FILE
+from albef_amc.trainer.reliability.run_lock import LOCK_FILE
 
 RESULTS_FILE = Path(__file__).parent / "results" / "survival.json"
 KILLS = {1: 60, 2: 40}  # by number of processes

@@ -22,8 +22,8 @@ from albef_amc.evaluation.grounding_evaluation import evaluate_baselines, evalua
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.recipes import Recipe, build_arguments, build_model_and_processor, load_recipe
 from albef_amc.trainer.run_facts import describe_device, describe_software, list_card_arguments
-from albef_amc.trainer.run_lock import lock_folder
-from albef_amc.trainer.survival import TrainingInterrupted, TrainingTerminated
+from albef_amc.trainer.reliability.run_lock import lock_folder
+from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
 from albef_amc.evaluation.weight_hash import hash_weights
 
 RUNS = {"without_amc": "without AMC", "with_amc": "with AMC"}

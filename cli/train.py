@@ -21,7 +21,7 @@ from albef_amc.trainer.machine_checks import (
     check_regions,
     warn_of_other_batch,
 )
-from albef_amc.trainer.manifests import list_checkpoints
+from albef_amc.trainer.reliability.manifests import list_checkpoints
 from albef_amc.trainer.data.mixtures import (
     check_evaluation_rows,
     check_has_rows,
@@ -40,9 +40,9 @@ from albef_amc.trainer.recipes import (
     load_recipe,
 )
 from albef_amc.trainer.run_facts import describe_recipe
-from albef_amc.trainer.run_folder import check_run_folder, read_end, store_end, store_recipe
-from albef_amc.trainer.run_lock import lock_run_folder
-from albef_amc.trainer.survival import TrainingInterrupted, TrainingTerminated
+from albef_amc.trainer.reliability.run_folder import check_run_folder, read_end, store_end, store_recipe
+from albef_amc.trainer.reliability.run_lock import lock_run_folder
+from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
 
 
 def train(

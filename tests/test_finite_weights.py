@@ -8,7 +8,7 @@ from test_survival import build_trainer
 from transformers import TrainerCallback
 
 from albef_amc.cli.main import main
-from albef_amc.trainer.finite_weights import find_not_finite
+from albef_amc.trainer.reliability.finite_weights import find_not_finite
 
 
 class Spoil(TrainerCallback):

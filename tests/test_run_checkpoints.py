@@ -19,8 +19,8 @@ from transformers import TrainerCallback
 from albef_amc.cli.main import main
 from albef_amc.trainer import AmcConfig, AmcTrainer, DataCollatorForGrounding, GroundingAugmentation
 from albef_amc.trainer.data.epoch_dataset import EpochDataset
-from albef_amc.trainer.manifests import clear_leftovers, find_damage, list_checkpoints, put_in_place
-from albef_amc.trainer.run_checkpoints import choose_checkpoint
+from albef_amc.trainer.reliability.manifests import clear_leftovers, find_damage, list_checkpoints, put_in_place
+from albef_amc.trainer.reliability.run_checkpoints import choose_checkpoint
 
 sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
 import survival  # noqa: E402
@@ -471,7 +471,7 @@ def test_a_checkpoint_at_the_end_of_an_epoch_holds_the_evaluation_that_belongs_t
 
 SLOW_SAVES = """
 import sys, time
-import albef_amc.trainer.run_checkpoints as run_checkpoints
+import albef_amc.trainer.reliability.run_checkpoints as run_checkpoints
 from albef_amc.cli.main import main
 
 write_manifest = run_checkpoints.write_manifest

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from albef_amc.cli.main import main
 from albef_amc.trainer.recipes import load_recipe
-from albef_amc.trainer.run_folder import (
+from albef_amc.trainer.reliability.run_folder import (
     check_run_folder,
     compare_recipes,
     estimate_run_bytes,

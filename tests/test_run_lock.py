@@ -15,11 +15,11 @@ from testing_utils import build_rows, build_tiny_processor
 
 from albef_amc.cli.main import main
 from albef_amc.trainer import AmcConfig, AmcTrainer
-from albef_amc.trainer.run_lock import LOCK_FILE, lock_folder
+from albef_amc.trainer.reliability.run_lock import LOCK_FILE, lock_folder
 
 HOLDER = """
 import os, sys, time
-from albef_amc.trainer.run_lock import lock_folder
+from albef_amc.trainer.reliability.run_lock import lock_folder
 
 with lock_folder(sys.argv[1]):
     if sys.argv[2:] == ["fork"] and os.fork() == 0:
@@ -137,7 +137,7 @@ def test_without_locks_of_the_file_system_there_is_a_warning(tmp_path, monkeypat
     def refuse(*arguments):
         raise OSError(38, os.strerror(38))
 
-    monkeypatch.setattr("albef_amc.trainer.run_lock.fcntl.lockf", refuse)
+    monkeypatch.setattr("albef_amc.trainer.reliability.run_lock.fcntl.lockf", refuse)
     with lock_folder(tmp_path):
         assert "file system without locks" in caplog.text
 
@@ -155,7 +155,7 @@ def test_an_owner_that_ends_while_another_run_begins_leaves_it_no_dead_lock(take
                 folder.rmdir()
         take(*arguments)
 
-    monkeypatch.setattr("albef_amc.trainer.run_lock.fcntl.lockf", end_and_take)
+    monkeypatch.setattr("albef_amc.trainer.reliability.run_lock.fcntl.lockf", end_and_take)
     with lock_folder(folder):
         assert json.loads((folder / LOCK_FILE).read_text())["process"] == os.getpid()
     assert len(calls) == 2 and not folder.exists()

@@ -17,8 +17,8 @@ from transformers import TrainerCallback
 
 from albef_amc.trainer import AmcConfig, AmcTrainer
 from albef_amc.trainer.amc_trainer import build_training_collator
-from albef_amc.trainer.manifests import find_damage
-from albef_amc.trainer.survival import TrainingInterrupted, TrainingTerminated
+from albef_amc.trainer.reliability.manifests import find_damage
+from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
 
 sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
 import survival  # noqa: E402
@@ -287,7 +287,7 @@ import torch
 from test_survival import SignalAtStep, build_trainer
 from testing_utils import build_tiny_config
 from albef_amc import AlbefForPreTraining
-from albef_amc.trainer.survival import TrainingInterrupted, TrainingTerminated
+from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
 
 rank, folder = int(os.environ["RANK"]), sys.argv[3]
 

@@ -35,12 +35,12 @@ from albef_amc.trainer.parallel import (
     refuse_zero3,
     sum_counts,
 )
-from albef_amc.trainer.run_checkpoints import WholeCheckpoints
+from albef_amc.trainer.reliability.run_checkpoints import WholeCheckpoints
 from albef_amc.trainer.run_facts import TrainingClock, describe_run
 from albef_amc.trainer.schedules import PublishedOptimization
 from albef_amc.trainer.setting_ranges import TRAINING_RANGES
-from albef_amc.trainer.stream_training import StreamingTrainer
-from albef_amc.trainer.survival import SurvivingTrainer
+from albef_amc.trainer.reliability.stream_training import StreamingTrainer
+from albef_amc.trainer.reliability.stop_signals import SurvivingTrainer
 from albef_amc.trainer.switches import apply_switches
 
 logger = logging.get_logger(__name__)

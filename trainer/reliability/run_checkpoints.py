@@ -22,7 +22,7 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from albef_amc.saving_albef import is_safetensors_error
-from albef_amc.trainer.manifests import (
+from albef_amc.trainer.reliability.manifests import (
     MANIFEST_FILE,
     STATE_FILE,
     UNFINISHED,
@@ -39,9 +39,9 @@ from albef_amc.trainer.manifests import (
     write_manifest,
 )
 from albef_amc.trainer.parallel import do_on_main_process
-from albef_amc.trainer.run_folder import check_free_space
-from albef_amc.trainer.run_lock import lock_run_folder
-from albef_amc.trainer.survival import StopOnSignal, begin_worker
+from albef_amc.trainer.reliability.run_folder import check_free_space
+from albef_amc.trainer.reliability.run_lock import lock_run_folder
+from albef_amc.trainer.reliability.stop_signals import StopOnSignal, begin_worker
 
 logger = logging.get_logger(__name__)
 
@@ -249,7 +249,7 @@ class SaveAfterEvaluation(TrainerCallback):
     missed none. A run that a signal ends saves at once.
 
     Args:
-        stop_signal ([`~trainer.survival.StopOnSignal`]): knows whether a signal ends the run.
+        stop_signal ([`~trainer.reliability.stop_signals.StopOnSignal`]): knows whether a signal ends the run.
     """
 
     def __init__(self, stop_signal: StopOnSignal):

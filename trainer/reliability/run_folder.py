@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.files import write_json
-from albef_amc.trainer.manifests import list_checkpoints
+from albef_amc.trainer.reliability.manifests import list_checkpoints
 
 logger = logging.get_logger(__name__)
 
@@ -127,7 +127,7 @@ def compare_recipes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> lis
     Example:
 
     ```python
-    >>> from albef_amc.trainer.run_folder import compare_recipes
+    >>> from albef_amc.trainer.reliability.run_folder import compare_recipes
     >>> compare_recipes({"training": {"seed": 1, "max_steps": 10}}, {"training": {"logging_steps": 5, "max_steps": 9}})
     ['max_steps: 10 -> 9 (shorter)', 'seed: 1 -> 42']
 

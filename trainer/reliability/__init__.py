@@ -1,0 +1,1 @@
+"""Fault tolerance: complete checkpoints, exact resume, signals, steps whose loss is not finite."""
