@@ -10,9 +10,9 @@ from fuzz_inputs import HEIGHT, REGION, WIDTH, Drawn, build_model, build_photo, 
 from PIL import Image
 
 from albef_amc.datasets_scripts import build_phrase, build_row
+from albef_amc.evaluation.grounding_evaluation import evaluate_grounding
 from albef_amc.regions_albef import encode_rle
 from albef_amc.trainer.data.data_collator import DataCollatorForGrounding
-from albef_amc.evaluation.grounding_evaluation import evaluate_grounding
 
 BOX = [4.0, 5.0, 14.0, 20.0]
 NAN, HUGE = float("nan"), 10**400

@@ -15,16 +15,16 @@ from albef_amc import AlbefForImageTextMatching, AlbefProcessor
 from albef_amc.cli.output_paths import check_output_folder
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.datasets_scripts import load_grounding_dataset
+from albef_amc.evaluation.grounding_evaluation import evaluate_baselines, evaluate_grounding, shuffle_phrases
+from albef_amc.evaluation.weight_hash import hash_weights
 from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
 from albef_amc.trainer.amc_trainer import AmcTrainer
-from albef_amc.visualization.drawing import draw_curves, draw_sheet, overlay_heatmap
-from albef_amc.evaluation.grounding_evaluation import evaluate_baselines, evaluate_grounding, shuffle_phrases
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.recipes import Recipe, build_arguments, build_model_and_processor, load_recipe
-from albef_amc.trainer.run_facts import describe_device, describe_software, list_card_arguments
 from albef_amc.trainer.reliability.run_lock import lock_folder
 from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
-from albef_amc.evaluation.weight_hash import hash_weights
+from albef_amc.trainer.run_facts import describe_device, describe_software, list_card_arguments
+from albef_amc.visualization.drawing import draw_curves, draw_sheet, overlay_heatmap
 
 RUNS = {"without_amc": "without AMC", "with_amc": "with AMC"}
 SHEET_SCENES = 8

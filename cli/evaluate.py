@@ -15,13 +15,13 @@ from albef_amc.cli.loading import load_checkpoint
 from albef_amc.cli.output_paths import check_output_file
 from albef_amc.cli.reporting import is_main_process, print_result, report, to_plain, track
 from albef_amc.cli.switches import CompileOption, MatmulPrecisionOption, PrecisionOption, Switches
+from albef_amc.configuration.yaml_files import parse_yaml
 from albef_amc.datasets_scripts import BUILDERS, check_builder_options, check_builder_split, load_grounding_dataset
-from albef_amc.model_cards import WEIGHTS_KEY
 from albef_amc.evaluation.benchmark import evaluate_split
-from albef_amc.evaluation.intervals import NUM_RESAMPLES
-from albef_amc.trainer.callbacks import MOST_PHRASES
 from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.evaluation.grounding_evaluation import BOX_ACCURACY
+from albef_amc.evaluation.intervals import NUM_RESAMPLES
+from albef_amc.evaluation.phrase_coverage import measure_coverage
 from albef_amc.evaluation.protocols import (
     EvaluationRecipe,
     find_evaluation_recipe,
@@ -30,11 +30,11 @@ from albef_amc.evaluation.protocols import (
     resolve_split,
 )
 from albef_amc.evaluation.results import write_results
+from albef_amc.model_cards import WEIGHTS_KEY
+from albef_amc.trainer.callbacks import MOST_PHRASES
 from albef_amc.trainer.data.mixtures import iterate_texts
-from albef_amc.evaluation.phrase_coverage import measure_coverage
 from albef_amc.trainer.run_facts import build_evaluation_command
 from albef_amc.trainer.setting_ranges import MOST_WORKERS
-from albef_amc.configuration.yaml_files import parse_yaml
 
 DEFAULT_SPLIT = "test"
 MAX_WORKERS = 8

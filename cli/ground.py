@@ -14,12 +14,12 @@ from albef_amc.cli.loading import load_checkpoint
 from albef_amc.cli.output_paths import check_output_folder
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.cli.switches import MatmulPrecisionOption, PrecisionOption, Switches
+from albef_amc.evaluation.phrase_coverage import find_unknown_words
 from albef_amc.image_processing_albef import IMAGE_FORMATS, load_image
 from albef_amc.processing_albef import BOX_THRESHOLDS
 from albef_amc.ranges_albef import check_number
 from albef_amc.text_processing_albef import find_text_problem
 from albef_amc.visualization.drawing import draw_sheet, overlay_heatmap, save_picture
-from albef_amc.evaluation.phrase_coverage import find_unknown_words
 
 SHEET_CELL = 320  # side of a picture on the sheet in pixels
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from albef_amc.visualization.drawing import is_drawn_picture
 from albef_amc.trainer.files import write_json
+from albef_amc.visualization.drawing import is_drawn_picture
 
 JSON_NAME = "grounding.json"
 MAX_STEM_BYTES = 200  # file systems allow 255 for a name, and a number and an ending follow

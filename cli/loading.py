@@ -5,8 +5,8 @@ import torch
 
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor
 from albef_amc.configuration_albef import LONGEST_SIDE
-from albef_amc.ranges_albef import check_number
 from albef_amc.evaluation.checkpoints import load_model_and_processor
+from albef_amc.ranges_albef import check_number
 
 
 def load_checkpoint(

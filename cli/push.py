@@ -12,7 +12,12 @@ import typer
 
 from albef_amc.cli.convert import DTYPES
 from albef_amc.cli.reporting import print_result, report
-from albef_amc.publishing.checkpoint_publishing import DEFAULT_MESSAGE, check_token, prepare_publication, upload_publication
+from albef_amc.publishing.checkpoint_publishing import (
+    DEFAULT_MESSAGE,
+    check_token,
+    prepare_publication,
+    upload_publication,
+)
 
 
 def push(

@@ -14,20 +14,19 @@ from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.lora.adapters import build_lora_config
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.amc_trainer import AmcTrainer
-from albef_amc.trainer.machine_checks import (
-    check_evaluation_settings,
-    check_machine,
-    check_optimizer,
-    check_regions,
-    warn_of_other_batch,
-)
-from albef_amc.trainer.reliability.manifests import list_checkpoints
 from albef_amc.trainer.data.mixtures import (
     check_evaluation_rows,
     check_has_rows,
     describe_size,
     list_parts,
     load_training_data,
+)
+from albef_amc.trainer.machine_checks import (
+    check_evaluation_settings,
+    check_machine,
+    check_optimizer,
+    check_regions,
+    warn_of_other_batch,
 )
 from albef_amc.trainer.parallel import do_on_main_process, refuse_zero3
 from albef_amc.trainer.recipes import (
@@ -39,10 +38,11 @@ from albef_amc.trainer.recipes import (
     check_model_files,
     load_recipe,
 )
-from albef_amc.trainer.run_facts import describe_recipe
+from albef_amc.trainer.reliability.manifests import list_checkpoints
 from albef_amc.trainer.reliability.run_folder import check_run_folder, read_end, store_end, store_recipe
 from albef_amc.trainer.reliability.run_lock import lock_run_folder
 from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
+from albef_amc.trainer.run_facts import describe_recipe
 
 
 def train(

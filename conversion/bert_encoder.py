@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
 
-from albef_amc.conversion.weight_files import list_names
 from albef_amc.conversion.encoder_files import EncoderWeights, build_unreachable_error, find_file
 from albef_amc.conversion.original_names import rename_original_key
+from albef_amc.conversion.weight_files import list_names
 from albef_amc.saving_albef import is_safetensors_error
 from albef_amc.text_files_albef import read_text_file
 

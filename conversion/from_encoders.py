@@ -15,22 +15,22 @@ import torch
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
-from albef_amc.conversion.bert_encoder import SPECIAL_IDS, read_text_encoder, read_tokenizer
 from albef_amc.configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
-from albef_amc.conversion.weight_files import list_names
+from albef_amc.conversion.bert_encoder import SPECIAL_IDS, read_text_encoder, read_tokenizer
 from albef_amc.conversion.encoder_files import EncoderWeights
-from albef_amc.encoders_albef import resize_position_embeddings
-from albef_amc.image_processing_albef import AlbefImageProcessor
 from albef_amc.conversion.original_names import (
     PUBLISHED_EXPLANATION_BLOCK,
     PUBLISHED_FUSION_SHARE,
     PUBLISHED_LAST_BLOCK,
     PUBLISHED_TEXT_DEPTH,
 )
+from albef_amc.conversion.timm_encoder import read_image_encoder
+from albef_amc.conversion.weight_files import list_names
+from albef_amc.encoders_albef import resize_position_embeddings
+from albef_amc.image_processing_albef import AlbefImageProcessor
 from albef_amc.pretraining_albef import AlbefForPreTraining
 from albef_amc.processing_albef import AlbefProcessor
 from albef_amc.text_processing_albef import build_tokenizer_like
-from albef_amc.conversion.timm_encoder import read_image_encoder
 
 logger = logging.get_logger(__name__)
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from albef_amc.configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
-from albef_amc.handover_albef import LABELS
 from albef_amc.conversion.original_kinds import (
     PUBLISHED_TEXT_DEPTH,
     count_images_per_text,
@@ -17,6 +16,7 @@ from albef_amc.conversion.original_kinds import (
     find_fusion_layer,
     find_text_prefix,
 )
+from albef_amc.handover_albef import LABELS
 
 # The published models have 64 channels in a head; the number of heads leaves no trace in the tensors.
 PUBLISHED_HEAD_WIDTH = 64

@@ -1,20 +1,18 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Data sets: one builder class per data set, one row schema per task."""
 
-from .albef_json import AlbefJson
-from .albef_nlvr2 import AlbefNlvr2
-from .albef_retrieval import AlbefRetrieval
-from .albef_snli_ve import AlbefSnliVe
-from .albef_vqa import AlbefVqa, AlbefVqaConfig, read_answer_list
-from .amc_json import AmcJson, AmcJsonConfig
-from .annotation_lists import AnnotationListConfig
-from .coco_phrases import CocoPhrases, CocoPhrasesConfig, choose_split
-from .coco_raw import Coco, CocoConfig
-from .coco_records import ReadingReport
+from .albef_json.albef_json import AlbefJson
+from .albef_nlvr2.albef_nlvr2 import AlbefNlvr2
+from .albef_retrieval.albef_retrieval import AlbefRetrieval
+from .albef_snli_ve.albef_snli_ve import AlbefSnliVe
+from .albef_vqa.albef_vqa import AlbefVqa, AlbefVqaConfig, read_answer_list
+from .amc_json.amc_json import AmcJson, AmcJsonConfig
+from .coco.coco import Coco, CocoConfig
+from .coco_phrases.coco_phrases import CocoPhrases, CocoPhrasesConfig, choose_split
 from .features import GROUNDING_FEATURES, PHRASE_FEATURES, build_phrase, build_row, compute_statistics
-from .flickr30k_entities import Flickr30kEntities, Flickr30kEntitiesConfig
-from .jsonl import Jsonl, JsonlConfig
-from .kilogram import KiloGram, KiloGramConfig
+from .flickr30k_entities.flickr30k_entities import Flickr30kEntities, Flickr30kEntitiesConfig
+from .jsonl.jsonl import Jsonl, JsonlConfig
+from .kilogram.kilogram import KiloGram, KiloGramConfig
 from .loading import (
     BUILDERS,
     check_builder_options,
@@ -22,12 +20,20 @@ from .loading import (
     load_grounding_dataset,
     load_task_dataset,
 )
-from .phrasecut import PhraseCut, PhraseCutConfig
-from .refcoco import RefCoco, RefCocoConfig
-from .synthetic_grounding import SyntheticGrounding, SyntheticGroundingConfig, build_scene, generate_scenes
-from .synthetic_phrases import vocabulary
-from .synthetic_reader import find_referents
-from .synthetic_scenes import HELD_OUT_COMPOSITIONS
+from .phrasecut.phrasecut import PhraseCut, PhraseCutConfig
+from .reading.annotation_lists import AnnotationListConfig
+from .reading.coco_records import ReadingReport
+from .reading.task_lists import TaskListConfig
+from .refcoco.refcoco import RefCoco, RefCocoConfig
+from .synthetic_grounding.phrase_reader import find_referents
+from .synthetic_grounding.phrases import vocabulary
+from .synthetic_grounding.scenes import HELD_OUT_COMPOSITIONS
+from .synthetic_grounding.synthetic_grounding import (
+    SyntheticGrounding,
+    SyntheticGroundingConfig,
+    build_scene,
+    generate_scenes,
+)
 from .task_features import (
     ANSWERED_FEATURES,
     CAPTIONED_FEATURES,
@@ -37,9 +43,8 @@ from .task_features import (
     build_question,
     weigh_answers,
 )
-from .task_lists import TaskListConfig
-from .visual_genome import VisualGenome, VisualGenomeConfig
-from .vqa_v2 import VqaV2, VqaV2Config
+from .visual_genome.visual_genome import VisualGenome, VisualGenomeConfig
+from .vqa_v2.vqa_v2 import VqaV2, VqaV2Config
 
 __all__ = [
     "ANSWERED_FEATURES",

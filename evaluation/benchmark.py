@@ -5,8 +5,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from albef_amc.evaluation.grounding_evaluation import (
+    BOX_ACCURACY,
+    GroundingEvaluation,
+    evaluate_baselines,
+    evaluate_grounding,
+)
 from albef_amc.evaluation.intervals import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_accuracy
-from albef_amc.evaluation.grounding_evaluation import BOX_ACCURACY, GroundingEvaluation, evaluate_baselines, evaluate_grounding
 from albef_amc.evaluation.protocols import EvaluationRecipe, list_departures
 
 POINTING_ACCURACY = "pointing_game_accuracy"
@@ -33,13 +38,13 @@ def evaluate_split(
         recipe ([`~evaluation.protocols.EvaluationRecipe`], *optional*): the protocol and the published numbers.
         data (mapping, *optional*): with a recipe: `name` and arguments of the data that `rows` were read from.
         baselines (`bool`, defaults to `False`): also score rules that read no words.
-        num_resamples, seed (`int`, default to 1000 and 0): as for [`~evaluation.intervals.bootstrap_accuracy`]; 0 draws
-            leave intervals out.
+        num_resamples, seed (`int`, default to 1000 and 0): as for [`~evaluation.intervals.bootstrap_accuracy`]; 0
+            draws give no intervals.
         options: further arguments of [`~evaluation.grounding_evaluation.evaluate_grounding`].
 
     Returns:
-        `tuple` of a `dict` and a [`~evaluation.grounding_evaluation.GroundingEvaluation`]. The `dict` holds the metrics,
-        `confidence_interval`, and with a recipe `protocol` and `published`.
+        `tuple` of a `dict` and a [`~evaluation.grounding_evaluation.GroundingEvaluation`]. The `dict` holds the
+        metrics, `confidence_interval`, and with a recipe `protocol` and `published`.
     """
     began = time.perf_counter()
     evaluation = evaluate_grounding(model, processor, rows, **_choose_protocol(recipe, rows), **options)

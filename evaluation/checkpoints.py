@@ -12,9 +12,7 @@ from transformers.utils import cached_file
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
 from albef_amc.checkpoint_checks_albef import check_loaded_weights
 from albef_amc.checkpoint_files_albef import find_checkpoint
-from albef_amc.model_cards import ModelCard, write_model_card
-from albef_amc.model_cards.sources import SOURCES
-from albef_amc.processor_checks_albef import check_fits_model
+from albef_amc.evaluation.weight_hash import hash_tensors, hash_weights
 from albef_amc.lora.adapter_files import (
     ADAPTER_CONFIG_FILE,
     describe_adapter,
@@ -23,7 +21,9 @@ from albef_amc.lora.adapter_files import (
     read_base_name,
 )
 from albef_amc.lora.adapters import check_peft_is_installed
-from albef_amc.evaluation.weight_hash import hash_tensors, hash_weights
+from albef_amc.model_cards import ModelCard, write_model_card
+from albef_amc.model_cards.sources import SOURCES
+from albef_amc.processor_checks_albef import check_fits_model
 
 NAMES_SHOWN = 3
 

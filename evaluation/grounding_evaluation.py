@@ -18,13 +18,13 @@ from albef_amc.collections_albef import without_format
 from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, read_row
 from albef_amc.datasets_scripts.row_checks import check_picture_size, warn_about_boxes
 from albef_amc.datasets_scripts.row_images import guard_images
+from albef_amc.evaluation.heatmap_measures import sum_heat_in_boxes
 from albef_amc.image_processing_albef import UnusableImageError, load_image
 from albef_amc.metrics import get_metric_folder
 from albef_amc.ranges_albef import COUNT, NOT_NEGATIVE, WHOLE, check_number
 from albef_amc.regions_albef import check_boxes, find_point, resize_heatmap
 from albef_amc.text_processing_albef import clean_caption, find_text_problem
 from albef_amc.trainer.data.augmentation import example_generator
-from albef_amc.evaluation.heatmap_measures import sum_heat_in_boxes
 from albef_amc.trainer.parallel import split_rows
 
 logger = logging.get_logger(__name__)

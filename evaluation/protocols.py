@@ -11,15 +11,15 @@ from typing import Any
 import datasets
 from transformers.image_utils import PILImageResampling
 
+from albef_amc.configuration.yaml_files import read_yaml
 from albef_amc.configuration_albef import LONGEST_SIDE
 from albef_amc.datasets_scripts import BUILDERS
-from albef_amc.ranges_albef import COUNT, Range, check_number, check_ranges, shorten_value
 from albef_amc.evaluation.grounding_evaluation import BOX_ACCURACY, BOX_RULES, ProposalRanking
+from albef_amc.ranges_albef import COUNT, Range, check_number, check_ranges, shorten_value
 from albef_amc.trainer.recipes import list_shipped, resolve_shipped
 from albef_amc.trainer.run_facts import hide_folder
 from albef_amc.trainer.setting_ranges import TRAINING_RANGES
 from albef_amc.trainer.suggestions import suggest_nearest
-from albef_amc.configuration.yaml_files import read_yaml
 
 RESAMPLES = tuple(filter_.name.lower() for filter_ in PILImageResampling)
 PERCENT = Range(0, 100)
@@ -64,8 +64,8 @@ class EvaluationRecipe:
         max_length (`int`, *optional*): pieces of a phrase at most, [CLS] included; all of them by default.
         box_rule (`str`, defaults to `"any"`): of several boxes of a phrase, `"any"` one counts, or the `"merged"`
             smallest box around them.
-        proposal_ranking (mapping, *optional*): fields of [`~evaluation.grounding_evaluation.ProposalRanking`], for rows
-            with proposals.
+        proposal_ranking (mapping, *optional*): fields of [`~evaluation.grounding_evaluation.ProposalRanking`], for
+            rows with proposals.
         num_phrases (mapping): split -> how many phrases the published evaluation scored.
         published (list of mappings): fields of [`PublishedNumber`].
         name (`str`): name of the file.

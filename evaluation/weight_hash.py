@@ -13,7 +13,8 @@ def hash_weights(model: nn.Module) -> str:
     """SHA-256 of the weights of a model: the same for every copy, device, number of files and wider data type.
 
     The hash of a checkpoint of training or grounding is that of its [`AlbefForImageTextMatching`], at the image size
-    of the checkpoint: momentum copies, queues and other heads do not count ([`~evaluation.checkpoints.hash_checkpoint`]).
+    of the checkpoint: momentum copies, queues and other heads do not count
+    ([`~evaluation.checkpoints.hash_checkpoint`]).
 
     Args:
         model (`nn.Module`): the model, on any device.

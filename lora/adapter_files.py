@@ -18,8 +18,6 @@ from albef_amc.checkpoint_files_albef import (
     read_header,
     read_settings,
 )
-from albef_amc.ranges_albef import shorten_value
-from albef_amc.saving_albef import is_safetensors_error
 from albef_amc.lora.adapters import (
     ADAPTER_NAME,
     MASKED_WORD_HEAD,
@@ -30,6 +28,8 @@ from albef_amc.lora.adapters import (
     complete_lora_config,
     without_momentum_copies,
 )
+from albef_amc.ranges_albef import shorten_value
+from albef_amc.saving_albef import is_safetensors_error
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel

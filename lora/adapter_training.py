@@ -12,7 +12,6 @@ from transformers.training_args import TrainingArguments
 from transformers.utils import logging
 
 from albef_amc import AlbefForPreTraining
-from albef_amc.saving_albef import replacing_files
 from albef_amc.lora.adapter_files import (
     ADAPTER_CONFIG_FILE,
     is_adapter,
@@ -22,6 +21,7 @@ from albef_amc.lora.adapter_files import (
     save_training_state,
 )
 from albef_amc.lora.adapters import MASKED_WORD_HEAD, LoraMomentum, complete_lora_config
+from albef_amc.saving_albef import replacing_files
 
 if TYPE_CHECKING:
     from peft import LoraConfig

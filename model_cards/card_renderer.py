@@ -37,8 +37,8 @@ class ModelCard:
         evaluation_split (`str`, *optional*): split of a single result, if it is not the name in the file.
         evaluation_command (`str`, *optional*): command that gives the metrics; the word `CHECKPOINT` in it stands for
             the repository. A result of the file that holds its own `command` needs none.
-        weights_sha256 (`str`, *optional*): hash of the checkpoint's weights (`evaluation/weight_hash.py`): results that
-            were measured on others, or do not say on which, are refused. Without it nothing is compared.
+        weights_sha256 (`str`, *optional*): hash of the checkpoint's weights (`evaluation/weight_hash.py`): results
+            that were measured on others, or do not say on which, are refused. Without it nothing is compared.
         image_size (`int` or (height, width), *optional*): pixels of the images that the model reads.
         datasets (list of `str`): names of the training data sets.
         recipe (`str`, *optional*): name of the recipe of the training.

@@ -21,6 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 from huggingface_hub.utils import validate_repo_id
 
 from albef_amc import AlbefForImageTextMatching, VisualGroundingPipeline
+from albef_amc.evaluation.checkpoints import hash_checkpoint, load_model_and_processor
 from albef_amc.model_cards import (
     ModelCard,
     check_front_matter,
@@ -31,7 +32,6 @@ from albef_amc.model_cards import (
 )
 from albef_amc.model_cards.front_matter import shorten_place
 from albef_amc.text_files_albef import read_text_file
-from albef_amc.evaluation.checkpoints import hash_checkpoint, load_model_and_processor
 from albef_amc.trainer.files import write_json, write_whole
 
 CARD_FILE, CONFIG_FILE, ADAPTER_FILE, METRICS_FILE = "README.md", "config.json", "adapter_config.json", "metrics.json"

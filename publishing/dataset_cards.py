@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """The card of a built data set: the builder's card, with what was measured of this copy in front of it."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,11 @@ import yaml
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
-import albef_amc.datasets_scripts
 from albef_amc.datasets_scripts import BUILDERS
 from albef_amc.datasets_scripts.task_features import find_task_schema
 from albef_amc.model_cards import check_front_matter
 
 CARD_FILE = "README.md"
-CARDS_FOLDER = Path(albef_amc.datasets_scripts.__file__).parent / "cards"
 DEFAULT_CONFIG_NAME = "default"
 # The Hub's classes of size: rows below this number.
 SIZE_CLASSES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
@@ -36,15 +35,13 @@ def read_builder_card(name: str) -> tuple[dict[str, Any], str]:
     """Front matter and text of a builder's card.
 
     Args:
-        name (`str`): a key of `BUILDERS`; its card is named after it, or after the builder's module.
+        name (`str`): a key of `BUILDERS`; the card is the `README.md` beside the builder.
 
     Example:
         >>> read_builder_card("synthetic")[0]["license"]
         'apache-2.0'
     """
-    path = CARDS_FOLDER / f"{name}.md"
-    if not path.is_file():
-        path = CARDS_FOLDER / f"{BUILDERS[name].__module__.rpartition('.')[2]}.md"
+    path = Path(inspect.getfile(BUILDERS[name])).with_name("README.md")
     _, front_matter, text = path.read_text(encoding="utf-8").split("---\n", 2)
     return yaml.safe_load(front_matter), text.strip()
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
-from albef_amc.publishing.dataset_building import list_files
 from albef_amc.publishing.checkpoint_publishing import check_token, explaining_hub_errors
+from albef_amc.publishing.dataset_building import list_files
 
 REPOSITORY_TYPE = "dataset"
 # Shards of an earlier push that the new one may not have.

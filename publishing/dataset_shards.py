@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.config import DEFAULT_CDC_OPTIONS
 
-from albef_amc.datasets_scripts.coco_records import ReadingReport
+from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
 from albef_amc.datasets_scripts.split_reader import SplitReader
 
 DATA_FOLDER, UNFINISHED_SUFFIX = "data", ".unfinished"

@@ -8,10 +8,10 @@ import torch
 from testing_utils import build_rows, build_tiny_config
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
-from albef_amc.trainer import AmcConfig, AmcTrainer
 from albef_amc.evaluation.checkpoints import hash_checkpoint
-from albef_amc.trainer.data.epoch_dataset import EpochDataset
 from albef_amc.evaluation.weight_hash import hash_weights
+from albef_amc.trainer import AmcConfig, AmcTrainer
+from albef_amc.trainer.data.epoch_dataset import EpochDataset
 
 TERMS = ("itc_loss", "itm_loss", "mlm_loss", "amc_loss", "amc_mean_loss", "amc_max_loss")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from albef_amc.evaluation.heatmap_measures import sum_heat_in_boxes
 from albef_amc.metrics import get_metric_folder
 from albef_amc.regions_albef import boxes_from_heatmap
-from albef_amc.evaluation.heatmap_measures import sum_heat_in_boxes
 
 BOX = [10, 20, 30, 40]
 

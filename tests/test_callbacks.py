@@ -16,6 +16,7 @@ from testing_utils import build_rows
 from transformers import TrainerControl, TrainerState
 
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor
+from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.trainer import AmcConfig, AmcTrainer
 from albef_amc.trainer.callbacks import (
     HeatmapSheetCallback,
@@ -23,7 +24,6 @@ from albef_amc.trainer.callbacks import (
     PatienceCallback,
     ThroughputCallback,
 )
-from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.trainer.files import replace_folder
 
 ACCURACY = "pointing_game_accuracy"

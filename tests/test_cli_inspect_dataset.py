@@ -13,8 +13,8 @@ from albef_amc.cli.inspect_dataset import CELL_SIZE, draw_rows
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import GROUNDING_FEATURES, build_phrase, build_row
 from albef_amc.datasets_scripts.statistics import describe_dataset
-from albef_amc.regions_albef import encode_rle
 from albef_amc.publishing.dataset_building import build_dataset
+from albef_amc.regions_albef import encode_rle
 
 SCENES = {"num_train_scenes": 12, "num_validation_scenes": 2, "num_test_scenes": 2}
 SCENE_OPTIONS = [word for name, value in SCENES.items() for word in ("--option", f"{name}={value}")]

@@ -10,8 +10,8 @@ from safetensors.torch import load
 
 from albef_amc import AlbefForPreTraining
 from albef_amc.cli.main import main
-from albef_amc.model_cards import ModelCard, write_model_card
 from albef_amc.evaluation.checkpoints import hash_checkpoint
+from albef_amc.model_cards import ModelCard, write_model_card
 from albef_amc.publishing.checkpoint_publishing import prepare_publication
 
 REPOSITORY = f"{OWNER}/tiny"

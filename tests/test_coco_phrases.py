@@ -19,7 +19,7 @@ from albef_amc.datasets_scripts import (
     compute_statistics,
     load_grounding_dataset,
 )
-from albef_amc.datasets_scripts.coco_records import clean_box, read_spans
+from albef_amc.datasets_scripts.reading.coco_records import clean_box, read_spans
 from albef_amc.regions_albef import decode_rle
 
 DATA_ROOT = Path(os.environ.get("ALBEF_AMC_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
@@ -172,7 +172,7 @@ def _truncate(path: Path) -> None:
 )
 def test_unusable_image_is_left_out_and_counted(source, spoil, reason, caplog):
     spoil(source.root / "images" / "b.jpg")
-    logging.getLogger("albef_amc.datasets_scripts.coco_phrases").propagate = True
+    logging.getLogger("albef_amc.datasets_scripts.coco_phrases.coco_phrases").propagate = True
     with caplog.at_level(logging.WARNING):
         rows, report = source.read()
     assert [row["image_id"] for row in rows] == ["1"]

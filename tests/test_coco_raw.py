@@ -9,7 +9,7 @@ import pytest
 from testing_utils import FIXTURES_FOLDER
 
 from albef_amc.datasets_scripts import GROUNDING_FEATURES, Coco, load_grounding_dataset
-from albef_amc.datasets_scripts.json_lists import iterate_json_lists
+from albef_amc.datasets_scripts.reading.json_lists import iterate_json_lists
 from albef_amc.regions_albef import build_region_mask, decode_rle
 
 RAW = FIXTURES_FOLDER / "coco"

@@ -16,9 +16,9 @@ from testing_utils import GOLDEN_FOLDER
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
 from albef_amc.cli.convert import parse_overrides
 from albef_amc.cli.main import main
-from albef_amc.conversion.weight_files import load_original_state_dict
 from albef_amc.conversion.convert_albef_original_to_hf import IncompleteCheckpointError, convert_checkpoint
 from albef_amc.conversion.original_names import infer_config, rename_original_key
+from albef_amc.conversion.weight_files import load_original_state_dict
 from albef_amc.processing_albef import AlbefProcessor
 
 TINY = GOLDEN_FOLDER / "tiny_pretrain" / "checkpoint.pth"

@@ -21,9 +21,7 @@ from albef_amc import (
     AlbefForVisualEntailment,
 )
 from albef_amc.cli.main import main
-from albef_amc.conversion.weight_files import load_original_state_dict
 from albef_amc.conversion.convert_albef_original_to_hf import MODEL_CLASSES, convert_checkpoint, find_aliases
-from albef_amc.conversion.original_names import find_ignored_reason, infer_config, rename_original_key
 from albef_amc.conversion.original_kinds import (
     ALBEF_PRE_TRAINING,
     AMC_PRE_TRAINING,
@@ -34,6 +32,8 @@ from albef_amc.conversion.original_kinds import (
     TEXT_ASSIGNMENT,
     find_kind,
 )
+from albef_amc.conversion.original_names import find_ignored_reason, infer_config, rename_original_key
+from albef_amc.conversion.weight_files import load_original_state_dict
 
 PUBLISHED_KINDS = {
     "amc_pretrain_256": AMC_PRE_TRAINING,

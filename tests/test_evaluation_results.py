@@ -5,9 +5,9 @@ import json
 import pyarrow.parquet
 import pytest
 
-from albef_amc.model_cards import read_metrics
 from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation, PhraseResult, score_points
 from albef_amc.evaluation.results import PHRASE_SCHEMA, RESULTS_KEY, write_results
+from albef_amc.model_cards import read_metrics
 
 
 @pytest.fixture

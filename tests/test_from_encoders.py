@@ -24,8 +24,8 @@ from testing_utils import (
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel, BertTokenizer
 
 from albef_amc import AlbefForPreTraining, AlbefProcessor
-from albef_amc.encoders_albef import resize_position_embeddings
 from albef_amc.conversion.from_encoders import build_processor
+from albef_amc.encoders_albef import resize_position_embeddings
 from albef_amc.trainer import AmcConfig, AmcTrainer
 from albef_amc.trainer.recipes import ModelRecipe, build_model_and_processor
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from albef_amc.metrics import get_metric_folder
 from albef_amc.evaluation.heatmap_measures import measure_heatmap
+from albef_amc.metrics import get_metric_folder
 
 MEASURES = "energy_inside inside_outside_ratio soft_iou soft_dice weighted_distance pointing_uncertainty".split()
 HEAT = dict(heat_inside=3.0, heat_total=4.0, heat_distance=0.5, num_peaks_inside=1, num_peaks=1)

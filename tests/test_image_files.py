@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from testing_utils import FIXTURES_FOLDER
 
 from albef_amc.datasets_scripts import ReadingReport
-from albef_amc.datasets_scripts.image_files import find_path_problem, read_image_file
+from albef_amc.datasets_scripts.reading.image_files import find_path_problem, read_image_file
 from albef_amc.image_processing_albef import MAX_IMAGE_BYTES, AlbefImageProcessor
 from albef_amc.regions_albef import build_region_mask, decode_rle, encode_rle
 

@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from albef_amc.datasets_scripts.json_lists import iterate_json_list, iterate_json_object
+from albef_amc.datasets_scripts.reading.json_lists import iterate_json_list, iterate_json_object
 
 ENTRIES = [
     {"image": "a.jpg", "caption": 'a "quoted" \\ caption, with ] and }', "bbox": [[1.5, -2e3, 3, 4]]},

@@ -10,8 +10,12 @@ import yaml
 from testing_utils import PROJECT_FOLDER
 
 from albef_amc.trainer import AmcConfig
-from albef_amc.trainer.objectives.weighted_objectives.heatmap_objective import OBJECTIVES, RegionObjective, register_objective
 from albef_amc.trainer.objectives.weighted_objectives import HeatmapObjectives, build_objective
+from albef_amc.trainer.objectives.weighted_objectives.heatmap_objective import (
+    OBJECTIVES,
+    RegionObjective,
+    register_objective,
+)
 
 NAMES = sorted(OBJECTIVES)
 NUM_PHRASES, GRID, MASK_SIDE = 8, 4, 6

@@ -144,7 +144,7 @@ def test_the_wheel_holds_code_and_data(wheel):
         f"{IMPORT_NAME}/metrics/pointing_game/app.py",
         f"{IMPORT_NAME}/metrics/pointing_game/README.md",
         f"{IMPORT_NAME}/metrics/pointing_game/requirements.txt",
-        f"{IMPORT_NAME}/datasets_scripts/cards/synthetic_grounding.md",
+        f"{IMPORT_NAME}/datasets_scripts/synthetic_grounding/README.md",
         f"{IMPORT_NAME}/configuration/models/albef_base.json",
         f"{IMPORT_NAME}/configuration/training/coco_phrases.yaml",
     ]

@@ -11,10 +11,10 @@ from testing_utils import VOCABULARY, build_photo, build_rows, build_tiny_proces
 
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts.features import GROUNDING_FEATURES
+from albef_amc.evaluation.phrase_coverage import find_unknown_words, measure_coverage
 from albef_amc.text_processing_albef import build_tokenizer
 from albef_amc.trainer.callbacks import CoverageCallback
 from albef_amc.trainer.data.mixtures import Mixture, iterate_texts
-from albef_amc.evaluation.phrase_coverage import find_unknown_words, measure_coverage
 from albef_amc.trainer.recipes import build_vocabulary
 
 SPELLING = build_tokenizer(build_vocabulary(["a red dog", "the cups"]), model_max_length=64)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from albef_amc.metrics import get_metric_folder
 from albef_amc.evaluation.heatmap_measures import choose_thresholds, measure_mask_ious
+from albef_amc.metrics import get_metric_folder
 
 LEFT, RIGHT, AROUND = [0, 0, 10, 10], [20, 0, 30, 10], [0, 0, 30, 10]
 FAR = [80, 80, 90, 90]

@@ -18,8 +18,8 @@ from albef_amc import AlbefForImageTextMatching, AlbefImageProcessor, AlbefProce
 from albef_amc.cli.evaluate import read_options
 from albef_amc.cli.main import VERBS, build_command
 from albef_amc.datasets_scripts import BUILDERS, GROUNDING_FEATURES
-from albef_amc.text_processing_albef import build_tokenizer
 from albef_amc.evaluation.protocols import load_evaluation_recipe
+from albef_amc.text_processing_albef import build_tokenizer
 from albef_amc.trainer.recipes import list_shipped, load_recipe
 
 README = PROJECT_FOLDER / "README.md"

@@ -9,8 +9,8 @@ from test_amc_trainer import build_arguments, build_trainer
 from testing_utils import VOCABULARY, build_batch, build_photo, build_rows, build_tiny_processor
 
 from albef_amc import AlbefForPreTraining, AlbefForQuestionAnswering, AlbefProcessor
-from albef_amc.trainer import AmcTrainer
 from albef_amc.evaluation.checkpoints import load_model_and_processor
+from albef_amc.trainer import AmcTrainer
 
 SIZE = len(VOCABULARY)
 

@@ -13,9 +13,9 @@ from albef_amc.cli.inspect_dataset import draw_rows
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import GROUNDING_FEATURES, Jsonl, build_phrase, build_row
 from albef_amc.datasets_scripts.row_checks import check_picture_size, count_boxes, warn_about_boxes
+from albef_amc.evaluation.grounding_evaluation import evaluate_baselines, evaluate_grounding, predict_points
 from albef_amc.trainer import AmcConfig
 from albef_amc.trainer.data.data_collator import DataCollatorForGrounding
-from albef_amc.evaluation.grounding_evaluation import evaluate_baselines, evaluate_grounding, predict_points
 from albef_amc.trainer.data.mixtures import Mixture, build_training_dataset
 
 WIDTH, HEIGHT = 40, 30

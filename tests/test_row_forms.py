@@ -13,10 +13,10 @@ from testing_utils import build_photo, build_rows
 
 from albef_amc.collections_albef import without_format
 from albef_amc.datasets_scripts.features import GROUNDING_FEATURES, build_phrase, build_row, read_row
+from albef_amc.evaluation.grounding_evaluation import evaluate_baselines
 from albef_amc.metrics import get_metric_folder
 from albef_amc.trainer import AmcConfig, DataCollatorForGrounding, evaluate_grounding
 from albef_amc.trainer.amc_trainer import AmcTrainer
-from albef_amc.evaluation.grounding_evaluation import evaluate_baselines
 
 
 def build_full_rows() -> list[dict]:

@@ -16,10 +16,10 @@ from testing_utils import FIXTURES_FOLDER, build_photo, build_rows
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import GROUNDING_FEATURES, build_phrase, build_row, load_grounding_dataset
 from albef_amc.datasets_scripts.row_images import RowImage, guard_images, locate_image
+from albef_amc.evaluation.grounding_evaluation import evaluate_grounding
 from albef_amc.image_processing_albef import UnusableImageError
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.data.data_collator import DataCollatorForGrounding
-from albef_amc.evaluation.grounding_evaluation import evaluate_grounding
 from albef_amc.trainer.data.mixtures import Mixture, build_training_dataset
 
 BOX = [4.0, 4.0, 24.0, 20.0]

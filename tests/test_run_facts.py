@@ -10,8 +10,8 @@ from test_amc_trainer import build_arguments, build_trainer
 
 from albef_amc.model_cards import ModelCard, read_model_card, render_model_card
 from albef_amc.trainer.amc_config import AmcConfig
-from albef_amc.trainer.reliability.manifests import MANIFEST_FILE
 from albef_amc.trainer.recipes import load_recipe
+from albef_amc.trainer.reliability.manifests import MANIFEST_FILE
 from albef_amc.trainer.run_facts import (
     CARD_ARGUMENTS,
     TrainingClock,

@@ -11,10 +11,10 @@ from transformers import HfArgumentParser
 
 from albef_amc import AlbefConfig
 from albef_amc.cli.main import main
-from albef_amc.trainer import AmcConfig, AmcTrainer, DataCollatorForGrounding, GroundingAugmentation
-from albef_amc.lora.adapters import check_lora_options
 from albef_amc.evaluation.grounding_evaluation import ProposalRanking, predict_points
 from albef_amc.evaluation.protocols import load_evaluation_recipe
+from albef_amc.lora.adapters import check_lora_options
+from albef_amc.trainer import AmcConfig, AmcTrainer, DataCollatorForGrounding, GroundingAugmentation
 from albef_amc.trainer.data.mixtures import Mixture
 from albef_amc.trainer.objectives.weighted_objectives import build_objective
 from albef_amc.trainer.recipes import build_arguments, load_recipe

@@ -15,10 +15,10 @@ from albef_amc import VisualGroundingPipeline
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import BUILDERS, load_grounding_dataset
 from albef_amc.datasets_scripts.split_reader import SplitReader, list_split_readers
+from albef_amc.evaluation.grounding_evaluation import _GroundingInputs
+from albef_amc.publishing.dataset_building import build_dataset
 from albef_amc.trainer import AmcConfig, evaluate_grounding
 from albef_amc.trainer.amc_trainer import AmcTrainer
-from albef_amc.publishing.dataset_building import build_dataset
-from albef_amc.evaluation.grounding_evaluation import _GroundingInputs
 from albef_amc.trainer.data.mixtures import Mixture, build_training_dataset
 
 SCENES = {"num_train_scenes": 40, "num_validation_scenes": 2, "num_test_scenes": 6}

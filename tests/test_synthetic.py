@@ -20,9 +20,9 @@ from albef_amc.datasets_scripts import (
     load_grounding_dataset,
     vocabulary,
 )
-from albef_amc.datasets_scripts.synthetic_phrases import PHRASE_TYPES
-from albef_amc.regions_albef import decode_rle
+from albef_amc.datasets_scripts.synthetic_grounding.phrases import PHRASE_TYPES
 from albef_amc.evaluation.grounding_evaluation import shuffle_phrases
+from albef_amc.regions_albef import decode_rle
 
 NUM_SCENES = 300
 SPLITS = ("train", "validation", "test")

@@ -8,10 +8,10 @@ from safetensors.torch import load_file, save_file
 
 from albef_amc import AlbefForImageTextMatching, AlbefForImageTextRetrieval, AlbefForPreTraining
 from albef_amc.cli.main import main
-from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, check_weights, render_model_card, write_model_card
 from albef_amc.evaluation.checkpoints import hash_checkpoint
-from albef_amc.publishing.checkpoint_publishing import prepare_publication
 from albef_amc.evaluation.weight_hash import hash_tensors, hash_weights
+from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, check_weights, render_model_card, write_model_card
+from albef_amc.publishing.checkpoint_publishing import prepare_publication
 
 SCENES = ("num_train_scenes=2", "num_validation_scenes=2", "num_test_scenes=3")
 RESULT = {"dataset": "synthetic", "split": "test", "pointing_game_accuracy": 0.5, "num_phrases": 8}

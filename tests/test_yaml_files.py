@@ -7,9 +7,9 @@ import pytest
 from testing_utils import FIXTURES_FOLDER
 
 from albef_amc.cli.main import main
+from albef_amc.configuration.yaml_files import MOST_BYTES, parse_yaml, read_yaml
 from albef_amc.evaluation.protocols import load_evaluation_recipe
 from albef_amc.trainer.recipes import load_recipe
-from albef_amc.configuration.yaml_files import MOST_BYTES, parse_yaml, read_yaml
 
 DEEP_BLOCK = "\n".join("  " * level + "a:" for level in range(300))
 HOSTILE = {

@@ -11,6 +11,7 @@ from albef_amc.explanation_albef import HeatmapDenominator, check_choice
 from albef_amc.parallel_albef import CandidateScope
 from albef_amc.trainer.data.augmentation import FLIPS
 from albef_amc.trainer.data.data_collator import BOX_CHOICES, REGION_SOURCES
+from albef_amc.trainer.data.phrase_epochs import EPOCH_UNITS
 from albef_amc.trainer.objectives.weighted_objectives import (
     MEAN_REDUCTIONS,
     AttentionMaskConsistencyLoss,
@@ -18,7 +19,6 @@ from albef_amc.trainer.objectives.weighted_objectives import (
     HeatmapObjectives,
     build_objective,
 )
-from albef_amc.trainer.data.phrase_epochs import EPOCH_UNITS
 from albef_amc.trainer.schedules import SCHEDULES
 from albef_amc.trainer.setting_ranges import check_schedule, check_training_settings
 from albef_amc.trainer.switches import check_switches

@@ -14,20 +14,20 @@ from albef_amc import AlbefForPreTraining, AlbefPreTrainingOutput
 from albef_amc.collections_albef import without_format
 from albef_amc.configuration_albef import MODEL_RANGES
 from albef_amc.contrastive_albef import IGNORED_LABEL
+from albef_amc.evaluation.checkpoints import hash_checkpoint
+from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation, evaluate_grounding
+from albef_amc.lora.adapter_training import AdapterTraining, attach_adapter
 from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
 from albef_amc.processor_checks_albef import check_fits_model
 from albef_amc.ranges_albef import check_ranges
-from albef_amc.lora.adapter_training import AdapterTraining, attach_adapter
 from albef_amc.trainer.amc_config import AmcConfig
-from albef_amc.trainer.data.augmentation import GroundingAugmentation
 from albef_amc.trainer.callbacks import CoverageCallback, ThroughputCallback, add_callbacks
-from albef_amc.evaluation.checkpoints import hash_checkpoint
+from albef_amc.trainer.data.augmentation import GroundingAugmentation
 from albef_amc.trainer.data.data_collator import DataCollatorForGrounding
-from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation, evaluate_grounding
+from albef_amc.trainer.data.mixtures import build_training_dataset, check_evaluation_rows
 from albef_amc.trainer.files import write_json
 from albef_amc.trainer.freezing import check_loss_trains, freeze_parameters
 from albef_amc.trainer.hub_publisher import HubPublisher
-from albef_amc.trainer.data.mixtures import build_training_dataset, check_evaluation_rows
 from albef_amc.trainer.parallel import (
     average_over_processes,
     build_whole_model,
@@ -36,11 +36,11 @@ from albef_amc.trainer.parallel import (
     sum_counts,
 )
 from albef_amc.trainer.reliability.run_checkpoints import WholeCheckpoints
+from albef_amc.trainer.reliability.stop_signals import SurvivingTrainer
+from albef_amc.trainer.reliability.stream_training import StreamingTrainer
 from albef_amc.trainer.run_facts import TrainingClock, describe_run
 from albef_amc.trainer.schedules import PublishedOptimization
 from albef_amc.trainer.setting_ranges import TRAINING_RANGES
-from albef_amc.trainer.reliability.stream_training import StreamingTrainer
-from albef_amc.trainer.reliability.stop_signals import SurvivingTrainer
 from albef_amc.trainer.switches import apply_switches
 
 logger = logging.get_logger(__name__)
@@ -76,8 +76,8 @@ class AmcTrainer(
         args ([`AmcConfig`]): the run's settings.
         processing_class ([`AlbefProcessor`]): makes tensors of rows; saved with every checkpoint.
         train_dataset, eval_dataset: map-style data sets of rows (`datasets_scripts/features.py`). `train_dataset` may
-            also be streamed (`datasets.IterableDataset`) or a [`~trainer.data.mixtures.Mixture`], `eval_dataset` a `dict`
-            of several. Evaluation plays the pointing game and logs `eval_pointing_game_accuracy`.
+            also be streamed (`datasets.IterableDataset`) or a [`~trainer.data.mixtures.Mixture`], `eval_dataset` a
+            `dict` of several. Evaluation plays the pointing game and logs `eval_pointing_game_accuracy`.
         data_collator (*optional*): replaces the [`DataCollatorForGrounding`] made from `args`.
         card_details (mapping, *optional*): fields of [`~model_cards.ModelCard`] that the run cannot know itself
             (`model_name`, `description`, `datasets`, `evaluation_dataset`, `base_model`, `source`). Every saved

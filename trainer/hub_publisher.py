@@ -35,7 +35,7 @@ class HubPublisher(Trainer):
     push_in_progress: PushInProgress | None = None
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Makes the repository, before the first step; see [`~publishing.checkpoint_publishing.explaining_hub_errors`]."""
+        """Makes the repository, before the first step; as [`explaining_hub_errors`] says."""
         if self.is_world_process_zero():
             check_token(token or self.args.hub_token)
             self._uploads = ThreadPoolExecutor(max_workers=1)  # one after the other, in the order of the steps

@@ -189,8 +189,8 @@ def check_regions(rows: Any, region_source: str) -> None:
     """Refuses data without a single region: AMC would learn nothing from it.
 
     Args:
-        rows (data set of `datasets`, sequence of `dict` or [`~trainer.data.mixtures.Mixture`]): training rows; images are
-            not read, and no more rows than it takes to find a region.
+        rows (data set of `datasets`, sequence of `dict` or [`~trainer.data.mixtures.Mixture`]): training rows; images
+            are not read, and no more rows than it takes to find a region.
         region_source (`str`): `"boxes"`, `"polygons"` or `"masks"`.
 
     Raises:

@@ -12,19 +12,19 @@ from transformers import set_seed
 
 import albef_amc.configuration
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
+from albef_amc.configuration.yaml_files import parse_yaml, read_yaml
 from albef_amc.configuration_albef import LONGEST_SIDE
-from albef_amc.datasets_scripts import check_builder_options, check_builder_split
-from albef_amc.datasets_scripts.coco_files import load_json
 from albef_amc.conversion.from_encoders import build_processor
+from albef_amc.datasets_scripts import check_builder_options, check_builder_split
+from albef_amc.datasets_scripts.reading.coco_files import load_json
+from albef_amc.evaluation.checkpoints import load_model_and_processor
+from albef_amc.lora.adapters import check_lora_options, list_lora_fields
 from albef_amc.model_cards import ModelCard
 from albef_amc.ranges_albef import COUNT, POSITIVE, check_number, check_ranges, shorten_value
 from albef_amc.text_processing_albef import build_tokenizer, clean_caption
-from albef_amc.lora.adapters import check_lora_options, list_lora_fields
 from albef_amc.trainer.amc_config import AmcConfig
-from albef_amc.evaluation.checkpoints import load_model_and_processor
 from albef_amc.trainer.setting_ranges import check_types, list_simple_fields
 from albef_amc.trainer.suggestions import suggest_nearest
-from albef_amc.configuration.yaml_files import parse_yaml, read_yaml
 
 CONFIGURATION_FOLDER = Path(albef_amc.configuration.__file__).parent
 MOST_BASES = 8

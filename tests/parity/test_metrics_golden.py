@@ -8,9 +8,9 @@ import evaluate
 import pytest
 from safetensors.torch import load_file
 
+from albef_amc.evaluation.heatmap_measures import sum_heat_in_boxes
 from albef_amc.metrics import get_metric_folder
 from albef_amc.regions_albef import find_point, resize_heatmap
-from albef_amc.evaluation.heatmap_measures import sum_heat_in_boxes
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics"
 INPUTS = json.loads((GOLDEN / "inputs.json").read_text("utf-8"))

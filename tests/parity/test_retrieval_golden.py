@@ -10,8 +10,8 @@ from testing_utils import UNSTATED_TOLERANCE, Golden
 
 from albef_amc import AlbefForImageTextMatching, AlbefForImageTextRetrieval, compute_retrieval_recall
 from albef_amc.contrastive_albef import UNKNOWN_IMAGE_ID, compute_negative_probabilities
-from albef_amc.metrics import get_metric_folder
 from albef_amc.conversion.original_names import infer_config, rename_original_key
+from albef_amc.metrics import get_metric_folder
 from albef_amc.two_stage_albef import NOT_LISTED
 
 GOLDEN = Golden("tiny_retrieval")

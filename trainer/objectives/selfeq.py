@@ -8,7 +8,11 @@ import torch
 from torch.nn import functional as F
 
 from albef_amc.ranges_albef import Range, check_number
-from albef_amc.trainer.objectives.weighted_objectives.heatmap_objective import HeatmapObjective, keep_precise, register_objective
+from albef_amc.trainer.objectives.weighted_objectives.heatmap_objective import (
+    HeatmapObjective,
+    keep_precise,
+    register_objective,
+)
 
 SUM_OF_TWO_HEATMAPS = Range(0, 2, is_above=True)
 

@@ -22,6 +22,7 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from albef_amc.saving_albef import is_safetensors_error
+from albef_amc.trainer.parallel import do_on_main_process
 from albef_amc.trainer.reliability.manifests import (
     MANIFEST_FILE,
     STATE_FILE,
@@ -38,7 +39,6 @@ from albef_amc.trainer.reliability.manifests import (
     remove_checkpoint,
     write_manifest,
 )
-from albef_amc.trainer.parallel import do_on_main_process
 from albef_amc.trainer.reliability.run_folder import check_free_space
 from albef_amc.trainer.reliability.run_lock import lock_run_folder
 from albef_amc.trainer.reliability.stop_signals import StopOnSignal, begin_worker

@@ -17,8 +17,8 @@ from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
 
 from albef_amc.parallel_albef import sum_over_processes
-from albef_amc.trainer.reliability.finite_weights import check_finite_weights
 from albef_amc.trainer.parallel import do_on_main_process, is_true_anywhere
+from albef_amc.trainer.reliability.finite_weights import check_finite_weights
 
 logger = logging.get_logger(__name__)
 

@@ -1,0 +1,49 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""ALBEF's lists for SNLI-VE: photographs of Flickr30k and hypotheses about them."""
+
+from typing import Any
+
+from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
+from albef_amc.datasets_scripts.reading.task_lists import Entry, TaskListBuilder, iterate_lines
+from albef_amc.datasets_scripts.task_features import ENTAILED_FEATURES, HYPOTHESIS_FEATURES
+
+LABELS = tuple(HYPOTHESIS_FEATURES["label"].names)
+# The lists name images without their ending.
+IMAGE_SUFFIX = ".jpg"
+
+
+class AlbefSnliVe(TaskListBuilder):
+    """Builder for ALBEF's SNLI-VE lists: one row per image with its hypotheses.
+
+    Example:
+
+        builder = AlbefSnliVe(
+            cache_dir="cache", data_root="data", image_root="flickr30k/flickr30k-images",
+            train_files="ve_train.json", val_files="ve_dev.json", test_files="ve_test.json",
+        )
+        builder.download_and_prepare()
+        rows = builder.as_dataset(split="test")
+    """
+
+    DESCRIPTION = "ALBEF's lists for SNLI-VE: one row per image with its hypotheses."
+    FEATURES = ENTAILED_FEATURES
+
+    def _read_entry(self, entry: Entry) -> tuple[str, Any] | None:
+        image = entry.read_path(entry.read("image"), "image", self.report)
+        label = entry.read("label")
+        if label not in LABELS:
+            raise ValueError(f"{entry.where}: `label` must be one of {', '.join(LABELS)}; got {label!r:.80}.")
+        hypothesis = entry.read_text("sentence", self.report)
+        if image is None or hypothesis is None:
+            return None
+        return image, [entry.place, hypothesis, LABELS.index(label)]
+
+    def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
+        found = self._read_image(image + IMAGE_SUFFIX, report)
+        if found is None:
+            return None
+        hypotheses = [
+            {"hypothesis_id": place, "hypothesis": hypothesis, "label": label}
+            for place, hypothesis, label in iterate_lines(source)
+        ]
+        return {**found, "image_id": image, "hypotheses": hypotheses}

@@ -1,0 +1,188 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""COCO-style files with phrases: `annotations.json` as COCO has it, phrases with their boxes in `phrases.json`."""
+
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from albef_amc.datasets_scripts.features import build_phrase, build_row
+from albef_amc.datasets_scripts.reading.coco_files import index_by_id, load_annotations, load_json
+from albef_amc.datasets_scripts.reading.coco_records import (
+    ReadingReport,
+    mark_incomplete,
+    read_boxes,
+    read_proposals,
+    read_region,
+    read_spans,
+)
+from albef_amc.datasets_scripts.reading.image_files import UPRIGHT, StoredImage, read_image_file
+from albef_amc.datasets_scripts.row_checks import format_sizes, is_stated_size
+from albef_amc.datasets_scripts.source_builder import SourceBuilder, SourceConfig
+
+# Upper bounds of an image's hash in per cent: 70 % train, 15 % validation, 15 % test.
+SPLIT_BOUNDS = {"train": 70, "validation": 85, "test": 100}
+
+
+@dataclass
+class CocoPhrasesConfig(SourceConfig):
+    """Where the files are.
+
+    Args:
+        data_root (`str`): folder that holds everything below.
+        annotations_file (`str`, defaults to "annotations.json"): COCO `images`, `annotations`, `categories`.
+        phrases_file (`str`, defaults to "phrases.json"): list of phrase records.
+        images_folder (`str`, defaults to "images"): folder of the images named by `file_name`.
+    """
+
+    annotations_file: str = "annotations.json"
+    phrases_file: str = "phrases.json"
+    images_folder: str = "images"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("annotations_file", "phrases_file", "images_folder"):
+            path = self.get_path(name)
+            if not path.exists():
+                raise FileNotFoundError(f"No `{path.name}` in {path.parent}. Put it there or pass `{name}`.")
+
+    def get_path(self, name: str) -> Path:
+        """Path of one of the files, by the name of its argument."""
+        return Path(self.data_root) / getattr(self, name)
+
+    def list_splits(self) -> list[str]:
+        """Splits that images are dealt to."""
+        return list(SPLIT_BOUNDS)
+
+    def list_annotation_paths(self) -> list[Path]:
+        """The two JSON files."""
+        return [self.get_path("annotations_file"), self.get_path("phrases_file")]
+
+    def get_image_folder(self) -> Path:
+        """`images_folder` below `data_root`."""
+        return self.get_path("images_folder")
+
+
+def choose_split(image_id: str | int) -> str:
+    """Split of an image, from a hash of its id: the same in every version and order of the files.
+
+    Example:
+        >>> choose_split(790)
+        'test'
+    """
+    percentage = int(hashlib.sha256(str(image_id).encode()).hexdigest(), 16) % 100
+    return next(split for split, bound in SPLIT_BOUNDS.items() if percentage < bound)
+
+
+class CocoPhrases(SourceBuilder):
+    """Builder for COCO-style files with phrases: one row per image that has a phrase; "all" joins the three splits.
+
+    What cannot be used is left out with a reason, counted in `report` and logged; what would be ambiguous or unsafe
+    (repeated ids, paths that leave the folder, files of another kind) raises a `ValueError`.
+
+    Example:
+
+        builder = CocoPhrases(cache_dir="cache", data_root="coco_cc_mini")
+        builder.download_and_prepare()
+        rows = builder.as_dataset(split="all")
+    """
+
+    BUILDER_CONFIG_CLASS = CocoPhrasesConfig
+    DESCRIPTION = "Photographs with phrases, their boxes and, where the source has them, outlines."
+
+    def _read_splits(self) -> dict[str, dict[str, Any]]:
+        images, annotations, categories = load_annotations(self.config.get_path("annotations_file"))
+        records = _load_records(self.config.get_path("phrases_file"), images, self.report)
+        splits: dict[str, dict[str, Any]] = {split: {} for split in SPLIT_BOUNDS}
+        for image_id, image in images.items():
+            if image_id in records:
+                source = (image, records[image_id], annotations[image_id], categories)
+                splits[choose_split(image_id)][image_id] = source
+            else:
+                self.report.add("image without a phrase: left out", f"image {image_id}")
+        return {split: sources for split, sources in splits.items() if sources}
+
+    def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
+        entry, records, annotations, categories = source
+        return _read_row(self.config.get_image_folder(), entry, records, annotations, categories, report)
+
+
+def _load_records(path: Path, images: dict, report: ReadingReport) -> dict[str, list[dict[str, Any]]]:
+    """Phrase records that have words and a known image, by image id."""
+    contents = load_json(path)
+    if not isinstance(contents, list):
+        raise ValueError(f"{path} holds a {type(contents).__name__}; a list of phrase records is expected.")
+    records = defaultdict(list)
+    for record_id, record in index_by_id(contents, "phrase record", path).items():
+        if str(record.get("image_id")) not in images:
+            report.add("phrase of an unknown image: left out", f"record {record_id}")
+        elif not isinstance(record.get("phrase"), str) or not record["phrase"].strip():
+            report.add("record without a phrase: left out", f"record {record_id}")
+        else:
+            records[str(record["image_id"])].append(record)
+    return records
+
+
+def _read_row(
+    folder: Path,
+    image: dict[str, Any],
+    records: list[dict[str, Any]],
+    annotations: dict[str, dict[str, Any]],
+    categories: dict[str, str],
+    report: ReadingReport,
+) -> dict[str, Any] | None:
+    """One row, or None where the image cannot be used or no phrase is left."""
+    path = folder / image["file_name"]
+    stored = read_image_file(path, report)
+    if stored is None or not _has_annotated_size(path, image, stored, report):
+        return None
+    width, height = stored.upright_size
+    entries = (_read_phrase(record, annotations, width, height, report) for record in records)
+    phrases = [entry for entry in entries if entry is not None]
+    if not phrases:
+        report.add("image without a usable phrase: left out", image["file_name"])
+        return None
+    return build_row(
+        image={"path": image["file_name"], "bytes": stored.data},
+        image_id=image["id"],
+        width=width,
+        height=height,
+        phrases=phrases,
+        proposals=read_proposals(annotations, categories, width, height, report),
+    )
+
+
+def _has_annotated_size(path: Path, image: dict[str, Any], stored: StoredImage, report: ReadingReport) -> bool:
+    """Whether the upright picture has the size that the annotations were made for."""
+    stated = (image.get("width"), image.get("height"))
+    if not is_stated_size(stated, stored.upright_size):
+        sizes = format_sizes(stored.upright_size, stated)
+        report.add("image size differs from the annotation: image left out", f"{path} ({sizes})")
+        return False
+    if stored.orientation != UPRIGHT:
+        report.add("image is turned by its EXIF data: boxes are taken as those of the upright picture", str(path))
+    return True
+
+
+def _read_phrase(
+    record: dict[str, Any], annotations: dict[str, dict], width: int, height: int, report: ReadingReport
+) -> dict[str, Any] | None:
+    """One entry of `phrases`, or None where none of the annotated boxes can be used."""
+    where = f"record {record['id']}"
+    boxes, lost_boxes = read_boxes(record.get("bbox"), width, height, where, report)
+    if record.get("bbox") and not boxes:
+        report.add("phrase without a usable box: left out", where)
+        return None
+    polygons, masks, lost_outlines = read_region(record.get("ann_ids"), annotations, width, height, where, report)
+    types = [record["kind"]] if record.get("kind") else None
+    return build_phrase(
+        record["id"],
+        record["phrase"],
+        boxes=boxes or None,
+        masks=masks,
+        polygons=polygons,
+        types=mark_incomplete(types, lost_boxes, lost_outlines),
+        caption=record.get("caption"),
+        spans=read_spans(record, where, report),
+    )

@@ -1,0 +1,222 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Flickr30k Entities: five captions per photograph, their mentions, and the boxes of what is mentioned."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from albef_amc.datasets_scripts.features import build_phrase, build_row
+from albef_amc.datasets_scripts.flickr30k_entities.flickr30k_entities.author_files import (
+    Captions,
+    ChainBoxes,
+    load_image_ids,
+    load_unrelated_captions,
+    read_captions,
+    read_chain_boxes,
+)
+from albef_amc.datasets_scripts.flickr30k_entities.flickr30k_entities.info_ground_files import (
+    list_json_paths,
+    load_json_split,
+    parse_captions,
+    parse_chain_boxes,
+)
+from albef_amc.datasets_scripts.reading.coco_records import ReadingReport, clean_box, keep_usable, mark_incomplete
+from albef_amc.datasets_scripts.reading.image_files import StoredImage, choose_frame, read_image_file
+from albef_amc.datasets_scripts.source_builder import ImageRootConfig, SourceBuilder
+
+SPLITS = ("train", "val", "test")
+SOURCES = ("xml", "info_ground")
+IMAGE_FOLDER = "flickr30k-images"
+NOT_VISUAL = "0"
+
+
+@dataclass
+class Flickr30kEntitiesConfig(ImageRootConfig):
+    """Where the files are, and who wrote them.
+
+    Args:
+        data_root (`str`): folder of the annotations. For "xml": `Annotations`, `Sentences`, the lists of ids and, if
+            wanted, `UNRELATED_CAPTIONS`. For "info_ground": `bounding_boxes_*.json` and `sentences_*.json`.
+        source (`str`, defaults to "xml"): "xml", the authors' files, or "info_ground", what the repository info-ground
+            makes of them.
+        splits (`list[str]` or `str`, defaults to train, val, test): the splits whose files are there.
+        image_root (`str`, *optional*): folder of the images; `flickr30k-images` in `data_root` by default.
+        embed_images (`bool`, defaults to `True`): whether the rows hold the images' bytes; else they hold their paths
+            on this machine, and the files must stay where they are.
+    """
+
+    source: str = "xml"
+    splits: list[str] | tuple[str, ...] | str = SPLITS
+
+    def __post_init__(self):
+        if self.source not in SOURCES:
+            raise ValueError(f"`source` must be one of {', '.join(SOURCES)}; got {self.source!r}.")
+        self.splits = [self.splits] if isinstance(self.splits, str) else list(dict.fromkeys(self.splits))
+        if not self.splits or not set(self.splits) <= set(SPLITS):
+            raise ValueError(f"`splits` must name some of {', '.join(SPLITS)}; got {self.splits}.")
+        super().__post_init__()
+        for path in self.list_split_paths():
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"No `{path.name}` in {path.parent}. Put it there, check `data_root` and `source`, or leave its "
+                    "split out of `splits`."
+                )
+
+    @property
+    def root(self) -> Path:
+        """Folder of the annotations."""
+        return Path(self.data_root)
+
+    @property
+    def unrelated_path(self) -> Path:
+        """Captions that do not describe their image."""
+        return self.root / "UNRELATED_CAPTIONS"
+
+    def list_split_paths(self) -> list[Path]:
+        """Files that say which images a split has."""
+        if self.source == "xml":
+            return [self.root / f"{split}.txt" for split in self.splits]
+        return [path for split in self.splits for path in list_json_paths(self.root, split)]
+
+    def list_splits(self) -> list[str]:
+        """The splits that are read."""
+        return list(self.splits)
+
+    def list_annotation_paths(self) -> list[Path]:
+        """The files beside the images."""
+        if self.source == "info_ground":
+            return self.list_split_paths()
+        parts = [*self.root.glob("Annotations/*.xml"), *self.root.glob("Sentences/*.txt")]
+        parts += [self.unrelated_path] if self.unrelated_path.is_file() else []
+        return [*self.list_split_paths(), *sorted(parts)]
+
+    def get_image_folder(self) -> Path:
+        """`image_root`, or where the images' archive puts them."""
+        return Path(self.image_root or self.root / IMAGE_FOLDER)
+
+
+class Flickr30kEntities(SourceBuilder):
+    """Builder for Flickr30k Entities: one row per image and split, one phrase per mention.
+
+    Example:
+
+        builder = Flickr30kEntities(cache_dir="cache", data_root="flickr30k_entities")
+        builder.download_and_prepare()
+        rows = builder.as_dataset(split="test")
+    """
+
+    BUILDER_CONFIG_CLASS = Flickr30kEntitiesConfig
+    CONFIGURATIONS: ClassVar[dict[str, dict[str, Any]]] = {source: {"source": source} for source in SOURCES}
+    DESCRIPTION = "Photographs with five captions each, and boxes of what the captions mention."
+    # Lines of the published lists.
+    PUBLISHED_COUNTS = {"train": {"rows": 29_783}, "val": {"rows": 1_000}, "test": {"rows": 1_000}}
+
+    def _read_splits(self) -> dict[str, dict[str, Any]]:
+        config = self.config
+        splits: dict[str, dict[str, Any]] = {}
+        unrelated = load_unrelated_captions(config.unrelated_path) if config.source == "xml" else set()
+        for split in config.splits:
+            if config.source == "xml":
+                path = config.root / f"{split}.txt"
+                splits[split] = dict.fromkeys(load_image_ids(path, self.report))
+            else:
+                texts = load_json_split(config.root, split, self.report)
+                splits[split] = {image: (split, *found) for image, found in texts.items()}
+            for other in config.splits[: config.splits.index(split)]:
+                for image in splits[split].keys() & splits[other].keys():
+                    self.report.add("image in several splits: kept in each", f"{image} in {other}, {split}")
+            for image, number in sorted(unrelated):
+                if image in splits[split]:
+                    self.report.add("caption unrelated to its image: kept", f"image {image}, sentence {number}")
+        return splits
+
+    def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
+        file_name = f"{image}.jpg"
+        path = self.config.get_image_folder() / file_name
+        stored = read_image_file(path, report)
+        if stored is None:
+            return None
+        try:
+            annotation = self._read_annotation(image, source, report)
+        except ValueError as error:
+            report.add("annotation damaged: image left out", str(error))
+            return None
+        if annotation is None:
+            return None
+        chains, captions = annotation
+        stored = choose_frame(stored, chains.size or (None, None), path, report)
+        if stored is None:
+            return None
+        phrases = _build_phrases(image, captions, chains, stored, report)
+        if not phrases:
+            report.add("image without a phrase: left out", f"image {image}")
+            return None
+        return build_row(self.config.build_image(file_name, stored), image, *stored.upright_size, phrases)
+
+    def _read_annotation(
+        self, image: str, source: tuple[str, bytes, bytes] | None, report: ReadingReport
+    ) -> tuple[ChainBoxes, Captions] | None:
+        """Boxes and captions of an image, from its two files or from the texts of `load_json_split`.
+
+        Raises:
+            ValueError: they are damaged; the message names file and place.
+        """
+        if source is not None:
+            split, *texts = source
+            boxes, sentences = (f"{path}: image {image}" for path in list_json_paths(self.config.root, split))
+            return parse_chain_boxes(texts[0], boxes, report), parse_captions(texts[1], sentences, report)
+        boxes_path = self.config.root / "Annotations" / f"{image}.xml"
+        captions_path = self.config.root / "Sentences" / f"{image}.txt"
+        for path in (boxes_path, captions_path):
+            if not path.is_file():
+                report.add("annotation file missing: image left out", str(path))
+                return None
+        return read_chain_boxes(boxes_path, report), read_captions(captions_path, report)
+
+
+def _build_phrases(
+    image: str, captions: Captions, chains: ChainBoxes, stored: StoredImage, report: ReadingReport
+) -> list[dict[str, Any]]:
+    """One phrase per mention with all boxes of its chain."""
+    boxes, lost = {}, {}
+    for chain, found in chains.boxes.items():
+        read = partial(_read_box, stored=stored, where=f"{image} chain {chain}", report=report)
+        boxes[chain], lost[chain] = keep_usable(found, read)
+    phrases = []
+    for number, (caption, mentions) in captions.items():
+        for index, mention in enumerate(mentions):
+            phrase_id = f"{image}#{number}#{index}"
+            if not mention.phrase.strip():
+                report.add("phrase without words: left out", phrase_id)
+                continue
+            if not boxes.get(mention.chain):
+                reason = _explain_missing_box(mention.chain, chains)
+                report.add(f"phrase without a box, {reason}: kept without a region", phrase_id)
+            phrases.append(
+                build_phrase(
+                    phrase_id,
+                    mention.phrase,
+                    boxes=boxes.get(mention.chain) or None,
+                    types=mark_incomplete(mention.types, lost.get(mention.chain, False)),
+                    caption=caption,
+                    spans=mention.span and [mention.span],
+                )
+            )
+    return phrases
+
+
+def _read_box(box: Any, stored: StoredImage, where: str, report: ReadingReport) -> list[float] | None:
+    """A box inside the upright picture."""
+    cleaned = clean_box(box, stored.width, stored.height, where, report)
+    return None if cleaned is None else stored.turn_box(cleaned)
+
+
+def _explain_missing_box(chain: str, chains: ChainBoxes) -> str:
+    if chain == NOT_VISUAL:
+        return "not visual"
+    if chains.boxes.get(chain):
+        return "its boxes cannot be used"
+    if chain in chains.scenes:
+        return "a scene"
+    return "flagged" if chain in chains.without_box else "not annotated"

@@ -1,0 +1,289 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""PhraseCut: phrases of Visual Genome images with a box and polygons for every object meant."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from albef_amc.datasets_scripts.features import build_phrase, build_row
+from albef_amc.datasets_scripts.phrasecut.phrasecut.subsets import list_subsets
+from albef_amc.datasets_scripts.reading.annotation_lists import is_encodable
+from albef_amc.datasets_scripts.reading.coco_files import load_json
+from albef_amc.datasets_scripts.reading.coco_records import (
+    MIN_POLYGON_LENGTH,
+    ReadingReport,
+    clean_box,
+    has_too_many_outlines,
+    is_id_number,
+    is_number,
+    keep_usable,
+    mark_incomplete,
+)
+from albef_amc.datasets_scripts.reading.image_files import StoredImage, choose_frame, read_image_file
+from albef_amc.datasets_scripts.reading.json_lists import iterate_json_list
+from albef_amc.datasets_scripts.source_builder import ImageRootConfig, SourceBuilder
+from albef_amc.regions_albef import MAX_COORDINATE, MAX_POLYGON_CORNERS, encode_rle
+
+SPLITS = ("train", "val", "miniv", "test")
+# The data set's README and its code disagree about the name.
+IMAGE_FILES = ("image_data_split.json", "image_data_split3000.json")
+COUNTS_FILE = "name_att_rel_count.json"
+IMAGES_FOLDER = "images"
+MIN_DRAWN_POINTS = 2
+
+
+@dataclass
+class PhraseCutConfig(ImageRootConfig):
+    """Where the files are.
+
+    Args:
+        data_root (`str`): folder `VGPhraseCut_v0`, which holds `refer_*.json`.
+        splits (`list[str]` or `str`, *optional*): "train", "val", "miniv", "test"; those that are there by default.
+        image_root (`str`, *optional*): folder of the images; `images` below `data_root` by default.
+        embed_images (`bool`, defaults to `True`): whether the rows hold the images' bytes; else they hold their paths
+            on this machine, and the files must stay where they are.
+    """
+
+    splits: list[str] | tuple[str, ...] | str = ()
+
+    def __post_init__(self):
+        super().__post_init__()
+        found = [split for split in SPLITS if self.get_path(split).is_file()]
+        self.splits = [self.splits] if isinstance(self.splits, str) else list(self.splits) or found
+        for split in self.splits or SPLITS[:1]:
+            if split not in found:
+                raise FileNotFoundError(
+                    f"No `refer_{split}.json` in {self.data_root}. Put it there or check `data_root` and `splits` "
+                    f"({', '.join(SPLITS)})."
+                )
+        if not (Path(self.data_root) / COUNTS_FILE).is_file():
+            raise FileNotFoundError(f"No `{COUNTS_FILE}` in {self.data_root}. It is part of the download.")
+        if not self.image_path.is_file():
+            raise FileNotFoundError(f"No `{IMAGE_FILES[0]}` in {self.data_root}. It is part of the download.")
+
+    @property
+    def image_path(self) -> Path:
+        """Sizes and splits of the images."""
+        paths = [Path(self.data_root) / name for name in IMAGE_FILES]
+        return next((path for path in paths if path.is_file()), paths[0])
+
+    def get_path(self, split: str) -> Path:
+        """Tasks of a split."""
+        return Path(self.data_root) / f"refer_{split}.json"
+
+    def list_splits(self) -> list[str]:
+        """The splits that are read."""
+        return list(self.splits)
+
+    def list_annotation_paths(self) -> list[Path]:
+        """Tasks, images and counts."""
+        tasks = [self.get_path(split) for split in self.splits]
+        return [*tasks, self.image_path, Path(self.data_root) / COUNTS_FILE]
+
+    def get_image_folder(self) -> Path:
+        """`image_root`, or `images` below `data_root`."""
+        return Path(self.image_root or Path(self.data_root) / IMAGES_FOLDER)
+
+
+class PhraseCut(SourceBuilder):
+    """Builder for PhraseCut: one row per image, one phrase per task, one box and mask per object meant.
+
+    The authors' polygons join pixels, the last of them included: `masks` are what their reader draws, to the pixel.
+    Types are the authors' subsets, see [`phrasecut_subsets.list_subsets`].
+
+    Example:
+
+        builder = PhraseCut(cache_dir="cache", data_root="VGPhraseCut_v0", splits=["test"])
+        builder.download_and_prepare()
+        rows = builder.as_dataset(split="test")
+    """
+
+    BUILDER_CONFIG_CLASS = PhraseCutConfig
+    DESCRIPTION = "Visual Genome images with phrases, the boxes and the outlines of the objects meant."
+    PUBLISHED_COUNTS: ClassVar[dict[str, dict[str, int]]] = {
+        "train": {"rows": 71746, "phrases": 310816},
+        "val": {"rows": 2971, "phrases": 20316},
+        "miniv": {"rows": 100, "phrases": 821},
+        "test": {"rows": 2545, "phrases": 14354},
+    }
+
+    def _read_splits(self) -> dict[str, dict[str, Any]]:
+        images = _read_images(self.config.image_path)
+        ranks = _read_ranks(Path(self.config.data_root) / COUNTS_FILE)
+        splits: dict[str, dict[str, Any]] = {}
+        seen: set[str] = set()
+        for split in self.config.splits:
+            groups: dict[str, bytearray] = {}
+            for number, task in enumerate(iterate_json_list(self.config.get_path(split))):
+                where = f"{self.config.get_path(split)}: task number {number}"
+                image_id = self._check_task(task, split, images, seen, where)
+                if image_id is not None:
+                    groups.setdefault(image_id, bytearray()).extend(json.dumps(task).encode() + b"\n")
+            splits[split] = {key: (images[key], group, ranks) for key, group in groups.items()}
+        return splits
+
+    def _check_task(
+        self, task: dict[str, Any], split: str, images: dict[str, tuple], seen: set[str], where: str
+    ) -> str | None:
+        """Image of a task that can be used."""
+        task_id, image_id = task.get("task_id"), str(task.get("image_id"))
+        if not isinstance(task_id, str) or not task_id or not isinstance(task.get("phrase"), str):
+            raise ValueError(f"{where} has no `task_id` or no `phrase`. PhraseCut's refer_*.json are expected.")
+        if task_id in seen:
+            self.report.add("task id occurs twice: the first is kept", f"task {task_id}")
+            return None
+        seen.add(task_id)
+        if not task["phrase"].strip() or not is_encodable(task["phrase"]):
+            self.report.add("phrase without words or with broken characters: left out", f"task {task_id}")
+        elif image_id not in images:
+            self.report.add("image not in image_data_split.json: task left out", f"task {task_id}")
+        elif images[image_id][0] != split:
+            self.report.add("image belongs to another split: task left out", f"task {task_id}")
+        else:
+            return image_id
+        return None
+
+    def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
+        (_, width, height, is_in_coco), group, ranks = source
+        path = self.config.get_image_folder() / f"{image}.jpg"
+        stored = read_image_file(path, report)
+        stored = stored and choose_frame(stored, (width, height), path, report)
+        if stored is None:
+            return None
+        tasks = map(json.loads, group.splitlines())
+        phrases = [_read_phrase(task, stored, ranks, is_in_coco, report) for task in tasks]
+        return build_row(self.config.build_image(f"{image}.jpg", stored), image, *stored.upright_size, phrases)
+
+
+def _read_images(path: Path) -> dict[str, tuple[str, Any, Any, bool]]:
+    """Split, width, height and whether it is in COCO, by image id."""
+    images: dict[str, tuple[str, Any, Any, bool]] = {}
+    for number, entry in enumerate(iterate_json_list(path)):
+        image_id = entry.get("image_id")
+        if not is_id_number(image_id) or not isinstance(entry.get("split"), str):
+            raise ValueError(f"{path}: image number {number} has no `image_id` (a number) or no `split`.")
+        if str(image_id) in images:
+            raise ValueError(f"{path}: image id {image_id} occurs twice. Make the ids unique.")
+        values = (entry["split"], entry.get("width"), entry.get("height"), bool(entry.get("coco_id")))
+        images[str(image_id)] = values
+    return images
+
+
+def _read_ranks(path: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """Ranks of categories and attributes."""
+    contents = load_json(path)
+    try:
+        categories, attributes = (
+            {word: rank for rank, (word, _) in enumerate(contents[name])} for name in ("cat", "att")
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: lists `cat` and `att` of word and count are expected. Fetch it again.") from error
+    return categories, attributes
+
+
+def _read_phrase(
+    task: dict[str, Any],
+    stored: StoredImage,
+    ranks: tuple[dict[str, int], dict[str, int]],
+    is_in_coco: bool,
+    report: ReadingReport,
+) -> dict[str, Any]:
+    """Phrase of a task; without a region where none of its boxes can be used."""
+    where = f"task {task['task_id']}"
+    size = (stored.width, stored.height)
+    found = task.get("instance_boxes")
+    candidates = found if isinstance(found, list) else []
+    boxes, lost_boxes = keep_usable(candidates, lambda box: clean_box(box, *size, where, report, is_xywh=True))
+    region: dict[str, Any] = {}
+    lost_outlines = False
+    share = 0.0
+    if not boxes:
+        report.add("phrase without a usable box: kept without a region", where)
+    else:
+        region["boxes"] = [stored.turn_box(box) for box in boxes]
+        polygons, masks, share, lost_outlines = _read_outlines(task.get("Polygons"), stored, where, report)
+        region["polygons"] = [stored.turn_polygon(polygon) for polygon in polygons] or None
+        region["masks"] = masks or None
+    structure = task.get("phrase_structure")
+    types = None
+    if _is_structure(structure):
+        types = list_subsets(structure, *ranks, len(candidates), share, is_in_coco)
+    else:
+        report.add("phrase without a usable structure: kept without types", where)
+    types = mark_incomplete(types, lost_boxes, lost_outlines)
+    return build_phrase(task["task_id"], task["phrase"], types=types, **region)
+
+
+def _is_structure(structure: Any) -> bool:
+    return (
+        isinstance(structure, dict)
+        and isinstance(structure.get("name"), str)
+        and isinstance(structure.get("type"), str | None)
+        and all(isinstance(structure.get(name), list) for name in ("attributes", "relation_descriptions"))
+        and all(isinstance(attribute, str) for attribute in structure["attributes"])
+    )
+
+
+def _read_outlines(
+    instances: Any, stored: StoredImage, where: str, report: ReadingReport
+) -> tuple[list[list[float]], list[dict[str, Any]], float, bool]:
+    """Outlines of a task.
+
+    Returns:
+        `tuple`: flat polygons with an area, one mask of the upright picture per object, the share of the picture that
+        the masks cover together, and whether a part of them was lost while others are left.
+    """
+    polygons: list[list[float]] = []
+    masks: list[dict[str, Any]] = []
+    covered = np.zeros((stored.height, stored.width), dtype=bool)
+    is_lost = False
+    instances = instances if isinstance(instances, list) and instances else [None]
+    parts_of_all = [part for parts in instances if isinstance(parts, list) for part in parts]
+    found = [*parts_of_all, *({} for _ in instances)]  # an object becomes a mask
+    if has_too_many_outlines(found, stored.width, stored.height, where, report):
+        return [], [], 0.0, False
+    for instance in instances:
+        parts = instance if isinstance(instance, list) and instance else [None]
+        kept = [polygon for polygon in parts if _is_outline(polygon)]
+        if len(kept) < len(parts):
+            report.add("outline damaged: dropped", where)
+        mask = np.zeros((stored.height, stored.width), dtype=bool)
+        for polygon in kept:
+            flat = [float(value) for point in polygon for value in point]
+            if len(flat) >= MIN_POLYGON_LENGTH:
+                polygons.append(flat)
+            else:
+                report.add("polygon of fewer than three points: no area of its own", where)
+            if len(polygon) >= MIN_DRAWN_POINTS:
+                mask |= _draw_polygon(polygon, stored.width, stored.height)
+        if mask.any():
+            covered |= mask
+            masks.append(stored.turn_mask(encode_rle(mask)))
+        elif kept:
+            report.add("outline without a pixel in the image: dropped", where)
+        is_lost |= len(kept) < len(parts) or not mask.any()
+    return (polygons, masks, float(covered.mean()), is_lost) if masks else ([], [], 0.0, False)
+
+
+def _is_outline(polygon: Any) -> bool:
+    return (
+        isinstance(polygon, list)
+        and len(polygon) <= MAX_POLYGON_CORNERS
+        and all(
+            isinstance(point, list)
+            and len(point) == 2
+            and all(is_number(value) and abs(value) <= MAX_COORDINATE for value in point)
+            for point in polygon
+        )
+    )
+
+
+def _draw_polygon(polygon: list[list[float]], width: int, height: int) -> np.ndarray:
+    """Pixels of a polygon as the authors draw it: corners cut to whole pixels, the outline belongs to it."""
+    picture = Image.new("L", (width, height), 0)
+    ImageDraw.Draw(picture).polygon([(int(x), int(y)) for x, y in polygon], outline=1, fill=1)
+    return np.asarray(picture) > 0

@@ -1,0 +1,1 @@
+"""Reading files that others wrote: lists, COCO records, JSON of gigabytes, XML, images, paths."""

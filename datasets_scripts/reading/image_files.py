@@ -1,0 +1,151 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Image files of a data set: safe paths, bytes checked by decoding them, annotations turned with the picture."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
+from albef_amc.datasets_scripts.row_checks import format_sizes, is_stated_size
+from albef_amc.image_processing_albef import MAX_IMAGE_BYTES, UnusableImageError, measure_image
+from albef_amc.regions_albef import decode_rle, encode_rle
+
+# EXIF orientations by what they do to the stored pixels: first exchange x and y, then mirror.
+UPRIGHT = 1
+EXCHANGED = (5, 6, 7, 8)
+MIRRORED_IN_X = (2, 3, 6, 7)
+MIRRORED_IN_Y = (3, 4, 7, 8)
+ABSOLUTE_PATH = "absolute path"
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image file that can be decoded.
+
+    Args:
+        data (`bytes`): the file.
+        width, height (`int`): pixels of the stored array, EXIF rotation not applied.
+        orientation (`int`): EXIF orientation, 1 to 8; 1 is upright.
+
+    Example:
+        >>> image = StoredImage(b"", width=150, height=110, orientation=6)
+        >>> image.upright_size, image.turn_box([12, 31, 57, 66])
+        ((110, 150), [44, 12, 79, 57])
+    """
+
+    data: bytes
+    width: int
+    height: int
+    orientation: int = UPRIGHT
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height after EXIF rotation."""
+        return (self.height, self.width) if self.orientation in EXCHANGED else (self.width, self.height)
+
+    def turn_point(self, x: float, y: float) -> tuple[float, float]:
+        """A point of the stored array in the upright picture."""
+        if self.orientation in EXCHANGED:
+            x, y = y, x
+        width, height = self.upright_size
+        return (
+            width - x if self.orientation in MIRRORED_IN_X else x,
+            height - y if self.orientation in MIRRORED_IN_Y else y,
+        )
+
+    def turn_box(self, box: list[float]) -> list[float]:
+        """x_min, y_min, x_max, y_max of the stored array in the upright picture."""
+        (x_first, y_first), (x_second, y_second) = self.turn_point(*box[:2]), self.turn_point(*box[2:])
+        return [min(x_first, x_second), min(y_first, y_second), max(x_first, x_second), max(y_first, y_second)]
+
+    def turn_polygon(self, polygon: list[float]) -> list[float]:
+        """A flat list x, y, x, y, ... of the stored array in the upright picture."""
+        corners = zip(polygon[::2], polygon[1::2], strict=True)
+        return [value for corner in corners for value in self.turn_point(*corner)]
+
+    def turn_mask(self, mask: dict[str, Any]) -> dict[str, Any]:
+        """A run-length coded mask of the stored array as one of the upright picture."""
+        if self.orientation == UPRIGHT:
+            return mask
+        pixels = decode_rle(mask, (self.height, self.width))
+        pixels = pixels.T if self.orientation in EXCHANGED else pixels
+        pixels = np.flip(pixels, axis=1) if self.orientation in MIRRORED_IN_X else pixels
+        return encode_rle(np.flip(pixels, axis=0) if self.orientation in MIRRORED_IN_Y else pixels)
+
+
+def find_path_problem(file_name: str) -> str | None:
+    """Why a path of an annotation file must not be opened; `None` where it stays inside its folder.
+
+    Example:
+        >>> find_path_problem("train2014/a.jpg"), find_path_problem("../a.jpg"), find_path_problem("/a.jpg")
+        (None, 'path leaves the image folder', 'absolute path')
+    """
+    path = PurePosixPath(file_name.replace("\\", "/"))
+    if path.is_absolute() or (path.parts and ":" in path.parts[0]):
+        return ABSOLUTE_PATH
+    if not path.parts or ".." in path.parts or "\0" in file_name:
+        return "path leaves the image folder"
+    if "\\" in file_name:
+        return "path with backslashes, where `/` is expected between folders"
+    return None
+
+
+def read_image_file(path: Path, report: ReadingReport) -> StoredImage | None:
+    """An image file with its size, or `None` (reported) where it is missing or cannot be used.
+
+    What can be used is what [`~image_processing_albef.load_image`] takes, which training and evaluation read with.
+
+    Args:
+        path (`Path`): the file.
+        report (`ReadingReport`): receives what was wrong.
+    """
+    if not os.path.isfile(path):  # also where the name is too long for the system
+        report.add("image file missing: image left out", str(path))
+        return None
+    try:
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            report.add("image file larger than the limit: image left out", str(path))
+            return None
+        data = path.read_bytes()
+    except OSError as error:  # no permission, a damaged disk
+        report.add("image file cannot be read: image left out", f"{path} ({error.strerror})")
+        return None
+    try:
+        (width, height), orientation = measure_image(data, name=str(path))
+    except UnusableImageError as error:
+        report.add(f"{error.reason}: image left out", str(error))
+        return None
+    is_known = orientation in (*EXCHANGED, *MIRRORED_IN_X, *MIRRORED_IN_Y)
+    return StoredImage(data, width, height, orientation if is_known else UPRIGHT)
+
+
+def choose_frame(
+    stored: StoredImage, annotated_size: tuple[Any, Any], path: Path, report: ReadingReport
+) -> StoredImage | None:
+    """The image with the turn that its annotations need; `None` (reported) where they were made for another size.
+
+    The published readers ignore EXIF, so numbers belong to the stored pixels, unless the published size is that of
+    the upright picture.
+
+    Args:
+        stored (`StoredImage`): the image file.
+        annotated_size (`tuple`): width and height that the annotations give; None where they give none, which stands
+            for the image's own.
+        path (`Path`): for the report.
+        report (`ReadingReport`): receives what was done.
+    """
+    stored_size = (stored.width, stored.height)
+    if not any(is_stated_size(annotated_size, size) for size in (stored_size, stored.upright_size)):
+        sizes = format_sizes(stored_size, annotated_size)
+        report.add("image size differs from the annotation: image left out", f"{path} ({sizes})")
+        return None
+    if stored.orientation == UPRIGHT:
+        return stored
+    if not is_stated_size(annotated_size, stored_size):
+        report.add("image is turned by its EXIF data: boxes are those of the upright picture", str(path))
+        return StoredImage(stored.data, *stored.upright_size)
+    report.add("image is turned by its EXIF data: boxes are turned with it", str(path))
+    return stored

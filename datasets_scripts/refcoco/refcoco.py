@@ -1,0 +1,266 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""The RefCOCO family: RefCOCO, RefCOCO+, RefCOCOg and RefCLEF in the form of `lichengunc/refer`."""
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from albef_amc.datasets_scripts.features import build_phrase, build_row
+from albef_amc.datasets_scripts.reading.coco_files import load_annotations
+from albef_amc.datasets_scripts.reading.coco_records import (
+    ReadingReport,
+    clean_box,
+    is_id_number,
+    mark_incomplete,
+    read_category,
+    read_region,
+)
+from albef_amc.datasets_scripts.reading.image_files import StoredImage, choose_frame, read_image_file
+from albef_amc.datasets_scripts.refcoco.refcoco.detections import Detections, build_proposals, load_detections
+from albef_amc.datasets_scripts.refcoco.refcoco.restricted_pickle import load_plain_pickle
+from albef_amc.datasets_scripts.source_builder import ImageRootConfig, SourceBuilder
+
+# Data sets and who split them; the first is the usual one.
+SPLITTERS = {
+    "refcoco": ("unc", "google"),
+    "refcoco+": ("unc",),
+    "refcocog": ("umd", "google"),
+    "refclef": ("unc", "berkeley"),
+}
+# What the authors (output of pyReferDemo.ipynb) and the catalogue of TensorFlow Datasets (`ref_coco`) state.
+PUBLISHED_SIZES = {
+    ("refcoco", "unc"): {
+        "refs": {"all": 50000, "train": 42404, "val": 3811, "testA": 1975, "testB": 1810},
+        "images": {"all": 19994, "train": 16994, "val": 1500, "testA": 750, "testB": 750},
+        "phrases": {"all": 142210},
+    },
+    ("refcoco", "google"): {
+        "refs": {"train": 40000, "val": 5000, "test": 5000},
+        "images": {"train": 19213, "val": 4559, "test": 4527},
+    },
+    ("refcoco+", "unc"): {
+        "refs": {"train": 42278, "val": 3805, "testA": 1975, "testB": 1798},
+        "images": {"train": 16992, "val": 1500, "testA": 750, "testB": 750},
+    },
+    ("refcocog", "google"): {"refs": {"train": 44822, "val": 5000}, "images": {"train": 24698, "val": 4650}},
+    ("refcocog", "umd"): {
+        "refs": {"train": 42226, "val": 2573, "test": 5023},
+        "images": {"train": 21899, "val": 1300, "test": 2600},
+    },
+}
+COCO_FOLDER = "images/mscoco/images/train2014"
+CLEF_FOLDER = "images/saiapr_tc-12"
+REF_FIELDS = {"ref_id": int, "ann_id": int, "image_id": int, "split": str, "sentences": list}
+
+
+@dataclass
+class RefCocoConfig(ImageRootConfig):
+    """Where the files are, and which of the data sets is read.
+
+    Args:
+        data_root (`str`): folder that holds `refcoco`, `refcoco+`, ... and, unless `image_root` says otherwise,
+            `images/mscoco/images/train2014` or `images/saiapr_tc-12`.
+        dataset (`str`, defaults to "refcoco"): "refcoco", "refcoco+", "refcocog" or "refclef".
+        split_by (`str`, *optional*): who split it: "unc" or "google" (RefCOCO), "unc" (RefCOCO+), "umd" or "google"
+            (RefCOCOg), "unc" or "berkeley" (RefCLEF); the first of them by default.
+        detections_file (`str`, *optional*): detected boxes for `proposals`, below `data_root` or with its full path.
+        image_root (`str`, *optional*): folder of the images.
+        embed_images (`bool`, defaults to `True`): whether the rows hold the images' bytes; else they hold their paths
+            on this machine, and the files must stay where they are.
+    """
+
+    dataset: str = "refcoco"
+    split_by: str | None = None
+    detections_file: str | None = None
+
+    def __post_init__(self):
+        if self.dataset not in SPLITTERS:
+            raise ValueError(f"`dataset` must be one of {', '.join(SPLITTERS)}; got {self.dataset!r}.")
+        self.split_by = self.split_by or SPLITTERS[self.dataset][0]
+        if self.split_by not in SPLITTERS[self.dataset]:
+            choices = ", ".join(SPLITTERS[self.dataset])
+            raise ValueError(f"`split_by` of {self.dataset} must be one of {choices}; got {self.split_by!r}.")
+        super().__post_init__()
+        for path in self.list_annotation_paths():
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"No `{path.name}` in {path.parent}. Put it there, or check `data_root`, `dataset`, `split_by` "
+                    "and `detections_file`."
+                )
+
+    @property
+    def instances_path(self) -> Path:
+        """Images and annotations in COCO's form."""
+        return Path(self.data_root) / self.dataset / "instances.json"
+
+    @property
+    def refs_path(self) -> Path:
+        """Referring expressions with their splits."""
+        return Path(self.data_root) / self.dataset / f"refs({self.split_by}).p"
+
+    @property
+    def detections_path(self) -> Path | None:
+        """Detected boxes."""
+        return Path(self.data_root) / self.detections_file if self.detections_file else None
+
+    def list_annotation_paths(self) -> list[Path]:
+        """The files beside the images."""
+        paths = (self.instances_path, self.refs_path, self.detections_path)
+        return [path for path in paths if path is not None]
+
+    def get_image_folder(self) -> Path:
+        """`image_root`, or where `refer` expects the images."""
+        folder = CLEF_FOLDER if self.dataset == "refclef" else COCO_FOLDER
+        return Path(self.image_root or Path(self.data_root) / folder)
+
+
+class RefCoco(SourceBuilder):
+    """Builder for the RefCOCO family: one row per image and split, one phrase per sentence.
+
+    Example:
+
+        builder = RefCoco(cache_dir="cache", data_root="refer", dataset="refcoco+")
+        builder.download_and_prepare()
+        rows = builder.as_dataset(split="testA")
+    """
+
+    BUILDER_CONFIG_CLASS = RefCocoConfig
+    CONFIGURATIONS: ClassVar[dict[str, dict[str, Any]]] = {
+        f"{dataset}_{split_by}": {"dataset": dataset, "split_by": split_by}
+        for dataset, splitters in SPLITTERS.items()
+        for split_by in splitters
+    }
+    DESCRIPTION = "Photographs with referring expressions, the box and the outline of the object meant."
+
+    def get_published_counts(self) -> dict[str, dict[str, int]]:
+        """Refs and images of each split, as published."""
+        sizes = PUBLISHED_SIZES.get((self.config.dataset, self.config.split_by), {})
+        counts: dict[str, dict[str, int]] = defaultdict(dict)
+        for what, by_split in sizes.items():
+            for split, number in by_split.items():
+                counts[split][what] = number
+        return dict(counts)
+
+    def _read_splits(self) -> dict[str, dict[str, Any]]:
+        images, annotations, categories = load_annotations(self.config.instances_path)
+        refs = _load_refs(self.config.refs_path, images, annotations, self.report)
+        path = self.config.detections_path
+        detections = load_detections(path) if path else None
+        splits: dict[str, dict[str, Any]] = defaultdict(dict)
+        for (split, image_id), group in refs.items():
+            source = (images[image_id], group, annotations[image_id], categories, detections)
+            splits[split][image_id] = source
+        for image_id in images:
+            names = [split for split, sources in splits.items() if image_id in sources]
+            if len(names) > 1:
+                self.report.add("image in several splits: kept in each", f"image {image_id} in {', '.join(names)}")
+        return dict(splits)
+
+    def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
+        entry, refs, annotations, categories, detections = source
+        path = self.config.get_image_folder() / entry["file_name"]
+        stored = read_image_file(path, report)
+        if stored is not None:
+            stored = choose_frame(stored, (entry.get("width"), entry.get("height")), path, report)
+        if stored is None:
+            return None
+        phrases = [phrase for ref in refs for phrase in _read_phrases(ref, annotations, categories, stored, report)]
+        if not phrases:
+            report.add("image without a usable phrase: left out", f"image {image}")
+            return None
+        return build_row(
+            self.config.build_image(entry["file_name"], stored),
+            image,
+            *stored.upright_size,
+            phrases,
+            None if detections is None else _read_proposals(detections, image, stored, report),
+        )
+
+
+def _load_refs(
+    path: Path, images: dict, annotations: dict, report: ReadingReport
+) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Refs whose image and annotation are known, by split and image id."""
+    refs = load_plain_pickle(path)
+    if not isinstance(refs, list):
+        raise ValueError(f"{path} holds a {type(refs).__name__}; a list of refs is expected.")
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    seen = set()
+    for number, ref in enumerate(refs):
+        _check_ref(ref, number, path)
+        where = f"ref {ref['ref_id']}"
+        if ref["ref_id"] in seen:
+            raise ValueError(f"{path}: {where} occurs twice. Make the ids unique.")
+        seen.add(ref["ref_id"])
+        image_id = str(ref["image_id"])
+        if image_id not in images:
+            report.add("image not in instances.json: ref left out", f"{where} (image {image_id})")
+        elif str(ref["ann_id"]) not in annotations[image_id]:
+            report.add("annotation not among those of the image: ref left out", f"{where} ({ref['ann_id']})")
+        else:
+            groups[ref["split"], image_id].append(ref)
+    return groups
+
+
+def _check_ref(ref: Any, number: int, path: Path) -> None:
+    for name, kind in REF_FIELDS.items():
+        if not isinstance(ref, dict) or not isinstance(ref.get(name), kind):
+            raise ValueError(f"{path}: ref number {number} has no `{name}` of type `{kind.__name__}`.")
+    for name in ("ref_id", "ann_id", "image_id"):
+        if not is_id_number(ref[name]):
+            raise ValueError(f"{path}: ref number {number} has a `{name}` that is no whole number of 64 bits.")
+    if not re.fullmatch(r"\w+", ref["split"]):
+        raise ValueError(f"{path}: ref {ref['ref_id']} is in split {ref['split']!r}, which is no name of a split.")
+    sentences = ref["sentences"]
+    if not all(isinstance(entry, dict) and isinstance(entry.get("sent"), str) for entry in sentences):
+        raise ValueError(f"{path}: a sentence of ref {ref['ref_id']} has no text `sent`.")
+    ids = [entry.get("sent_id") for entry in sentences]
+    ids = [value for value in ids if isinstance(value, str) or is_id_number(value)]
+    if len(set(ids)) < len(sentences):
+        raise ValueError(f"{path}: two sentences of ref {ref['ref_id']} share a `sent_id`, or one has none.")
+
+
+def _read_phrases(
+    ref: dict[str, Any], annotations: dict[str, dict], categories: dict, stored: StoredImage, report: ReadingReport
+) -> list[dict[str, Any]]:
+    """One phrase per sentence of a ref."""
+    where = f"ref {ref['ref_id']}"
+    annotation_id = str(ref["ann_id"])
+    annotation = annotations[annotation_id]
+    region: dict[str, Any] = {}
+    category = read_category(annotation, categories, where, report)
+    types = [category] if category else None
+    box = clean_box(annotation.get("bbox"), stored.width, stored.height, where, report, is_xywh=True)
+    if box is None:
+        report.add("ref without a usable box: kept without a region", where)
+    else:
+        polygons, masks, is_incomplete = read_region(
+            [annotation_id], annotations, stored.width, stored.height, where, report
+        )
+        types = mark_incomplete(types, False, is_incomplete)
+        region["boxes"] = [stored.turn_box(box)]
+        region["polygons"] = polygons and [stored.turn_polygon(polygon) for polygon in polygons]
+        region["masks"] = masks and [stored.turn_mask(mask) for mask in masks]
+    sentences = [entry for entry in ref["sentences"] if entry["sent"].strip()]
+    if len(sentences) < len(ref["sentences"]) or not sentences:
+        report.add("sentence without words: left out", where)
+    return [
+        build_phrase(
+            f"{ref['ref_id']}#{entry['sent_id']}",
+            entry["sent"],
+            types=types,
+            paraphrases=[other["sent"] for other in sentences if other is not entry] or None,
+            **region,
+        )
+        for entry in sentences
+    ]
+
+
+def _read_proposals(
+    detections: Detections, image_id: str, stored: StoredImage, report: ReadingReport
+) -> list[dict[str, Any]]:
+    if image_id not in detections:
+        report.add("image without detections: no proposals", f"image {image_id}")
+    return build_proposals(detections.get(image_id, ()), image_id, stored, report)

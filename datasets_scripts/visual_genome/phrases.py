@@ -1,0 +1,171 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Records of Visual Genome's files as phrases: regions, objects, attributes, relationships, and words for a place."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from albef_amc.datasets_scripts.reading.annotation_lists import is_encodable
+from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
+
+FIRST_THIRD = 1 / 3
+LAST_THIRD = 2 / 3
+# Keys of an object's names: of the current release, of relationships, of the attributes of release 1.0.
+NAME_KEYS = ("names", "name", "object_names")
+
+
+class PhraseRecord(NamedTuple):
+    """A phrase before its image is read.
+
+    Args:
+        suffix (`str`): what `phrase_id` has behind the id of the record.
+        phrase (`str`): the words.
+        box: x, y, width, height as found in the file.
+        types (`list[str]`, *optional*): kinds the phrase belongs to.
+        paraphrases (`list[str]`, *optional*): other wordings.
+    """
+
+    suffix: str
+    phrase: str
+    box: Any
+    types: list[str] | None = None
+    paraphrases: list[str] | None = None
+
+
+# From a record, its place in messages and a report to its phrases.
+PhraseReader = Callable[[dict[str, Any], str, ReadingReport], Iterator[PhraseRecord]]
+
+
+@dataclass(frozen=True)
+class AnnotationKind:
+    """What one of the files holds.
+
+    Args:
+        file_name (`str`): the file.
+        list_name (`str`): key of an entry's records.
+        id_names (`tuple[str, ...]`): keys of a record's id, the one of release 1.0 last.
+        read_phrases (callable): from a record to its phrases.
+    """
+
+    file_name: str
+    list_name: str
+    id_names: tuple[str, ...]
+    read_phrases: PhraseReader
+
+
+def _read_region(record: dict[str, Any], where: str, report: ReadingReport) -> Iterator[PhraseRecord]:
+    phrase = _read_words(_read_field(record, "phrase", where), where, report)
+    if phrase:
+        yield PhraseRecord("", phrase, [record.get(name) for name in ("x", "y", "width", "height")])
+
+
+def _read_object(record: dict[str, Any], where: str, report: ReadingReport) -> Iterator[PhraseRecord]:
+    names = _read_names(record, where, report)
+    if names:
+        synsets = _read_texts(record.get("synsets"), "synsets", where, report)
+        yield PhraseRecord("", names[0], _read_box(record), synsets or None, names[1:] or None)
+
+
+def _read_attributes(record: dict[str, Any], where: str, report: ReadingReport) -> Iterator[PhraseRecord]:
+    """One phrase per attribute, "{attribute} {name}"; a repeated one, whatever its case, gives none."""
+    names = _read_names(record, where, report)
+    if record.get("attributes") is None:
+        report.add("object without attributes: no phrase", where)
+    seen = set()
+    for number, attribute in enumerate(_read_texts(record.get("attributes"), "attributes", where, report)):
+        words = _read_words(attribute, f"{where} attribute {number}", report)
+        if words and words.lower() in seen:
+            report.add("attribute repeats one of its object: left out", f"{where} attribute {number}")
+        elif words and names:
+            yield PhraseRecord(f"#{number}", f"{words} {names[0]}", _read_box(record))
+        seen.add(words and words.lower())
+
+
+def _read_relationship(record: dict[str, Any], where: str, report: ReadingReport) -> Iterator[PhraseRecord]:
+    """ "{subject} {predicate} {object}" with the box of the subject."""
+    ends = [record.get("subject"), record.get("object")]
+    if not {"subject", "object"} <= record.keys() or not all(end is None or isinstance(end, dict) for end in ends):
+        raise ValueError(f"{where} has no `subject` and `object` in braces.")
+    if None in ends:
+        report.add("relationship without subject or object: left out", where)
+        return
+    predicate = _read_words(_read_field(record, "predicate", where), where, report)
+    subject, other = (_read_names(end, where, report) for end in ends)
+    if predicate and subject and other:
+        yield PhraseRecord("", f"{subject[0]} {predicate.lower()} {other[0]}", _read_box(ends[0]))
+
+
+def _read_box(record: dict[str, Any]) -> list[Any]:
+    return [record.get(name) for name in ("x", "y", "w", "h")]
+
+
+def _read_names(record: dict[str, Any], where: str, report: ReadingReport) -> list[str]:
+    """Names of an object: a list `names` (`object_names` in the attributes of release 1.0), or one text `name`."""
+    names = next((record[key] for key in NAME_KEYS if record.get(key) is not None), None)
+    names = _read_texts([names] if isinstance(names, str) else names, "names", where, report)
+    usable = [name.strip() for name in names if name.strip() and is_encodable(name)]
+    if not usable:
+        report.add("object without a name: left out", where)
+    return usable
+
+
+def _read_texts(value: Any, name: str, where: str, report: ReadingReport) -> list[str]:
+    """A list of texts; null and a list that is missing are an empty one, null among the texts is dropped."""
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(text is None or isinstance(text, str) for text in value):
+        raise ValueError(f"{where}: `{name}` must be a list of texts, got {value!r:.80}.")
+    if None in value:
+        report.add("null in a list of texts: left out", where)
+    return [text for text in value if text is not None]
+
+
+def _read_field(record: dict[str, Any], name: str, where: str) -> Any:
+    """A field that every record of its kind has, if only as null."""
+    if name not in record:
+        raise ValueError(f"{where}: a text is expected for `{name}`, which is missing.")
+    return record[name]
+
+
+def _read_words(text: Any, where: str, report: ReadingReport) -> str | None:
+    text = "" if text is None else text
+    if not isinstance(text, str):
+        raise ValueError(f"{where}: a text is expected for the words, got {text!r:.80}.")
+    if not text.strip() or not is_encodable(text):
+        report.add("phrase without words or with broken characters: left out", where)
+        return None
+    return text.strip()
+
+
+def describe_place(box: list[float], width: int, height: int) -> str:
+    """Where the centre of a box is, by thirds of the image.
+
+    Args:
+        box (`list[float]`): x_min, y_min, x_max, y_max.
+        width, height (`int`): of the upright image, the same unit.
+
+    Returns:
+        `str`: "on the left", "on the right", "at the top", "at the bottom", "at the top left", ..., "in the middle".
+
+    Example:
+        >>> describe_place([0, 40, 20, 60], 100, 100), describe_place([80, 80, 99, 99], 100, 100)
+        ('on the left', 'at the bottom right')
+    """
+    across, down = (box[0] + box[2]) / 2 / width, (box[1] + box[3]) / 2 / height
+    side = "left" if across < FIRST_THIRD else "right" if across > LAST_THIRD else ""
+    level = "top" if down < FIRST_THIRD else "bottom" if down > LAST_THIRD else ""
+    if level:
+        return f"at the {level} {side}".rstrip()
+    return f"on the {side}" if side else "in the middle"
+
+
+SPATIAL = "attributes_spatial"
+ANNOTATION_KINDS = {
+    "regions": AnnotationKind("region_descriptions.json", "regions", ("region_id", "id"), _read_region),
+    "objects": AnnotationKind("objects.json", "objects", ("object_id", "id"), _read_object),
+    "attributes": AnnotationKind("attributes.json", "attributes", ("object_id", "id"), _read_attributes),
+    SPATIAL: AnnotationKind("attributes.json", "attributes", ("object_id", "id"), _read_attributes),
+    "relationships": AnnotationKind(
+        "relationships.json", "relationships", ("relationship_id", "id"), _read_relationship
+    ),
+}
