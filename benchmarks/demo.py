@@ -16,7 +16,7 @@ from pathlib import Path
 from machine import describe_machine
 
 from albef_amc.cli.demo import RUNS, is_in_range, run_demo
-from albef_amc.trainer.files import write_json
+from albef_amc.saving_albef import write_json
 from albef_amc.trainer.recipes import load_recipe
 
 RESULTS_FOLDER = Path(__file__).parent / "results"

@@ -18,8 +18,8 @@ from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.evaluation.grounding_evaluation import evaluate_baselines, evaluate_grounding, shuffle_phrases
 from albef_amc.evaluation.weight_hash import hash_weights
 from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
+from albef_amc.saving_albef import write_json
 from albef_amc.trainer.amc_trainer import AmcTrainer
-from albef_amc.trainer.files import write_json
 from albef_amc.trainer.recipes import Recipe, build_arguments, build_model_and_processor, load_recipe
 from albef_amc.trainer.reliability.run_lock import lock_folder
 from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from albef_amc.trainer.files import write_json
+from albef_amc.saving_albef import write_json
 from albef_amc.visualization.drawing import is_drawn_picture
 
 JSON_NAME = "grounding.json"

@@ -122,7 +122,7 @@ def _explain(error: Exception, show_traceback: bool) -> int:
         traceback.print_exception(error, file=sys.stderr)
     words = " ".join(_find_message(error).split()) or type(error).__name__
     if isinstance(error, ModuleNotFoundError) and "pip install" not in words:
-        from albef_amc.installation_albef import name_installation
+        from albef_amc.configuration.installation import name_installation
 
         words += f". Install what this command needs with {name_installation('train')}."
     elif not bad_input:

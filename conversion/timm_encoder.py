@@ -12,10 +12,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from albef_amc.configuration.installation import name_installation
 from albef_amc.conversion.encoder_files import EncoderWeights, find_file
 from albef_amc.conversion.original_names import rename_original_key
 from albef_amc.conversion.weight_files import list_names
-from albef_amc.installation_albef import name_installation
 from albef_amc.text_files_albef import read_text_file
 
 WEIGHTS_FILE, CONFIG_FILE, SUFFIX = "model.safetensors", "config.json", ".safetensors"

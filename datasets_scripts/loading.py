@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
+from albef_amc.configuration.suggestions import suggest_nearest
+
 from .albef_json import AlbefJson
 from .albef_nlvr2 import AlbefNlvr2
 from .albef_retrieval import AlbefRetrieval
@@ -32,7 +34,6 @@ from .option_types import check_option_type, list_option_types
 from .phrasecut import PhraseCut
 from .refcoco import RefCoco
 from .row_images import guard_images, list_image_folders
-from .suggestions import suggest_nearest
 from .synthetic_grounding import SyntheticGrounding
 from .task_features import TASK_SCHEMAS, find_task_schema
 from .visual_genome import VisualGenome

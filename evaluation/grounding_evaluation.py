@@ -16,6 +16,7 @@ from transformers.utils import logging
 from albef_amc import ITM_MATCH_INDEX, AlbefForImageTextMatching, AlbefForPreTraining, AlbefGroundingOutput
 from albef_amc.collections_albef import without_format
 from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, read_row
+from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.datasets_scripts.row_checks import check_picture_size, warn_about_boxes
 from albef_amc.datasets_scripts.row_images import guard_images
 from albef_amc.evaluation.heatmap_measures import sum_heat_in_boxes
@@ -24,8 +25,6 @@ from albef_amc.metrics import get_metric_folder
 from albef_amc.ranges_albef import COUNT, NOT_NEGATIVE, WHOLE, check_number
 from albef_amc.regions_albef import check_boxes, find_point, resize_heatmap
 from albef_amc.text_processing_albef import clean_caption, find_text_problem
-from albef_amc.trainer.data.augmentation import example_generator
-from albef_amc.trainer.parallel import split_rows
 
 logger = logging.get_logger(__name__)
 
@@ -486,6 +485,11 @@ def evaluate_baselines(rows: Iterable[dict]) -> dict[str, float]:
     return {name: score_points(results)["pointing_game_accuracy"] for name, results in points.items()}
 
 
+def split_rows(num_rows: int, rank: int, world_size: int) -> range:
+    """The block of rows that a process evaluates: together, in the order of ranks, each row once."""
+    return range(num_rows * rank // world_size, num_rows * (rank + 1) // world_size)
+
+
 __all__ = [
     "BASELINES",
     "BOX_ACCURACY",
@@ -502,4 +506,5 @@ __all__ = [
     "score_points",
     "score_proposals",
     "shuffle_phrases",
+    "split_rows",
 ]

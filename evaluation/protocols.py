@@ -11,15 +11,14 @@ from typing import Any
 import datasets
 from transformers.image_utils import PILImageResampling
 
+from albef_amc.configuration.shipped_files import list_shipped, resolve_shipped
+from albef_amc.configuration.suggestions import suggest_nearest
 from albef_amc.configuration.yaml_files import read_yaml
 from albef_amc.configuration_albef import LONGEST_SIDE
 from albef_amc.datasets_scripts import BUILDERS
 from albef_amc.evaluation.grounding_evaluation import BOX_ACCURACY, BOX_RULES, ProposalRanking
-from albef_amc.ranges_albef import COUNT, Range, check_number, check_ranges, shorten_value
-from albef_amc.trainer.recipes import list_shipped, resolve_shipped
-from albef_amc.trainer.run_facts import hide_folder
-from albef_amc.trainer.setting_ranges import TRAINING_RANGES
-from albef_amc.trainer.suggestions import suggest_nearest
+from albef_amc.model_cards.front_matter import hide_folder
+from albef_amc.ranges_albef import COUNT, TEXT_LENGTH, Range, check_number, check_ranges, shorten_value
 
 RESAMPLES = tuple(filter_.name.lower() for filter_ in PILImageResampling)
 PERCENT = Range(0, 100)
@@ -91,7 +90,7 @@ class EvaluationRecipe:
             raise ValueError(f"`splits` must map names to splits of the data, got {shorten_value(self.splits)}.")
         _check_choice("resample", self.resample, RESAMPLES)
         _check_choice("box_rule", self.box_rule, BOX_RULES)
-        check_ranges(self, {"image_size": LONGEST_SIDE, "max_length": TRAINING_RANGES["max_length"]})
+        check_ranges(self, {"image_size": LONGEST_SIDE, "max_length": TEXT_LENGTH})
         if self.proposal_ranking is not None:
             self.proposal_ranking = _build(ProposalRanking, self.proposal_ranking, "proposal_ranking")
         if not isinstance(self.num_phrases, dict) or not isinstance(self.published, list):

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from albef_amc.trainer.files import write_json, write_whole
+from albef_amc.saving_albef import write_json, write_whole
 
 PARQUET = ".parquet"
 RESULTS_KEY = b"albef_amc_results"

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from albef_amc import AlbefConfig, AlbefForImageTextMatching, AlbefForPreTraining
-from albef_amc.installation_albef import name_installation
+from albef_amc.configuration.installation import name_installation
+from albef_amc.configuration.setting_types import list_simple_fields
 from albef_amc.ranges_albef import BELOW_ONE, POSITIVE, Range, check_number, shorten_value
-from albef_amc.trainer.setting_ranges import list_simple_fields
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel

@@ -170,4 +170,36 @@ def _need(entry: Any, keys: Sequence[str], where: str) -> None:
             raise ValueError(f"`model-index` of the card: `{where}.{key}` is missing or is not text.")
 
 
-__all__ = ["build_front_matter", "check_front_matter", "is_hub_name", "is_inside", "is_place", "shorten_place"]
+PLACE_ENDINGS = ("_root", "_dir")
+
+
+def hide_folder(value: Any, name: str, data_root: str | None = None) -> Any:
+    """An argument of a builder as a card shows it: what is a path of one machine becomes its name in capitals.
+
+    Args:
+        value: the argument; in lists and mappings each entry is treated alike.
+        name (`str`): its name. One that ends in `_root` or `_dir` is a path whatever it looks like.
+        data_root (`str`, *optional*): folder of the data set; relative paths of files in it are part of it, and stay.
+    """
+    if isinstance(value, Mapping):
+        return {hide_folder(key, name): hide_folder(item, name, data_root) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [hide_folder(item, name, data_root) for item in value]
+    if not isinstance(value, str | Path):
+        return value
+    text = str(value)
+    if name.endswith(PLACE_ENDINGS):
+        return name.upper()
+    return name.upper() if is_place(text) and not is_inside(text, data_root) else value
+
+
+__all__ = [
+    "PLACE_ENDINGS",
+    "build_front_matter",
+    "check_front_matter",
+    "hide_folder",
+    "is_hub_name",
+    "is_inside",
+    "is_place",
+    "shorten_place",
+]

@@ -72,6 +72,7 @@ SHARE = Range(0, 1)
 BELOW_ONE = Range(0, 1, is_below=True)
 COUNT = Range(1, is_whole=True)
 WHOLE = Range(0, is_whole=True)
+TEXT_LENGTH = Range(2, LARGE, is_whole=True)  # tokens: [CLS] and another
 
 
 def check_number(name: str, value: Any, allowed: Range) -> None:
@@ -143,6 +144,7 @@ __all__ = [
     "NOT_NEGATIVE",
     "POSITIVE",
     "SHARE",
+    "TEXT_LENGTH",
     "WHOLE",
     "Range",
     "check_number",

@@ -2,12 +2,14 @@
 """Saving in one piece: files appear when all of them are written, and what was there before survives a failure."""
 
 import errno
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 CONFIG_FILE = "config.json"
 UNFINISHED_FOLDER = ".unfinished"
@@ -54,4 +56,74 @@ def replacing_files(folder: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-__all__ = ["is_safetensors_error", "replacing_files"]
+PREVIOUS = ".previous-"  # stands before the name of a folder while it is replaced
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes bytes under a temporary name beside `path` and renames; folders that are missing are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes indented JSON with [`write_whole`]."""
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def replace_folder(folder: Path, target: Path, prefix: str = PREVIOUS) -> None:
+    """Renames `folder` to `target`; what was there stays beside it, under a name with a dot, until that is done.
+
+    Args:
+        folder (`Path`): what is complete, on the same disk.
+        target (`Path`): the name it gets.
+        prefix (`str`): what stands before the name of what was there, for [`restore_folders`].
+    """
+    aside = target.with_name(f"{prefix}{target.name}")
+    if target.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        target.rename(aside)
+    folder.rename(target)
+    synchronize(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def restore_folders(parent: Path, pattern: str, prefix: str = PREVIOUS) -> None:
+    """Puts back what a killed [`replace_folder`] had moved aside; removes it where the new folder has its name.
+
+    Args:
+        parent (`Path`): folder that holds them.
+        pattern (`str`): of the names that they have without `prefix`, such as `"checkpoint-*"`.
+        prefix (`str`): as for [`replace_folder`].
+    """
+    for aside in parent.glob(f"{prefix}{pattern}"):
+        target = aside.with_name(aside.name.removeprefix(prefix))
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(target)
+
+
+def synchronize(path: Path) -> None:
+    """Waits until a file, or the list of names in a folder, has reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+__all__ = [
+    "PREVIOUS",
+    "is_safetensors_error",
+    "replace_folder",
+    "replacing_files",
+    "restore_folders",
+    "synchronize",
+    "write_json",
+    "write_whole",
+]

@@ -31,8 +31,8 @@ from albef_amc.model_cards import (
     render_model_card,
 )
 from albef_amc.model_cards.front_matter import shorten_place
+from albef_amc.saving_albef import write_json, write_whole
 from albef_amc.text_files_albef import read_text_file
-from albef_amc.trainer.files import write_json, write_whole
 
 CARD_FILE, CONFIG_FILE, ADAPTER_FILE, METRICS_FILE = "README.md", "config.json", "adapter_config.json", "metrics.json"
 PROCESSOR_FILES = ("processor_config.json", "tokenizer.json", "tokenizer_config.json")

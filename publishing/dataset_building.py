@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets.utils.py_utils import convert_file_size_to_int
 
+from albef_amc.configuration.suggestions import suggest_nearest
 from albef_amc.datasets_scripts import BUILDERS, ReadingReport, check_builder_options
 from albef_amc.datasets_scripts.source_builder import SourceBuilder
 from albef_amc.datasets_scripts.split_reader import SplitReader, list_split_readers
@@ -37,8 +38,7 @@ from albef_amc.publishing.dataset_shards import (
     unpack_report,
     write_shards,
 )
-from albef_amc.trainer.files import write_json, write_whole
-from albef_amc.trainer.suggestions import suggest_nearest
+from albef_amc.saving_albef import write_json, write_whole
 
 MANIFEST_FILE, REPORT_FILE = "manifest.json", "report.json"
 DEFAULT_SHARD_SIZE = "500MB"

@@ -10,15 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.regions_albef import decode_rle, encode_rle
-from albef_amc.trainer.data.augmentation import (
-    COLOR_WORD,
-    GroundingAugmentation,
-    example_generator,
-    flip_row,
-    may_be_mirrored,
-    shift_hue,
-)
+from albef_amc.trainer.data.augmentation import COLOR_WORD, GroundingAugmentation, flip_row, may_be_mirrored, shift_hue
 
 ONLY_FLIP = GroundingAugmentation(flip_probability=1, gray_probability=0, jitter_probability=0)
 

@@ -17,6 +17,7 @@ from transformers import TrainerControl, TrainerState
 
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor
 from albef_amc.evaluation.checkpoints import hash_checkpoint
+from albef_amc.saving_albef import replace_folder
 from albef_amc.trainer import AmcConfig, AmcTrainer
 from albef_amc.trainer.callbacks import (
     HeatmapSheetCallback,
@@ -24,7 +25,6 @@ from albef_amc.trainer.callbacks import (
     PatienceCallback,
     ThroughputCallback,
 )
-from albef_amc.trainer.files import replace_folder
 
 ACCURACY = "pointing_game_accuracy"
 

@@ -9,8 +9,9 @@ import torch
 
 from albef_amc import AlbefConfig, AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
 from albef_amc.cli.main import main
+from albef_amc.configuration.shipped_files import resolve_shipped
 from albef_amc.datasets_scripts import load_grounding_dataset
-from albef_amc.trainer.recipes import build_arguments, load_recipe, resolve_shipped
+from albef_amc.trainer.recipes import build_arguments, load_recipe
 
 SYNTHETIC = """
 model:

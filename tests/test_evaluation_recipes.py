@@ -6,6 +6,7 @@ import pytest
 import yaml
 from testing_utils import FIXTURES_FOLDER, PROJECT_FOLDER, build_rows
 
+from albef_amc.configuration.shipped_files import CONFIGURATION_FOLDER, list_shipped
 from albef_amc.datasets_scripts import BUILDERS
 from albef_amc.evaluation.grounding_evaluation import evaluate_grounding
 from albef_amc.evaluation.protocols import (
@@ -15,7 +16,6 @@ from albef_amc.evaluation.protocols import (
     load_evaluation_recipe,
     resolve_split,
 )
-from albef_amc.trainer.recipes import CONFIGURATION_FOLDER, list_shipped
 
 SHIPPED = list_shipped("evaluation")
 BICUBIC = 3

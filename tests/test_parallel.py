@@ -13,9 +13,10 @@ from parallel_cases import CASES, build_model, build_uneven_rows, run_case, run_
 from sharded_cases import FSDP_CASES, ZERO_CASES, build_inputs, build_trainer, run_reference
 
 from albef_amc.contrastive_albef import JointBatch
+from albef_amc.evaluation.grounding_evaluation import split_rows
 from albef_amc.parallel_albef import JointRows, gather_rows, pad_pieces
 from albef_amc.trainer import AmcConfig, AmcTrainer
-from albef_amc.trainer.parallel import build_whole_model, keeping_parameters, split_rows
+from albef_amc.trainer.parallel import build_whole_model, keeping_parameters
 
 RELATIVE_TOLERANCE = 1e-6
 

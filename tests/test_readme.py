@@ -17,10 +17,11 @@ from testing_utils import PROJECT_FOLDER, VOCABULARY, build_photo, build_tiny_co
 from albef_amc import AlbefForImageTextMatching, AlbefImageProcessor, AlbefProcessor
 from albef_amc.cli.evaluate import read_options
 from albef_amc.cli.main import VERBS, build_command
+from albef_amc.configuration.shipped_files import list_shipped
 from albef_amc.datasets_scripts import BUILDERS, GROUNDING_FEATURES
 from albef_amc.evaluation.protocols import load_evaluation_recipe
 from albef_amc.text_processing_albef import build_tokenizer
-from albef_amc.trainer.recipes import list_shipped, load_recipe
+from albef_amc.trainer.recipes import load_recipe
 
 README = PROJECT_FOLDER / "README.md"
 DOCUMENTS = [README, PROJECT_FOLDER / "CONTRIBUTING.md", *sorted((PROJECT_FOLDER / "docs").rglob("*.md"))]

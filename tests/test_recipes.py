@@ -11,6 +11,7 @@ import torch
 from testing_utils import GOLDEN_FOLDER, build_tiny_config
 
 from albef_amc import AlbefForPreTraining
+from albef_amc.configuration.shipped_files import list_shipped, resolve_shipped
 from albef_amc.datasets_scripts import BUILDERS
 from albef_amc.model_cards import ModelCard
 from albef_amc.trainer.recipes import (
@@ -19,9 +20,7 @@ from albef_amc.trainer.recipes import (
     build_arguments,
     build_model_and_processor,
     build_vocabulary,
-    list_shipped,
     load_recipe,
-    resolve_shipped,
 )
 from albef_amc.trainer.schedules import build_albef_cosine
 

@@ -9,6 +9,7 @@ import pytest
 from test_amc_trainer import build_arguments, build_trainer
 
 from albef_amc.model_cards import ModelCard, read_model_card, render_model_card
+from albef_amc.model_cards.front_matter import hide_folder
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.recipes import load_recipe
 from albef_amc.trainer.reliability.manifests import MANIFEST_FILE
@@ -18,7 +19,6 @@ from albef_amc.trainer.run_facts import (
     build_evaluation_command,
     describe_recipe,
     hide_dataset,
-    hide_folder,
     list_card_arguments,
 )
 

@@ -11,6 +11,7 @@ from transformers import HfArgumentParser
 
 from albef_amc import AlbefConfig
 from albef_amc.cli.main import main
+from albef_amc.configuration.setting_types import list_simple_fields
 from albef_amc.evaluation.grounding_evaluation import ProposalRanking, predict_points
 from albef_amc.evaluation.protocols import load_evaluation_recipe
 from albef_amc.lora.adapters import check_lora_options
@@ -18,7 +19,7 @@ from albef_amc.trainer import AmcConfig, AmcTrainer, DataCollatorForGrounding, G
 from albef_amc.trainer.data.mixtures import Mixture
 from albef_amc.trainer.objectives.weighted_objectives import build_objective
 from albef_amc.trainer.recipes import build_arguments, load_recipe
-from albef_amc.trainer.setting_ranges import TRAINING_RANGES, list_simple_fields
+from albef_amc.trainer.setting_ranges import TRAINING_RANGES
 
 NOT_FINITE = (math.nan, math.inf, -math.inf)
 SWITCHES = [name for name, kinds in list_simple_fields(AmcConfig).items() if kinds == (bool,)]

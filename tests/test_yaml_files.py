@@ -126,6 +126,6 @@ def test_a_recipe_with_a_byte_order_mark_is_read(tmp_path):
 
 
 def test_recipes_that_ship_are_far_below_the_limits():
-    from albef_amc.trainer.recipes import CONFIGURATION_FOLDER
+    from albef_amc.configuration.shipped_files import CONFIGURATION_FOLDER
 
     assert max(path.stat().st_size for path in CONFIGURATION_FOLDER.rglob("*.yaml")) * 10 < MOST_BYTES

@@ -20,12 +20,12 @@ from albef_amc.lora.adapter_training import AdapterTraining, attach_adapter
 from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
 from albef_amc.processor_checks_albef import check_fits_model
 from albef_amc.ranges_albef import check_ranges
+from albef_amc.saving_albef import write_json
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.callbacks import CoverageCallback, ThroughputCallback, add_callbacks
 from albef_amc.trainer.data.augmentation import GroundingAugmentation
 from albef_amc.trainer.data.data_collator import DataCollatorForGrounding
 from albef_amc.trainer.data.mixtures import build_training_dataset, check_evaluation_rows
-from albef_amc.trainer.files import write_json
 from albef_amc.trainer.freezing import check_loss_trains, freeze_parameters
 from albef_amc.trainer.hub_publisher import HubPublisher
 from albef_amc.trainer.parallel import (

@@ -21,9 +21,9 @@ from albef_amc.evaluation.phrase_coverage import measure_coverage
 from albef_amc.image_processing_albef import UnusableImageError, load_image
 from albef_amc.lora.adapter_files import save_adapter
 from albef_amc.parallel_albef import sum_over_processes
+from albef_amc.saving_albef import replace_folder, restore_folders, write_json
 from albef_amc.text_processing_albef import find_text_problem
 from albef_amc.trainer.data.mixtures import iterate_texts
-from albef_amc.trainer.files import replace_folder, restore_folders, write_json
 from albef_amc.trainer.parallel import build_whole_model
 from albef_amc.trainer.reliability.finite_weights import check_finite_weights
 from albef_amc.visualization.drawing import draw_sheet, overlay_heatmap

@@ -12,14 +12,14 @@ from transformers import Trainer
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.utils import is_torch_bf16_gpu_available, logging
 
-from albef_amc.installation_albef import name_installation
+from albef_amc.configuration.installation import name_installation
+from albef_amc.configuration.suggestions import suggest_nearest
 from albef_amc.ranges_albef import shorten_value
 from albef_amc.trainer.amc_config import POINTING_ACCURACY, AmcConfig
 from albef_amc.trainer.callbacks import EVALUATION_SETTINGS
 from albef_amc.trainer.data.mixtures import describe_size, list_parts
 from albef_amc.trainer.data.phrase_epochs import ROWS_READ_AT_ONCE
 from albef_amc.trainer.recipes import Recipe
-from albef_amc.trainer.suggestions import suggest_nearest
 
 logger = logging.get_logger(__name__)
 

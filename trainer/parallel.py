@@ -72,11 +72,6 @@ def do_on_main_process(action: Callable[[], Value]) -> Value:
     return value
 
 
-def split_rows(num_rows: int, rank: int, world_size: int) -> range:
-    """The block of rows that a process evaluates: together, in the order of ranks, each row once."""
-    return range(num_rows * rank // world_size, num_rows * (rank + 1) // world_size)
-
-
 def sum_counts(counts: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
     """Sum of the counts of all micro-batches and processes, a tensor like one of them."""
     return sum_over_processes(torch.stack(list(counts)).sum(dim=0).to(device))
@@ -102,6 +97,5 @@ __all__ = [
     "is_true_anywhere",
     "keeping_parameters",
     "refuse_zero3",
-    "split_rows",
     "sum_counts",
 ]

@@ -10,8 +10,10 @@ from typing import Any
 
 from transformers import set_seed
 
-import albef_amc.configuration
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
+from albef_amc.configuration.setting_types import check_types, list_simple_fields
+from albef_amc.configuration.shipped_files import resolve_shipped
+from albef_amc.configuration.suggestions import suggest_nearest
 from albef_amc.configuration.yaml_files import parse_yaml, read_yaml
 from albef_amc.configuration_albef import LONGEST_SIDE
 from albef_amc.conversion.from_encoders import build_processor
@@ -23,10 +25,7 @@ from albef_amc.model_cards import ModelCard
 from albef_amc.ranges_albef import COUNT, POSITIVE, check_number, check_ranges, shorten_value
 from albef_amc.text_processing_albef import build_tokenizer, clean_caption
 from albef_amc.trainer.amc_config import AmcConfig
-from albef_amc.trainer.setting_ranges import check_types, list_simple_fields
-from albef_amc.trainer.suggestions import suggest_nearest
 
-CONFIGURATION_FOLDER = Path(albef_amc.configuration.__file__).parent
 MOST_BASES = 8
 DEFAULT_OUTPUT_FOLDER = Path("runs")
 OPTIONAL_SECTIONS = ("evaluation_data", "peft")
@@ -115,28 +114,6 @@ class Recipe:
             check_lora_options(self.peft, "peft.")
         if self.peft is not None and self.model.checkpoint is None:
             raise ValueError("`peft` needs `model.checkpoint`: an adapter of random weights would have no base.")
-
-
-def list_shipped(kind: str) -> list[str]:
-    """Names of the files that ship in `configuration/<kind>`, without their ending."""
-    return sorted(path.stem for path in (CONFIGURATION_FOLDER / kind).iterdir() if path.suffix in (".yaml", ".json"))
-
-
-def resolve_shipped(name_or_path: str | Path, kind: str, suffix: str) -> Path:
-    """A file by path, or one that ships in `configuration/<kind>` by name.
-
-    Raises:
-        FileNotFoundError: there is neither.
-    """
-    path = Path(name_or_path)
-    shipped = CONFIGURATION_FOLDER / kind / f"{path.name.removesuffix(suffix)}{suffix}"
-    if path.is_file():
-        return path
-    if path.parent == Path() and shipped.is_file():
-        return shipped
-    raise FileNotFoundError(
-        f"no file {name_or_path}, and no such name among those that ship: {', '.join(list_shipped(kind))}."
-    )
 
 
 def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -418,7 +395,5 @@ __all__ = [
     "build_vocabulary",
     "check_data_sets",
     "check_model_files",
-    "list_shipped",
     "load_recipe",
-    "resolve_shipped",
 ]

@@ -16,7 +16,7 @@ from transformers.trainer_callback import ExportableState
 
 from albef_amc.datasets_scripts import BUILDERS
 from albef_amc.model_cards import CHECKPOINT_WORD
-from albef_amc.model_cards.front_matter import is_inside, is_place
+from albef_amc.model_cards.front_matter import hide_folder, is_place
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.recipes import Recipe
 
@@ -24,7 +24,6 @@ CPU_FILE = Path("/proc/cpuinfo")
 SOFTWARE = ("torch", "transformers")
 # Arguments of builders that say where files lie, not what is in them.
 PLACES = ("cache_dir",)
-PLACE_ENDINGS = ("_root", "_dir")
 # Settings of `TrainingArguments` that decide what is learned; every setting that `AmcConfig` adds is one.
 TRAINER_SETTINGS = (
     "num_train_epochs",
@@ -174,26 +173,6 @@ def build_evaluation_command(
     return shlex.join([*words, *switches])
 
 
-def hide_folder(value: Any, name: str, data_root: str | None = None) -> Any:
-    """An argument of a builder as a card shows it: what is a path of one machine becomes its name in capitals.
-
-    Args:
-        value: the argument; in lists and mappings each entry is treated alike.
-        name (`str`): its name. One that ends in `_root` or `_dir` is a path whatever it looks like.
-        data_root (`str`, *optional*): folder of the data set; relative paths of files in it are part of it, and stay.
-    """
-    if isinstance(value, Mapping):
-        return {hide_folder(key, name): hide_folder(item, name, data_root) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [hide_folder(item, name, data_root) for item in value]
-    if not isinstance(value, str | Path):
-        return value
-    text = str(value)
-    if name.endswith(PLACE_ENDINGS):
-        return name.upper()
-    return name.upper() if is_place(text) and not is_inside(text, data_root) else value
-
-
 def hide_dataset(name: str, word: str) -> str:
     """The name of a data set as a card shows it: of a folder of one machine `word` in capitals."""
     is_folder = is_place(name) or (name not in BUILDERS and Path(name).is_dir())
@@ -209,6 +188,5 @@ __all__ = [
     "describe_run",
     "describe_software",
     "hide_dataset",
-    "hide_folder",
     "list_card_arguments",
 ]

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from albef_amc.image_processing_albef import load_image, open_image
-from albef_amc.trainer.files import write_whole
+from albef_amc.saving_albef import write_whole
 
 LONG_SIDE_RANGE = (320, 1024)  # a picture's longer side in pixels: smaller ones are enlarged, larger ones reduced
 PIXEL_ART_FACTOR = 3  # from this enlargement on the pixels of an image stay visible as squares

@@ -1,7 +1,6 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Augmentation of dataset rows: image and regions change together, and only where the words stay true."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from albef_amc.configuration.setting_types import check_types
 from albef_amc.image_processing_albef import load_image
 from albef_amc.ranges_albef import SHARE, Range, check_ranges
 from albef_amc.regions_albef import decode_rle, encode_rle
-from albef_amc.trainer.setting_ranges import check_types
 
 # Words that a mirror may make wrong. A false alarm costs one flip, a missed one teaches the wrong side, so a word in
 # doubt is listed. Common words that are one letter away from "right" and mean no side: light, bright, night.
@@ -55,30 +54,6 @@ COLOR_WORD = re.compile(
     r"|silver|tan|teal|turquoise|violet|white|yellow)(?:s|ish|dish)?\b",
     re.IGNORECASE,
 )
-
-
-def example_generator(seed: int, step: int, example_id: str, purpose: str = "") -> np.random.Generator:
-    """Random generator of one example at one step, the same in every process, worker and run.
-
-    What is drawn for an example then never depends on which examples were drawn, or prefetched, before it.
-
-    Args:
-        seed (`int`): seed of the run.
-        step (`int`): step, epoch or running number of the draw.
-        example_id (`str`): identity of the example.
-        purpose (`str`, *optional*): keeps the draws for one purpose apart from those for another.
-
-    Example:
-
-    ```python
-    >>> from albef_amc.trainer.data.augmentation import example_generator
-    >>> example_generator(0, 3, "photo_7").random() == example_generator(0, 3, "photo_7").random()
-    True
-
-    ```
-    """
-    key = "\x1f".join((str(seed), str(step), example_id, purpose)).encode()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.blake2b(key, digest_size=16).digest(), "big")))
 
 
 def may_be_mirrored(text: str) -> bool:
@@ -125,7 +100,8 @@ class GroundingAugmentation:
 
     ```python
     >>> from PIL import Image
-    >>> from albef_amc.trainer.data.augmentation import GroundingAugmentation, example_generator
+    >>> from albef_amc.trainer.data.augmentation import GroundingAugmentation
+    >>> from albef_amc.datasets_scripts.randomness import example_generator
     >>> row = {"image": Image.new("RGB", (10, 8)), "phrases": [{"phrase": "a dog", "boxes": [[0, 0, 4, 4]]}]}
     >>> flipped = GroundingAugmentation(flip_probability=1.0)(row, example_generator(0, 0, "photo_7"))
     >>> flipped["phrases"][0]
@@ -232,7 +208,6 @@ def _texts(row: dict) -> list[str]:
 __all__ = [
     "FLIPS",
     "GroundingAugmentation",
-    "example_generator",
     "flip_box",
     "flip_row",
     "may_be_mirrored",

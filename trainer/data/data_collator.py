@@ -11,11 +11,12 @@ from transformers.utils import logging
 
 from albef_amc.contrastive_albef import IGNORED_LABEL, mask_pieces
 from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, INCOMPLETE_OUTLINES, read_row
+from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.datasets_scripts.row_checks import check_picture_size
 from albef_amc.image_processing_albef import load_image
 from albef_amc.ranges_albef import check_number
 from albef_amc.text_processing_albef import find_broken_character, find_text_problem
-from albef_amc.trainer.data.augmentation import GroundingAugmentation, example_generator
+from albef_amc.trainer.data.augmentation import GroundingAugmentation
 from albef_amc.trainer.setting_ranges import MASK_SIDE, TRAINING_RANGES
 
 logger = logging.get_logger(__name__)

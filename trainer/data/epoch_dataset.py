@@ -11,8 +11,8 @@ class EpochDataset(Dataset):
     """Wraps a map-style data set; every row gets `draw`, the epoch, which seeds the collator's random choices.
 
     [`~trainer.reliability.run_checkpoints.WholeCheckpoints`] calls `set_epoch` at the beginning of an epoch, also
-    after a resume: a row's augmentation, masks and negatives depend on (seed, epoch, row) and on nothing that ran before. The epoch
-    lies in shared memory, where worker processes that live longer than an epoch see it change.
+    after a resume: a row's augmentation, masks and negatives depend on (seed, epoch, row) and on nothing that ran
+    before. The epoch lies in shared memory, where worker processes that live longer than an epoch see it change.
 
     Args:
         rows (sequence of `dict`): data set rows.

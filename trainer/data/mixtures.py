@@ -14,10 +14,10 @@ import numpy as np
 from albef_amc.collections_albef import without_format
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.datasets_scripts.features import read_row
+from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.datasets_scripts.row_checks import warn_about_boxes
 from albef_amc.datasets_scripts.row_images import guard_images
 from albef_amc.text_processing_albef import find_text_problem
-from albef_amc.trainer.data.augmentation import example_generator
 from albef_amc.trainer.data.epoch_dataset import EpochDataset
 from albef_amc.trainer.data.group_by_image import group_rows_by_image
 from albef_amc.trainer.data.phrase_epochs import ROWS_READ_AT_ONCE, build_epoch_dataset

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from albef_amc.trainer.data.augmentation import example_generator
+from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.trainer.data.epoch_dataset import EpochDataset
 
 EPOCH_UNITS = ("image", "phrase")

@@ -12,8 +12,8 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers.utils import logging
 
+from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.datasets_scripts.row_images import locate_image
-from albef_amc.trainer.data.augmentation import example_generator
 from albef_amc.trainer.data.group_by_image import merge_rows
 
 logger = logging.get_logger(__name__)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from albef_amc.configuration.suggestions import suggest_nearest
 from albef_amc.ranges_albef import NOT_NEGATIVE, check_number, shorten_value
 from albef_amc.trainer.objectives.weighted_objectives.amc import MEAN_REDUCTIONS, AttentionMaskConsistencyLoss
 from albef_amc.trainer.objectives.weighted_objectives.heatmap_objective import (
@@ -17,7 +18,6 @@ from albef_amc.trainer.objectives.weighted_objectives.heatmap_objective import (
     register_objective,
     resize_to_mask,
 )
-from albef_amc.trainer.suggestions import suggest_nearest
 
 for _path in sorted(Path(__file__).parent.glob("[!_]*.py")):
     if _path.stem != Path(__file__).stem:

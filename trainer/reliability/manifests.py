@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from albef_amc.trainer.files import replace_folder, restore_folders, synchronize, write_json
+from albef_amc.saving_albef import replace_folder, restore_folders, synchronize, write_json
 
 logger = logging.get_logger(__name__)
 

@@ -14,8 +14,8 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging
 
+from albef_amc.saving_albef import write_json
 from albef_amc.trainer.amc_config import AmcConfig
-from albef_amc.trainer.files import write_json
 from albef_amc.trainer.reliability.manifests import list_checkpoints
 
 logger = logging.get_logger(__name__)

@@ -14,9 +14,9 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
+from albef_amc.saving_albef import write_json
 from albef_amc.trainer.data.even_batches import divide_evenly
 from albef_amc.trainer.data.streaming import STATE_KEY, StreamedRows
-from albef_amc.trainer.files import write_json
 from albef_amc.trainer.reliability.stop_signals import begin_worker
 
 logger = logging.get_logger(__name__)

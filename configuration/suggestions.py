@@ -20,7 +20,7 @@ def suggest_nearest(name: Any, valid: Iterable[str], otherwise: str, least_liken
     Example:
 
     ```python
-    >>> from albef_amc.datasets_scripts.suggestions import suggest_nearest
+    >>> from albef_amc.configuration.suggestions import suggest_nearest
     >>> suggest_nearest("sed", ["seed", "max_steps"], otherwise="Valid: seed, max_steps.")
     'Did you mean `seed`?'
 
