@@ -5,7 +5,7 @@
     python benchmarks/fuzz.py --quick    # 1,000 inputs
 
 A bad input must end in one clear error, a repair must be said with its message, and everything else must give the
-output of the clean input (`fuzz_frame.py`). `tests/test_fuzz.py` runs 2,000 others; docs/input-checks.md lists every
+output of the clean input (`fuzz_frame.py`). `tests/benchmarks/test_fuzz.py` runs 2,000 others; docs/input-checks.md lists every
 repair.
 """
 

@@ -9,19 +9,18 @@ import pytest
 from testing_utils import PROJECT_FOLDER
 
 MODELS = "albef_amc.modeling_albef"  # where model classes say that they are from, whichever file defines them
-FOLDERS = {
-    "modeling_albef_amc": "albef_amc",
-    **{name: f"albef_amc.{name}" for name in ("cli", "datasets_scripts", "metrics", "model_cards", "trainer")},
-}
+BUNDLE = "modeling_albef_amc"
+FOLDERS = tuple(path.parent for path in sorted(PROJECT_FOLDER.glob("*/__init__.py")))
 
 
 def list_examples() -> list[str]:
     """Import names of the modules that hold an example; metrics lie in folders that are no packages."""
     names = []
-    for folder, package in FOLDERS.items():
-        for path in sorted((PROJECT_FOLDER / folder).glob("*.py")):
-            if ">>>" in path.read_text():
-                names.append(package if path.stem == "__init__" else f"{package}.{path.stem}")
+    for path in sorted(path for folder in FOLDERS for path in folder.rglob("*.py")):
+        folder, *inner = path.relative_to(PROJECT_FOLDER).with_suffix("").parts
+        if ">>>" in path.read_text() and not (folder == "metrics" and len(inner) > 1):
+            parts = ["albef_amc", *([] if folder == BUNDLE else [folder]), *inner]
+            names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
     return names
 
 

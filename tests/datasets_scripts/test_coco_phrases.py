@@ -3,13 +3,13 @@
 
 import json
 import logging
-import os
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from testing_utils import DATA_FOLDER
 
 from albef_amc.datasets_scripts import (
     GROUNDING_FEATURES,
@@ -22,7 +22,7 @@ from albef_amc.datasets_scripts import (
 from albef_amc.datasets_scripts.reading.coco_records import clean_box, read_spans
 from albef_amc.regions_albef import decode_rle
 
-DATA_ROOT = Path(os.environ.get("ALBEF_AMC_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
+DATA_ROOT = DATA_FOLDER
 COCO_MINI = DATA_ROOT / "coco_cc_mini"
 needs_coco_mini = pytest.mark.skipif(not COCO_MINI.is_dir(), reason=f"no {COCO_MINI}; set ALBEF_AMC_DATA")
 

@@ -58,7 +58,7 @@ def test_the_family():
 def test_every_objective_has_its_two_files_and_the_parts_of_its_docstring(objective):
     module = importlib.import_module(type(objective).__module__)
     assert module.__name__ == f"albef_amc.trainer.objectives.{objective.name}"
-    assert (PROJECT_FOLDER / "tests" / f"test_objective_{objective.name}.py").is_file()
+    assert Path(__file__).with_name(f"test_{objective.name}.py").is_file()
     for part in ("Formula", "Inputs:", "Reduction:", "Example:"):
         assert part in type(objective).__doc__, part
     assert "Source:" in type(objective).__doc__ or "Departures:" in type(objective).__doc__

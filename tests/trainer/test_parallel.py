@@ -11,6 +11,7 @@ import pytest
 import torch
 from parallel_cases import CASES, build_model, build_uneven_rows, run_case, run_evaluation
 from sharded_cases import FSDP_CASES, ZERO_CASES, build_inputs, build_trainer, run_reference
+from testing_utils import PROJECT_FOLDER
 
 from albef_amc.contrastive_albef import JointBatch
 from albef_amc.evaluation.grounding_evaluation import split_rows
@@ -26,7 +27,7 @@ def launch(script: str, *arguments: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = dict(os.environ, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", HF_HUB_OFFLINE="1")
     done = subprocess.run(
-        [*command, str(Path(__file__).parent / script), *arguments], env=environment, capture_output=True, text=True
+        [*command, str(PROJECT_FOLDER / "tests" / script), *arguments], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-4000:]
 

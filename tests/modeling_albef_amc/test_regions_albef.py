@@ -5,13 +5,13 @@ import json
 import logging
 import time
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
+from testing_utils import GOLDEN_FOLDER
 
 from albef_amc.regions_albef import (
     boxes_from_heatmap,
@@ -23,7 +23,7 @@ from albef_amc.regions_albef import (
     resize_heatmap,
 )
 
-GOLDEN = Path(__file__).parent / "parity" / "golden" / "metrics"
+GOLDEN = GOLDEN_FOLDER / "metrics"
 
 
 @pytest.fixture
