@@ -5,8 +5,8 @@
     python benchmarks/fuzz.py --quick    # 1,000 inputs
 
 A bad input must end in one clear error, a repair must be said with its message, and everything else must give the
-output of the clean input (`fuzz_frame.py`). `tests/benchmarks/test_fuzz.py` runs 2,000 others; docs/input-checks.md lists every
-repair.
+output of the clean input (`fuzz_frame.py`). `tests/benchmarks/test_fuzz.py` runs 2,000 others;
+docs/input-checks.md lists every repair.
 """
 
 import argparse

@@ -12,19 +12,22 @@ from pathlib import Path
 
 PROJECT_FOLDER = Path(__file__).parents[1]
 PAGE = PROJECT_FOLDER / "docs" / "input-checks.md"
-BUNDLE, BUILDERS, TRAINING = "modeling_albef_amc", "datasets_scripts", "trainer"
+BUNDLE, BUILDERS, IMPORT_NAME = "modeling_albef_amc", "datasets_scripts", "albef_amc"
 IMAGE_FILE = PROJECT_FOLDER / BUNDLE / "image_processing_albef.py"
 # Files of the training whose warnings are about rows and settings, not about machines and folders.
-ROW_FILES = ("callbacks.py", "data_collator.py", "evaluation.py", "stream_training.py")
+ROW_FILES = (
+    "conversion/from_encoders.py",
+    "trainer/callbacks.py",
+    "trainer/data/data_collator.py",
+    "evaluation/grounding_evaluation.py",
+    "trainer/reliability/stream_training.py",
+)
 GAP = "..."
 
 
 def list_row_messages() -> dict[str, set[str]]:
     """Warnings about what a call of the processor, a training or an evaluation was given: message -> files."""
-    paths = [
-        *sorted((PROJECT_FOLDER / BUNDLE).glob("*.py")),
-        *(PROJECT_FOLDER / TRAINING / name for name in ROW_FILES),
-    ]
+    paths = [*sorted((PROJECT_FOLDER / BUNDLE).glob("*.py")), *(PROJECT_FOLDER / name for name in ROW_FILES)]
     found = defaultdict(set)
     for path in paths:
         for call in _iterate_calls(path, ("warning", "warning_once")):
@@ -35,14 +38,19 @@ def list_row_messages() -> dict[str, set[str]]:
 def list_builder_messages() -> dict[str, set[str]]:
     """Reasons of the builders' reports: message -> files; `...` stands for what differs."""
     found = defaultdict(set)
-    for path in sorted((PROJECT_FOLDER / BUILDERS).glob("*.py")):
+    for path in sorted((PROJECT_FOLDER / BUILDERS).rglob("*.py")):
         for message in _list_problems(path):
-            found[message].add(path.stem)
+            found[message].add(_name(path))
         for call in _iterate_calls(path, ("add",)):
             if ast.unparse(call.func).removesuffix(".add").endswith("report"):
                 for message in _list_variants(call.args[0], path):
-                    found[message].add(path.stem)
+                    found[message].add(_name(path))
     return dict(found)
+
+
+def _name(path: Path) -> str:
+    """A file of the builders by its path in their folder, without its ending."""
+    return path.relative_to(PROJECT_FOLDER / BUILDERS).with_suffix("").as_posix()
 
 
 def _iterate_calls(path: Path, names: tuple[str, ...]) -> Iterator[ast.Call]:
@@ -82,10 +90,12 @@ def _read_constants(path: Path) -> dict[str, str]:
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             constants |= {target.id: node.value.value for target in node.targets if isinstance(target, ast.Name)}
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and (path.parent / f"{node.module}.py").is_file():
+        if isinstance(node, ast.ImportFrom) and node.module:
             names = {alias.name for alias in node.names if alias.name.isupper()}
-            if names:
-                others = _read_constants(path.parent / f"{node.module}.py")
+            source = path.parent if node.level else PROJECT_FOLDER
+            source = source.joinpath(*node.module.removeprefix(f"{IMPORT_NAME}.").split(".")).with_suffix(".py")
+            if names and source.is_file():
+                others = _read_constants(source)
                 constants |= {name: value for name, value in others.items() if name in names}
     return constants
 

@@ -20,8 +20,8 @@ import numpy as np
 from machine import write_result
 
 from albef_amc.datasets_scripts import KiloGram, compute_statistics
+from albef_amc.datasets_scripts.kilogram.drawings import PICTURE_SIDE, read_drawing
 from albef_amc.datasets_scripts.kilogram.kilogram import SAME_DRAWINGS
-from albef_amc.datasets_scripts.kilogram.kilogram.drawings import PICTURE_SIDE, read_drawing
 
 EDGE_TOLERANCE = 1e-3
 QUICK_STEP = 100

@@ -17,27 +17,26 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
 from albef_amc.configuration.suggestions import suggest_nearest
-
-from .albef_json import AlbefJson
-from .albef_nlvr2 import AlbefNlvr2
-from .albef_retrieval import AlbefRetrieval
-from .albef_snli_ve import AlbefSnliVe
-from .albef_vqa import AlbefVqa
-from .amc_json import AmcJson
-from .coco_phrases import CocoPhrases
-from .coco_raw import Coco
-from .features import GROUNDING_FEATURES
-from .flickr30k_entities import Flickr30kEntities
-from .jsonl import Jsonl
-from .kilogram import KiloGram
-from .option_types import check_option_type, list_option_types
-from .phrasecut import PhraseCut
-from .refcoco import RefCoco
-from .row_images import guard_images, list_image_folders
-from .synthetic_grounding import SyntheticGrounding
-from .task_features import TASK_SCHEMAS, find_task_schema
-from .visual_genome import VisualGenome
-from .vqa_v2 import VqaV2
+from albef_amc.datasets_scripts.albef_json.albef_json import AlbefJson
+from albef_amc.datasets_scripts.albef_nlvr2.albef_nlvr2 import AlbefNlvr2
+from albef_amc.datasets_scripts.albef_retrieval.albef_retrieval import AlbefRetrieval
+from albef_amc.datasets_scripts.albef_snli_ve.albef_snli_ve import AlbefSnliVe
+from albef_amc.datasets_scripts.albef_vqa.albef_vqa import AlbefVqa
+from albef_amc.datasets_scripts.amc_json.amc_json import AmcJson
+from albef_amc.datasets_scripts.coco.coco import Coco
+from albef_amc.datasets_scripts.coco_phrases.coco_phrases import CocoPhrases
+from albef_amc.datasets_scripts.features import GROUNDING_FEATURES
+from albef_amc.datasets_scripts.flickr30k_entities.flickr30k_entities import Flickr30kEntities
+from albef_amc.datasets_scripts.jsonl.jsonl import Jsonl
+from albef_amc.datasets_scripts.kilogram.kilogram import KiloGram
+from albef_amc.datasets_scripts.option_types import check_option_type, list_option_types
+from albef_amc.datasets_scripts.phrasecut.phrasecut import PhraseCut
+from albef_amc.datasets_scripts.refcoco.refcoco import RefCoco
+from albef_amc.datasets_scripts.row_images import guard_images, list_image_folders
+from albef_amc.datasets_scripts.synthetic_grounding.synthetic_grounding import SyntheticGrounding
+from albef_amc.datasets_scripts.task_features import TASK_SCHEMAS, find_task_schema
+from albef_amc.datasets_scripts.visual_genome.visual_genome import VisualGenome
+from albef_amc.datasets_scripts.vqa_v2.vqa_v2 import VqaV2
 
 # Shards of a data set that was built on this disk, at most: what streams are dealt out by.
 SHARDS_OF_BUILT = 64

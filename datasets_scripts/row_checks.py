@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers.utils import logging
 
-from .coco_records import BORDER_TOLERANCE
+from albef_amc.datasets_scripts.reading.coco_records import BORDER_TOLERANCE
 
 logger = logging.get_logger(__name__)
 

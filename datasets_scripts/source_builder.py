@@ -13,12 +13,12 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.utils import logging
 from PIL import Image
 
-from .coco_records import ReadingReport
-from .features import GROUNDING_FEATURES
-from .image_files import StoredImage
-from .option_types import check_option_type, list_option_types
-from .task_features import find_task_schema
-from .usable_rows import keep_usable_texts
+from albef_amc.datasets_scripts.features import GROUNDING_FEATURES
+from albef_amc.datasets_scripts.option_types import check_option_type, list_option_types
+from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
+from albef_amc.datasets_scripts.reading.image_files import StoredImage
+from albef_amc.datasets_scripts.task_features import find_task_schema
+from albef_amc.datasets_scripts.usable_rows import keep_usable_texts
 
 
 @dataclass

@@ -8,8 +8,8 @@ import datasets
 import pyarrow as pa
 from datasets.table import embed_table_storage
 
-from .coco_records import ReadingReport
-from .source_builder import SourceBuilder
+from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
+from albef_amc.datasets_scripts.source_builder import SourceBuilder
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .task_features import TextSchema, find_task_schema
+from albef_amc.datasets_scripts.task_features import TextSchema, find_task_schema
 
 STATISTICS_COLUMNS = ("image_id", "width", "height", "proposals", "phrases")
 REGION_FIELDS = ("boxes", "points", "masks", "polygons")

@@ -4,10 +4,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
+from albef_amc.datasets_scripts.task_features import find_task_schema
 from albef_amc.text_processing_albef import find_broken_character, find_text_problem
-
-from .coco_records import ReadingReport
-from .task_features import find_task_schema
 
 BROKEN_FIELD = "field with broken characters: left out"
 OTHER_FIELD = "field that is no text: left out"

@@ -146,7 +146,7 @@ def test_links_and_paths_lead_somewhere(path):
     text = path.read_text()
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         assert target.startswith("https://") or (path.parent / target).exists(), f"no {target}"
-    folders = "modeling_albef_amc|configuration|conversion|datasets_scripts|evaluation|lora|metrics|model_cards|publishing|trainer|visualization|cli|docs|benchmarks|tests"
+    folders = "|".join(path.name for path in PROJECT_FOLDER.iterdir() if path.is_dir() and path.name[0] != ".")
     for target in re.findall(rf"`((?:{folders})/[\w./-]*)`", text):
         assert (PROJECT_FOLDER / target).exists() or "NAME" in target, f"no {target}"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from albef_amc.datasets_scripts.features import build_phrase, build_row
-from albef_amc.datasets_scripts.flickr30k_entities.flickr30k_entities.author_files import (
+from albef_amc.datasets_scripts.flickr30k_entities.author_files import (
     Captions,
     ChainBoxes,
     load_image_ids,
@@ -15,7 +15,7 @@ from albef_amc.datasets_scripts.flickr30k_entities.flickr30k_entities.author_fil
     read_captions,
     read_chain_boxes,
 )
-from albef_amc.datasets_scripts.flickr30k_entities.flickr30k_entities.info_ground_files import (
+from albef_amc.datasets_scripts.flickr30k_entities.info_ground_files import (
     list_json_paths,
     load_json_split,
     parse_captions,

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from albef_amc.datasets_scripts.flickr30k_entities.flickr30k_entities.author_files import (
+from albef_amc.datasets_scripts.flickr30k_entities.author_files import (
     WITHOUT_SIZE,
     Captions,
     ChainBoxes,

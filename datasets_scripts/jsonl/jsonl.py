@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from albef_amc.datasets_scripts.features import build_phrase, build_row
-from albef_amc.datasets_scripts.jsonl.jsonl.fields import BOX_FORMATS, NORMALIZED, XYWH, XYXY, check_line
+from albef_amc.datasets_scripts.jsonl.fields import BOX_FORMATS, NORMALIZED, XYWH, XYXY, check_line
 from albef_amc.datasets_scripts.reading.coco_records import (
     MIN_POLYGON_LENGTH,
     ReadingReport,

@@ -10,8 +10,8 @@ from random import Random
 from typing import Any, ClassVar
 
 from albef_amc.datasets_scripts.features import build_phrase, build_row
-from albef_amc.datasets_scripts.kilogram.kilogram.drawings import COLORS, PICTURE_SIDE, Drawing, read_drawing
-from albef_amc.datasets_scripts.kilogram.kilogram.phrases import build_caption
+from albef_amc.datasets_scripts.kilogram.drawings import COLORS, PICTURE_SIDE, Drawing, read_drawing
+from albef_amc.datasets_scripts.kilogram.phrases import build_caption
 from albef_amc.datasets_scripts.reading.coco_files import load_json
 from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
 from albef_amc.datasets_scripts.reading.json_lists import iterate_json_object

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from albef_amc.datasets_scripts.features import build_phrase, build_row
-from albef_amc.datasets_scripts.phrasecut.phrasecut.subsets import list_subsets
+from albef_amc.datasets_scripts.phrasecut.subsets import list_subsets
 from albef_amc.datasets_scripts.reading.annotation_lists import is_encodable
 from albef_amc.datasets_scripts.reading.coco_files import load_json
 from albef_amc.datasets_scripts.reading.coco_records import (

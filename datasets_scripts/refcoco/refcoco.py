@@ -18,8 +18,8 @@ from albef_amc.datasets_scripts.reading.coco_records import (
     read_region,
 )
 from albef_amc.datasets_scripts.reading.image_files import StoredImage, choose_frame, read_image_file
-from albef_amc.datasets_scripts.refcoco.refcoco.detections import Detections, build_proposals, load_detections
-from albef_amc.datasets_scripts.refcoco.refcoco.restricted_pickle import load_plain_pickle
+from albef_amc.datasets_scripts.refcoco.detections import Detections, build_proposals, load_detections
+from albef_amc.datasets_scripts.refcoco.restricted_pickle import load_plain_pickle
 from albef_amc.datasets_scripts.source_builder import ImageRootConfig, SourceBuilder
 
 # Data sets and who split them; the first is the usual one.

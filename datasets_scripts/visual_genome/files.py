@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from albef_amc.datasets_scripts.reading.coco_records import ReadingReport, is_id_number
 from albef_amc.datasets_scripts.reading.json_lists import iterate_json_list
-from albef_amc.datasets_scripts.visual_genome.visual_genome.phrases import AnnotationKind, PhraseRecord
+from albef_amc.datasets_scripts.visual_genome.phrases import AnnotationKind, PhraseRecord
 
 IMAGE_DATA_FILE = "image_data.json"
 IMAGE_FOLDERS = ("VG_100K", "VG_100K_2")

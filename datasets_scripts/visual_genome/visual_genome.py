@@ -9,14 +9,14 @@ from albef_amc.datasets_scripts.features import build_phrase, build_row
 from albef_amc.datasets_scripts.reading.coco_records import ReadingReport, clean_box
 from albef_amc.datasets_scripts.reading.image_files import StoredImage, choose_frame, read_image_file
 from albef_amc.datasets_scripts.source_builder import ImageRootConfig, SourceBuilder
-from albef_amc.datasets_scripts.visual_genome.visual_genome.files import (
+from albef_amc.datasets_scripts.visual_genome.files import (
     IMAGE_DATA_FILE,
     ListedImage,
     group_phrases,
     iterate_phrases,
     load_image_data,
 )
-from albef_amc.datasets_scripts.visual_genome.visual_genome.phrases import ANNOTATION_KINDS, SPATIAL, describe_place
+from albef_amc.datasets_scripts.visual_genome.phrases import ANNOTATION_KINDS, SPATIAL, describe_place
 
 
 @dataclass

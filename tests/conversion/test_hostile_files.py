@@ -10,12 +10,12 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from test_cli_ground import check_refusal
 from test_convert import TINY, VOCABULARY, assert_nothing_written, convert, save
+from test_ground import check_refusal
 
 from albef_amc.conversion.pickle_files import PickleLimits, find_pickle_end
 from albef_amc.conversion.weight_files import load_original_state_dict
-from albef_amc.datasets_scripts.refcoco.refcoco.restricted_pickle import load_plain_pickle
+from albef_amc.datasets_scripts.refcoco.restricted_pickle import load_plain_pickle
 
 SECONDS = 10
 

@@ -9,14 +9,14 @@ from testing_utils import FIXTURES_FOLDER
 
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import GROUNDING_FEATURES, Flickr30kEntities, load_grounding_dataset
-from albef_amc.datasets_scripts.flickr30k_entities.flickr30k_entities.author_files import (
+from albef_amc.datasets_scripts.flickr30k_entities.author_files import (
     load_image_ids,
     load_unrelated_captions,
     parse_caption,
     read_captions,
     read_chain_boxes,
 )
-from albef_amc.datasets_scripts.flickr30k_entities.flickr30k_entities.info_ground_files import parse_chain_boxes
+from albef_amc.datasets_scripts.flickr30k_entities.info_ground_files import parse_chain_boxes
 from albef_amc.datasets_scripts.reading.coco_records import ReadingReport, clean_box
 
 SOURCE = FIXTURES_FOLDER / "flickr30k_entities"

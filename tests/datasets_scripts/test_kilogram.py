@@ -9,8 +9,8 @@ from PIL import ImageColor
 from testing_utils import DATA_FOLDER, FIXTURES_FOLDER
 
 from albef_amc.datasets_scripts import GROUNDING_FEATURES, KiloGram, compute_statistics
-from albef_amc.datasets_scripts.kilogram.kilogram.drawings import COLORS, PICTURE_SIDE, rasterize, read_drawing
-from albef_amc.datasets_scripts.kilogram.kilogram.phrases import add_article, build_caption
+from albef_amc.datasets_scripts.kilogram.drawings import COLORS, PICTURE_SIDE, rasterize, read_drawing
+from albef_amc.datasets_scripts.kilogram.phrases import add_article, build_caption
 
 RAW = FIXTURES_FOLDER / "kilogram"
 KILOGRAM = DATA_FOLDER / "kilogram"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from albef_amc.datasets_scripts.refcoco.refcoco.restricted_pickle import load_plain_pickle
+from albef_amc.datasets_scripts.refcoco.restricted_pickle import load_plain_pickle
 
 VALUES = [{"ref_id": 7, "split": "testA", "sizes": (1, 2.5, -3, 10**30), "flags": [True, None], "text": "niño"}]
 

@@ -11,12 +11,12 @@ from testing_utils import FIXTURES_FOLDER
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import GROUNDING_FEATURES, VisualGenome, load_grounding_dataset
 from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
-from albef_amc.datasets_scripts.visual_genome.visual_genome.files import (
+from albef_amc.datasets_scripts.visual_genome.files import (
     group_phrases,
     iterate_phrases,
     load_image_data,
 )
-from albef_amc.datasets_scripts.visual_genome.visual_genome.phrases import ANNOTATION_KINDS, describe_place
+from albef_amc.datasets_scripts.visual_genome.phrases import ANNOTATION_KINDS, describe_place
 from albef_amc.trainer.data.augmentation import may_be_mirrored
 
 SOURCE = FIXTURES_FOLDER / "visual_genome"

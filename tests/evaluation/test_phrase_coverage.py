@@ -6,7 +6,7 @@ import re
 
 import datasets
 import pytest
-from test_survival import build_trainer
+from test_stop_signals import build_trainer
 from testing_utils import VOCABULARY, build_photo, build_rows, build_tiny_processor
 
 from albef_amc.cli.main import main

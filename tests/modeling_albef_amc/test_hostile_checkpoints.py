@@ -11,7 +11,7 @@ import pytest
 import torch
 from hub_server import OWNER
 from safetensors.torch import load_file, save_file
-from test_cli_ground import check_refusal
+from test_ground import check_refusal
 from testing_utils import build_photo, build_tiny_config, build_tiny_processor
 
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor, VisualGroundingPipeline

@@ -9,7 +9,7 @@ from PIL import Image
 
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import ReadingReport, load_grounding_dataset, read_answer_list
-from albef_amc.datasets_scripts.flickr30k_entities.flickr30k_entities.author_files import (
+from albef_amc.datasets_scripts.flickr30k_entities.author_files import (
     load_image_ids,
     load_unrelated_captions,
     read_captions,

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 from PIL import Image
-from testing_utils import PROJECT_FOLDER, build_rows
+from testing_utils import build_rows
 from transformers import TrainerControl, TrainerState
 
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor
@@ -509,7 +509,7 @@ def test_two_processes_log_what_one_does_and_write_once(tmp_path):
     exec(RUN_SCRIPT, names)
     names["run"](tmp_path / "one", 4)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(PROJECT_FOLDER / "tests"), HF_HUB_OFFLINE="1")
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(sys.path), HF_HUB_OFFLINE="1")
     command += [script, tmp_path / "two"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -3,9 +3,9 @@
 
 import pytest
 import torch
-from test_cli_train import recipe  # noqa: F401
 from test_phrase_coverage import make_dataset
-from test_survival import build_trainer
+from test_stop_signals import build_trainer
+from test_train import recipe  # noqa: F401
 from testing_utils import build_rows, build_tiny_processor
 
 from albef_amc.cli.main import main

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from albef_amc.trainer.objectives.weighted_objectives.heatmap_objective import RegionObjective, register_objective
+from albef_amc.trainer.objectives.heatmap_objective import RegionObjective, register_objective
 
 MEAN_REDUCTIONS = ("sample", "batch")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from albef_amc.trainer.objectives.weighted_objectives.heatmap_objective import RegionObjective, register_objective
+from albef_amc.trainer.objectives.heatmap_objective import RegionObjective, register_objective
 
 
 @register_objective("dice")
@@ -38,7 +38,7 @@ class SoftDiceLoss(RegionObjective):
 
     ```python
     >>> import torch
-    >>> from albef_amc.trainer.objectives.weighted_objectives.dice import SoftDiceLoss
+    >>> from albef_amc.trainer.objectives.dice import SoftDiceLoss
     >>> heatmap, region = torch.tensor([[[1.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]])
     >>> round(SoftDiceLoss()(heatmap, region, torch.tensor([True]))["dice_loss"].item(), 4)  # 1 - 2 / (2 + 1)
     0.3333

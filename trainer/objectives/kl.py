@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from albef_amc.ranges_albef import POSITIVE, check_number
-from albef_amc.trainer.objectives.weighted_objectives.heatmap_objective import RegionObjective, register_objective
+from albef_amc.trainer.objectives.heatmap_objective import RegionObjective, register_objective
 
 
 @register_objective("kl")
@@ -45,7 +45,7 @@ class RegionDivergenceLoss(RegionObjective):
 
     ```python
     >>> import torch
-    >>> from albef_amc.trainer.objectives.weighted_objectives.kl import RegionDivergenceLoss
+    >>> from albef_amc.trainer.objectives.kl import RegionDivergenceLoss
     >>> flat, left_half = torch.ones(1, 1, 2), torch.tensor([[[1.0, 0.0]]])
     >>> round(RegionDivergenceLoss()(flat, left_half, torch.tensor([True]))["kl_loss"].item(), 4)  # log 2
     0.6931

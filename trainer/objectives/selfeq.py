@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from albef_amc.ranges_albef import Range, check_number
-from albef_amc.trainer.objectives.weighted_objectives.heatmap_objective import (
+from albef_amc.trainer.objectives.heatmap_objective import (
     HeatmapObjective,
     keep_precise,
     register_objective,
@@ -53,7 +53,7 @@ class SelfConsistencyLoss(HeatmapObjective):
 
     ```python
     >>> import torch
-    >>> from albef_amc.trainer.objectives.weighted_objectives.selfeq import SelfConsistencyLoss
+    >>> from albef_amc.trainer.objectives.selfeq import SelfConsistencyLoss
     >>> heatmap = torch.tensor([[[1.0, 0.0]], [[0.5, 0.0]]])  # a phrase, then its paraphrase
     >>> losses = SelfConsistencyLoss()(heatmap, torch.tensor([1, -1]))
     >>> losses["selfeq_similarity_loss"].item()  # 0.5 * 0.5 ** 2, and 0, over two patches

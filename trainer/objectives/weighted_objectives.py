@@ -11,8 +11,8 @@ import torch
 
 from albef_amc.configuration.suggestions import suggest_nearest
 from albef_amc.ranges_albef import NOT_NEGATIVE, check_number, shorten_value
-from albef_amc.trainer.objectives.weighted_objectives.amc import MEAN_REDUCTIONS, AttentionMaskConsistencyLoss
-from albef_amc.trainer.objectives.weighted_objectives.heatmap_objective import (
+from albef_amc.trainer.objectives.amc import MEAN_REDUCTIONS, AttentionMaskConsistencyLoss
+from albef_amc.trainer.objectives.heatmap_objective import (
     OBJECTIVES,
     HeatmapObjective,
     register_objective,

@@ -6,8 +6,8 @@ from collections import Counter
 from itertools import islice
 
 import pytest
-from test_cli_train import train
-from test_streaming import build_table, build_trainer, list_changes, write_parquet
+from test_stream_training import build_table, build_trainer, list_changes, write_parquet
+from test_train import train
 from testing_utils import PROJECT_FOLDER
 
 from albef_amc.cli.main import main

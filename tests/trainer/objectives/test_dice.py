@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from albef_amc.trainer.objectives.weighted_objectives.dice import SoftDiceLoss
+from albef_amc.trainer.objectives.dice import SoftDiceLoss
 
 TRUE = torch.tensor([True])
 

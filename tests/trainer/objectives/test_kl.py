@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from albef_amc.trainer.objectives.weighted_objectives.kl import RegionDivergenceLoss
+from albef_amc.trainer.objectives.kl import RegionDivergenceLoss
 
 TRUE = torch.tensor([True])
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from albef_amc.trainer.objectives.weighted_objectives.selfeq import SelfConsistencyLoss
+from albef_amc.trainer.objectives.selfeq import SelfConsistencyLoss
 
 PAIR = torch.tensor([1, -1])
 

@@ -10,12 +10,12 @@ import yaml
 from testing_utils import PROJECT_FOLDER
 
 from albef_amc.trainer import AmcConfig
-from albef_amc.trainer.objectives.weighted_objectives import HeatmapObjectives, build_objective
-from albef_amc.trainer.objectives.weighted_objectives.heatmap_objective import (
+from albef_amc.trainer.objectives.heatmap_objective import (
     OBJECTIVES,
     RegionObjective,
     register_objective,
 )
+from albef_amc.trainer.objectives.weighted_objectives import HeatmapObjectives, build_objective
 
 NAMES = sorted(OBJECTIVES)
 NUM_PHRASES, GRID, MASK_SIDE = 8, 4, 6
@@ -58,7 +58,7 @@ def test_the_family():
 def test_every_objective_has_its_two_files_and_the_parts_of_its_docstring(objective):
     module = importlib.import_module(type(objective).__module__)
     assert module.__name__ == f"albef_amc.trainer.objectives.{objective.name}"
-    assert Path(__file__).with_name(f"test_{objective.name}.py").is_file()
+    assert (PROJECT_FOLDER / "tests/trainer/objectives" / f"test_{objective.name}.py").is_file()
     for part in ("Formula", "Inputs:", "Reduction:", "Example:"):
         assert part in type(objective).__doc__, part
     assert "Source:" in type(objective).__doc__ or "Departures:" in type(objective).__doc__

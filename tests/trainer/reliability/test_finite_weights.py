@@ -3,8 +3,8 @@
 
 import pytest
 import torch
-from test_cli_train import recipe  # noqa: F401
-from test_survival import build_trainer
+from test_stop_signals import build_trainer
+from test_train import recipe  # noqa: F401
 from transformers import TrainerCallback
 
 from albef_amc.cli.main import main

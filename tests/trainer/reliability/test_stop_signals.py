@@ -282,14 +282,14 @@ def test_training_in_another_thread_leaves_the_signal_alone(tiny_pretraining_mod
 
 TWO_PROCESSES = """
 import json, os, signal, sys
-sys.path[:0] = sys.argv[1:3]
+sys.path[:0] = sys.argv[1].split(os.pathsep)
 import torch
-from test_survival import SignalAtStep, build_trainer
+from test_stop_signals import SignalAtStep, build_trainer
 from testing_utils import build_tiny_config
 from albef_amc import AlbefForPreTraining
 from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
 
-rank, folder = int(os.environ["RANK"]), sys.argv[3]
+rank, folder = int(os.environ["RANK"]), sys.argv[2]
 
 def train(poisoned, callbacks):
     torch.manual_seed(0)
@@ -319,8 +319,7 @@ torch.distributed.destroy_process_group()
 
 @pytest.mark.slow
 def test_two_processes_agree_on_a_skip_and_on_stopping(tmp_path):
-    program = [sys.executable, "-c", textwrap.dedent(TWO_PROCESSES), str(PROJECT_FOLDER / "tests")]
-    program += [str(PROJECT_FOLDER / "benchmarks"), str(tmp_path)]
+    program = [sys.executable, "-c", textwrap.dedent(TWO_PROCESSES), os.pathsep.join(sys.path), str(tmp_path)]
     for process in survival.start(tmp_path, 2, program):
         assert process.wait(timeout=200) == 0, (tmp_path / "log-0.txt").read_text()
     logs = [(tmp_path / f"log-{rank}.txt").read_text() for rank in (0, 1)]

@@ -1,6 +1,7 @@
 """Streamed rows: dealt out once each, grouped by image, and found again by a resumed run."""
 
 import json
+import os
 import sys
 import textwrap
 from collections import Counter
@@ -288,10 +289,10 @@ def test_few_files_are_divided_by_row_groups(stream, phrase_parquet, tmp_path):
 
 KILLED = """
 import json, os, signal, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(os.pathsep)
 import torch
 from transformers import TrainerCallback
-from test_streaming import build_trainer
+from test_stream_training import build_trainer
 from testing_utils import build_rows
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.data.mixtures import Mixture
@@ -329,7 +330,7 @@ torch.distributed.destroy_process_group()
 def test_two_processes_with_two_workers_each_are_killed_and_go_on_with_the_rows_that_were_left(
     parquet, phrase_parquet, tmp_path
 ):
-    program = [sys.executable, "-c", textwrap.dedent(KILLED), str(PROJECT_FOLDER / "tests"), str(tmp_path)]
+    program = [sys.executable, "-c", textwrap.dedent(KILLED), os.pathsep.join(sys.path), str(tmp_path)]
     program += [str(parquet), str(phrase_parquet)]
     results = []
     for expected in (-9, 0):
