@@ -20,9 +20,10 @@ from testing_utils import FIXTURES_FOLDER, UNSTATED_TOLERANCE, run_without_packa
 
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor
 from albef_amc.cli.main import build_command, main
+from albef_amc.configuration.shipped_files import list_shipped
 from albef_amc.datasets_scripts import BUILDERS
 from albef_amc.trainer import AmcConfig
-from albef_amc.trainer.recipes import build_arguments, list_shipped, load_recipe
+from albef_amc.trainer.recipes import build_arguments, load_recipe
 
 FOLDER = FIXTURES_FOLDER / "earlier_release"
 REFERENCE = json.loads((FOLDER / "reference.json").read_text())
