@@ -68,7 +68,7 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
 
 @contextmanager
 def _delay_interrupts() -> Iterator[None]:
-    """Handle Ctrl-C that comes while the block runs when the block has ended: no file of a half-taken lock remains."""
+    """Delay Ctrl-C to the end of the block, so that no file of a half-taken lock remains."""
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield
