@@ -1,6 +1,7 @@
 """`albef_cosine` over a run: the order of the released loop, short runs, resume, settings that contradict it."""
 
 import logging
+import math
 
 import pytest
 import torch
@@ -27,16 +28,20 @@ def walk(scheduler: AlbefCosineScheduler, num_steps: int) -> list[float]:
     return rates
 
 
-def simulate_released_loop(schedule: AlbefCosine, steps_per_epoch: int, num_epochs: int) -> list[float]:
-    """The order of the released training loop, written as it is told: t is set before an epoch and after a step."""
+def simulate_released_loop(steps_per_epoch: int, num_epochs: int) -> list[float]:
+    """Rates of the released training loop with its published values, written from its description.
+
+    Its argument t is set before an epoch and after a step. For t < 20 the rate is 1e-6 + t * 4.5e-7, so that t = 20
+    gives 1e-5; then it is the cosine 5.5e-6 + 4.5e-6 cos(pi (t - 20) / 30).
+    """
     rates, t = [], 0
     for epoch in range(num_epochs):
         if epoch > 0:
-            t = epoch + schedule.warmup_intervals
+            t = epoch + 20
         for step in range(steps_per_epoch):
-            rates.append(schedule.compute_learning_rate(1e-5, t))
-            interval, rest = divmod(step, schedule.warmup_interval_steps)
-            if epoch == 0 and rest == 0 and interval <= schedule.warmup_intervals:
+            rates.append(1e-6 + t * 4.5e-7 if t < 20 else 5.5e-6 + 4.5e-6 * math.cos(math.pi * (t - 20) / 30))
+            interval, rest = divmod(step, 100)
+            if epoch == 0 and rest == 0 and interval <= 20:
                 t = interval
     return rates
 
@@ -44,7 +49,7 @@ def simulate_released_loop(schedule: AlbefCosine, steps_per_epoch: int, num_epoc
 @pytest.mark.parametrize("steps_per_epoch", [2500, 2000, 700])
 def test_every_step_has_the_rate_of_the_released_loop(steps_per_epoch):
     rates = walk(build_scheduler(PUBLISHED, steps_per_epoch), 3 * steps_per_epoch)
-    assert rates == simulate_released_loop(PUBLISHED, steps_per_epoch, num_epochs=3)
+    assert rates == pytest.approx(simulate_released_loop(steps_per_epoch, num_epochs=3), rel=1e-12)
     assert rates[0] == 1e-6
     assert max(rates[:steps_per_epoch]) == (1e-5 if steps_per_epoch > 2000 else rates[steps_per_epoch - 1])
 
@@ -100,10 +105,10 @@ def get_rates(trainer: AmcTrainer) -> list[float]:
 def test_a_run_follows_the_schedule_and_its_resume_too(tiny_pretraining_model, tiny_processor, tmp_path):
     trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, save_strategy="steps", save_steps=5)
     trainer.train()
-    schedule = AlbefCosine(3, 1e-4, 1e-4, warmup_intervals=2, warmup_interval_steps=1)
-    expected = [schedule.compute_learning_rate(1e-3, schedule.compute_t(step, 4)) for step in range(12)]
+    # Three epochs of four steps: from 1e-4 to 1e-3 in two intervals of one step, of which the first has one more; then
+    # 5.5e-4 + 4.5e-4 cos(pi e / 3) in epoch e, whose cosines are 1/2 and -1/2.
+    expected = [1e-4, 1e-4, 5.5e-4, 1e-3, *[7.75e-4] * 4, *[3.25e-4] * 4]
     assert get_rates(trainer) == pytest.approx(expected)
-    assert len(set(expected)) > 4
     resumed = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
     assert get_rates(resumed) == pytest.approx(expected)
