@@ -89,12 +89,14 @@ def test_chunks_of_similar_length_change_nothing(model, batch, kind, chunk):
     options["token_mask"] = batch["attention_mask"] * (torch.arange(8) != 1)
     expected = model.ground(**batch, **options)
     seen = []
-    encode = model.albef.text_model.encode
-    model.albef.text_model.encode = lambda ids, pieces: (
-        seen.append(pieces.attention_mask.sum(dim=1).tolist()) or encode(ids, pieces)
+    hook = model.albef.text_model.word_embeddings.register_forward_hook(
+        lambda _, inputs, __: seen.append(inputs[0].shape)
     )
     outputs = model.ground(**batch, **options, phrases_per_chunk=chunk)
-    assert sum(seen, []) == [2, 2, 2, 3, 4, 5, 7, 8]
+    hook.remove()
+    lengths = [2, 2, 2, 3, 4, 5, 7, 8]
+    chunks = [lengths[first : first + chunk] for first in range(0, 8, chunk)]
+    assert seen == [(len(rows), rows[-1]) for rows in chunks]
     for heatmap, together in zip(outputs.heatmap, expected.heatmap, strict=True):
         assert_same_map(heatmap, together, TOLERANCES[torch.float32])
     torch.testing.assert_close(outputs.itm_logits, expected.itm_logits, atol=1e-5, rtol=1e-5)
@@ -153,54 +155,84 @@ def test_pretraining_model_grounds_like_the_matching_model_it_exports(tiny_pretr
     torch.testing.assert_close(in_forward.heatmap.detach(), expected.heatmap, atol=1e-7, rtol=1e-4)
 
 
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, num_heads: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of one row by its formula: context and probabilities `(1, num_heads, queries, keys)`."""
+    query, key, value = (states.unflatten(2, (num_heads, -1)).transpose(1, 2) for states in (query, key, value))
+    probabilities = torch.softmax(query @ key.transpose(2, 3) / query.shape[-1] ** 0.5, dim=-1)
+    return (probabilities @ value).transpose(1, 2).flatten(2), probabilities
+
+
+def read_image(vision_model: nn.Module, pixel_values: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """States of one image from the weights alone, and the attention probabilities of every block."""
+    patches = vision_model.patch_embedding(pixel_values[None]).flatten(2).transpose(1, 2)
+    states = torch.cat([vision_model.cls_token, patches], dim=1) + vision_model.position_embeddings
+    maps = []
+    for block in vision_model.layers:
+        query, key, value = block.attention.qkv(block.layer_norm1(states)).chunk(3, dim=2)
+        context, probabilities = attend(query, key, value, vision_model.config.num_attention_heads)
+        states = states + block.attention.out_proj(context)
+        states = states + block.fc2(nn.functional.gelu(block.fc1(block.layer_norm2(states))))
+        maps.append(probabilities)
+    return vision_model.layer_norm(states), maps
+
+
+def read_phrase(
+    text_model: nn.Module, input_ids: torch.Tensor, image_embeds: torch.Tensor, num_layers: int
+) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+    """States of one phrase without padding after the first layers, from the weights alone, and the cross-attention
+    probabilities of each layer."""
+    embeds = text_model.word_embeddings(input_ids) + text_model.position_embeddings.weight[: len(input_ids)]
+    states = text_model.embedding_layer_norm(embeds + text_model.token_type_embeddings.weight[0])[None]
+    maps, num_heads = [], text_model.config.num_attention_heads
+    for layer in text_model.layers[:num_layers]:
+        own, cross, probabilities = layer.attention, layer.cross_attention, None
+        context, _ = attend(own.q_proj(states), own.k_proj(states), own.v_proj(states), num_heads)
+        states = layer.attention_layer_norm(states + own.out_proj(context))
+        if cross is not None:
+            keys, values = cross.k_proj(image_embeds), cross.v_proj(image_embeds)
+            context, probabilities = attend(cross.q_proj(states), keys, values, num_heads)
+            states = layer.cross_attention_layer_norm(states + cross.out_proj(context))
+        states = layer.output_layer_norm(states + layer.fc2(nn.functional.gelu(layer.fc1(states))))
+        maps.append(probabilities)
+    return states, maps
+
+
+def explain(score: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
+    """Grad-CAM of each query's row, `(queries, 4, 4)`: attention times its positive gradient, mean over heads."""
+    (gradient,) = torch.autograd.grad(score, attention)
+    return (attention * gradient.clamp(min=0)).mean(dim=1)[0, :, 1:].unflatten(1, (4, 4)).detach()
+
+
 def test_a_map_explains_its_own_phrase(model):
-    """The gradient of the summed score, phrase by phrase, written without the package's functions."""
+    """The gradient of the phrase's score, written without the package's functions."""
     batch = build_batch(model.config)
-    text_model, vision_model = model.albef.text_model, model.albef.vision_model
-    captured = {}
-    layer = text_model.layers[model.config.explanation_layer].cross_attention
-
-    def attend(hidden_states, key, value, groups, pieces, use_eager=False, explain=False, key_mask=None):
-        shape = (1, len(hidden_states), layer.num_heads, layer.head_dim)  # one phrase without padding
-        query = layer.q_proj(hidden_states).view(shape).transpose(1, 2)
-        captured["map"] = torch.softmax(query @ key.transpose(2, 3) / layer.head_dim**0.5, dim=-1)
-        context = (captured["map"] @ value).transpose(1, 2).reshape(hidden_states.shape)
-        return layer.out_proj(context), None
-
+    text_model, explained = model.albef.text_model, model.config.explanation_layer
     grounded = model.ground(**batch)
-    layer.forward = attend
     for phrase, image in enumerate(batch["image_index"]):
-        length = int(batch["attention_mask"][phrase].sum())
-        ids = batch["input_ids"][phrase][None, :length]
-        states = text_model(ids, torch.ones_like(ids), vision_model(batch["pixel_values"][image][None]))
+        ids = batch["input_ids"][phrase, : int(batch["attention_mask"][phrase].sum())]
+        image_embeds, _ = read_image(model.albef.vision_model, batch["pixel_values"][image])
+        states, maps = read_phrase(text_model, ids, image_embeds, len(text_model.layers))
         score = model.itm_head(states[:, 0])[0, 1]
-        (gradient,) = torch.autograd.grad(score, captured["map"])
-        product = (captured["map"] * gradient.clamp(min=0)).mean(dim=1)[0, :, 1:]
-        expected = product.mean(dim=0).view(4, 4).detach()
+        expected = explain(score, maps[explained]).mean(dim=0)
         assert_same_map(grounded.heatmap[phrase], expected, TOLERANCES[torch.float32])
+        torch.testing.assert_close(grounded.itm_logits[phrase, 1], score, atol=1e-5, rtol=1e-5)
 
 
 def test_contrastive_map_explains_its_own_phrase(model):
+    """The gradient of the phrase's similarity, written without the package's functions."""
     batch = build_batch(model.config)
+    albef, text_config = model.albef, model.config.text_config
     grounded = model.ground(**batch, explanation_kind="itc")
-    albef, block = model.albef, model.config.explanation_block
     for phrase, image in enumerate(batch["image_index"]):
-        ids = batch["input_ids"][phrase][None, : int(batch["attention_mask"][phrase].sum())]
-        states = albef.vision_model.embed(batch["pixel_values"][image][None])
-        states = albef.vision_model.run_layers(states, last=block, use_eager=True)
-        attention = albef.vision_model.layers[block].attention
-        normed = albef.vision_model.layers[block].layer_norm1(states)
-        query, key, _ = (
-            attention.qkv(normed).view(1, 17, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)
-        )
-        probabilities = torch.softmax(query @ key.transpose(2, 3) / attention.head_dim**0.5, dim=-1)
-        states, map_in_graph = albef.vision_model.run_explained_layer(block, states)
-        torch.testing.assert_close(map_in_graph, probabilities)
-        states = albef.vision_model.run_layers(states, first=block + 1, use_eager=True)
-        image_feature = albef.project_images(albef.vision_model.layer_norm(states))
-        similarity = image_feature[0] @ albef.get_text_features(ids)[0] / albef.temperature
-        (gradient,) = torch.autograd.grad(similarity, map_in_graph)
-        expected = (map_in_graph * gradient.clamp(min=0)).mean(dim=1)[0, 0, 1:].view(4, 4).detach()
+        ids = batch["input_ids"][phrase, : int(batch["attention_mask"][phrase].sum())]
+        image_embeds, maps = read_image(albef.vision_model, batch["pixel_values"][image])
+        text_embeds, _ = read_phrase(albef.text_model, ids, image_embeds, text_config.fusion_layer)
+        image_feature = nn.functional.normalize(albef.vision_projection(image_embeds[0, 0]), dim=0)
+        text_feature = nn.functional.normalize(albef.text_projection(text_embeds[0, 0]), dim=0)
+        similarity = image_feature @ text_feature / albef.temperature
+        expected = explain(similarity, maps[model.config.explanation_block])[0]  # the row of the class token
         assert_same_map(grounded.heatmap[phrase], expected, TOLERANCES[torch.float32])
 
 
