@@ -274,8 +274,8 @@ def list_numbers(value) -> list[float]:
 
 
 def test_figures_of_speed_are_those_of_the_committed_files():
-    """Every decimal in docs/performance.md is, in some rounding, in a file that the page links."""
-    text = (PROJECT_FOLDER / "docs" / "performance.md").read_text()
+    """Every decimal in docs/speed-and-memory.md is, in some rounding, in a file that the page links."""
+    text = (PROJECT_FOLDER / "docs" / "speed-and-memory.md").read_text()
     files = set(re.findall(r"\(\.\./benchmarks/results/(\w+\.json)\)", text))
     assert {"grounding.json", "training.json"} <= files
     numbers = [

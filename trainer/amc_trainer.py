@@ -88,7 +88,7 @@ class AmcTrainer(
 
     Several processes train as one would with all their images: contrastive candidates and hard negatives come from
     the joint batch (`candidate_scope`), masked words and regions are counted over all processes and micro-batches, and
-    the queues hold the features of every process (docs/parallel.md).
+    the queues hold the features of every process (docs/distributed-training.md).
 
     Raises:
         TypeError: a model that is not [`AlbefForPreTraining`], or has LoRA layers already.

@@ -209,7 +209,7 @@ def test_evaluation_data_does_not_inherit_streaming(tmp_path):
 
 
 def list_blocks(language: str) -> list[str]:
-    text = (PROJECT_FOLDER / "docs" / "loading.md").read_text()
+    text = (PROJECT_FOLDER / "docs" / "training-data.md").read_text()
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -252,5 +252,5 @@ def test_the_speed_on_the_page_is_what_the_benchmark_wrote():
         f"| streamed Parquet | {speed['streamed_0_workers']} | {speed['streamed_2_workers']} |",
         f"reading alone gives {rows_alone} rows a second from the stream",
     ]
-    text = (PROJECT_FOLDER / "docs" / "loading.md").read_text()
+    text = (PROJECT_FOLDER / "docs" / "training-data.md").read_text()
     assert [row for row in rows if row not in text] == []
