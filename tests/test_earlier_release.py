@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from testing_utils import FIXTURES_FOLDER, UNSTATED_TOLERANCE, run_without_package
 
-from albef_amc import AlbefForImageTextMatching, AlbefProcessor
+from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
 from albef_amc.cli.main import build_command, main
 from albef_amc.configuration.shipped_files import list_shipped
 from albef_amc.datasets_scripts import BUILDERS
@@ -67,13 +67,13 @@ def earlier_checkpoint(tmp_path):
 
 
 @pytest.fixture
-def earlier_run(tmp_path, monkeypatch):
-    """The run that was stopped after two of four steps, its recipe beside it, in the current folder."""
-    for name in ("recipe.yaml", "model.json"):
+def earlier_runs(tmp_path, earlier_checkpoint, monkeypatch):
+    """The current folder holds two runs that were stopped after two of four steps, and what they were started from."""
+    for name in ("recipe.yaml", "adapter_recipe.yaml", "model.json"):
         shutil.copyfile(FOLDER / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    unpack("remote_code", tmp_path / "run" / "checkpoint-2")
-    return unpack("run", tmp_path / "run")
+    for name in ("run", "adapter"):
+        unpack("remote_code", unpack(name, tmp_path / name) / "checkpoint-2")
 
 
 def list_pictures() -> list[Path]:
@@ -128,11 +128,11 @@ def test_its_code_gives_the_same_without_the_package(earlier_checkpoint, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_run_resumes_to_the_weights_and_losses_of_its_time(earlier_run):
+def test_the_run_resumes_to_the_weights_and_losses_of_its_time(earlier_runs):
     assert main(["train", "recipe.yaml", "--output-dir", "run", "--resume"]) == 0
-    found = load_file(earlier_run / "model.safetensors")
+    found = load_file("run/model.safetensors")
     assert list_changes(found, load_file(FOLDER / "resumed_weights.safetensors")) == []
-    state = json.loads((earlier_run / "trainer_state.json").read_text())
+    state = json.loads(Path("run/trainer_state.json").read_text())
     steps = [entry for entry in state["log_history"] if "loss" in entry]
     assert len(steps) == len(REFERENCE["log"]) == 4
     for entry, expected in zip(steps, REFERENCE["log"], strict=True):
@@ -140,16 +140,26 @@ def test_the_run_resumes_to_the_weights_and_losses_of_its_time(earlier_run):
             assert {name: entry[name] for name in expected} == expected
         else:
             assert {name: entry[name] for name in expected} == pytest.approx(expected, rel=LOSS_TOLERANCE)
-    metrics, expected = json.loads((earlier_run / "metrics.json").read_text()), REFERENCE["metrics"]
+    metrics, expected = json.loads(Path("run/metrics.json").read_text()), REFERENCE["metrics"]
     if not is_machine_of_the_reference():
         metrics["eval"]["weights_sha256"] = expected["eval"]["weights_sha256"]
     assert metrics == expected
 
 
-def test_the_arguments_of_the_run_are_read_by_torch(earlier_run):
-    arguments = torch.load(earlier_run / "checkpoint-2" / "training_args.bin", weights_only=False)
+@pytest.mark.slow
+def test_the_streamed_run_of_an_adapter_resumes_to_the_weights_of_its_time(earlier_runs):
+    assert main(["train", "adapter_recipe.yaml", "--output-dir", "adapter", "--resume"]) == 0
+    for name, stored in (("adapter_model", "resumed_adapter"), ("pretraining_state", "resumed_adapter_state")):
+        found = load_file(f"adapter/checkpoint-4/{name}.safetensors")
+        assert list_changes(found, load_file(FOLDER / f"{stored}.safetensors")) == [], name
+
+
+def test_classes_that_files_of_a_run_name_are_where_they_were(earlier_runs):
+    arguments = torch.load("run/checkpoint-2/training_args.bin", weights_only=False)
     assert isinstance(arguments, AmcConfig)
     assert (arguments.max_steps, arguments.extra_objectives) == (4, {"dice": 0.5, "kl": {"weight": 0.1}})
+    base = json.loads(Path("adapter/checkpoint-2/adapter_config.json").read_text())["auto_mapping"]
+    assert getattr(importlib.import_module(base["parent_library"]), base["base_model_class"]) is AlbefForPreTraining
 
 
 def test_a_recipe_with_every_key_says_what_it_said():
