@@ -255,7 +255,7 @@ def test_cost_of_amc_and_survival_are_those_of_the_committed_files():
     shown = set(re.findall(r"\d+\.\d+", text))
     (cosine,) = shown - known
     assert float(cosine) <= case["least_bfloat16_heatmap_cosine"]
-    survival = json.loads((PROJECT_FOLDER / "benchmarks/results/survival.json").read_text())
+    survival = json.loads((PROJECT_FOLDER / "benchmarks/results/fault_tolerance.json").read_text())
     assert {run["processes"]: len(run["kills"]) for run in survival["runs"]} == {1: 60, 2: 40}
     for run in survival["runs"]:
         assert run["equal"] and run["finished_runs_unchanged_by_resume"]

@@ -23,7 +23,7 @@ from albef_amc.trainer.reliability.manifests import clear_leftovers, find_damage
 from albef_amc.trainer.reliability.run_checkpoints import choose_checkpoint
 
 sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
-import survival  # noqa: E402
+import fault_tolerance  # noqa: E402
 
 
 def build_trainer(model, folder, rows=None, callbacks=None, **changes) -> AmcTrainer:
@@ -489,17 +489,17 @@ main(sys.argv[1:])
 def kill_at(folder, processes: int, command: list[str], is_reached) -> None:
     """Starts a command, and kills it when it is as far as wanted."""
     logs = folder.with_name("logs")
-    started = survival.start(logs, processes, command)
-    assert survival.wait_for(logs, started, is_reached), (logs / "log-0.txt").read_text()[-2000:]
-    survival.kill(started)
+    started = fault_tolerance.start(logs, processes, command)
+    assert fault_tolerance.wait_for(logs, started, is_reached), (logs / "log-0.txt").read_text()[-2000:]
+    fault_tolerance.kill(started)
 
 
 @pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_in_a_step_and_in_a_save_ends_with_the_same_bits(tmp_path):
-    recipe = survival.write_recipe(tmp_path, steps=6)
+    recipe = fault_tolerance.write_recipe(tmp_path, steps=6)
     workers = ["dataloader_num_workers=2", "dataloader_persistent_workers=true"]
     whole, folder = tmp_path / "whole", tmp_path / "killed"
-    command = survival.build_command(recipe, folder, *workers)
+    command = fault_tolerance.build_command(recipe, folder, *workers)
     kill_at(folder, 1, command, (folder / "recipe.json").is_file)
     kill_at(folder, 1, command, (folder / "checkpoint-2").is_dir)
     words = command[command.index("train") :]
@@ -507,20 +507,20 @@ def test_a_run_killed_before_its_first_checkpoint_in_a_step_and_in_a_save_ends_w
     kill_at(folder, 1, [sys.executable, "-c", SLOW_SAVES, *words], (unfinished / "trainer_state.json").is_file)
     assert unfinished.is_dir() and not (folder / "checkpoint-6").exists()
     assert main(words) == 0
-    command = survival.build_command(recipe, whole, *workers)
+    command = fault_tolerance.build_command(recipe, whole, *workers)
     assert main(command[command.index("train") :]) == 0
-    digests = survival.read_digests(whole)
-    assert len(digests) > 200 and survival.read_digests(folder) == digests
-    assert not list(folder.glob(".*")) and survival.find_last_step(folder) == 6
+    digests = fault_tolerance.read_digests(whole)
+    assert len(digests) > 200 and fault_tolerance.read_digests(folder) == digests
+    assert not list(folder.glob(".*")) and fault_tolerance.find_last_step(folder) == 6
 
 
 @pytest.mark.slow
 def test_a_run_on_two_processes_ends_with_the_same_bits(tmp_path):
-    recipe = survival.write_recipe(tmp_path, steps=6)
+    recipe = fault_tolerance.write_recipe(tmp_path, steps=6)
     whole, folder = tmp_path / "whole", tmp_path / "killed"
     for target in (whole, folder):
-        command = survival.build_command(recipe, target, "dataloader_num_workers=1")
+        command = fault_tolerance.build_command(recipe, target, "dataloader_num_workers=1")
         if target == folder:
             kill_at(folder, 2, command, (folder / "checkpoint-4").is_dir)
-        survival.finish(tmp_path / "logs", survival.start(tmp_path / "logs", 2, command))
-    assert survival.read_digests(folder) == survival.read_digests(whole)
+        fault_tolerance.finish(tmp_path / "logs", fault_tolerance.start(tmp_path / "logs", 2, command))
+    assert fault_tolerance.read_digests(folder) == fault_tolerance.read_digests(whole)

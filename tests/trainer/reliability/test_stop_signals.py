@@ -21,7 +21,7 @@ from albef_amc.trainer.reliability.manifests import find_damage
 from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
 
 sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
-import survival  # noqa: E402
+import fault_tolerance  # noqa: E402
 
 
 class PoisonedCollator:
@@ -320,7 +320,7 @@ torch.distributed.destroy_process_group()
 @pytest.mark.slow
 def test_two_processes_agree_on_a_skip_and_on_stopping(tmp_path):
     program = [sys.executable, "-c", textwrap.dedent(TWO_PROCESSES), os.pathsep.join(sys.path), str(tmp_path)]
-    for process in survival.start(tmp_path, 2, program):
+    for process in fault_tolerance.start(tmp_path, 2, program):
         assert process.wait(timeout=200) == 0, (tmp_path / "log-0.txt").read_text()
     logs = [(tmp_path / f"log-{rank}.txt").read_text() for rank in (0, 1)]
     results = [json.loads(line[7:]) for log in logs for line in log.splitlines() if line.startswith("RESULT ")]
@@ -364,7 +364,7 @@ def test_the_command_ends_with_the_status_of_its_signal_and_says_how_to_go_on(
 ):
     folder = tmp_path / "run"
     process = start_command(endless_recipe, folder)
-    survival.wait_for(tmp_path, [process], lambda: any(folder.glob("checkpoint-*")))
+    fault_tolerance.wait_for(tmp_path, [process], lambda: any(folder.glob("checkpoint-*")))
     process.send_signal(number)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == status, error[-2000:]
@@ -377,7 +377,7 @@ def test_the_command_ends_with_the_status_of_its_signal_and_says_how_to_go_on(
 @pytest.mark.slow
 def test_ctrl_c_before_training_ends_the_command_without_a_word(endless_recipe, tmp_path):
     process = start_command(endless_recipe, tmp_path / "run")
-    survival.wait_for(tmp_path, [process], (tmp_path / "run" / ".lock").is_file)  # the model comes next
+    fault_tolerance.wait_for(tmp_path, [process], (tmp_path / "run" / ".lock").is_file)  # the model comes next
     process.send_signal(signal.SIGINT)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 130, error[-2000:]

@@ -22,7 +22,7 @@ from albef_amc.trainer.data.mixtures import Mixture, build_training_dataset
 from albef_amc.trainer.data.streaming import STATE_KEY, Place, StreamedRows, StreamSource
 
 sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
-import survival  # noqa: E402
+import fault_tolerance  # noqa: E402
 
 NUM_ROWS, NUM_SHARDS = 23, 3
 
@@ -335,7 +335,7 @@ def test_two_processes_with_two_workers_each_are_killed_and_go_on_with_the_rows_
     results = []
     for expected in (-9, 0):
         folder = tmp_path / f"log{expected}"
-        for process in survival.start(folder, 2, program):
+        for process in fault_tolerance.start(folder, 2, program):
             assert process.wait(timeout=200) == expected, (folder / "log-0.txt").read_text()
         logs = [(folder / f"log-{rank}.txt").read_text() for rank in (0, 1)]
         results.append([json.loads(line[7:]) for log in logs for line in log.splitlines() if line[:7] == "RESULT "])

@@ -1,13 +1,13 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """A small run of `albef-amc train` is killed at random moments and resumed until it ends: are its bits the same?
 
-    python benchmarks/survival.py                  # 60 kills on one process, 40 on two: half an hour or more
+    python benchmarks/fault_tolerance.py                  # 60 kills on one process, 40 on two: half an hour or more
 
 A kill is SIGKILL to every process of the command, one shortly after the other, at any moment of its life: during the
 imports, before the first checkpoint, in a step, in a save, after the last checkpoint. A seed draws the moments, in one
 of four ways (`WAYS`), since most of the life of so small a run is imports. Dropout, augmentation,
 accumulation, an evaluation and a save every other step are on. The weights, momentum copies, queues and numbers of the
-run must be those of one that was left alone, no step may follow the last one, and resuming the finished run once more
+run must be those of an uninterrupted run, no step may follow the last one, and resuming the finished run once more
 must change no file.
 """
 
@@ -35,13 +35,13 @@ from albef_amc.trainer.reliability.manifests import get_step, list_checkpoints
 from albef_amc.trainer.reliability.run_folder import END_FILE
 from albef_amc.trainer.reliability.run_lock import LOCK_FILE
 
-RESULTS_FILE = Path(__file__).parent / "results" / "survival.json"
+RESULTS_FILE = Path(__file__).parent / "results" / "fault_tolerance.json"
 KILLS = {1: 60, 2: 40}  # by number of processes
 KILLS_OF_A_RUN = 20
 SECONDS_AT_MOST = 600
 SECONDS_IN_A_SAVE, SECONDS_IN_THE_STEPS, SECONDS_AFTER_THE_LAST = 0.05, 0.3, 1.5
 SAVES_AT_MOST = 4  # that a start which is killed in the steps makes before
-LEFT_ALONE = "left alone"
+UNINTERRUPTED = "uninterrupted"
 STEPS_OF_A_SAVE = 2
 # How often each way of choosing the moment is drawn.
 WAYS = {"any moment": 6, "in the steps": 8, "in a save": 4, "after the last checkpoint": 2}
@@ -220,7 +220,7 @@ class Life:
         return any(process.poll() is None for process in self.started)
 
 
-def survive(
+def kill_and_resume(
     folder: Path, recipe: Path, processes: int, steps: int, num_kills: int, usual_seconds: float, seed: int
 ) -> tuple[list[dict], float]:
     """Kills a run at random moments, resumes it each time, and lets it end; returns the kills and its last seconds."""
@@ -229,9 +229,9 @@ def survive(
     while True:
         lacks_end_alone = find_newest(folder) == steps
         is_killed = len(kills) < num_kills and not (lacks_end_alone and draws.random() < CHANCE_TO_END)
-        way = draws.choices([*WAYS], [*WAYS.values()])[0] if is_killed else LEFT_ALONE
+        way = draws.choices([*WAYS], [*WAYS.values()])[0] if is_killed else UNINTERRUPTED
         life = Life(folder, logs, processes, steps, command)
-        if way == LEFT_ALONE or not life.reach(way, draws, usual_seconds):
+        if way == UNINTERRUPTED or not life.reach(way, draws, usual_seconds):
             return kills, life.end()
         moment, seconds = life.describe(), life.seconds
         draws.shuffle(life.started)
@@ -240,7 +240,7 @@ def survive(
 
 
 def measure(processes: int, num_kills: int, steps: int) -> dict:
-    """Kills, and whether every tensor came out equal, no step was taken after the last, and the end was left alone."""
+    """Kills; whether all tensors came out equal, no step followed the last, and a finished run stayed as it was."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         recipe = write_recipe(place, steps)
@@ -254,7 +254,7 @@ def measure(processes: int, num_kills: int, steps: int) -> dict:
             folder = place / f"killed-{number}"
             wanted = min(KILLS_OF_A_RUN, num_kills - len(kills))
             seed = 1000 * processes + number
-            new, usual_seconds = survive(folder, recipe, processes, steps, wanted, usual_seconds, seed)
+            new, usual_seconds = kill_and_resume(folder, recipe, processes, steps, wanted, usual_seconds, seed)
             kills += new
             equal.append(read_digests(folder) == expected)
             last_steps.append(find_last_step(folder))
@@ -291,7 +291,7 @@ def main() -> None:
         jobs = [pool.submit(measure, one, arguments.kills or kills, arguments.steps) for one, kills in KILLS.items()]
         runs = [job.result() for job in jobs]
     content = {
-        "command": " ".join(["python", "benchmarks/survival.py", *sys.argv[1:]]),
+        "command": " ".join(["python", "benchmarks/fault_tolerance.py", *sys.argv[1:]]),
         "machine": describe_machine(),
         "runs": runs,
     }
