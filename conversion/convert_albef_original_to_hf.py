@@ -29,6 +29,7 @@ from albef_amc.modeling_albef import (
 )
 from albef_amc.pretrained_albef import AlbefPreTrainedModel
 from albef_amc.processing_albef import AlbefProcessor
+from albef_amc.ranges_albef import check_choice
 from albef_amc.text_processing_albef import build_tokenizer
 
 MODEL_CLASSES: dict[str, type[AlbefPreTrainedModel]] = {
@@ -124,8 +125,7 @@ def choose_class(kind: OriginalKind, asked: str | None, keep_momentum: bool, sou
     """Name of the class to write; an error that names both kinds if the checkpoint is not for the class asked for."""
     if asked is None:
         return kind.trained_class if keep_momentum else kind.model_class
-    if asked not in MODEL_CLASSES:
-        raise ValueError(f"`model_class` must be one of {', '.join(sorted(MODEL_CLASSES))}, got {asked!r}.")
+    check_choice("model_class", asked, sorted(MODEL_CLASSES))
     if asked not in kind.classes:
         way = f" Convert it, and load the folder with {asked}, which starts from it." if kind.is_general else ""
         raise ValueError(

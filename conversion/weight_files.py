@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 
 from albef_amc.conversion.pickle_files import PickleLimits, find_pickle_end
+from albef_amc.messages_albef import list_first
 
 ZIP_SIGNATURE = b"PK\x03\x04"
 NAMES_SHOWN = 8
@@ -130,8 +131,7 @@ def _check_entries(path: Path, state: dict[Any, Any]) -> None:
 
 def list_names(names: Sequence[str]) -> str:
     """The first names of a list, and how many more there are."""
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(f"`{name}`" for name in names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return list_first([f"`{name}`" for name in names], NAMES_SHOWN)
 
 
 def check_output_dir(output_dir: Path, overwrite: bool) -> None:

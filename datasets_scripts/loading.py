@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
-from albef_amc.configuration.suggestions import suggest_nearest
 from albef_amc.datasets_scripts.albef_json.albef_json import AlbefJson
 from albef_amc.datasets_scripts.albef_nlvr2.albef_nlvr2 import AlbefNlvr2
 from albef_amc.datasets_scripts.albef_retrieval.albef_retrieval import AlbefRetrieval
@@ -37,6 +36,7 @@ from albef_amc.datasets_scripts.synthetic_grounding.synthetic_grounding import S
 from albef_amc.datasets_scripts.task_features import TASK_SCHEMAS, find_task_schema
 from albef_amc.datasets_scripts.visual_genome.visual_genome import VisualGenome
 from albef_amc.datasets_scripts.vqa_v2.vqa_v2 import VqaV2
+from albef_amc.messages_albef import suggest_nearest
 
 # Shards of a data set that was built on this disk, at most: what streams are dealt out by.
 SHARDS_OF_BUILT = 64

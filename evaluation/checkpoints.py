@@ -21,11 +21,10 @@ from albef_amc.lora.adapter_files import (
     read_base_name,
 )
 from albef_amc.lora.adapters import check_peft_is_installed
+from albef_amc.messages_albef import list_first
 from albef_amc.model_cards import ModelCard, write_model_card
 from albef_amc.model_cards.sources import SOURCES
 from albef_amc.processor_checks_albef import check_fits_model
-
-NAMES_SHOWN = 3
 
 
 def load_model_and_processor(
@@ -78,10 +77,9 @@ def _load_model(
     missing = sorted(name for name in info["missing_keys"] if not name.startswith(tuple(may_lack)))
     missing += sorted(str(name) for name, *_ in info["mismatched_keys"])
     if missing:
-        names = ", ".join(missing[:NAMES_SHOWN]) + (", ..." if len(missing) > NAMES_SHOWN else "")
         raise ValueError(
             f"{checkpoint} lacks {len(missing)} weights of {model_class.__name__} or has them in another shape: "
-            f"{names}. Its heatmaps would mean nothing; get a complete checkpoint."
+            f"{list_first(missing)}. Its heatmaps would mean nothing; get a complete checkpoint."
         )
     return model
 

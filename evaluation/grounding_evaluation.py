@@ -21,8 +21,9 @@ from albef_amc.datasets_scripts.row_checks import check_picture_size, warn_about
 from albef_amc.datasets_scripts.row_images import guard_images
 from albef_amc.evaluation.heatmap_measures import sum_heat_in_boxes
 from albef_amc.image_processing_albef import UnusableImageError, load_image
+from albef_amc.messages_albef import list_first
 from albef_amc.metrics import get_metric_folder
-from albef_amc.ranges_albef import COUNT, NOT_NEGATIVE, WHOLE, check_number
+from albef_amc.ranges_albef import COUNT, NOT_NEGATIVE, WHOLE, check_choice, check_number
 from albef_amc.regions_albef import check_boxes, find_point, resize_heatmap
 from albef_amc.text_processing_albef import clean_caption, find_text_problem
 
@@ -51,8 +52,7 @@ class ProposalRanking:
 
     def __post_init__(self):
         check_number("area_exponent", self.area_exponent, NOT_NEGATIVE)
-        if self.overlap_rule not in OVERLAP_RULES:
-            raise ValueError(f"`overlap_rule` must be one of {', '.join(OVERLAP_RULES)}; got {self.overlap_rule!r}.")
+        check_choice("overlap_rule", self.overlap_rule, OVERLAP_RULES)
 
 
 @dataclass
@@ -181,10 +181,9 @@ def _warn_of_unusable(unusable: Sequence[PhraseResult], counts_unusable: bool) -
     if not unusable:
         return
     problems = list(dict.fromkeys(str(result.problem) for result in unusable))
-    more = f"; and {len(problems) - PROBLEMS_NAMED} more" if len(problems) > PROBLEMS_NAMED else ""
     logger.warning(
         f"{len(unusable)} phrases of {len({result.image_id for result in unusable})} images cannot be used and "
-        f"{'count as misses' if counts_unusable else 'are not scored'}: {'; '.join(problems[:PROBLEMS_NAMED])}{more}"
+        f"{'count as misses' if counts_unusable else 'are not scored'}: {list_first(problems, PROBLEMS_NAMED, '; ')}"
     )
 
 

@@ -12,13 +12,21 @@ import datasets
 from transformers.image_utils import PILImageResampling
 
 from albef_amc.configuration.shipped_files import list_shipped, resolve_shipped
-from albef_amc.configuration.suggestions import suggest_nearest
 from albef_amc.configuration.yaml_files import read_yaml
 from albef_amc.configuration_albef import LONGEST_SIDE
 from albef_amc.datasets_scripts import BUILDERS
 from albef_amc.evaluation.grounding_evaluation import BOX_ACCURACY, BOX_RULES, ProposalRanking
 from albef_amc.model_cards.front_matter import hide_folder
-from albef_amc.ranges_albef import COUNT, TEXT_LENGTH, Range, check_number, check_ranges, shorten_value
+from albef_amc.ranges_albef import (
+    COUNT,
+    TEXT_LENGTH,
+    Range,
+    check_choice,
+    check_names,
+    check_number,
+    check_ranges,
+    shorten_value,
+)
 
 RESAMPLES = tuple(filter_.name.lower() for filter_ in PILImageResampling)
 PERCENT = Range(0, 100)
@@ -45,8 +53,7 @@ class PublishedNumber:
     measure: str = "pointing_game_accuracy"
 
     def __post_init__(self):
-        if self.measure not in MEASURES:
-            raise ValueError(f"`measure` of a published number is one of {', '.join(MEASURES)}; got {self.measure!r}.")
+        check_choice("measure", self.measure, MEASURES, "published: ")
         check_number(f"percent of {self.method}", self.percent, PERCENT)
 
 
@@ -88,8 +95,8 @@ class EvaluationRecipe:
             )
         if not isinstance(self.splits, dict) or not all(isinstance(split, str) for split in self.splits.values()):
             raise ValueError(f"`splits` must map names to splits of the data, got {shorten_value(self.splits)}.")
-        _check_choice("resample", self.resample, RESAMPLES)
-        _check_choice("box_rule", self.box_rule, BOX_RULES)
+        check_choice("resample", self.resample, RESAMPLES)
+        check_choice("box_rule", self.box_rule, BOX_RULES)
         check_ranges(self, {"image_size": LONGEST_SIDE, "max_length": TEXT_LENGTH})
         if self.proposal_ranking is not None:
             self.proposal_ranking = _build(ProposalRanking, self.proposal_ranking, "proposal_ranking")
@@ -99,7 +106,7 @@ class EvaluationRecipe:
             check_number(f"num_phrases.{split}", number, COUNT)
         self.published = [_build(PublishedNumber, entry, "published") for entry in self.published]
         for split in (*self.num_phrases, *(number.split for number in self.published)):
-            _check_choice("split", split, tuple(self.splits))
+            check_choice("split", split, self.splits)
 
     def choose_data(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The data with the arguments of a user on top; data with a `name` of its own replaces that of the recipe."""
@@ -215,21 +222,13 @@ def list_departures(
     return departures
 
 
-def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(choices)}; got {value!r}.")
-
-
 def _build(kind: type, content: Any, where: str) -> Any:
     """A dataclass from a mapping, unknown and missing keys named."""
     if not isinstance(content, dict):
         raise ValueError(f"{where} must hold keys with values, got {shorten_value(content)}.")
     fields = [item for item in dataclasses.fields(kind) if item.name != "name"]
     names = [item.name for item in fields]
-    for key in content:
-        if key not in names:
-            hint = suggest_nearest(key, names, f"Valid keys: {', '.join(names)}.", least_likeness=0.6)
-            raise ValueError(f"{where}: unknown key `{key}`. {hint}")
+    check_names(content, names, where)
     unset = (dataclasses.MISSING, dataclasses.MISSING)
     missing = [item.name for item in fields if (item.default, item.default_factory) == unset]
     missing = [name for name in missing if name not in content]

@@ -28,6 +28,7 @@ from albef_amc.lora.adapters import (
     complete_lora_config,
     without_momentum_copies,
 )
+from albef_amc.messages_albef import list_first
 from albef_amc.ranges_albef import shorten_value
 from albef_amc.saving_albef import is_safetensors_error
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
 TRAINING_STATE_FILE = "pretraining_state.safetensors"
-NAMES_SHOWN = 3
 # A checkpoint continues a run only with these as they were.
 SETTINGS_OF_A_RUN = ("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "bias")
 LORA_TYPE = "LORA"
@@ -176,10 +176,9 @@ def _check_weights(given: dict[str, torch.Tensor], expected: dict[str, torch.Ten
     wrong = sorted(given.keys() ^ expected.keys())
     wrong += [name for name in given.keys() & expected.keys() if given[name].shape != expected[name].shape]
     if wrong:
-        names = ", ".join(wrong[:NAMES_SHOWN]) + (", ..." if len(wrong) > NAMES_SHOWN else "")
         raise ValueError(
             f"{source} does not fit this model: {len(wrong)} weights are missing, unknown or of another shape "
-            f"({names}). Use the base and the LoRA settings that it was trained with."
+            f"({list_first(wrong)}). Use the base and the LoRA settings that it was trained with."
         )
 
 

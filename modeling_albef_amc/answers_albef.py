@@ -8,10 +8,10 @@ from torch import nn
 
 from .configuration_albef import AlbefTextConfig
 from .contrastive_albef import IGNORED_LABEL
+from .messages_albef import list_first
 
 SHORTEST_ANSWER = 3  # [CLS], a word and [SEP]
 SHORTEST_QUESTION = 2  # [CLS] and a word
-ROWS_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -149,9 +149,7 @@ def compute_answer_distillation(
 
 
 def _list_rows(is_wrong: torch.Tensor) -> str:
-    rows = is_wrong.nonzero().flatten().tolist()
-    more = len(rows) - ROWS_SHOWN
-    return ", ".join(map(str, rows[:ROWS_SHOWN])) + (f" and {more} more" if more > 0 else "")
+    return list_first(is_wrong.nonzero().flatten().tolist())
 
 
 __all__ = [

@@ -21,6 +21,7 @@ from .checkpoint_files_albef import (
     read_stored_tensors,
 )
 from .configuration_albef import AlbefConfig
+from .messages_albef import list_first
 from .ranges_albef import shorten_value
 
 logger = logging.get_logger(__name__)
@@ -148,7 +149,7 @@ def check_weight_types(path: str | os.PathLike, tensors: Mapping[str, StoredTens
     ]
     if wrong:
         raise ValueError(
-            f"{path} has {len(wrong)} weights of a type that no model of this package has: {_list_names(wrong)}. "
+            f"{path} has {len(wrong)} weights of a type that no model of this package has: {list_first(wrong)}. "
             f"Weights are {', '.join(FLOAT_TYPES.values())}. Use the checkpoint that this one was made from."
         )
 
@@ -260,7 +261,7 @@ def check_loaded_weights(model: nn.Module, source: str | os.PathLike | None) -> 
     if wrong:
         source = "the given state dict" if source is None else source
         raise ValueError(
-            f"the weights of {source} hold NaN or infinity in {len(wrong)} entries: {_list_names(wrong)}. Its "
+            f"the weights of {source} hold NaN or infinity in {len(wrong)} entries: {list_first(wrong)}. Its "
             "training diverged, the file is damaged, or its values do not fit in the `dtype`. Use another checkpoint."
         )
 
@@ -269,11 +270,6 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     if not tensor.is_floating_point() or tensor.is_meta:
         return True
     return bool(torch.isfinite(tensor.detach().sum(dtype=torch.float64))) or bool(torch.isfinite(tensor).all())
-
-
-def _list_names(names: list[str]) -> str:
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 __all__ = ["check_checkpoint", "check_loaded_weights", "check_weight_types", "read_model_config"]

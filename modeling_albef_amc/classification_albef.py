@@ -4,6 +4,8 @@
 Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section 5.
 """
 
+from typing import get_args
+
 import torch
 from torch import nn
 from transformers.utils import can_return_tuple
@@ -15,7 +17,6 @@ from .explanation_albef import (
     HeatmapDenominator,
     at_least_float32,
     average_over_pieces,
-    check_choice,
     evaluation_mode,
     normalize_heatmap,
     outside_inference_mode,
@@ -26,6 +27,7 @@ from .grouping_albef import PhraseRows
 from .inputs_albef import check_phrase_inputs
 from .momentum_albef import MomentumCopies
 from .outputs_albef import AlbefClassificationOutput
+from .ranges_albef import check_choice
 
 
 class AlbefClassifier(nn.Module):
@@ -118,7 +120,7 @@ class AlbefClassificationModel(MomentumCopies, AlbefTaskModel):
                 by default the one with the highest score, also where `labels` are given.
             heatmap_denominator (`str`, defaults to `"kept"`): see [`~explanation_albef.average_over_pieces`].
         """
-        check_choice("heatmap_denominator", heatmap_denominator, HeatmapDenominator)
+        check_choice("heatmap_denominator", heatmap_denominator, get_args(HeatmapDenominator))
         attention_mask, image_index = check_phrase_inputs(
             pixel_values, input_ids, attention_mask, image_index, self.config.text_config.images_per_text
         )

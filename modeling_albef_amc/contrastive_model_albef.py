@@ -5,7 +5,7 @@ Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -25,7 +25,6 @@ from .explanation_albef import (
     HeatmapDenominator,
     at_least_float32,
     average_over_pieces,
-    check_choice,
     normalize_heatmap,
     resolve_token_mask,
 )
@@ -36,6 +35,7 @@ from .momentum_albef import MomentumCopies
 from .outputs_albef import AlbefRetrievalOutput
 from .parallel_albef import CandidateScope, attach, largest_over_processes, pad_pieces
 from .queues_albef import FeatureQueues
+from .ranges_albef import check_choice
 
 ITM_MISMATCH_INDEX = 0
 
@@ -152,8 +152,8 @@ class AlbefContrastiveModel(FeatureQueues, MomentumCopies, AlbefMatchingModel):
         output_heatmap: bool,
         **explanation: Any,
     ) -> PairInputs:
-        check_choice("candidate_scope", candidate_scope, CandidateScope)
-        check_choice("heatmap_denominator", explanation["heatmap_denominator"], HeatmapDenominator)
+        check_choice("candidate_scope", candidate_scope, get_args(CandidateScope))
+        check_choice("heatmap_denominator", explanation["heatmap_denominator"], get_args(HeatmapDenominator))
         attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
         explains = output_heatmap or explanation["output_token_heatmap"]
         return PairInputs(

@@ -11,21 +11,17 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from .ranges_albef import check_choice
+
 ExplanationKind = Literal["itm", "itc"]
 HeatmapDenominator = Literal["kept", "padded"]
 
 NORMALIZATION_EPSILON = 1e-7
 
 
-def check_choice(name: str, value: str, choices: object) -> None:
-    """Raises `ValueError` naming the argument when `value` is not one of the `choices` (a `Literal`)."""
-    if value not in get_args(choices):
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, get_args(choices)))}, got {value!r}.")
-
-
 def check_explanation(explanation_kind: str, output_token_heatmap: bool) -> None:
     """Raises `ValueError` for an unknown kind, and for maps of pieces where there are none."""
-    check_choice("explanation_kind", explanation_kind, ExplanationKind)
+    check_choice("explanation_kind", explanation_kind, get_args(ExplanationKind))
     if output_token_heatmap and explanation_kind != "itm":
         raise ValueError('`output_token_heatmap` needs `explanation_kind="itm"`: an `itc` map has no pieces.')
 
@@ -155,7 +151,6 @@ __all__ = [
     "HeatmapDenominator",
     "at_least_float32",
     "average_over_pieces",
-    "check_choice",
     "check_explanation",
     "compute_weighted_attention",
     "compute_weighted_attentions",

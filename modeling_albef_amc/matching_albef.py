@@ -5,6 +5,8 @@ Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651). The hea
 `output_heatmap=True` is the Grad-CAM of Yang et al., CVPR 2023 (arXiv 2206.15462), computed inside `forward`.
 """
 
+from typing import get_args
+
 import torch
 from torch import nn
 from transformers.utils import can_return_tuple
@@ -17,7 +19,6 @@ from .explanation_albef import (
     HeatmapDenominator,
     at_least_float32,
     average_over_pieces,
-    check_choice,
     check_explanation,
     compute_weighted_attention,
     evaluation_mode,
@@ -30,7 +31,7 @@ from .grouping_albef import PhraseGroups, PhraseRows, PieceLayout, divide_by_len
 from .inputs_albef import check_phrase_inputs
 from .outputs_albef import AlbefGroundingOutput
 from .parallel_albef import pad_pieces
-from .ranges_albef import COUNT, check_number
+from .ranges_albef import COUNT, check_choice, check_number
 from .two_stage_albef import TwoStageRetrieval
 
 # Graphs of `compile_encoders` at most; all layers of all encoders, in training and in evaluation, share them.
@@ -292,7 +293,7 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
                 [`~explanation_albef.average_over_pieces`].
         """
         check_explanation(explanation_kind, output_token_heatmap)
-        check_choice("heatmap_denominator", heatmap_denominator, HeatmapDenominator)
+        check_choice("heatmap_denominator", heatmap_denominator, get_args(HeatmapDenominator))
         is_for_pipeline = output_heatmap is None and not (
             torch.is_grad_enabled() or self.training or original_sizes is None or itm_labels is not None
         )

@@ -12,6 +12,7 @@ from .checkpoint_checks_albef import check_checkpoint, check_loaded_weights
 from .checkpoint_files_albef import find_checkpoint, take_hub_arguments
 from .configuration_albef import AlbefConfig, AlbefVisionConfig
 from .handover_albef import find_handover
+from .messages_albef import list_first
 from .pipeline_albef import PIPELINE_ENTRY
 from .saving_albef import is_safetensors_error, replacing_files
 
@@ -25,7 +26,6 @@ AUTO_MAP = {
 }
 # Heads may be absent from a checkpoint: new ones are made, with a warning.
 HEAD_PREFIXES = ("itm_head.", "mlm_head.", "classifier.", "assignment_head.")
-NAMES_SHOWN = 4
 SPECIAL_TOKEN_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
 
 
@@ -210,11 +210,9 @@ def _check_missing_keys(
     essential = sorted(name for name in missing_keys if not name.startswith(allowed))
     if not essential:
         return
-    more = len(essential) - NAMES_SHOWN
-    names = ", ".join(essential[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
     source = "the given state dict" if path is None else path
     raise ValueError(
-        f"{source} lacks {len(essential)} weights of {model_name} ({names}). "
+        f"{source} lacks {len(essential)} weights of {model_name} ({list_first(essential)}). "
         "It is incomplete or of another architecture; random weights in their place would give meaningless heatmaps. "
         "Original checkpoints of ALBEF and AMC have other names: convert them with `albef-amc convert`."
     )

@@ -7,7 +7,7 @@ Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section
 import importlib
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -22,10 +22,11 @@ from .contrastive_albef import (
     mask_pieces,
 )
 from .contrastive_model_albef import AlbefContrastiveModel, MaskedStates
-from .explanation_albef import HeatmapDenominator, at_least_float32, check_choice, outside_inference_mode
+from .explanation_albef import HeatmapDenominator, at_least_float32, outside_inference_mode
 from .matching_albef import AlbefForImageTextMatching
 from .outputs_albef import AlbefPreTrainingOutput
 from .parallel_albef import CandidateScope
+from .ranges_albef import check_choice
 
 OBJECTIVES = ("itc", "itm", "mlm")
 
@@ -174,7 +175,7 @@ class AlbefForPreTraining(AlbefContrastiveModel):
         """
         if not set(objectives) <= set(OBJECTIVES):
             raise ValueError(f"`objectives` may hold {', '.join(map(repr, OBJECTIVES))}, got {objectives}.")
-        check_choice("distillation_axis", distillation_axis, DistillationAxis)
+        check_choice("distillation_axis", distillation_axis, get_args(DistillationAxis))
         pairs = self._check_pairs(
             pixel_values,
             input_ids,

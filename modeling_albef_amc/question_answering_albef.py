@@ -4,7 +4,7 @@
 Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section 5.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -23,7 +23,6 @@ from .decoder_albef import AlbefTextDecoder, build_decoder_config
 from .encoders_albef import AlbefTextModel, AlbefVisionModel, KeysValues
 from .explanation_albef import (
     average_over_pieces,
-    check_choice,
     evaluation_mode,
     normalize_heatmap,
     outside_inference_mode,
@@ -33,6 +32,7 @@ from .grouping_albef import PhraseRows, PieceLayout, divide_by_length
 from .inputs_albef import check_phrase_inputs
 from .momentum_albef import MomentumCopies
 from .outputs_albef import AlbefQuestionAnsweringOutput, RankedAnswers
+from .ranges_albef import check_choice
 
 FirstToken = Literal["once", "twice"]
 
@@ -289,7 +289,7 @@ class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
         Raises:
             ValueError: no candidate, an empty one, one that is there twice, a question without words, `k` below 1.
         """
-        check_choice("first_token", first_token, FirstToken)
+        check_choice("first_token", first_token, get_args(FirstToken))
         for name, value in (("k", k), ("answers_per_chunk", answers_per_chunk)):
             if value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")

@@ -1,12 +1,14 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Numbers that settings may have: which range, and whether they are whole."""
+"""What settings may be: numbers of a range, or one of several values."""
 
 import math
 import numbers
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from .messages_albef import list_first, suggest_nearest
 
 MAX_IMAGE_PIXELS = 100_000_000  # of a picture, and so of a mask: larger ones are refused before they are decoded
 
@@ -62,6 +64,7 @@ class Range:
 
 # The text of a value in a message: the first parts of it alone, however large it is.
 LONGEST_SHOWN = 80
+NAMES_SHOWN = 12  # valid names in the message about an unknown one
 SHOWN = reprlib.Repr()
 SHOWN.maxstring = SHOWN.maxother = SHOWN.maxlong = LONGEST_SHOWN
 SHOWN.maxlist = SHOWN.maxtuple = SHOWN.maxdict = SHOWN.maxset = LONGEST_SHOWN // 3
@@ -116,6 +119,52 @@ def check_ranges(settings: Any, ranges: Mapping[str, Range], prefix: str = "") -
             check_number(f"{prefix}{name}", value, allowed)
 
 
+def check_choice(name: str, value: Any, choices: Iterable[Any], prefix: str = "") -> None:
+    """Refuses a value that is not one of several.
+
+    Args:
+        name (`str`): of the setting, for the message.
+        value: what was given.
+        choices (iterable): what it may be.
+        prefix (`str`, *optional*): put before the message.
+
+    Raises:
+        ValueError: another value; the nearest choice is suggested.
+
+    Example:
+
+    ```python
+    >>> from albef_amc.ranges_albef import check_choice
+    >>> check_choice("flip", "never", ["safe", "never"])
+
+    ```
+    """
+    known = list(choices)
+    if value not in known:
+        listed = ", ".join(map(repr, known))
+        hint = suggest_nearest(value, [choice for choice in known if isinstance(choice, str)], "")
+        message = f"{prefix}`{name}` must be one of {listed}, got {shorten_value(value)}. {hint}"
+        raise ValueError(message.rstrip())
+
+
+def check_names(given: Iterable[Any], valid: Sequence[str], where: str, kind: str = "key") -> None:
+    """Refuses names that are not among the valid ones.
+
+    Args:
+        given (iterable): names of keys, options, ...
+        valid (sequence of `str`): those that there are.
+        where (`str`): what the names are in, for the message.
+        kind (`str`, defaults to `"key"`): what a name stands for, for the message.
+
+    Raises:
+        ValueError: an unknown name; the nearest valid one is suggested.
+    """
+    for name in given:
+        if name not in valid:
+            hint = suggest_nearest(name, valid, f"Valid: {list_first(valid, NAMES_SHOWN)}.")
+            raise ValueError(f"{where}: unknown {kind} `{name}`. {hint}")
+
+
 def shorten_value(value: Any) -> str:
     """A value for a message: whole numbers of thousands of digits, and long texts, are cut.
 
@@ -147,6 +196,8 @@ __all__ = [
     "TEXT_LENGTH",
     "WHOLE",
     "Range",
+    "check_choice",
+    "check_names",
     "check_number",
     "check_ranges",
     "shorten_value",

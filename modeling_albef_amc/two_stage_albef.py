@@ -17,6 +17,7 @@ from .grouping_albef import PhraseRows, divide_by_length
 from .inputs_albef import check_pieces
 from .outputs_albef import AlbefRetrievalScores
 from .pretrained_albef import AlbefPreTrainedModel
+from .ranges_albef import check_choice
 
 NOT_LISTED = -100.0  # score of a pair outside the shortlist, as published
 IMAGES_PER_BLOCK = 16  # images whose keys and values are held at once
@@ -274,8 +275,7 @@ def compute_retrieval_recall(
 
     ```
     """
-    if tie_order not in TIE_ORDERS:
-        raise ValueError(f"`tie_order` must be one of {', '.join(map(repr, TIE_ORDERS))}, got {tie_order!r}.")
+    check_choice("tie_order", tie_order, TIE_ORDERS)
     num_images, num_texts = scores_per_image.shape
     if scores_per_text.shape != (num_texts, num_images) or image_index.shape != (num_texts,):
         raise ValueError(

@@ -2,13 +2,14 @@
 """Settings of a training run: those of `transformers`' Trainer, and the objectives' margins, weights and choices."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from transformers import TrainingArguments
 
 from albef_amc.contrastive_albef import DistillationAxis
-from albef_amc.explanation_albef import HeatmapDenominator, check_choice
+from albef_amc.explanation_albef import HeatmapDenominator
 from albef_amc.parallel_albef import CandidateScope
+from albef_amc.ranges_albef import check_choice
 from albef_amc.trainer.data.augmentation import FLIPS
 from albef_amc.trainer.data.data_collator import BOX_CHOICES, REGION_SOURCES
 from albef_amc.trainer.data.phrase_epochs import EPOCH_UNITS
@@ -151,10 +152,10 @@ class AmcConfig(TrainingArguments):
             self.metric_for_best_model = POINTING_ACCURACY  # the Trainer's own default, a loss, is not evaluated
         check_switches(self)
         super().__post_init__()
-        check_choice("heatmap_denominator", self.heatmap_denominator, HeatmapDenominator)
-        check_choice("distillation_axis", self.distillation_axis, DistillationAxis)
-        check_choice("candidate_scope", self.candidate_scope, CandidateScope)
         for name, choices in (
+            ("heatmap_denominator", get_args(HeatmapDenominator)),
+            ("distillation_axis", get_args(DistillationAxis)),
+            ("candidate_scope", get_args(CandidateScope)),
             ("amc_mean_reduction", MEAN_REDUCTIONS),
             ("region_source", REGION_SOURCES),
             ("box_choice", BOX_CHOICES),
@@ -162,10 +163,7 @@ class AmcConfig(TrainingArguments):
             ("flip", FLIPS),
             ("lr_scheduler", (None, *SCHEDULES)),
         ):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"`{name}` must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}."
-                )
+            check_choice(name, getattr(self, name), choices)
         if self.lr_scheduler is not None and self.warmup_steps:
             raise ValueError(
                 f"`warmup_steps={self.warmup_steps}` means nothing to `lr_scheduler={self.lr_scheduler}`. Set "

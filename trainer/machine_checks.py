@@ -13,8 +13,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from transformers.utils import is_torch_bf16_gpu_available, logging
 
 from albef_amc.configuration.installation import name_installation
-from albef_amc.configuration.suggestions import suggest_nearest
-from albef_amc.ranges_albef import shorten_value
+from albef_amc.ranges_albef import check_names, shorten_value
 from albef_amc.trainer.amc_config import POINTING_ACCURACY, AmcConfig
 from albef_amc.trainer.callbacks import EVALUATION_SETTINGS
 from albef_amc.trainer.data.mixtures import describe_size, list_parts
@@ -156,10 +155,7 @@ def _check_trackers(report_to: Any) -> None:
     for name in names:
         if name in ("all", "none", *installed):
             continue
-        if name not in INTEGRATION_TO_CALLBACK:
-            known = f"Known: {', '.join(INTEGRATION_TO_CALLBACK)}."
-            hint = suggest_nearest(name, INTEGRATION_TO_CALLBACK, known, least_likeness=0.6)
-            raise ValueError(f"`report_to`: unknown tracker `{name}`. {hint}")
+        check_names([name], [*INTEGRATION_TO_CALLBACK], "`report_to`", "tracker")
         raise ValueError(
             f"`report_to`: the tracker `{name}` is not installed: `pip install {TRACKER_PACKAGES.get(name, name)}`, "
             "or set `report_to=none`."

@@ -3,7 +3,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from transformers import set_seed
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
 from albef_amc.configuration.setting_types import check_types, list_simple_fields
 from albef_amc.configuration.shipped_files import resolve_shipped
-from albef_amc.configuration.suggestions import suggest_nearest
 from albef_amc.configuration.yaml_files import parse_yaml, read_yaml
 from albef_amc.configuration_albef import LONGEST_SIDE
 from albef_amc.conversion.from_encoders import build_processor
@@ -22,7 +21,7 @@ from albef_amc.datasets_scripts.reading.coco_files import load_json
 from albef_amc.evaluation.checkpoints import load_model_and_processor
 from albef_amc.lora.adapters import check_lora_options, list_lora_fields
 from albef_amc.model_cards import ModelCard
-from albef_amc.ranges_albef import COUNT, POSITIVE, check_number, check_ranges, shorten_value
+from albef_amc.ranges_albef import COUNT, POSITIVE, check_names, check_number, check_ranges, shorten_value
 from albef_amc.text_processing_albef import build_tokenizer, clean_caption
 from albef_amc.trainer.amc_config import AmcConfig
 
@@ -174,18 +173,18 @@ def _read_content(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
 
 def _check_sections(content: dict[str, Any], where: str) -> None:
     """Refuses keys that no section has, and sections that are no mappings."""
-    _check_keys(content, [*(item.name for item in dataclasses.fields(Recipe)), "base"], where)
+    check_names(content, [*(item.name for item in dataclasses.fields(Recipe)), "base"], where)
     for name, value in content.items():
         if name == "train_data" and isinstance(value, list):
             _check_mixture(value, where)
         elif name != "output_dir" and value is not None and not isinstance(value, dict):
             raise ValueError(f"{where}: section `{name}` must hold keys with values, got {shorten_value(value)}.")
-    _check_keys(content.get("training") or {}, _training_fields(), "training")
-    _check_keys(content.get("model") or {}, [item.name for item in dataclasses.fields(ModelRecipe)], "model")
-    _check_keys(content.get("machine") or {}, MACHINE_KEYS, "machine")
+    check_names(content.get("training") or {}, _training_fields(), "training")
+    check_names(content.get("model") or {}, [item.name for item in dataclasses.fields(ModelRecipe)], "model")
+    check_names(content.get("machine") or {}, MACHINE_KEYS, "machine")
     if content.get("peft") is not None:
-        _check_keys(content["peft"], list_lora_fields(), "peft")
-    _check_keys(content.get("card") or {}, [item.name for item in dataclasses.fields(ModelCard)], "card")
+        check_names(content["peft"], list_lora_fields(), "peft")
+    check_names(content.get("card") or {}, [item.name for item in dataclasses.fields(ModelCard)], "card")
 
 
 def _check_mixture(parts: list[Any], where: str) -> None:
@@ -290,13 +289,6 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
 def _as_number(text: str) -> str | float:
     """YAML reads 2e-5 as text; a recipe means the number."""
     return float(text) if SCIENTIFIC_NOTATION.fullmatch(text) else text
-
-
-def _check_keys(given: Mapping[str, Any], valid: Sequence[str], where: str) -> None:
-    for name in given:
-        if name not in valid:
-            hint = suggest_nearest(name, valid, f"Valid keys: {', '.join(valid[:12])}.")
-            raise ValueError(f"{where}: unknown key `{name}`. {hint}")
 
 
 def build_arguments(recipe: Recipe, output_dir: str | Path) -> AmcConfig:

@@ -14,7 +14,6 @@ from transformers import get_scheduler
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from albef_amc.configuration.setting_types import check_types
-from albef_amc.configuration.suggestions import suggest_nearest
 from albef_amc.ranges_albef import (
     BELOW_ONE,
     LARGE,
@@ -23,6 +22,8 @@ from albef_amc.ranges_albef import (
     SHARE,
     TEXT_LENGTH,
     Range,
+    check_choice,
+    check_names,
     check_ranges,
     shorten_value,
 )
@@ -146,8 +147,8 @@ def _check_enumerations(settings: Any) -> None:
                 continue
             known = [item.value for item in kind]
             value = getattr(settings, name)
-            if value not in known and not isinstance(value, kind):
-                raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {shorten_value(value)}.")
+            if not isinstance(value, kind):
+                check_choice(name, value, known)
 
 
 def _check_choices(settings: Any) -> None:
@@ -155,8 +156,8 @@ def _check_choices(settings: Any) -> None:
     for item in dataclasses.fields(settings):
         known = CHOICES.get(item.name, item.metadata.get("choices"))
         value = getattr(settings, item.name)
-        if known is not None and value is not None and value not in list(known):
-            raise ValueError(f"`{item.name}` must be one of {', '.join(map(str, known))}; got {shorten_value(value)}.")
+        if known is not None and value is not None:
+            check_choice(item.name, value, known)
 
 
 def _check_accelerator(settings: Any) -> None:
@@ -164,10 +165,7 @@ def _check_accelerator(settings: Any) -> None:
     if not isinstance(settings, Mapping):
         return
     known = [item.name for item in dataclasses.fields(AcceleratorConfig)]
-    for name in settings:
-        if name not in known:
-            hint = suggest_nearest(str(name), known, f"Options: {', '.join(known)}.")
-            raise ValueError(f"`accelerator_config` has no option `{name}`. {hint}")
+    check_names(settings, known, "`accelerator_config`", "option")
     check_types(AcceleratorConfig(**settings), prefix="accelerator_config.")
 
 

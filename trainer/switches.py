@@ -1,11 +1,11 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Switches of torch that trade exactness or start-up time for speed: which a training run may set, and how."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
-from albef_amc.explanation_albef import check_choice
+from albef_amc.ranges_albef import check_choice
 
 MatmulPrecision = Literal["highest", "high", "medium"]
 
@@ -32,7 +32,7 @@ def check_switches(args: Any) -> None:
     precision = args.float32_matmul_precision
     if precision is None:
         return
-    check_choice("float32_matmul_precision", precision, MatmulPrecision)
+    check_choice("float32_matmul_precision", precision, get_args(MatmulPrecision))
     if args.tf32 is not None and args.tf32 == (precision == EXACT):
         raise ValueError(
             f"`float32_matmul_precision={precision}` and `tf32={args.tf32}` contradict each other: TF32 is on with "

@@ -6,6 +6,7 @@ from typing import Any
 from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
 from albef_amc.datasets_scripts.reading.task_lists import Entry, TaskListBuilder, iterate_lines
 from albef_amc.datasets_scripts.task_features import ENTAILED_FEATURES, HYPOTHESIS_FEATURES
+from albef_amc.ranges_albef import check_choice
 
 LABELS = tuple(HYPOTHESIS_FEATURES["label"].names)
 # The lists name images without their ending.
@@ -31,8 +32,7 @@ class AlbefSnliVe(TaskListBuilder):
     def _read_entry(self, entry: Entry) -> tuple[str, Any] | None:
         image = entry.read_path(entry.read("image"), "image", self.report)
         label = entry.read("label")
-        if label not in LABELS:
-            raise ValueError(f"{entry.where}: `label` must be one of {', '.join(LABELS)}; got {label!r:.80}.")
+        check_choice("label", label, LABELS, f"{entry.where}: ")
         hypothesis = entry.read_text("sentence", self.report)
         if image is None or hypothesis is None:
             return None

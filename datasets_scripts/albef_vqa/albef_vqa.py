@@ -17,6 +17,7 @@ from albef_amc.datasets_scripts.reading.task_lists import (
     iterate_lines,
 )
 from albef_amc.datasets_scripts.task_features import ANSWERED_FEATURES, build_question
+from albef_amc.ranges_albef import check_choice
 
 VQA, VISUAL_GENOME = "vqa", "vg"
 SOURCES = (VQA, VISUAL_GENOME)
@@ -85,8 +86,7 @@ class AlbefVqa(TaskListBuilder):
 
     def _read_entry(self, entry: Entry) -> tuple[str, Any] | None:
         source, question_id = entry.read("dataset"), entry.read("question_id")
-        if source not in SOURCES:
-            raise ValueError(f"{entry.where}: `dataset` must be one of {', '.join(SOURCES)}; got {source!r:.80}.")
+        check_choice("dataset", source, SOURCES, f"{entry.where}: ")
         if not is_question_id(question_id):
             raise ValueError(f"{entry.where}: `question_id` must be a whole number, got {question_id!r:.80}.")
         path = entry.read_path(entry.read("image"), "image", self.report)

@@ -24,6 +24,7 @@ from albef_amc.datasets_scripts.flickr30k_entities.info_ground_files import (
 from albef_amc.datasets_scripts.reading.coco_records import ReadingReport, clean_box, keep_usable, mark_incomplete
 from albef_amc.datasets_scripts.reading.image_files import StoredImage, choose_frame, read_image_file
 from albef_amc.datasets_scripts.source_builder import ImageRootConfig, SourceBuilder
+from albef_amc.ranges_albef import check_choice
 
 SPLITS = ("train", "val", "test")
 SOURCES = ("xml", "info_ground")
@@ -50,8 +51,7 @@ class Flickr30kEntitiesConfig(ImageRootConfig):
     splits: list[str] | tuple[str, ...] | str = SPLITS
 
     def __post_init__(self):
-        if self.source not in SOURCES:
-            raise ValueError(f"`source` must be one of {', '.join(SOURCES)}; got {self.source!r}.")
+        check_choice("source", self.source, SOURCES)
         self.splits = [self.splits] if isinstance(self.splits, str) else list(dict.fromkeys(self.splits))
         if not self.splits or not set(self.splits) <= set(SPLITS):
             raise ValueError(f"`splits` must name some of {', '.join(SPLITS)}; got {self.splits}.")

@@ -22,6 +22,7 @@ from albef_amc.datasets_scripts.reading.coco_records import (
 from albef_amc.datasets_scripts.reading.image_files import UPRIGHT, find_path_problem, read_image_file
 from albef_amc.datasets_scripts.row_checks import format_sizes, is_stated_size
 from albef_amc.datasets_scripts.source_builder import ImageRootConfig, SourceBuilder
+from albef_amc.ranges_albef import check_choice
 from albef_amc.regions_albef import decode_rle, encode_rle
 from albef_amc.text_files_albef import open_text_file
 
@@ -46,8 +47,7 @@ class JsonlConfig(ImageRootConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.box_format not in BOX_FORMATS:
-            raise ValueError(f"`box_format` must be one of {', '.join(BOX_FORMATS)}; got {self.box_format!r}.")
+        check_choice("box_format", self.box_format, BOX_FORMATS)
         if not self.list_annotation_paths():
             raise FileNotFoundError(f"No `*{SUFFIX}` in {self.data_root}. Put one there for every split.")
         for path in self.list_annotation_paths():

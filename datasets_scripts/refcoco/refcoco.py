@@ -21,6 +21,7 @@ from albef_amc.datasets_scripts.reading.image_files import StoredImage, choose_f
 from albef_amc.datasets_scripts.refcoco.detections import Detections, build_proposals, load_detections
 from albef_amc.datasets_scripts.refcoco.restricted_pickle import load_plain_pickle
 from albef_amc.datasets_scripts.source_builder import ImageRootConfig, SourceBuilder
+from albef_amc.ranges_albef import check_choice
 
 # Data sets and who split them; the first is the usual one.
 SPLITTERS = {
@@ -76,12 +77,9 @@ class RefCocoConfig(ImageRootConfig):
     detections_file: str | None = None
 
     def __post_init__(self):
-        if self.dataset not in SPLITTERS:
-            raise ValueError(f"`dataset` must be one of {', '.join(SPLITTERS)}; got {self.dataset!r}.")
+        check_choice("dataset", self.dataset, SPLITTERS)
         self.split_by = self.split_by or SPLITTERS[self.dataset][0]
-        if self.split_by not in SPLITTERS[self.dataset]:
-            choices = ", ".join(SPLITTERS[self.dataset])
-            raise ValueError(f"`split_by` of {self.dataset} must be one of {choices}; got {self.split_by!r}.")
+        check_choice("split_by", self.split_by, SPLITTERS[self.dataset], f"{self.dataset}: ")
         super().__post_init__()
         for path in self.list_annotation_paths():
             if not path.is_file():

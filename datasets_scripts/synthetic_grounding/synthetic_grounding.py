@@ -25,7 +25,7 @@ from albef_amc.datasets_scripts.synthetic_grounding.scenes import (
     draw_scene,
     sample_objects,
 )
-from albef_amc.ranges_albef import Range, check_number
+from albef_amc.ranges_albef import Range, check_choice, check_number
 from albef_amc.regions_albef import encode_rle
 
 SPLITS = ("train", "validation", "test")
@@ -126,8 +126,7 @@ def build_scene(split: str, index: int, config: SyntheticGroundingConfig) -> dic
     Returns:
         `dict`: a row of `GROUNDING_FEATURES` with a PIL image.
     """
-    if split not in SPLITS:
-        raise ValueError(f"`split` must be one of {', '.join(SPLITS)}; got {split!r}.")
+    check_choice("split", split, SPLITS)
     rng = Random(f"{config.seed}/{split}/{index}")
     held_out = frozenset() if split == "test" else HELD_OUT_COMPOSITIONS
     while True:

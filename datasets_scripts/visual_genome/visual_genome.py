@@ -17,6 +17,7 @@ from albef_amc.datasets_scripts.visual_genome.files import (
     load_image_data,
 )
 from albef_amc.datasets_scripts.visual_genome.phrases import ANNOTATION_KINDS, SPATIAL, describe_place
+from albef_amc.ranges_albef import check_choice
 
 
 @dataclass
@@ -36,8 +37,7 @@ class VisualGenomeConfig(ImageRootConfig):
     annotations: str = "regions"
 
     def __post_init__(self):
-        if self.annotations not in ANNOTATION_KINDS:
-            raise ValueError(f"`annotations` must be one of {', '.join(ANNOTATION_KINDS)}; got {self.annotations!r}.")
+        check_choice("annotations", self.annotations, ANNOTATION_KINDS)
         super().__post_init__()
         for path in self.list_annotation_paths():
             if not path.is_file():

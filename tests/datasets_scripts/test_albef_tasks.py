@@ -170,6 +170,6 @@ def test_hypotheses_of_an_image_are_one_row(tmp_path):
 
 def test_an_unknown_label_is_named(tmp_path):
     path = ALBEF / "bad" / "ve_unknown_label.json"
-    message = "entry 0: `label` must be one of contradiction, neutral, entailment; got 'maybe'"
+    message = "entry 0: `label` must be one of 'contradiction', 'neutral', 'entailment', got 'maybe'"
     with pytest.raises(ValueError, match=rf"ve_unknown_label\.json: {message}"):
         build(AlbefSnliVe, tmp_path, image_root=FLICKR, train_files=path)

@@ -70,7 +70,7 @@ def test_questions_of_a_test_split_have_no_answers(tmp_path):
 
 
 def test_an_unknown_source_is_named(tmp_path):
-    message = r"vqa_unknown_dataset\.json: entry 0: `dataset` must be one of vqa, vg; got 'gqa'"
+    message = r"vqa_unknown_dataset\.json: entry 0: `dataset` must be one of 'vqa', 'vg', got 'gqa'"
     with pytest.raises(ValueError, match=message):
         build(tmp_path, files=[str(ALBEF / "bad" / "vqa_unknown_dataset.json")])
 

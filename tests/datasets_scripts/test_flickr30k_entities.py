@@ -439,7 +439,7 @@ def test_a_repeated_image_of_a_json_is_one_row(tmp_path, source):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"source": "mdetr"}, ValueError, "`source` must be one of xml, info_ground; got 'mdetr'"),
+        ({"source": "mdetr"}, ValueError, "`source` must be one of 'xml', 'info_ground', got 'mdetr'"),
         ({"splits": ["dev"]}, ValueError, r"`splits` must name some of train, val, test; got \['dev'\]"),
         ({"splits": []}, ValueError, "`splits` must name some of train, val, test"),
         ({"image_root": "nowhere"}, FileNotFoundError, "No image folder nowhere"),

@@ -248,7 +248,7 @@ def test_every_file_is_a_split(source):
 
 
 def test_options_and_file_names_are_checked(source, tmp_path):
-    with pytest.raises(ValueError, match="`box_format` must be one of xyxy, xywh, normalized_xyxy"):
+    with pytest.raises(ValueError, match="`box_format` must be one of 'xyxy', 'xywh', 'normalized_xyxy'"):
         source(row_of(), box_format="yxyx")
     with pytest.raises(ValueError, match="no name of a split"):
         source(row_of(), split="my-train")

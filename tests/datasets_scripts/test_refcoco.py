@@ -261,8 +261,8 @@ def test_boxes_stay_where_the_published_size_is_that_of_the_upright_picture(tmp_
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"dataset": "refcoco++"}, ValueError, "`dataset` must be one of refcoco, refcoco"),
-        ({"dataset": "refcoco+", "split_by": "google"}, ValueError, "`split_by` of refcoco. must be one of unc"),
+        ({"dataset": "refcoco++"}, ValueError, "`dataset` must be one of 'refcoco', 'refcoco"),
+        ({"dataset": "refcoco+", "split_by": "google"}, ValueError, "refcoco.: `split_by` must be one of 'unc"),
         ({"detections_file": "no.json"}, FileNotFoundError, "No `no.json` in .*`detections_file`"),
         ({"image_root": "nowhere"}, FileNotFoundError, "No image folder nowhere"),
         ({"data_root": str(REFER / "images")}, FileNotFoundError, "No (`instances.json`|image folder)"),

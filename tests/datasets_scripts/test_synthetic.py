@@ -312,7 +312,7 @@ def test_builder_configurations_do_not_share_a_cache(tmp_path):
 
 
 def test_unknown_split_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="`split` must be one of train, validation, test"):
+    with pytest.raises(ValueError, match="`split` must be one of 'train', 'validation', 'test'"):
         generate_scenes("dev", 1)
     sizes = {"num_train_scenes": 1, "num_validation_scenes": 1, "num_test_scenes": 1}
     with pytest.raises(ValueError, match="no split 'dev'"):

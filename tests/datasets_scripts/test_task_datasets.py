@@ -330,4 +330,4 @@ def test_a_bad_list_is_one_line_of_the_command(tmp_path, capsys):
     words += ["--option", f"image_root={IMAGES / 'flickr30k' / 'flickr30k-images'}"]
     assert main(["build-dataset", "albef_snli_ve", *words, "--output-dir", str(tmp_path / "out")]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "entry 0: `label` must be one of contradiction, neutral, entailment; got 'maybe'" in line
+    assert "entry 0: `label` must be one of 'contradiction', 'neutral', 'entailment', got 'maybe'" in line

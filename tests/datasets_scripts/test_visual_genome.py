@@ -286,7 +286,7 @@ def test_half_a_download_is_refused(tmp_path, source):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"annotations": "questions"}, ValueError, "`annotations` must be one of regions, objects, attributes"),
+        ({"annotations": "questions"}, ValueError, "`annotations` must be one of 'regions', 'objects', 'attributes'"),
         ({"image_root": "nowhere"}, FileNotFoundError, "No image folder nowhere"),
         ({"data_root": str(SOURCE / "VG_100K")}, FileNotFoundError, "No `image_data.json` in .*docs/datasets.md"),
         ({"data_root": ""}, ValueError, "`data_root` is missing"),

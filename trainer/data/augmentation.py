@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from albef_amc.configuration.setting_types import check_types
 from albef_amc.image_processing_albef import load_image
-from albef_amc.ranges_albef import SHARE, Range, check_ranges
+from albef_amc.ranges_albef import SHARE, Range, check_choice, check_ranges
 from albef_amc.regions_albef import decode_rle, encode_rle
 
 # Words that a mirror may make wrong. A false alarm costs one flip, a missed one teaches the wrong side, so a word in
@@ -121,8 +121,7 @@ class GroundingAugmentation:
     flip: str = "safe"
 
     def __post_init__(self):
-        if self.flip not in FLIPS:
-            raise ValueError(f"`flip` must be one of {FLIPS}, got {self.flip!r}.")
+        check_choice("flip", self.flip, FLIPS)
         check_ranges(self, AUGMENTATION_RANGES)
         check_types(self)
 

@@ -14,7 +14,7 @@ from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, INCOMPLETE_OUT
 from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.datasets_scripts.row_checks import check_picture_size
 from albef_amc.image_processing_albef import load_image
-from albef_amc.ranges_albef import check_number
+from albef_amc.ranges_albef import check_choice, check_number
 from albef_amc.text_processing_albef import find_broken_character, find_text_problem
 from albef_amc.trainer.data.augmentation import GroundingAugmentation
 from albef_amc.trainer.setting_ranges import MASK_SIDE, TRAINING_RANGES
@@ -116,10 +116,8 @@ class DataCollatorForGrounding:
         ):
             if value is not None:
                 check_number(name, value, TRAINING_RANGES[name])
-        if region_source not in REGION_SOURCES:
-            raise ValueError(f"`region_source` must be one of {REGION_SOURCES}, got {region_source!r}.")
-        if box_choice not in BOX_CHOICES:
-            raise ValueError(f"`box_choice` must be one of {BOX_CHOICES}, got {box_choice!r}.")
+        check_choice("region_source", region_source, REGION_SOURCES)
+        check_choice("box_choice", box_choice, BOX_CHOICES)
         self.processor = processor
         self.phrases_per_image = phrases_per_image
         self.max_length = max_length

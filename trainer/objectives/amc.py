@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from albef_amc.ranges_albef import check_choice
 from albef_amc.trainer.objectives.heatmap_objective import RegionObjective, register_objective
 
 MEAN_REDUCTIONS = ("sample", "batch")
@@ -68,8 +69,7 @@ class AttentionMaskConsistencyLoss(RegionObjective):
     mean_reduction: str = "sample"
 
     def __post_init__(self):
-        if self.mean_reduction not in MEAN_REDUCTIONS:
-            raise ValueError(f"`mean_reduction` must be one of {MEAN_REDUCTIONS}, got {self.mean_reduction!r}.")
+        check_choice("mean_reduction", self.mean_reduction, MEAN_REDUCTIONS)
         self.check_not_negative("mean_margin", "max_margin", "mean_weight", "max_weight")
 
     def compare(

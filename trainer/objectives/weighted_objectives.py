@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from albef_amc.configuration.suggestions import suggest_nearest
-from albef_amc.ranges_albef import NOT_NEGATIVE, check_number, shorten_value
+from albef_amc.ranges_albef import NOT_NEGATIVE, check_names, check_number, shorten_value
 from albef_amc.trainer.objectives.amc import MEAN_REDUCTIONS, AttentionMaskConsistencyLoss
 from albef_amc.trainer.objectives.heatmap_objective import (
     OBJECTIVES,
@@ -122,13 +121,11 @@ def build_objective(name: str, setting: float | Mapping[str, Any]) -> tuple[floa
     Raises:
         ValueError: an unknown objective or option (the nearest valid one is named), or a negative weight.
     """
-    if name not in OBJECTIVES:
-        raise ValueError(f"`extra_objectives`: unknown objective `{name}`. {_suggest(name, sorted(OBJECTIVES))}")
+    check_names([name], sorted(OBJECTIVES), "`extra_objectives`", "objective")
     options = dict(setting) if isinstance(setting, Mapping) else {"weight": setting}
     defaults = {"weight": 1.0, **_list_defaults(OBJECTIVES[name])}
+    check_names(options, [*defaults], f"`extra_objectives.{name}`", "option")
     for option, value in options.items():
-        if option not in defaults:
-            raise ValueError(f"`extra_objectives.{name}`: unknown option `{option}`. {_suggest(option, [*defaults])}")
         if isinstance(defaults[option], float):
             options[option] = _as_number(f"extra_objectives.{name}.{option}", value)
     weight = options.pop("weight", defaults["weight"])
@@ -151,10 +148,6 @@ def _as_number(option: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"`{option}` must be a number, got {shorten_value(value)}.") from None
-
-
-def _suggest(name: str, valid: Sequence[str]) -> str:
-    return suggest_nearest(name, valid, f"Valid: {', '.join(valid)}.")
 
 
 __all__ = [

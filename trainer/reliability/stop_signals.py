@@ -16,6 +16,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
 
+from albef_amc.messages_albef import list_first
 from albef_amc.parallel_albef import sum_over_processes
 from albef_amc.trainer.parallel import do_on_main_process, is_true_anywhere
 from albef_amc.trainer.reliability.finite_weights import check_finite_weights
@@ -269,9 +270,7 @@ def begin_worker(worker_id: int, then: Callable[[int], None] | None = None) -> N
 
 
 def _shorten(row_ids: list[str]) -> str:
-    rest = len(row_ids) - IDS_SHOWN
-    shown = ", ".join(row_ids[:IDS_SHOWN]) or "the collator gives no `row_ids`"
-    return shown + (f" and {rest} more" if rest > 0 else "")
+    return list_first(row_ids, IDS_SHOWN) or "the collator gives no `row_ids`"
 
 
 __all__ = [
