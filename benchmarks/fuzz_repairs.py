@@ -67,8 +67,8 @@ def _iterate_calls(path: Path, names: tuple[str, ...]) -> Iterator[ast.Call]:
 def _list_variants(node: ast.expr, path: Path) -> list[str]:
     """The messages that an argument stands for; none for what a function returned, which is listed with it."""
     text = _read_text(node, path)
-    if text == f"{GAP}: image left out":  # of a picture that cannot be used
-        return [f"{reason}: image left out" for reason in _list_image_reasons()]
+    if text == f"{GAP}: image skipped":  # of a picture that cannot be used
+        return [f"{reason}: image skipped" for reason in _list_image_reasons()]
     return [] if text == GAP else [text]
 
 

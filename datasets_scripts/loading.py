@@ -269,7 +269,7 @@ def _explaining_failures(name: str) -> Iterator[None]:
 def _check_exists(name: str) -> None:
     """Refuses what is no builder, no folder and no name that a repository can have."""
     if not name or not Path(name).exists() and (name.count("/") != 1 or name.startswith((".", "/"))):
-        listed = f"it is no builder ({', '.join(BUILDERS)}), no folder and no `user/name` of the Hub."
+        listed = f"it is not a builder ({', '.join(BUILDERS)}), no folder and no `user/name` of the Hub."
         raise FileNotFoundError(f"No data set {name!r}: {listed} {suggest_nearest(name, BUILDERS, '')}".rstrip())
 
 

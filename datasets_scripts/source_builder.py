@@ -140,7 +140,7 @@ class SourceBuilder(datasets.GeneratorBasedBuilder):
         """
         if name not in self.CONFIGURATIONS:
             choices = ", ".join(self.CONFIGURATIONS) or "none"
-            raise ValueError(f"`config_name` {name!r} is no configuration of {type(self).__name__}: {choices}.")
+            raise ValueError(f"`config_name` {name!r} is not a configuration of {type(self).__name__}: {choices}.")
         stands_for = self.CONFIGURATIONS[name]
         for option, value in stands_for.items():
             if options.get(option, value) != value:

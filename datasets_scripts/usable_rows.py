@@ -8,8 +8,8 @@ from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
 from albef_amc.datasets_scripts.task_features import find_task_schema
 from albef_amc.text_processing_albef import find_broken_character, find_text_problem
 
-BROKEN_FIELD = "field with broken characters: left out"
-OTHER_FIELD = "field that is no text: left out"
+BROKEN_FIELD = "field with broken characters: field dropped"
+OTHER_FIELD = "field is not text: field dropped"
 
 
 def keep_usable_texts(row: dict[str, Any], report: ReadingReport) -> dict[str, Any] | None:
@@ -26,24 +26,24 @@ def keep_usable_texts(row: dict[str, Any], report: ReadingReport) -> dict[str, A
         >>> [entry["phrase"] for entry in keep_usable_texts(row, report)["phrases"]]
         ['a dog']
         >>> report.first_places
-        {'phrase without words or with broken characters: left out': 'image photo_1, phrase 0'}
+        {'phrase without words or with broken characters: phrase skipped': 'image photo_1, phrase 0'}
     """
     schema = find_task_schema(row)
     texts, text = ("phrases", "phrase") if schema is None else (schema.texts, schema.text)
     image_ids = row.get("image_ids") or [row.get("image_id")]
     place = f"image {', '.join(map(str, image_ids))}"
     if any(find_broken_character(str(image_id)) for image_id in image_ids):
-        report.add("image id with broken characters: image left out", place)
+        report.add("image id with broken characters: image skipped", place)
         return None
     entries = []
     for entry in row[texts] or ():
         where = f"{place}, {text} {entry[f'{text}_id']}"
         if find_text_problem(entry[text]) or find_broken_character(str(entry[f"{text}_id"])):
-            report.add(f"{text} without words or with broken characters: left out", where)
+            report.add(f"{text} without words or with broken characters: {text} skipped", where)
         else:
             entries.append(_keep_usable_fields(entry, where, report) if schema is None else entry)
     if not entries:
-        report.add(f"image without a usable {text}: left out", place)
+        report.add(f"image without a usable {text}: image skipped", place)
         return None
     if not row.get("proposals"):
         return {**row, texts: entries}
@@ -59,7 +59,7 @@ def _keep_usable_fields(phrase: dict[str, Any], where: str, report: ReadingRepor
         kept |= {"caption": None, "spans": None}
     types = _filter(phrase.get("types"), _is_no_text, OTHER_FIELD, f"{where}, types", report)
     kept["types"] = _filter(types, find_broken_character, BROKEN_FIELD, f"{where}, types", report)
-    reason = "paraphrase without words or with broken characters: left out"
+    reason = "paraphrase without words or with broken characters: paraphrase dropped"
     kept["paraphrases"] = _filter(phrase.get("paraphrases"), find_text_problem, reason, where, report)
     return kept
 

@@ -46,7 +46,7 @@ def _read_phrases(group: bytearray, report: ReadingReport) -> list[dict[str, Any
     for place, captions, _ in iterate_group(group):
         for number, caption in enumerate(captions):
             if caption in phrases:
-                report.add("caption repeats one of the same image: left out", place)
+                report.add("caption repeats one of the same image: caption skipped", place)
             else:
                 phrases[caption] = build_phrase(name_phrase(place, number), caption)
     return list(phrases.values())

@@ -48,7 +48,7 @@ class AlbefNlvr2(TaskListBuilder):
         found = [self._read_image(name, report) for name in names]
         pictures = [columns["image"] for columns in found if columns is not None]
         if len(pictures) < NUM_IMAGES:
-            report.add("pair without both images: left out", " ".join(names))
+            report.add("pair without both images: pair skipped", " ".join(names))
             return None
         sentences = [
             {"sentence_id": place, "sentence": sentence, "label": label}

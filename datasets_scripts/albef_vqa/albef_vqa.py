@@ -153,10 +153,10 @@ def keep_answers(answers: Sequence[str], place: str, report: ReadingReport) -> l
     kept = [answer if is_encodable(answer) else "" for answer in answers]
     usable = [has_words(answer) for answer in kept]
     if not any(usable):
-        report.add("no answer with words: question left out", place)
+        report.add("no answer with words: question skipped", place)
         return []
     if not all(usable):
-        report.add("answer without words or with broken characters: no target of training", place)
+        report.add("answer without words or with broken characters: not a training target", place)
     return kept
 
 

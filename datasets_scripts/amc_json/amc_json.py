@@ -60,7 +60,7 @@ class AmcJson(SourceBuilder):
         if stored is None:
             return None
         if stored.orientation != UPRIGHT:
-            report.add("image is turned by its EXIF data: boxes are turned with it", str(path))
+            report.add("image is rotated by its EXIF data: boxes rotated with it", str(path))
         width, height = stored.upright_size
         phrases = _read_phrases(source, stored, report)
         return build_row(self.config.build_image(image, stored), image, width, height, phrases)
@@ -78,9 +78,9 @@ def _read_phrases(group: bytearray, stored: StoredImage, report: ReadingReport) 
     for place, captions, bbox in iterate_group(group):
         boxes, is_incomplete = read_boxes(bbox, stored.width, stored.height, place, report)
         if not boxes:
-            report.add("phrase without a usable box: kept without a region", place)
+            report.add("phrase without a usable box: phrase kept without a region", place)
         if (content := repr((captions, bbox))) in seen:
-            report.add("entry repeats an earlier one: kept", place)
+            report.add("entry repeats an earlier one: entry kept", place)
         seen.add(content)
         types = mark_incomplete(None, is_incomplete)
         for number, caption in enumerate(captions):

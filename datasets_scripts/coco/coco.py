@@ -106,11 +106,11 @@ class Coco(SourceBuilder):
             if path.is_file():
                 _read_file(path, kind, images, groups, categories, self.report)
             else:
-                self.report.add("annotation file missing: its phrases are left out", f"{kind} of {split}")
+                self.report.add("annotation file missing: phrases skipped", f"{kind} of {split}")
         for image_id, group in groups.items():
             if image_id not in images:
                 for _ in group.splitlines():
-                    self.report.add("annotation of an unknown image: left out", f"{split}, image {image_id}")
+                    self.report.add("annotation of an unknown image: annotation skipped", f"{split}, image {image_id}")
         sources = {}
         for image_id, (file_name, *size) in images.items():
             problem = find_path_problem(file_name)
@@ -137,7 +137,7 @@ class Coco(SourceBuilder):
             if phrase is not None:
                 phrases.append(phrase)
         if not phrases:
-            report.add("image without a phrase: left out", str(path))
+            report.add("image without a phrase: image skipped", str(path))
             return None
         return build_row(self.config.build_image(file_name, stored), image, *stored.upright_size, phrases)
 
@@ -147,10 +147,10 @@ class Coco(SourceBuilder):
         """Phrase of an annotated object; without boxes where its box cannot be used."""
         where = f"annotation {annotation['id']}"
         if str(annotation.get("category_id")) not in categories:
-            report.add("annotation of an undeclared category: left out", where)
+            report.add("annotation of an undeclared category: annotation skipped", where)
             return None
         if annotation.get("iscrowd") and not self.config.keep_crowds:
-            report.add("crowd region: left out", where)
+            report.add("crowd region: region skipped", where)
             return None
         name, supercategory = categories[str(annotation["category_id"])]
         types = [supercategory] if supercategory else []
@@ -159,7 +159,7 @@ class Coco(SourceBuilder):
         region: dict[str, Any] = {}
         box = clean_box(annotation.get("bbox"), stored.width, stored.height, where, report, is_xywh=True)
         if box is None:
-            report.add("object without a usable box: kept without a region", where)
+            report.add("object without a usable box: object kept without a region", where)
         else:
             key = str(annotation["id"])
             polygons, masks, is_incomplete = read_region(
@@ -178,7 +178,7 @@ def _read_caption(
     """Phrase of a caption, white space around it removed."""
     caption = annotation.get("caption")
     if not isinstance(caption, str) or not caption.strip() or not is_encodable(caption):
-        report.add("caption without words or with broken characters: left out", f"caption {annotation['id']}")
+        report.add("caption without words or with broken characters: caption skipped", f"caption {annotation['id']}")
         return None
     return build_phrase(f"caption-{annotation['id']}", caption.strip(), types=[CAPTION_TYPE])
 

@@ -100,7 +100,7 @@ class CocoPhrases(SourceBuilder):
                 source = (image, records[image_id], annotations[image_id], categories)
                 splits[choose_split(image_id)][image_id] = source
             else:
-                self.report.add("image without a phrase: left out", f"image {image_id}")
+                self.report.add("image without a phrase: image skipped", f"image {image_id}")
         return {split: sources for split, sources in splits.items() if sources}
 
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
@@ -116,9 +116,9 @@ def _load_records(path: Path, images: dict, report: ReadingReport) -> dict[str, 
     records = defaultdict(list)
     for record_id, record in index_by_id(contents, "phrase record", path).items():
         if str(record.get("image_id")) not in images:
-            report.add("phrase of an unknown image: left out", f"record {record_id}")
+            report.add("phrase of an unknown image: phrase skipped", f"record {record_id}")
         elif not isinstance(record.get("phrase"), str) or not record["phrase"].strip():
-            report.add("record without a phrase: left out", f"record {record_id}")
+            report.add("record without a phrase: record skipped", f"record {record_id}")
         else:
             records[str(record["image_id"])].append(record)
     return records
@@ -141,7 +141,7 @@ def _read_row(
     entries = (_read_phrase(record, annotations, width, height, report) for record in records)
     phrases = [entry for entry in entries if entry is not None]
     if not phrases:
-        report.add("image without a usable phrase: left out", image["file_name"])
+        report.add("image without a usable phrase: image skipped", image["file_name"])
         return None
     return build_row(
         image={"path": image["file_name"], "bytes": stored.data},
@@ -158,10 +158,10 @@ def _has_annotated_size(path: Path, image: dict[str, Any], stored: StoredImage, 
     stated = (image.get("width"), image.get("height"))
     if not is_stated_size(stated, stored.upright_size):
         sizes = format_sizes(stored.upright_size, stated)
-        report.add("image size differs from the annotation: image left out", f"{path} ({sizes})")
+        report.add("image size differs from the annotation: image skipped", f"{path} ({sizes})")
         return False
     if stored.orientation != UPRIGHT:
-        report.add("image is turned by its EXIF data: boxes are taken as those of the upright picture", str(path))
+        report.add("image is rotated by its EXIF data: boxes belong to the upright image", str(path))
     return True
 
 
@@ -172,7 +172,7 @@ def _read_phrase(
     where = f"record {record['id']}"
     boxes, lost_boxes = read_boxes(record.get("bbox"), width, height, where, report)
     if record.get("bbox") and not boxes:
-        report.add("phrase without a usable box: left out", where)
+        report.add("phrase without a usable box: phrase skipped", where)
         return None
     polygons, masks, lost_outlines = read_region(record.get("ann_ids"), annotations, width, height, where, report)
     types = [record["kind"]] if record.get("kind") else None

@@ -18,7 +18,7 @@ MENTION_START = "[/EN#"
 MENTION_PATTERN = re.compile(r"\[/EN#(\d+)((?:/\w+)+)")
 # Ids become file names, which systems limit.
 IMAGE_ID_PATTERN = re.compile(r"[0-9]{1,100}")
-WITHOUT_SIZE = "annotation without a size: the image's own is taken"
+WITHOUT_SIZE = "annotation without a size: size of the image used"
 
 
 class Mention(NamedTuple):
@@ -60,7 +60,7 @@ Captions = dict[int, tuple[str, list[Mention]]]
 def check_image_id(image_id: str, where: str) -> None:
     """Ids become file names: only digits are taken."""
     if not IMAGE_ID_PATTERN.fullmatch(image_id):
-        raise ValueError(f"{where}: {image_id!r:.80} is no id of an image: an id has only digits, 100 at most.")
+        raise ValueError(f"{where}: {image_id!r:.80} is not an image id: an id has only digits, 100 at most.")
 
 
 def load_image_ids(path: Path, report: ReadingReport) -> list[str]:
@@ -80,7 +80,7 @@ def load_image_ids(path: Path, report: ReadingReport) -> list[str]:
             continue
         check_image_id(image_id, f"{path}, line {number}")
         if image_id in image_ids:
-            report.add("image listed twice in a split: one row", f"{path}, line {number} ({image_id})")
+            report.add("image listed twice in a split: later entry skipped", f"{path}, line {number} ({image_id})")
         image_ids[image_id] = None
     return list(image_ids)
 
@@ -110,7 +110,7 @@ def read_captions(path: Path, report: ReadingReport) -> Captions:
         try:
             captions[index] = parse_caption(line)
         except ValueError as error:
-            report.add("caption with broken brackets: left out", f"{path}, line {number} ({error})")
+            report.add("caption with broken brackets: caption skipped", f"{path}, line {number} ({error})")
     return captions
 
 
@@ -171,7 +171,7 @@ def read_chain_boxes(path: Path, report: ReadingReport) -> ChainBoxes:
     try:
         root = read_xml(path)
     except ValueError as error:
-        raise ValueError(f"{path} is not a whole annotation in XML ({error}). Fetch it again.") from error
+        raise ValueError(f"{path} is not a complete annotation in XML ({error}). Fetch it again.") from error
     found = ChainBoxes(defaultdict(list), set(), set(), _read_size(root))
     if found.size is None:
         report.add(WITHOUT_SIZE, str(path))

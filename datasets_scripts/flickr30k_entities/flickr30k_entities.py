@@ -125,10 +125,12 @@ class Flickr30kEntities(SourceBuilder):
                 splits[split] = {image: (split, *found) for image, found in texts.items()}
             for other in config.splits[: config.splits.index(split)]:
                 for image in splits[split].keys() & splits[other].keys():
-                    self.report.add("image in several splits: kept in each", f"{image} in {other}, {split}")
+                    self.report.add("image in several splits: image kept in each", f"{image} in {other}, {split}")
             for image, number in sorted(unrelated):
                 if image in splits[split]:
-                    self.report.add("caption unrelated to its image: kept", f"image {image}, sentence {number}")
+                    self.report.add(
+                        "caption unrelated to its image: caption kept", f"image {image}, sentence {number}"
+                    )
         return splits
 
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
@@ -140,7 +142,7 @@ class Flickr30kEntities(SourceBuilder):
         try:
             annotation = self._read_annotation(image, source, report)
         except ValueError as error:
-            report.add("annotation damaged: image left out", str(error))
+            report.add("annotation damaged: image skipped", str(error))
             return None
         if annotation is None:
             return None
@@ -150,7 +152,7 @@ class Flickr30kEntities(SourceBuilder):
             return None
         phrases = _build_phrases(image, captions, chains, stored, report)
         if not phrases:
-            report.add("image without a phrase: left out", f"image {image}")
+            report.add("image without a phrase: image skipped", f"image {image}")
             return None
         return build_row(self.config.build_image(file_name, stored), image, *stored.upright_size, phrases)
 
@@ -170,7 +172,7 @@ class Flickr30kEntities(SourceBuilder):
         captions_path = self.config.root / "Sentences" / f"{image}.txt"
         for path in (boxes_path, captions_path):
             if not path.is_file():
-                report.add("annotation file missing: image left out", str(path))
+                report.add("annotation file missing: image skipped", str(path))
                 return None
         return read_chain_boxes(boxes_path, report), read_captions(captions_path, report)
 
@@ -188,11 +190,11 @@ def _build_phrases(
         for index, mention in enumerate(mentions):
             phrase_id = f"{image}#{number}#{index}"
             if not mention.phrase.strip():
-                report.add("phrase without words: left out", phrase_id)
+                report.add("phrase without words: phrase skipped", phrase_id)
                 continue
             if not boxes.get(mention.chain):
                 reason = _explain_missing_box(mention.chain, chains)
-                report.add(f"phrase without a box, {reason}: kept without a region", phrase_id)
+                report.add(f"phrase without a box, {reason}: phrase kept without a region", phrase_id)
             phrases.append(
                 build_phrase(
                     phrase_id,

@@ -44,7 +44,7 @@ def load_json_split(folder: Path, split: str, report: ReadingReport) -> dict[str
     sentences = _load_texts(sentences_path, report)
     for image_id in boxes.keys() ^ sentences.keys():
         lacking = sentences_path if image_id in boxes else boxes_path
-        report.add("image in one of the two files of its split: left out", f"{image_id} is not in {lacking}")
+        report.add("image in one of the two files of its split: image skipped", f"{image_id} is not in {lacking}")
     return {image_id: (boxes[image_id], text) for image_id, text in sentences.items() if image_id in boxes}
 
 
@@ -53,7 +53,7 @@ def _load_texts(path: Path, report: ReadingReport) -> dict[str, bytes]:
     for image_id, value in iterate_json_object(path):
         check_image_id(image_id, str(path))
         if image_id in texts:
-            report.add("image listed twice in a split: one row", f"{path} ({image_id})")
+            report.add("image listed twice in a split: later entry skipped", f"{path} ({image_id})")
         texts.setdefault(image_id, json.dumps(value, separators=(",", ":")).encode())
     return texts
 
@@ -89,7 +89,7 @@ def parse_captions(text: bytes, where: str, report: ReadingReport) -> Captions:
         if all(is_encodable(words) for words in (entry["sentence"], *(mention.phrase for mention in mentions))):
             captions[number] = (entry["sentence"], mentions)
         else:
-            report.add("caption with broken characters: left out", place)
+            report.add("caption with broken characters: caption skipped", place)
     return captions
 
 
@@ -99,7 +99,7 @@ def _parse_mention(phrase: Any, caption: str, where: str, report: ReadingReport)
             raise ValueError(f"{where}: a phrase has no `{name}` of type `{kind.__name__}`.")
     span = _find_span(caption, phrase["first_word_index"], phrase["phrase"].split())
     if span is None:
-        report.add("words are not in the caption where they are said to be: span left out", where)
+        report.add("words are not at the stated position of the caption: span dropped", where)
     return Mention(phrase["phrase_id"], phrase["phrase"], phrase["phrase_type"], span)
 
 

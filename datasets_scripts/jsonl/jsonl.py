@@ -52,7 +52,7 @@ class JsonlConfig(ImageRootConfig):
             raise FileNotFoundError(f"No `*{SUFFIX}` in {self.data_root}. Put one there for every split.")
         for path in self.list_annotation_paths():
             if not re.fullmatch(r"\w+", path.stem):
-                raise ValueError(f"{path} is no name of a split: letters, digits and `_` are. Rename it.")
+                raise ValueError(f"{path} is not the name of a split: letters, digits and `_` are. Rename it.")
 
     def list_splits(self) -> list[str]:
         """Names of the files without their ending."""
@@ -92,7 +92,7 @@ class Jsonl(SourceBuilder):
                 if image_id in rows:
                     raise ValueError(f"{where}: image id {image_id!r} is also in {rows[image_id][0]}. One line each.")
                 if splits_of.setdefault(image_id, path.stem) != path.stem:
-                    self.report.add("image in several splits: kept in each", f"{where} ({image_id})")
+                    self.report.add("image in several splits: image kept in each", f"{where} ({image_id})")
                 rows[image_id] = (where, text)
                 for number, phrase in enumerate(row["phrases"]):
                     phrase_id = _name_phrase(phrase, where, number)
@@ -112,10 +112,10 @@ class Jsonl(SourceBuilder):
         stated = (row.get("width"), row.get("height"))
         if not is_stated_size(stated, size):
             found = f"{where}: {format_sizes(size, stated)}"
-            report.add("image size differs from `width` and `height`: image left out", found)
+            report.add("image size differs from `width` and `height`: image skipped", found)
             return None
         if stored.orientation != UPRIGHT:
-            report.add("image is turned by its EXIF data: boxes are taken as those of the upright picture", where)
+            report.add("image is rotated by its EXIF data: boxes belong to the upright image", where)
         phrases = [self._read_phrase(phrase, size, where, n, report) for n, phrase in enumerate(row["phrases"])]
         proposals = row.get("proposals")
         if proposals is not None:
@@ -135,7 +135,7 @@ class Jsonl(SourceBuilder):
             boxes, lost_boxes = keep_usable(phrase["boxes"], lambda box: self._read_box(box, size, place, report))
             fields["boxes"] = boxes or None
         if phrase.get("boxes") and not fields["boxes"]:
-            report.add("phrase without a usable box: kept without a region", place)
+            report.add("phrase without a usable box: phrase kept without a region", place)
             fields["polygons"] = None
         else:
             outlines = [*(phrase.get("polygons") or ()), *(phrase.get("masks") or ())]
@@ -208,14 +208,14 @@ def _read_outline(
         if len(outline) >= MIN_POLYGON_LENGTH and reaches_image(outline, *size):
             return outline
         reason = "outside the image" if len(outline) >= MIN_POLYGON_LENGTH else "of fewer than three points"
-        report.add(f"polygon {reason}: dropped", where)
+        report.add(f"polygon {reason}: polygon dropped", where)
         return None
     try:
         pixels = decode_rle(outline, size[::-1])
     except ValueError as error:
-        report.add("mask damaged or of another size: dropped", f"{where} ({error})")
+        report.add("mask damaged or of another size: mask dropped", f"{where} ({error})")
         return None
     if pixels.any():
         return encode_rle(pixels)
-    report.add("mask without a pixel: dropped", where)
+    report.add("mask without a pixel: mask dropped", where)
     return None

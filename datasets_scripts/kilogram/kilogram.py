@@ -95,15 +95,15 @@ class KiloGram(SourceBuilder):
                 raise ValueError(f"{root / ANNOTATIONS_FILE}: tangram {tangram!r} {problem}. Fetch it again.")
             seen.add(tangram)
             if not annotations:
-                self.report.add("tangram without annotations: left out", tangram)
+                self.report.add("tangram without annotations: tangram skipped", tangram)
             if tangram not in splits:
-                self.report.add("tangram in no split: left out", tangram)
+                self.report.add("tangram in no split: tangram skipped", tangram)
                 continue
             for number, annotation in enumerate(annotations):
                 sources[splits[tangram]][f"{tangram}_{number}"] = (tangram, annotation)
         for tangram in splits:
             if tangram not in seen:
-                self.report.add("tangram without annotations: left out", tangram)
+                self.report.add("tangram without annotations: tangram skipped", tangram)
         if self.config.hold_out_validation:
             self._hold_out(sources, _read_targets(root / GAMES_FILE))
         return {split: rows for split, rows in sources.items() if rows}
@@ -114,19 +114,19 @@ class KiloGram(SourceBuilder):
         sources[VALIDATION] = {key: source for key, source in train.items() if key in targets}
         sources[TRAIN] = {key: source for key, source in train.items() if key not in targets}
         for target in sorted(targets - train.keys()):
-            self.report.add("target of a validation game is not in train: left out", target)
+            self.report.add("target of a validation game is not in train: target skipped", target)
 
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
         tangram, annotation = source
         if not _is_annotation(annotation):
-            report.add("annotation without `whole` or `piece`: left out", image)
+            report.add("annotation without `whole` or `piece`: annotation skipped", image)
             return None
         drawing = self._read_drawing(tangram, report)
         if drawing is None:
             return None
         parts = annotation["piece"]
         if set(parts) != set(drawing.polygons):
-            report.add("pieces differ from those of the drawing: annotation left out", image)
+            report.add("pieces differ from those of the drawing: annotation skipped", image)
             return None
         groups: dict[str, list[str]] = {part: [] for part in parts.values()}
         for piece_id in drawing.polygons:
@@ -139,12 +139,12 @@ class KiloGram(SourceBuilder):
     def _read_drawing(self, tangram: str, report: ReadingReport) -> Drawing | None:
         path = self.config.get_image_folder() / f"{SAME_DRAWINGS.get(tangram, tangram)}.svg"
         if not os.path.isfile(path):  # also where the name is too long for the system
-            report.add("drawing missing: annotation left out", str(path))
+            report.add("drawing missing: annotation skipped", str(path))
             return None
         try:
             return read_drawing(path)
         except ValueError as error:
-            report.add("drawing damaged: annotation left out", f"{path} ({error})")
+            report.add("drawing damaged: annotation skipped", f"{path} ({error})")
             return None
 
 
@@ -175,11 +175,13 @@ def _read_split_names(path: Path) -> dict[str, str]:
         raise ValueError(f"{path}: lists of tangrams by the name of their split are expected.")
     for split in contents:
         if not re.fullmatch(r"\w+", split):
-            raise ValueError(f"{path}: {split!r} is no name of a split.")
+            raise ValueError(f"{path}: {split!r} is not the name of a split.")
     names = [name for part in contents.values() for name in part]
     for name in names:
         if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
-            raise ValueError(f"{path}: {name!r:.80} is no name of a tangram: its drawing is the file of this name.")
+            raise ValueError(
+                f"{path}: {name!r:.80} is not the name of a tangram: its drawing is the file of this name."
+            )
     for name, count in Counter(names).items():
         if count > 1:
             raise ValueError(f"{path}: tangram {name!r} occurs twice. Give it one split.")

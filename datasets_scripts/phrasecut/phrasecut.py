@@ -138,11 +138,11 @@ class PhraseCut(SourceBuilder):
             return None
         seen.add(task_id)
         if not task["phrase"].strip() or not is_encodable(task["phrase"]):
-            self.report.add("phrase without words or with broken characters: left out", f"task {task_id}")
+            self.report.add("phrase without words or with broken characters: phrase skipped", f"task {task_id}")
         elif image_id not in images:
-            self.report.add("image not in image_data_split.json: task left out", f"task {task_id}")
+            self.report.add("image not in image_data_split.json: task skipped", f"task {task_id}")
         elif images[image_id][0] != split:
-            self.report.add("image belongs to another split: task left out", f"task {task_id}")
+            self.report.add("image belongs to another split: task skipped", f"task {task_id}")
         else:
             return image_id
         return None
@@ -202,7 +202,7 @@ def _read_phrase(
     lost_outlines = False
     share = 0.0
     if not boxes:
-        report.add("phrase without a usable box: kept without a region", where)
+        report.add("phrase without a usable box: phrase kept without a region", where)
     else:
         region["boxes"] = [stored.turn_box(box) for box in boxes]
         polygons, masks, share, lost_outlines = _read_outlines(task.get("Polygons"), stored, where, report)
@@ -213,7 +213,7 @@ def _read_phrase(
     if _is_structure(structure):
         types = list_subsets(structure, *ranks, len(candidates), share, is_in_coco)
     else:
-        report.add("phrase without a usable structure: kept without types", where)
+        report.add("phrase without a usable structure: phrase kept without types", where)
     types = mark_incomplete(types, lost_boxes, lost_outlines)
     return build_phrase(task["task_id"], task["phrase"], types=types, **region)
 
@@ -250,7 +250,7 @@ def _read_outlines(
         parts = instance if isinstance(instance, list) and instance else [None]
         kept = [polygon for polygon in parts if _is_outline(polygon)]
         if len(kept) < len(parts):
-            report.add("outline damaged: dropped", where)
+            report.add("outline damaged: outline dropped", where)
         mask = np.zeros((stored.height, stored.width), dtype=bool)
         for polygon in kept:
             flat = [float(value) for point in polygon for value in point]
@@ -264,7 +264,7 @@ def _read_outlines(
             covered |= mask
             masks.append(stored.turn_mask(encode_rle(mask)))
         elif kept:
-            report.add("outline without a pixel in the image: dropped", where)
+            report.add("outline without a pixel in the image: outline dropped", where)
         is_lost |= len(kept) < len(parts) or not mask.any()
     return (polygons, masks, float(covered.mean()), is_lost) if masks else ([], [], 0.0, False)
 

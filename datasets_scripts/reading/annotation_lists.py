@@ -11,7 +11,7 @@ from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
 from albef_amc.datasets_scripts.reading.json_lists import iterate_json_list
 from albef_amc.datasets_scripts.reading.listed_paths import ListedPathsConfig
 
-EMPTY_FILE = "file without entries: nothing is read of it"
+EMPTY_FILE = "file without entries: file skipped"
 
 
 @dataclass
@@ -135,7 +135,7 @@ def _read_captions(entry: dict, where: str, report: ReadingReport, place: str) -
         )
     usable = [caption for caption in captions if caption.strip() and is_encodable(caption)]
     if len(usable) < len(captions) or not captions:
-        report.add("caption without words or with broken characters: left out", place)
+        report.add("caption without words or with broken characters: caption skipped", place)
     return usable
 
 

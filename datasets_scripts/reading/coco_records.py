@@ -30,8 +30,8 @@ class ReadingReport:
 
     Example:
         >>> report = ReadingReport()
-        >>> report.add("empty box: left out", "record 3")
-        >>> report.counts["empty box: left out"], report.first_places["empty box: left out"]
+        >>> report.add("empty box: box dropped", "record 3")
+        >>> report.counts["empty box: box dropped"], report.first_places["empty box: left out"]
         (1, 'record 3')
     """
 
@@ -100,7 +100,7 @@ def clean_box(
         [10.0, 10.0, 15.0, 48.0]
     """
     if not isinstance(box, list | tuple) or len(box) != 4 or not all(is_number(value) for value in box):
-        report.add("box is not four finite numbers: box left out", where)
+        report.add("box is not four finite numbers: box dropped", where)
         return None
     x_min, y_min, x_max, y_max = (float(value) for value in box)
     if is_xywh:
@@ -113,20 +113,20 @@ def clean_box(
         report.add(problem, where)
         return None
     if all(0 <= value <= 1 for value in box) and max(width, height) > 1:
-        report.add("box within 0..1, less than a pixel, as shares of width and height are: kept as pixels", where)
+        report.add("box within 0..1, less than a pixel, perhaps fractions of the sides: box kept as pixels", where)
     if max(abs(a - b) for a, b in zip(clamped, corners, strict=True)) > BORDER_TOLERANCE:
-        report.add("box reaches over the border: cut there", where)
+        report.add("box extends beyond the image: box clipped", where)
     return clamped
 
 
 def _find_box_problem(corners: tuple[float, ...], clamped: list[float]) -> str | None:
     x_min, y_min, x_max, y_max = corners
     if x_max < x_min or y_max < y_min:
-        return "reversed box: box left out"
+        return "reversed box: box dropped"
     if x_max == x_min or y_max == y_min:
-        return "empty box: box left out"
+        return "empty box: box dropped"
     if clamped[2] <= clamped[0] or clamped[3] <= clamped[1]:
-        return "box outside the image: box left out"
+        return "box outside the image: box dropped"
     return None
 
 
@@ -165,7 +165,7 @@ def has_too_many_outlines(outlines: Iterable[Any], width: int, height: int, wher
     try:
         check_outline_counts(kinds[False], kinds[True], height, width)
     except ValueError as error:
-        report.add("more outlines than a phrase may have: outlines left out", f"{where} ({error})")
+        report.add("more outlines than a phrase may have: outlines dropped", f"{where} ({error})")
         return True
     return False
 
@@ -225,7 +225,7 @@ def read_category(
     name = categories.get(str(annotation.get("category_id")))
     if isinstance(name, str) and name:
         return name
-    report.add("category unknown or without a name: left out", where)
+    report.add("category unknown or without a name: category dropped", where)
     return None
 
 
@@ -256,7 +256,7 @@ def read_region(
     for annotation_id in annotation_ids if isinstance(annotation_ids, list) else []:
         annotation = annotations.get(str(annotation_id))
         if annotation is None:
-            report.add("annotation not among those of the image: outlines left out", where)
+            report.add("annotation not among those of the image: outlines dropped", where)
             is_lost = True
             continue
         parts = annotation.get("segmentation")
@@ -267,7 +267,7 @@ def read_region(
         kept, is_incomplete = keep_usable(parts, lambda part: _read_outline(part, width, height))
         outlines += kept
         if not kept:
-            report.add("annotation without a usable outline: outlines left out", where)
+            report.add("annotation without a usable outline: outlines dropped", where)
         elif is_incomplete:
             report.add("annotation with a damaged outline among good ones: outline dropped", where)
         is_lost |= is_incomplete or not kept
@@ -320,9 +320,9 @@ def read_spans(record: dict[str, Any], where: str, report: ReadingReport) -> lis
         return None
     is_pair = isinstance(span, list) and len(span) == 2 and all(type(value) is int for value in span)
     if not isinstance(caption, str) or not is_pair or not 0 <= span[0] < span[1] <= len(caption):
-        report.add("span is not inside the caption: span left out", where)
+        report.add("span is not inside the caption: span dropped", where)
         return None
     if caption[span[0] : span[1]].lower().split() != record["phrase"].lower().split():
-        report.add("span does not spell the phrase: span left out", where)
+        report.add("span does not spell the phrase: span dropped", where)
         return None
     return [span]

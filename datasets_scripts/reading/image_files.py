@@ -103,20 +103,20 @@ def read_image_file(path: Path, report: ReadingReport) -> StoredImage | None:
         report (`ReadingReport`): receives what was wrong.
     """
     if not os.path.isfile(path):  # also where the name is too long for the system
-        report.add("image file missing: image left out", str(path))
+        report.add("image file missing: image skipped", str(path))
         return None
     try:
         if path.stat().st_size > MAX_IMAGE_BYTES:
-            report.add("image file larger than the limit: image left out", str(path))
+            report.add("image file larger than the limit: image skipped", str(path))
             return None
         data = path.read_bytes()
     except OSError as error:  # no permission, a damaged disk
-        report.add("image file cannot be read: image left out", f"{path} ({error.strerror})")
+        report.add("image file cannot be read: image skipped", f"{path} ({error.strerror})")
         return None
     try:
         (width, height), orientation = measure_image(data, name=str(path))
     except UnusableImageError as error:
-        report.add(f"{error.reason}: image left out", str(error))
+        report.add(f"{error.reason}: image skipped", str(error))
         return None
     is_known = orientation in (*EXCHANGED, *MIRRORED_IN_X, *MIRRORED_IN_Y)
     return StoredImage(data, width, height, orientation if is_known else UPRIGHT)
@@ -140,12 +140,12 @@ def choose_frame(
     stored_size = (stored.width, stored.height)
     if not any(is_stated_size(annotated_size, size) for size in (stored_size, stored.upright_size)):
         sizes = format_sizes(stored_size, annotated_size)
-        report.add("image size differs from the annotation: image left out", f"{path} ({sizes})")
+        report.add("image size differs from the annotation: image skipped", f"{path} ({sizes})")
         return None
     if stored.orientation == UPRIGHT:
         return stored
     if not is_stated_size(annotated_size, stored_size):
-        report.add("image is turned by its EXIF data: boxes are those of the upright picture", str(path))
+        report.add("image is rotated by its EXIF data: boxes belong to the upright image", str(path))
         return StoredImage(stored.data, *stored.upright_size)
-    report.add("image is turned by its EXIF data: boxes are turned with it", str(path))
+    report.add("image is rotated by its EXIF data: boxes rotated with it", str(path))
     return stored

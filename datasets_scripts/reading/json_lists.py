@@ -75,12 +75,12 @@ def iterate_json_lists(path: Path, chunk_length: int = CHUNK_LENGTH) -> Iterator
                     yield key, reader.decode_object()
                     number += 1
             if reader.peek():
-                raise ValueError(f"`{reader.peek()}` behind the end of the object")
+                raise ValueError(f"`{reader.peek()}` after the end of the object")
     except TextEncodingError:
         raise
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} cannot be read behind {number} entries ({error}). It may be cut off or of another format: fetch "
+            f"{path} cannot be read after {number} entries ({error}). It may be cut off or of another format: fetch "
             "it again."
         ) from error
 
@@ -105,7 +105,7 @@ def _iterate(
                 reader.skip(",")
             reader.skip(last)
             if reader.peek():
-                raise ValueError(f"`{reader.peek()}` behind the end of {kind}")
+                raise ValueError(f"`{reader.peek()}` after the end of {kind}")
     except TextEncodingError:
         raise
     except (ValueError, RecursionError) as error:

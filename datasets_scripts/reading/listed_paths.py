@@ -67,4 +67,4 @@ def _resolve(path: str, prefixes: tuple[tuple[str, str], ...]) -> tuple[str | No
     if problem is None:
         return str(PurePosixPath(path)), None
     remedy = "; the option `path_prefixes` replaces its prefix" if problem == ABSOLUTE_PATH else ""
-    return None, f"{problem}: entry left out{remedy}"
+    return None, f"{problem}: entry skipped{remedy}"

@@ -111,7 +111,7 @@ class Entry(NamedTuple):
         """The text, or `None` (reported) where it has no words."""
         if has_words(text):
             return text
-        report.add(f"{name} without words or with broken characters: left out", self.place)
+        report.add(f"{name} without words or with broken characters: {name} skipped", self.place)
         return None
 
     def read_path(self, path: Any, name: str, report: ReadingReport) -> str | None:

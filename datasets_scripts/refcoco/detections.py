@@ -57,7 +57,7 @@ def _build_detection(box: Any, score: Any, label: Any, where: str) -> dict[str, 
 
 def _read_lists(boxes: Any, path: Path, image_id: str) -> list[dict[str, Any]]:
     if not isinstance(boxes, list) or not all(isinstance(box, list) for box in boxes):
-        raise ValueError(f"{path}: the detections of image {image_id} are no list of boxes x, y, width, height.")
+        raise ValueError(f"{path}: the detections of image {image_id} are not a list of boxes x, y, width, height.")
     where = f"{path}: a detection of image {image_id}"
     return [_build_detection(box[:4], box[4] if len(box) > 4 else None, None, where) for box in boxes]
 

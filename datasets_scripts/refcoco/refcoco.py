@@ -153,7 +153,9 @@ class RefCoco(SourceBuilder):
         for image_id in images:
             names = [split for split, sources in splits.items() if image_id in sources]
             if len(names) > 1:
-                self.report.add("image in several splits: kept in each", f"image {image_id} in {', '.join(names)}")
+                self.report.add(
+                    "image in several splits: image kept in each", f"image {image_id} in {', '.join(names)}"
+                )
         return dict(splits)
 
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
@@ -166,7 +168,7 @@ class RefCoco(SourceBuilder):
             return None
         phrases = [phrase for ref in refs for phrase in _read_phrases(ref, annotations, categories, stored, report)]
         if not phrases:
-            report.add("image without a usable phrase: left out", f"image {image}")
+            report.add("image without a usable phrase: image skipped", f"image {image}")
             return None
         return build_row(
             self.config.build_image(entry["file_name"], stored),
@@ -194,9 +196,9 @@ def _load_refs(
         seen.add(ref["ref_id"])
         image_id = str(ref["image_id"])
         if image_id not in images:
-            report.add("image not in instances.json: ref left out", f"{where} (image {image_id})")
+            report.add("image not in instances.json: ref skipped", f"{where} (image {image_id})")
         elif str(ref["ann_id"]) not in annotations[image_id]:
-            report.add("annotation not among those of the image: ref left out", f"{where} ({ref['ann_id']})")
+            report.add("annotation not among those of the image: ref skipped", f"{where} ({ref['ann_id']})")
         else:
             groups[ref["split"], image_id].append(ref)
     return groups
@@ -208,9 +210,11 @@ def _check_ref(ref: Any, number: int, path: Path) -> None:
             raise ValueError(f"{path}: ref number {number} has no `{name}` of type `{kind.__name__}`.")
     for name in ("ref_id", "ann_id", "image_id"):
         if not is_id_number(ref[name]):
-            raise ValueError(f"{path}: ref number {number} has a `{name}` that is no whole number of 64 bits.")
+            raise ValueError(f"{path}: ref number {number} has a `{name}` that is not a whole number of 64 bits.")
     if not re.fullmatch(r"\w+", ref["split"]):
-        raise ValueError(f"{path}: ref {ref['ref_id']} is in split {ref['split']!r}, which is no name of a split.")
+        raise ValueError(
+            f"{path}: ref {ref['ref_id']} is in split {ref['split']!r}, which is not the name of a split."
+        )
     sentences = ref["sentences"]
     if not all(isinstance(entry, dict) and isinstance(entry.get("sent"), str) for entry in sentences):
         raise ValueError(f"{path}: a sentence of ref {ref['ref_id']} has no text `sent`.")
@@ -232,7 +236,7 @@ def _read_phrases(
     types = [category] if category else None
     box = clean_box(annotation.get("bbox"), stored.width, stored.height, where, report, is_xywh=True)
     if box is None:
-        report.add("ref without a usable box: kept without a region", where)
+        report.add("ref without a usable box: ref kept without a region", where)
     else:
         polygons, masks, is_incomplete = read_region(
             [annotation_id], annotations, stored.width, stored.height, where, report
@@ -243,7 +247,7 @@ def _read_phrases(
         region["masks"] = masks and [stored.turn_mask(mask) for mask in masks]
     sentences = [entry for entry in ref["sentences"] if entry["sent"].strip()]
     if len(sentences) < len(ref["sentences"]) or not sentences:
-        report.add("sentence without words: left out", where)
+        report.add("sentence without words: sentence skipped", where)
     return [
         build_phrase(
             f"{ref['ref_id']}#{entry['sent_id']}",

@@ -40,4 +40,4 @@ def load_plain_pickle(path: Path) -> Any:
             "texts and numbers are expected. Fetch the file from the authors of the data set."
         ) from error
     except Exception as error:  # a damaged pickle fails in any way, see the documentation of `pickle`
-        raise ValueError(f"{path} is not a whole pickle ({error}). It may be cut off: fetch it again.") from error
+        raise ValueError(f"{path} is not a complete pickle ({error}). It may be cut off: fetch it again.") from error

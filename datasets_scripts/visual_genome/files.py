@@ -116,9 +116,9 @@ def group_phrases(
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
             raise ValueError(f"{where}: `{kind.list_name}` must be a list of objects in braces.")
         if image_id not in images:
-            report.add(f"image not in {IMAGE_DATA_FILE}: entry left out", f"{where} (image {image_id})")
+            report.add(f"image not in {IMAGE_DATA_FILE}: entry skipped", f"{where} (image {image_id})")
         elif image_id in groups:
-            report.add("image listed twice: later entry left out", f"{where} (image {image_id})")
+            report.add("image listed twice: later entry skipped", f"{where} (image {image_id})")
         else:
             groups[image_id] = bytearray()
             for phrase_id, phrase in _read_records(records, kind, image_id, where, seen, report):
@@ -144,16 +144,16 @@ def _read_records(
         place = f"{where}, {kind.list_name} id {record_id}"
         owners = [record[key] for key in ("image_id", "image") if record.get(key) is not None]
         if owners and owners[0] != image_id:
-            report.add("record of another image: left out", place)
+            report.add("record of another image: record skipped", place)
             continue
         others = in_entry.setdefault(record_id, [])
         if record in others:
-            report.add("id occurs twice with the same content: left out", place)
+            report.add("id occurs twice with the same content: record skipped", place)
             continue
         name = str(record_id)
         if record_id in seen:
             name = f"{record_id}.{image_id}.{len(others)}"
-            report.add("id occurs twice with different content: numbered", place)
+            report.add("id occurs twice with different content: record numbered", place)
         others.append(record)
         seen.add(record_id)
         for phrase in kind.read_phrases(record, place, report):

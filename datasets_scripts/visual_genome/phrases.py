@@ -75,7 +75,7 @@ def _read_attributes(record: dict[str, Any], where: str, report: ReadingReport) 
     for number, attribute in enumerate(_read_texts(record.get("attributes"), "attributes", where, report)):
         words = _read_words(attribute, f"{where} attribute {number}", report)
         if words and words.lower() in seen:
-            report.add("attribute repeats one of its object: left out", f"{where} attribute {number}")
+            report.add("attribute repeats one of its object: attribute skipped", f"{where} attribute {number}")
         elif words and names:
             yield PhraseRecord(f"#{number}", f"{words} {names[0]}", _read_box(record))
         seen.add(words and words.lower())
@@ -87,7 +87,7 @@ def _read_relationship(record: dict[str, Any], where: str, report: ReadingReport
     if not {"subject", "object"} <= record.keys() or not all(end is None or isinstance(end, dict) for end in ends):
         raise ValueError(f"{where} has no `subject` and `object` in braces.")
     if None in ends:
-        report.add("relationship without subject or object: left out", where)
+        report.add("relationship without subject or object: relationship skipped", where)
         return
     predicate = _read_words(_read_field(record, "predicate", where), where, report)
     subject, other = (_read_names(end, where, report) for end in ends)
@@ -105,7 +105,7 @@ def _read_names(record: dict[str, Any], where: str, report: ReadingReport) -> li
     names = _read_texts([names] if isinstance(names, str) else names, "names", where, report)
     usable = [name.strip() for name in names if name.strip() and is_encodable(name)]
     if not usable:
-        report.add("object without a name: left out", where)
+        report.add("object without a name: object skipped", where)
     return usable
 
 
@@ -116,7 +116,7 @@ def _read_texts(value: Any, name: str, where: str, report: ReadingReport) -> lis
     if not isinstance(value, list) or not all(text is None or isinstance(text, str) for text in value):
         raise ValueError(f"{where}: `{name}` must be a list of texts, got {value!r:.80}.")
     if None in value:
-        report.add("null in a list of texts: left out", where)
+        report.add("null in a list of texts: null dropped", where)
     return [text for text in value if text is not None]
 
 
@@ -132,7 +132,7 @@ def _read_words(text: Any, where: str, report: ReadingReport) -> str | None:
     if not isinstance(text, str):
         raise ValueError(f"{where}: a text is expected for the words, got {text!r:.80}.")
     if not text.strip() or not is_encodable(text):
-        report.add("phrase without words or with broken characters: left out", where)
+        report.add("phrase without words or with broken characters: phrase skipped", where)
         return None
     return text.strip()
 

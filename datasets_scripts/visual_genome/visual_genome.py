@@ -79,7 +79,7 @@ class VisualGenome(SourceBuilder):
         groups = group_phrases(path, ANNOTATION_KINDS[self.config.annotations], images, self.report)
         for image_id, group in groups.items():
             if not group:
-                self.report.add("image without a phrase: left out", f"image {image_id}")
+                self.report.add("image without a phrase: image skipped", f"image {image_id}")
         return {"train": {image_id: (images[image_id], group) for image_id, group in groups.items() if group}}
 
     def _read_row(self, image: Any, source: Any, report: ReadingReport) -> dict[str, Any] | None:
@@ -89,7 +89,7 @@ class VisualGenome(SourceBuilder):
             return None
         phrases = self._read_phrases(group, stored, report)
         if not phrases:
-            report.add("image without a phrase: left out", f"image {image}")
+            report.add("image without a phrase: image skipped", f"image {image}")
             return None
         return build_row(self.config.build_image(file_name, stored), image, *stored.upright_size, phrases)
 
@@ -110,11 +110,11 @@ class VisualGenome(SourceBuilder):
             words, boxes = record.phrase, None if box is None else [stored.turn_box(box)]
             if self.config.annotations == SPATIAL:
                 if not boxes:
-                    report.add("phrase without a usable box has no place: left out", f"phrase {phrase_id}")
+                    report.add("phrase without a usable box has no position: phrase skipped", f"phrase {phrase_id}")
                     continue
                 words = f"{words} {describe_place(boxes[0], *stored.upright_size)}"
             elif not boxes:
-                report.add("phrase without a usable box: kept without a region", f"phrase {phrase_id}")
+                report.add("phrase without a usable box: phrase kept without a region", f"phrase {phrase_id}")
             fields = {"boxes": boxes, "types": record.types, "paraphrases": record.paraphrases}
             phrases.append(build_phrase(phrase_id, words, **fields))
         return phrases

@@ -104,7 +104,9 @@ class VqaV2(SourceBuilder):
         for kind, path in self.config.get_paths(split).items():
             for image_id, kept in _iterate_entries(path, kind, self.report):
                 if kind == ANNOTATION and image_id not in groups:
-                    self.report.add("annotation of an image without a question: left out", f"{path.name} {image_id}")
+                    self.report.add(
+                        "annotation of an image without a question: annotation skipped", f"{path.name} {image_id}"
+                    )
                     continue
                 line = json.dumps([kind, *kept], separators=(",", ":"))
                 groups.setdefault(image_id, bytearray()).extend(line.encode() + b"\n")
@@ -144,7 +146,7 @@ def _build_entry(
     if split not in ANSWERED_SPLITS:
         return build_question(question_id, question, VQA)
     if annotation is None:
-        report.add("question without an annotation: left out", place)
+        report.add("question without an annotation: question skipped", place)
         return None
     answers, question_type, answer_type = annotation
     kept = keep_answers(answers, place, report)
@@ -180,7 +182,7 @@ def _read_number(entry: dict[str, Any], name: str, path: Path) -> int:
     if not is_question_id(number):
         raise ValueError(f"{path}: `{name}` must be a whole number, got {number!r:.80} in {json.dumps(entry):.80}")
     if name == "image_id" and number > MAX_IMAGE_ID:
-        raise ValueError(f"{path}: `image_id` {number} is no id of COCO: it has more than twelve digits.")
+        raise ValueError(f"{path}: `image_id` {number} is not an id of COCO: it has more than twelve digits.")
     return number
 
 
@@ -190,7 +192,9 @@ def _read_question(entry: dict[str, Any], path: Path, report: ReadingReport) -> 
         raise ValueError(f"{path}: question {entry['question_id']} has no `question` (got {question!r:.80}).")
     if has_words(question):
         return [question]
-    report.add("question without words or with broken characters: left out", f"question {entry['question_id']}")
+    report.add(
+        "question without words or with broken characters: question skipped", f"question {entry['question_id']}"
+    )
     return None
 
 

@@ -182,11 +182,11 @@ def test_what_was_left_out_is_reported_without_folders_of_the_machine(tmp_path, 
     assert main(["build-dataset", "amc_json", *words, "--output-dir", str(tmp_path / "built")]) == 0
     streams = capsys.readouterr()
     result = json.loads(streams.out)
-    missing = result["left_out"]["train"]["image file missing: image left out"]
+    missing = result["left_out"]["train"]["image file missing: image skipped"]
     assert missing == {"count": 1, "first": "IMAGE_ROOT/VG_100K/713042.jpg"}
-    absolute = "absolute path: entry left out; the option `path_prefixes` replaces its prefix"
+    absolute = "absolute path: entry skipped; the option `path_prefixes` replaces its prefix"
     assert result["left_out"]["annotations"][absolute]["count"] == 1
-    assert "1 x image file missing: image left out" in streams.err
+    assert "1 x image file missing: image skipped" in streams.err
     report = json.loads((tmp_path / "built" / "report.json").read_text())
     assert report["left_out"] == result["left_out"]
     statistics = report["statistics"]["train"]
@@ -195,7 +195,7 @@ def test_what_was_left_out_is_reported_without_folders_of_the_machine(tmp_path, 
         text = (tmp_path / "built" / name).read_text()
         assert str(PROJECT_FOLDER) not in text and str(tmp_path) not in text
     assert (
-        "| train | 1 | image file missing: image left out | IMAGE_ROOT/VG_100K/713042.jpg |"
+        "| train | 1 | image file missing: image skipped | IMAGE_ROOT/VG_100K/713042.jpg |"
         in (tmp_path / "built" / "README.md").read_text()
     )
 

@@ -148,7 +148,7 @@ def test_a_pickle_that_lies_is_refused(kind, tmp_path):
     path = tmp_path / "refs.p"
     path.write_bytes(PICKLES[kind])
     start = time.monotonic()
-    with pytest.raises(ValueError, match="refs.p is not a whole pickle .*fetch it again"):
+    with pytest.raises(ValueError, match="refs.p is not a complete pickle .*fetch it again"):
         load_plain_pickle(path)
     assert time.monotonic() - start < SECONDS
     rewrite(

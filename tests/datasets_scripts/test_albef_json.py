@@ -54,11 +54,11 @@ def test_rows_are_those_that_albef_reads(tmp_path, files, folder):
 def test_what_is_left_out_is_counted(tmp_path):
     rows, report = build(tmp_path, PRETRAINING)
     assert report.counts == {
-        "image file missing: image left out": 1,
-        "path leaves the image folder: entry left out": 1,
-        "caption without words or with broken characters: left out": 1,
+        "image file missing: image skipped": 1,
+        "path leaves the image folder: entry skipped": 1,
+        "caption without words or with broken characters: caption skipped": 1,
     }
-    assert "cc12m/missing_000000001.jpg" in report.first_places["image file missing: image left out"]
+    assert "cc12m/missing_000000001.jpg" in report.first_places["image file missing: image skipped"]
     assert rows[3]["phrases"][1]["phrase_id"] == "pretrain/cc12m.json#1"
 
 
@@ -70,7 +70,7 @@ def test_an_image_has_each_caption_once(tmp_path):
     (row,) = rows
     expected = [("a.json#0", "a dog"), ("a.json#0.1", "a cat"), ("b.json#1", "A cat")]
     assert [(phrase["phrase_id"], phrase["phrase"]) for phrase in row["phrases"]] == expected
-    assert report.counts == {"caption repeats one of the same image: left out": 2}
+    assert report.counts == {"caption repeats one of the same image: caption skipped": 2}
 
 
 @pytest.mark.parametrize(

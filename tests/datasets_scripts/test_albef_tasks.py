@@ -66,7 +66,7 @@ def test_captions_that_repeat_stay(tmp_path):
     path = write_list(tmp_path, {"image": image, "caption": ["a dog", "a dog", " "]}, {"image": image, "caption": "x"})
     rows, report = build(AlbefRetrieval, tmp_path, image_root=ALBEF / "images" / "coco", train_files=path)
     assert [caption["caption"] for caption in rows[0]["captions"]] == ["a dog", "a dog", "x"]
-    assert report.counts == {"caption without words or with broken characters: left out": 1}
+    assert report.counts == {"caption without words or with broken characters: caption skipped": 1}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_pair_with_one_missing_image_is_left_out(tmp_path):
     entries[0]["images"][1] = "images/train/absent.png"
     rows, report = build(AlbefNlvr2, tmp_path, image_root=PAIRS, train_files=write_list(tmp_path, *entries))
     assert [row["image_ids"] for row in rows] == [entries[1]["images"]]
-    assert report.counts == {"image file missing: image left out": 1, "pair without both images: left out": 1}
+    assert report.counts == {"image file missing: image skipped": 1, "pair without both images: pair skipped": 1}
 
 
 @pytest.mark.parametrize(("split", "name"), [("train", "ve_train"), ("val", "ve_dev"), ("test", "ve_test")])

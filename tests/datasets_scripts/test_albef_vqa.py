@@ -66,7 +66,7 @@ def test_questions_of_a_test_split_have_no_answers(tmp_path):
     ((_, question),) = list_questions(rows)
     assert question["question_id"] == 393225000 and question["question"] == "Is this #0 a test? long"
     assert all(question[name] is None for name in ("answers", "answer_weights", "annotator_answers", "answer_type"))
-    assert report.counts == {"image file missing: image left out": 1}
+    assert report.counts == {"image file missing: image skipped": 1}
 
 
 def test_an_unknown_source_is_named(tmp_path):
@@ -103,8 +103,8 @@ def test_a_question_without_a_usable_answer_is_left_out(tmp_path):
     assert (question["answers"], question["answer_weights"]) == (["red"], [0.5])
     assert question["annotator_answers"] == ["red", " ", "red", ""]
     assert report.counts == {
-        "no answer with words: question left out": 1,
-        "answer without words or with broken characters: no target of training": 1,
+        "no answer with words: question skipped": 1,
+        "answer without words or with broken characters: not a training target": 1,
     }
 
 

@@ -53,20 +53,20 @@ def test_one_row_per_image_and_everything_left_out_is_counted(tmp_path):
     names = ["VG_100K_2/1.jpg", "VG_100K/150301.jpg", "VG_100K/2315410.jpg", "VG_100K_2/2327771.jpg"]
     assert rows["image_id"][:] == names
     assert report.counts == {
-        "absolute path: entry left out; the option `path_prefixes` replaces its prefix": 1,
-        "path leaves the image folder: entry left out": 1,
-        "image file missing: image left out": 1,
-        "caption without words or with broken characters: left out": 1,
-        "box outside the image: box left out": 1,
-        "empty box: box left out": 2,
-        "reversed box: box left out": 1,
-        "box reaches over the border: cut there": 2,
-        "phrase without a usable box: kept without a region": 4,
-        "entry repeats an earlier one: kept": 1,
-        "image is turned by its EXIF data: boxes are turned with it": 1,
+        "absolute path: entry skipped; the option `path_prefixes` replaces its prefix": 1,
+        "path leaves the image folder: entry skipped": 1,
+        "image file missing: image skipped": 1,
+        "caption without words or with broken characters: caption skipped": 1,
+        "box outside the image: box dropped": 1,
+        "empty box: box dropped": 2,
+        "reversed box: box dropped": 1,
+        "box extends beyond the image: box clipped": 2,
+        "phrase without a usable box: phrase kept without a region": 4,
+        "entry repeats an earlier one: entry kept": 1,
+        "image is rotated by its EXIF data: boxes rotated with it": 1,
     }
-    assert "713042.jpg" in report.first_places["image file missing: image left out"]
-    assert report.first_places["caption without words or with broken characters: left out"] == FILES[0] + "#12"
+    assert "713042.jpg" in report.first_places["image file missing: image skipped"]
+    assert report.first_places["caption without words or with broken characters: caption skipped"] == FILES[0] + "#12"
 
 
 @pytest.mark.parametrize(("phrase", "channel"), [("the red clock", 0), ("green shade", 1), ("blue clock", 2)])
@@ -134,7 +134,7 @@ def test_broken_characters_are_left_out(tmp_path):
     entry = {"image": "VG_100K_2/1.jpg", "caption": ["half a \ud83d", "a dog"], "bbox": [[1, 1, 5, 5]]}
     rows, report = build(tmp_path / "cache", **write_list(tmp_path, [entry]))
     assert [phrase["phrase"] for phrase in rows[0]["phrases"]] == ["a dog"]
-    assert report.counts == {"caption without words or with broken characters: left out": 1}
+    assert report.counts == {"caption without words or with broken characters: caption skipped": 1}
 
 
 @pytest.mark.parametrize("box", [[1, 2, 3], [float("nan"), 1, 5, 5], ["1", 1, 5, 5], None, [10**400, 1, 5, 5]])
@@ -143,7 +143,7 @@ def test_boxes_that_are_no_numbers_are_left_out(tmp_path, box):
     rows, report = build(tmp_path / "cache", **write_list(tmp_path, [entry]))
     assert rows[0]["phrases"][0]["boxes"] == [[1, 1, 5, 5]]
     assert rows[0]["phrases"][0]["types"] == ["incomplete_boxes"]
-    assert report.counts == {"box is not four finite numbers: box left out": 1}
+    assert report.counts == {"box is not four finite numbers: box dropped": 1}
 
 
 def test_nothing_usable_is_refused_with_the_reasons(tmp_path):

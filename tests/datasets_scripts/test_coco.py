@@ -79,16 +79,16 @@ def test_what_is_left_out_is_counted(tmp_path):
     rows, report = build(tmp_path)
     assert str(CROWD) not in [phrase["phrase_id"] for phrase in rows[1]["phrases"]]
     assert report.counts == {
-        "crowd region: left out": 1,
+        "crowd region: region skipped": 1,
         "annotation id occurs twice: the first is kept": 1,
-        "annotation of an unknown image: left out": 1,
-        "annotation of an undeclared category: left out": 1,
-        "caption without words or with broken characters: left out": 1,
-        "image file missing: image left out": 1,
-        "box reaches over the border: cut there": 1,
-        "empty box: box left out": 1,
-        "object without a usable box: kept without a region": 1,
-        "image is turned by its EXIF data: boxes are turned with it": 1,
+        "annotation of an unknown image: annotation skipped": 1,
+        "annotation of an undeclared category: annotation skipped": 1,
+        "caption without words or with broken characters: caption skipped": 1,
+        "image file missing: image skipped": 1,
+        "box extends beyond the image: box clipped": 1,
+        "empty box: box dropped": 1,
+        "object without a usable box: object kept without a region": 1,
+        "image is rotated by its EXIF data: boxes rotated with it": 1,
     }
 
 
@@ -101,7 +101,7 @@ def test_one_kind_is_read_alone(tmp_path, kind, num_phrases):
 def test_an_image_without_a_phrase_is_left_out(tmp_path, source):
     edit(source, "instances", lambda contents: contents.update(annotations=contents["annotations"][:2]))
     rows, report = build(tmp_path / "cache", source, kinds="instances")
-    assert rows["image_id"][:] == ["139"] and report.counts["image without a phrase: left out"] == 3
+    assert rows["image_id"][:] == ["139"] and report.counts["image without a phrase: image skipped"] == 3
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_ambiguous_files_are_refused(tmp_path, source, change, message):
 def test_half_a_download_is_refused(tmp_path, source):
     path = source / "annotations" / f"captions_{SPLIT}.json"
     path.write_text(path.read_text()[:-30])
-    with pytest.raises(ValueError, match=r"captions_val2017\.json cannot be read behind 26 entries.*cut off"):
+    with pytest.raises(ValueError, match=r"captions_val2017\.json cannot be read after 26 entries.*cut off"):
         build(tmp_path / "cache", source)
 
 
@@ -170,14 +170,14 @@ def test_entries_of_all_lists_do_not_depend_on_chunks(tmp_path, chunk_length, st
         ('{"a": [{}], 5: 1}', "`5` where a key"),
         ('{"a": [{} {}]}', "`,` is expected"),
         ('{"a": [{}]', "the end of the file"),
-        ('{"a": [{}]} x', "`x` behind the end"),
+        ('{"a": [{}]} x', "`x` after the end"),
         ('{"a": 1', "the end of the file"),
     ],
 )
 def test_damage_has_one_clear_error(tmp_path, text, reason):
     path = tmp_path / "coco.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=rf"coco\.json cannot be read behind \d entries \(.*{reason}"):
+    with pytest.raises(ValueError, match=rf"coco\.json cannot be read after \d entries \(.*{reason}"):
         list(iterate_json_lists(path))
 
 
@@ -198,15 +198,15 @@ def test_no_more_than_a_chunk_is_in_memory(tmp_path):
 def test_a_file_of_which_nothing_is_read_is_counted(tmp_path, source, value):
     edit(source, "captions", lambda contents: contents.update(annotations=value))
     rows, report = build(tmp_path / "cache", source)
-    assert report.counts["file without entries: nothing is read of it"] == 1
-    assert "captions_val2017.json" in report.first_places["file without entries: nothing is read of it"]
+    assert report.counts["file without entries: file skipped"] == 1
+    assert "captions_val2017.json" in report.first_places["file without entries: file skipped"]
 
 
 @pytest.mark.parametrize("value", [7, True, ["animal"], {"a": 1}])
 def test_a_supercategory_that_is_no_text_is_counted(tmp_path, source, value):
     edit(source, "instances", lambda contents: contents["categories"][0].update(supercategory=value))
     _, report = build(tmp_path / "cache", source)
-    assert report.counts["field that is no text: left out"] > 0
+    assert report.counts["field is not text: field dropped"] > 0
 
 
 def test_a_long_number_between_the_lists_is_skipped_at_once(tmp_path):
@@ -221,4 +221,4 @@ def test_a_long_number_between_the_lists_is_skipped_at_once(tmp_path):
 def test_a_missing_file_of_one_kind_is_counted(source, tmp_path, kind):
     (source / "annotations" / f"{kind}_{SPLIT}.json").unlink()
     _, report = build(tmp_path / "cache", source)
-    assert report.counts["annotation file missing: its phrases are left out"] == 1
+    assert report.counts["annotation file missing: phrases skipped"] == 1

@@ -87,7 +87,7 @@ def test_rows_of_a_correct_source(source):
     assert len(plural["polygons"]) == 2 and plural["masks"] is None and plural["types"] is None
     assert noun["types"] == ["caption_np"] and noun["spans"] == [[9, 14]] and noun["polygons"] is None
     assert second["phrases"][0]["polygons"] is None
-    assert report.counts == {"annotation without a usable outline: outlines left out": 1}
+    assert report.counts == {"annotation without a usable outline: outlines dropped": 1}
 
 
 def test_image_bytes_are_kept_as_stored(source):
@@ -109,7 +109,7 @@ def test_run_lengths_become_masks(source):
     source.annotations["annotations"][2]["segmentation"]["counts"] = counts[:-1]
     rows, report = source.read()
     assert rows[1]["phrases"][0]["masks"] is None and rows[1]["phrases"][0]["boxes"]
-    assert report.counts["annotation without a usable outline: outlines left out"] == 1
+    assert report.counts["annotation without a usable outline: outlines dropped"] == 1
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_hostile_run_lengths_are_counted(source, outline):
     source.annotations["annotations"][2]["segmentation"] = outline
     rows, report = source.read()
     assert rows[1]["phrases"][0]["masks"] is None and rows[1]["phrases"][0]["boxes"]
-    assert report.first_places["annotation without a usable outline: outlines left out"] == "record 2"
+    assert report.first_places["annotation without a usable outline: outlines dropped"] == "record 2"
 
 
 def test_edited_files_are_read_again(source):
@@ -187,7 +187,7 @@ def test_rotated_photograph_has_upright_size(source):
     Image.new("RGB", (HEIGHT, WIDTH), "gray").save(source.root / "images" / "b.jpg", exif=exif)
     rows, report = source.read()
     assert (rows[1]["width"], rows[1]["height"], rows[1]["image"].size) == (WIDTH, HEIGHT, (WIDTH, HEIGHT))
-    assert any("turned by its EXIF data" in reason for reason in report.counts)
+    assert any("rotated by its EXIF data" in reason for reason in report.counts)
 
 
 @pytest.mark.parametrize("phrase", [None, "", "   ", 5, ["dog"]])
@@ -195,21 +195,21 @@ def test_record_without_a_phrase_is_left_out_and_counted(source, phrase):
     source.phrases[1]["phrase"] = phrase
     rows, report = source.read()
     assert [entry["phrase_id"] for entry in rows[0]["phrases"]] == ["0"]
-    assert report.counts["record without a phrase: left out"] == 1
-    assert report.first_places["record without a phrase: left out"] == "record 1"
+    assert report.counts["record without a phrase: record skipped"] == 1
+    assert report.first_places["record without a phrase: record skipped"] == "record 1"
 
 
 def test_image_without_a_usable_phrase_is_left_out_and_counted(source):
     del source.phrases[2]["phrase"]
     rows, report = source.read()
     assert [row["image_id"] for row in rows] == ["1"]
-    assert report.counts["image without a phrase: left out"] == 1
+    assert report.counts["image without a phrase: image skipped"] == 1
 
 
 def test_phrase_of_an_unknown_image_is_counted(source):
     source.phrases[0]["image_id"] = 99
     rows, report = source.read()
-    assert len(rows[0]["phrases"]) == 1 and report.counts["phrase of an unknown image: left out"] == 1
+    assert len(rows[0]["phrases"]) == 1 and report.counts["phrase of an unknown image: phrase skipped"] == 1
 
 
 def test_source_without_any_usable_record_is_refused(source):
@@ -222,7 +222,7 @@ def test_source_without_any_usable_record_is_refused(source):
     ("box", "expected", "reason"),
     [
         ([4, 5, 14, 20], [4, 5, 14, 20], None),
-        ([-3, 5, 44, 20], [0, 5, 40, 20], "reaches over the border"),
+        ([-3, 5, 44, 20], [0, 5, 40, 20], "extends beyond the image"),
         ([-0.01, 5, 40.01, 20], [0, 5, 40, 20], None),
         ([14, 5, 4, 20], None, "reversed"),
         ([4, 20, 14, 5], None, "reversed"),
@@ -248,7 +248,7 @@ def test_xywh_becomes_corners():
     report = ReadingReport()
     assert clean_box([4, 5, 10, 15], WIDTH, HEIGHT, "", report, is_xywh=True) == [4, 5, 14, 20]
     assert clean_box([4, 5, -10, 15], WIDTH, HEIGHT, "", report, is_xywh=True) is None
-    assert report.counts == {"reversed box: box left out": 1}
+    assert report.counts == {"reversed box: box dropped": 1}
 
 
 def test_phrase_keeps_its_good_boxes_and_goes_with_its_last(source):
@@ -257,8 +257,8 @@ def test_phrase_keeps_its_good_boxes_and_goes_with_its_last(source):
     rows, report = source.read()
     (phrase,) = rows[0]["phrases"]
     assert phrase["boxes"] == [[4.0, 5.0, 14.0, 20.0]] and phrase["types"] == ["incomplete_boxes"]
-    assert report.counts["reversed box: box left out"] == report.counts["empty box: box left out"] == 1
-    assert report.counts["phrase without a usable box: left out"] == 1
+    assert report.counts["reversed box: box dropped"] == report.counts["empty box: box dropped"] == 1
+    assert report.counts["phrase without a usable box: phrase skipped"] == 1
 
 
 def test_phrase_without_annotation_is_kept(source):
@@ -270,7 +270,7 @@ def test_phrase_without_annotation_is_kept(source):
 def test_bad_annotation_box_is_no_proposal(source):
     source.annotations["annotations"][1]["bbox"] = [20, 5, 0, 15]
     rows, report = source.read()
-    assert len(rows[0]["proposals"]) == 1 and report.first_places["empty box: box left out"] == "annotation 11"
+    assert len(rows[0]["proposals"]) == 1 and report.first_places["empty box: box dropped"] == "annotation 11"
 
 
 @pytest.mark.parametrize("ann_ids", [[10, 99], [10, 12]], ids=["unknown", "of another image"])
@@ -279,7 +279,7 @@ def test_a_phrase_that_lost_an_annotation_is_marked(source, ann_ids):
     rows, report = source.read()
     phrase = rows[0]["phrases"][0]
     assert len(phrase["polygons"]) == 1 and len(phrase["boxes"]) == 2 and phrase["types"] == ["incomplete_outlines"]
-    assert report.counts["annotation not among those of the image: outlines left out"] == 1
+    assert report.counts["annotation not among those of the image: outlines dropped"] == 1
 
 
 DAMAGED_OUTLINES = [
@@ -305,7 +305,7 @@ def test_damaged_outline_is_counted_and_the_others_stay(source, outline):
     both, _, alone = rows[0]["phrases"]
     assert len(both["polygons"]) == 1 and both["types"] == ["incomplete_outlines"]
     assert alone["polygons"] is None and alone["types"] == ["caption_np"]
-    assert report.first_places["annotation without a usable outline: outlines left out"] == "record 0"
+    assert report.first_places["annotation without a usable outline: outlines dropped"] == "record 0"
 
 
 @pytest.mark.parametrize("outline", DAMAGED_OUTLINES, ids=range(11))
@@ -401,7 +401,7 @@ def test_coco_cc_mini_record_for_record(tmp_path):
                 ((start, end),) = phrase["spans"]
                 assert phrase["caption"][start:end] == record["phrase"]
     assert len(found) == len(expected) == 413
-    assert builder.report.counts == {"image without a phrase: left out": 3}
+    assert builder.report.counts == {"image without a phrase: image skipped": 3}
     assert compute_statistics(rows)["num_images"] == len(rows) == 69
 
 
@@ -420,7 +420,7 @@ def test_a_kind_that_is_no_text_is_left_out_and_counted(source, value):
     source.phrases[1]["kind"] = value
     rows, report = source.read()
     assert rows[0]["phrases"][1]["types"] is None
-    assert report.counts["field that is no text: left out"] == 1
+    assert report.counts["field is not text: field dropped"] == 1
 
 
 @pytest.mark.parametrize("value", [7, ["see the dog"], {"a": 1}])
@@ -428,7 +428,7 @@ def test_a_caption_that_is_no_text_is_left_out_and_counted(source, value):
     source.phrases[2]["caption"] = value
     rows, report = source.read()
     assert (rows[1]["phrases"][0]["caption"], rows[1]["phrases"][0]["phrase"]) == (None, "big dog")
-    assert report.counts["field that is no text: left out"] == 1
+    assert report.counts["field is not text: field dropped"] == 1
 
 
 @pytest.mark.parametrize("change", [{"name": None}, {"name": 7}, {"name": ["dog"]}, {"name": ""}, {"id": 8}])
@@ -436,7 +436,7 @@ def test_a_category_without_a_name_is_counted(source, change):
     source.annotations["categories"][0].update(change)
     rows, report = source.read()
     assert [proposal["label"] for row in rows for proposal in row["proposals"]] == [None] * 3
-    assert report.counts["category unknown or without a name: left out"] == 3
+    assert report.counts["category unknown or without a name: category dropped"] == 3
 
 
 @pytest.mark.parametrize("value", [0, "", {}, False])
@@ -444,7 +444,7 @@ def test_boxes_of_another_type_are_counted_where_python_calls_them_empty(source,
     source.phrases[1]["bbox"] = value
     rows, report = source.read()
     assert rows[0]["phrases"][1]["boxes"] is None
-    assert report.counts["box is not four finite numbers: box left out"] == 1
+    assert report.counts["box is not four finite numbers: box dropped"] == 1
 
 
 def test_masks_that_would_take_minutes_are_left_out(source):
@@ -452,4 +452,4 @@ def test_masks_that_would_take_minutes_are_left_out(source):
     source.annotations["annotations"][2]["segmentation"] = [mask] * 2001
     rows, report = source.read()
     assert rows[1]["phrases"][0]["masks"] is None
-    assert report.counts["more outlines than a phrase may have: outlines left out"] == 1
+    assert report.counts["more outlines than a phrase may have: outlines dropped"] == 1

@@ -22,7 +22,7 @@ from albef_amc.datasets_scripts.reading.coco_records import ReadingReport, clean
 SOURCE = FIXTURES_FOLDER / "flickr30k_entities"
 EXPECTED = json.loads((SOURCE / "expected.json").read_text())
 INFO_GROUND = {"source": "info_ground", "data_root": SOURCE / "info_ground", "image_root": SOURCE / "flickr30k-images"}
-MISSING = "image file missing: image left out"
+MISSING = "image file missing: image skipped"
 # Reasons for a phrase without a box by the name that the expected values give them.
 REASONS = {
     "notvisual": "not visual",
@@ -76,20 +76,25 @@ def test_what_is_left_out_is_counted_with_its_reason(tmp_path, options):
     report = build(tmp_path, **options).report
     phrases = [phrase for row in EXPECTED["rows"] for phrase in row["phrases"]]
     expected = {
-        f"phrase without a box, {words}: kept without a region": sum(
+        f"phrase without a box, {words}: phrase kept without a region": sum(
             phrase["has_no_box"] == name for phrase in phrases
         )
         for name, words in REASONS.items()
     }
     expected |= {
         MISSING: 1,
-        "box reaches over the border: cut there": 1,
-        "empty box: box left out": 1,
-        "image is turned by its EXIF data: boxes are turned with it": 1,
+        "box extends beyond the image: box clipped": 1,
+        "empty box: box dropped": 1,
+        "image is rotated by its EXIF data: boxes rotated with it": 1,
     }
     if not options:
-        expected |= {"image listed twice in a split: one row": 1, "caption unrelated to its image: kept": 1}
-        assert report.first_places["image listed twice in a split: one row"].endswith("train.txt, line 3 (2100045871)")
+        expected |= {
+            "image listed twice in a split: later entry skipped": 1,
+            "caption unrelated to its image: caption kept": 1,
+        }
+        assert report.first_places["image listed twice in a split: later entry skipped"].endswith(
+            "train.txt, line 3 (2100045871)"
+        )
     assert report.counts == expected
     assert report.first_places[MISSING].endswith("4310077720.jpg")
 
@@ -136,25 +141,25 @@ def test_an_image_in_two_splits_is_kept_in_each(tmp_path, source):
     (source / "val.txt").write_text("310022957\n77100264\n")
     builder = build(tmp_path / "cache", source)
     assert builder.as_dataset(split="val")["image_id"][:] == ["310022957", "77100264"]
-    assert builder.report.counts["image in several splits: kept in each"] == 1
+    assert builder.report.counts["image in several splits: image kept in each"] == 1
 
 
 @pytest.mark.parametrize("line", ["../../secret", "/etc/passwd", "12a", "１２"])
 def test_an_id_that_could_leave_the_folder_is_refused(tmp_path, source, line):
     (source / "test.txt").write_text(f"660418277\n\n{line}\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"test\.txt, line 3: .* is no id of an image"):
+    with pytest.raises(ValueError, match=r"test\.txt, line 3: .* is not an image id"):
         build(tmp_path / "cache", source)
 
 
-DAMAGED = "annotation damaged: image left out"
+DAMAGED = "annotation damaged: image skipped"
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("Annotations/77100264.xml", None, r"77100264\.xml is not a whole annotation in XML.*no element found"),
-        ("Annotations/77100264.xml", b"", r"77100264\.xml is not a whole annotation in XML"),
-        ("Annotations/77100264.xml", b"<a>" * 400_000, r"77100264\.xml is not a whole annotation.*1,200,000 bytes"),
+        ("Annotations/77100264.xml", None, r"77100264\.xml is not a complete annotation in XML.*no element found"),
+        ("Annotations/77100264.xml", b"", r"77100264\.xml is not a complete annotation in XML"),
+        ("Annotations/77100264.xml", b"<a>" * 400_000, r"77100264\.xml is not a complete annotation.*1,200,000 bytes"),
         ("Annotations/77100264.xml", b"<!DOCTYPE x><annotation/>", r"77100264\.xml .*document type"),
         ("Sentences/77100264.txt", b"A caf\xe9 .\n", r"77100264\.txt, line 1 \(byte 5\): the byte 0xe9 is not UTF-8"),
         ("Sentences/77100264.txt", "A dog .".encode("utf-16"), r"77100264\.txt is UTF-16 text"),
@@ -184,7 +189,7 @@ def test_a_link_that_leads_nowhere_is_a_missing_file(tmp_path, source, folder):
     path.unlink()
     path.symlink_to("nowhere")
     builder = build(tmp_path / "cache", source)
-    assert builder.report.counts["annotation file missing: image left out"] == 1
+    assert builder.report.counts["annotation file missing: image skipped"] == 1
 
 
 def test_xml_with_a_document_type_is_refused(tmp_path):
@@ -206,7 +211,7 @@ def test_odd_boxes_are_left_out(tmp_path, source):
     assert [phrase["boxes"] for phrase in row["phrases"]] == [[[0, 0, 29, 19]], None, None]
     counts = builder.report.counts
     assert counts["coordinate below 1 in a file that counts from 1"] == 1
-    assert counts["reversed box: box left out"] == counts["box is not four finite numbers: box left out"] == 1
+    assert counts["reversed box: box dropped"] == counts["box is not four finite numbers: box dropped"] == 1
 
 
 @pytest.mark.parametrize("number", ["1e400", "9" * 400, "nan", "", "seventy"])
@@ -221,7 +226,7 @@ def test_a_damaged_box_of_a_chain_is_dropped_alone_and_its_phrases_are_marked(tm
     man, other = row["phrases"]
     assert (man["boxes"], man["types"]) == ([[0, 0, 29, 19]], ["people", "incomplete_boxes"])
     assert (other["boxes"], other["types"]) == (None, ["other"])
-    assert builder.report.counts["box is not four finite numbers: box left out"] == 1
+    assert builder.report.counts["box is not four finite numbers: box dropped"] == 1
 
 
 @pytest.mark.parametrize("width", ["1e400", "-1e400", "9" * 400, "97", "96.5", "-96"])
@@ -230,7 +235,7 @@ def test_an_image_whose_annotation_states_another_or_no_possible_size_is_left_ou
     path.write_text(re.sub("<width>[0-9]+<", f"<width>{width}<", path.read_text()))
     builder = build(tmp_path / "cache", source, splits="test")
     assert "77100264" not in [row["image_id"] for _, row in list_rows(builder)]
-    assert builder.report.counts["image size differs from the annotation: image left out"] == 1
+    assert builder.report.counts["image size differs from the annotation: image skipped"] == 1
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "-1", "1.5", "1e400", "\u0663"])
@@ -251,7 +256,7 @@ def test_a_box_outside_is_left_out(tmp_path, source):
     text = path.read_text().replace("<xmin>10<", "<xmin>100<").replace("<xmax>48<", "<xmax>120<")
     path.write_text(text)
     builder = build(tmp_path / "cache", source, splits="test")
-    assert builder.report.counts["box outside the image: box left out"] == 1
+    assert builder.report.counts["box outside the image: box dropped"] == 1
 
 
 @pytest.mark.parametrize(
@@ -262,7 +267,7 @@ def test_xml_without_a_size_takes_that_of_the_image(tmp_path, source, size):
     text = path.read_text()
     path.write_text(text[: text.index("<size>")] + size + text[text.index("</size>") + 7 :])
     builder = build(tmp_path / "cache", source, splits="test")
-    assert builder.report.counts["annotation without a size: the image's own is taken"] == 1
+    assert builder.report.counts["annotation without a size: size of the image used"] == 1
     (row,) = (row for _, row in list_rows(builder) if row["image_id"] == "77100264")
     assert (row["width"], row["height"]) == (96, 128) and row["phrases"][0]["boxes"] == [[9, 12, 47, 63]]
 
@@ -271,28 +276,28 @@ def test_an_image_of_another_size_is_left_out(tmp_path, source):
     path = source / "Annotations" / "77100264.xml"
     path.write_text(path.read_text().replace(">96<", ">97<"))
     builder = build(tmp_path / "cache", source, splits="test")
-    assert builder.report.counts["image size differs from the annotation: image left out"] == 1
+    assert builder.report.counts["image size differs from the annotation: image skipped"] == 1
 
 
 @pytest.mark.parametrize("folder", ["Annotations", "Sentences"])
 def test_half_an_archive_is_counted(tmp_path, source, folder):
     next((source / folder).glob("77100264.*")).unlink()
     builder = build(tmp_path / "cache", source, splits="test")
-    assert builder.report.counts["annotation file missing: image left out"] == 1
-    assert "77100264" in builder.report.first_places["annotation file missing: image left out"]
+    assert builder.report.counts["annotation file missing: image skipped"] == 1
+    assert "77100264" in builder.report.first_places["annotation file missing: image skipped"]
 
 
 def test_damaged_images_are_left_out(tmp_path, source):
     (source / "flickr30k-images" / "77100264.jpg").write_bytes(b"\xff\xd8\xff half")
     builder = build(tmp_path / "cache", source, splits="test")
-    assert builder.report.counts["image file damaged or not an image: image left out"] == 1
+    assert builder.report.counts["image file damaged or not an image: image skipped"] == 1
 
 
 def test_captions_with_broken_brackets_are_left_out_by_line():
     report = ReadingReport()
     assert read_captions(SOURCE / "edge" / "Sentences" / "glued_bracket.txt", report) == {}
     ((reason, count),) = report.counts.items()
-    assert (reason, count) == ("caption with broken brackets: left out", 2)
+    assert (reason, count) == ("caption with broken brackets: caption skipped", 2)
     assert "glued_bracket.txt, line 1 (`man],` is out of place)" in report.first_places[reason]
 
 
@@ -340,45 +345,45 @@ def change_json(source, name, edit):
         (
             "sentences_test.json",
             lambda data: data["77100264"][0]["phrases"][0].update(first_word_index=40),
-            "words are not in the caption where they are said to be: span left out",
+            "words are not at the stated position of the caption: span dropped",
         ),
         (
             "sentences_test.json",
             lambda data: data["77100264"][0]["phrases"][0].update(first_word_index=-3),
-            "words are not in the caption where they are said to be: span left out",
+            "words are not at the stated position of the caption: span dropped",
         ),
         (
             "sentences_test.json",
             lambda data: data["77100264"][0].update(sentence="A \ud83d red hat ."),
-            "caption with broken characters: left out",
+            "caption with broken characters: caption skipped",
         ),
         (
             "sentences_test.json",
             lambda data: data["77100264"][0]["phrases"][0].update(phrase=" "),
-            "phrase without words: left out",
+            "phrase without words: phrase skipped",
         ),
         (
             "bounding_boxes_test.json",
             lambda data: data["77100264"].pop("width"),
-            "annotation without a size: the image's own is taken",
+            "annotation without a size: size of the image used",
         ),
         *(
             (
                 "bounding_boxes_test.json",
                 lambda data, width=width: data["77100264"].update(width=width),
-                "image size differs from the annotation: image left out",
+                "image size differs from the annotation: image skipped",
             )
             for width in (float("inf"), float("nan"), 10**400, -96, "96")
         ),
         (
             "bounding_boxes_test.json",
             lambda data: data.pop("77100264"),
-            "image in one of the two files of its split: left out",
+            "image in one of the two files of its split: image skipped",
         ),
         (
             "bounding_boxes_test.json",
             lambda data: data["77100264"]["boxes"].update({"283585": [[1, 2, 3]]}),
-            "box is not four finite numbers: box left out",
+            "box is not four finite numbers: box dropped",
         ),
     ],
 )
@@ -387,7 +392,7 @@ def test_odd_entries_of_info_ground_are_counted(tmp_path, source, name, edit, re
     assert builder.report.counts[reason] == 1
     rows = [row for _, row in list_rows(builder)]
     spans = [phrase["spans"] for row in rows for phrase in row["phrases"]]
-    assert spans.count(None) == ("span left out" in reason)
+    assert spans.count(None) == ("span dropped" in reason)
 
 
 @pytest.mark.parametrize(
@@ -417,7 +422,7 @@ def test_entries_of_info_ground_of_another_form_are_counted(tmp_path, source, na
 
 def test_an_id_of_info_ground_that_could_leave_the_folder_is_refused(tmp_path, source):
     options = change_json(source, "sentences_test.json", lambda data: data.update({"../1": []}))
-    with pytest.raises(ValueError, match="'../1' is no id of an image"):
+    with pytest.raises(ValueError, match="'../1' is not an image id"):
         build(tmp_path / "cache", **options)
 
 
@@ -433,7 +438,7 @@ def test_a_repeated_image_of_a_json_is_one_row(tmp_path, source):
     path.write_text(path.read_text().rstrip()[:-1] + ', "77100264": []}')
     builder = build(tmp_path / "cache", **{**INFO_GROUND, "data_root": source / "info_ground", "splits": "test"})
     assert builder.info.splits["test"].num_examples == 3
-    assert builder.report.counts["image listed twice in a split: one row"] == 1
+    assert builder.report.counts["image listed twice in a split: later entry skipped"] == 1
 
 
 @pytest.mark.parametrize(

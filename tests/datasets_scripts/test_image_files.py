@@ -76,7 +76,7 @@ def test_builder_and_processor_decide_alike(tmp_path, picture, kind, reason):
         return
     assert stored is None
     ((found, place),) = report.first_places.items()
-    assert found.startswith(reason) and found.endswith(": image left out")
+    assert found.startswith(reason) and found.endswith(": image skipped")
     assert str(path) in place
     with pytest.raises(ValueError, match=str(path)):
         AlbefImageProcessor(size=8)(path)
@@ -86,7 +86,7 @@ def test_builder_and_processor_decide_alike(tmp_path, picture, kind, reason):
 def test_pictures_that_cannot_be_decoded_are_counted(name):
     report = ReadingReport()
     assert read_image_file(FIXTURES_FOLDER / "pictures" / name, report) is None
-    assert report.counts == {"image file damaged or not an image: image left out": 1}
+    assert report.counts == {"image file damaged or not an image: image skipped": 1}
 
 
 def test_a_huge_file_is_not_read(tmp_path):
@@ -94,7 +94,7 @@ def test_a_huge_file_is_not_read(tmp_path):
         file.truncate(MAX_IMAGE_BYTES + 1)
     report = ReadingReport()
     assert read_image_file(tmp_path / "a.jpg", report) is None
-    assert report.counts == {"image file larger than the limit: image left out": 1}
+    assert report.counts == {"image file larger than the limit: image skipped": 1}
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "VG_100K/1.jpg", "./a.jpg", "a..b/c.jpg", "train 2014/ü.jpg"])
@@ -122,7 +122,7 @@ def test_paths_outside_are_found(name, problem):
 def test_a_name_that_is_too_long_for_the_system_is_a_missing_file(tmp_path):
     report = ReadingReport()
     assert read_image_file(tmp_path / f"{'a' * 5000}.jpg", report) is None
-    assert report.counts == {"image file missing: image left out": 1}
+    assert report.counts == {"image file missing: image skipped": 1}
 
 
 def test_a_file_that_the_system_cannot_read_is_counted(tmp_path, monkeypatch):
@@ -135,4 +135,4 @@ def test_a_file_that_the_system_cannot_read_is_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", fail)  # a superuser may read every file
     report = ReadingReport()
     assert read_image_file(place, report) is None
-    assert report.first_places == {"image file cannot be read: image left out": f"{place} (Permission denied)"}
+    assert report.first_places == {"image file cannot be read: image skipped": f"{place} (Permission denied)"}

@@ -43,7 +43,7 @@ def test_an_empty_list_has_no_entries(tmp_path, text):
         ('[{"a": 1},', 1, "Expecting value"),
         ('[{"a": 1}, {"a": "cut of', 1, "Unterminated string"),
         ('[{"a": 1}, {"a": 2, }]', 1, "double quotes|trailing comma"),
-        ('[{"a": 1}] [', 1, "behind the end of a list"),
+        ('[{"a": 1}] [', 1, "after the end of a list"),
         ('[{"a": ' + "[" * 100_000, 0, "recursion"),
     ],
 )
@@ -86,7 +86,7 @@ def test_members_of_an_object_do_not_depend_on_chunks(tmp_path, chunk_length):
         ("[]", 0, "an object with keys is expected"),
         ("{1: []}", 0, "`1` where a key in quotes"),
         ('{"a": 1}', 0, "`1` where a list or an object"),
-        ('{"a": []} []', 1, "behind the end of an object"),
+        ('{"a": []} []', 1, "after the end of an object"),
         ('{"a": [], "b": {"c', 1, "Unterminated string"),
         ('{"a": [], "b"', 1, "`:` is expected here, found the end of the file"),
     ],

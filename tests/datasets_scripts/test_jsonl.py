@@ -67,7 +67,7 @@ def test_every_field_is_kept(source):
     assert (row["image_id"], row["width"], row["height"], row["image"].size) == ("7", WIDTH, HEIGHT, (WIDTH, HEIGHT))
     assert row["proposals"] == [{"box": BOX, "score": 0.5, "label": "dog"}]
     assert row["phrases"] == [{**FULL["phrases"][0], "boxes": [BOX, [0.0, 0.0, 40.0, 30.0]]}]
-    assert report.counts == {"box reaches over the border: cut there": 1, "box outside the image: box left out": 1}
+    assert report.counts == {"box extends beyond the image: box clipped": 1, "box outside the image: box dropped": 1}
 
 
 def test_what_is_left_out_is_null_and_named_by_its_place(source):
@@ -159,9 +159,9 @@ def test_missing_damaged_and_wrong_images_are_counted(source):
     rows, report = source(*lines)
     assert len(rows) == 1
     assert report.counts == {
-        "image file missing: image left out": 1,
-        "image file damaged or not an image: image left out": 1,
-        "image size differs from `width` and `height`: image left out": 1,
+        "image file missing: image skipped": 1,
+        "image file damaged or not an image: image skipped": 1,
+        "image size differs from `width` and `height`: image skipped": 1,
     }
 
 
@@ -196,7 +196,7 @@ def test_a_line_or_a_point_or_a_polygon_elsewhere_among_polygons_is_dropped(sour
     rows, report = source(row_of(boxes=[BOX], polygons=[polygon, stray]))
     phrase = rows[0]["phrases"][0]
     assert (phrase["polygons"], phrase["types"]) == ([polygon], ["incomplete_outlines"])
-    assert report.counts == {f"polygon {reason}: dropped": 1}
+    assert report.counts == {f"polygon {reason}: polygon dropped": 1}
 
 
 @pytest.mark.parametrize("bad", [[4, 5, 4, 20], [50, 50, 60, 60]], ids=["empty", "outside"])
@@ -236,12 +236,12 @@ def test_hostile_masks_are_counted_like_damaged_ones(source, mask):
 def test_a_phrase_whose_boxes_are_all_outside_is_kept_without_a_region(source):
     rows, report = source(row_of(boxes=[[50, 50, 60, 60]], polygons=[[1, 2, 3, 4, 5, 9]]))
     assert rows[0]["phrases"][0]["boxes"] is None and rows[0]["phrases"][0]["polygons"] is None
-    assert report.counts["phrase without a usable box: kept without a region"] == 1
+    assert report.counts["phrase without a usable box: phrase kept without a region"] == 1
 
 
 def test_every_file_is_a_split(source):
     rows, report = source(row_of(), split="test", others=[("train", [row_of(), row_of("photos/b.png")])])
-    assert len(rows) == 1 and report.counts["image in several splits: kept in each"] == 1
+    assert len(rows) == 1 and report.counts["image in several splits: image kept in each"] == 1
     data_root = str(source.folder)
     everything = load_grounding_dataset("jsonl", "all", data_root=data_root, cache_dir=str(source.folder / "cache"))
     assert len(everything) == 3
@@ -250,7 +250,7 @@ def test_every_file_is_a_split(source):
 def test_options_and_file_names_are_checked(source, tmp_path):
     with pytest.raises(ValueError, match="`box_format` must be one of 'xyxy', 'xywh', 'normalized_xyxy'"):
         source(row_of(), box_format="yxyx")
-    with pytest.raises(ValueError, match="no name of a split"):
+    with pytest.raises(ValueError, match="not the name of a split"):
         source(row_of(), split="my-train")
     with pytest.raises(FileNotFoundError, match=r"No `\*\.jsonl`"):
         Jsonl(cache_dir=str(tmp_path / "cache"), data_root=str(source.folder / "photos"))
@@ -266,7 +266,7 @@ def test_a_picture_that_no_decoder_takes_does_not_end_the_build(source):
     shutil.copy(FIXTURES_FOLDER / "pictures" / "damaged.avif", source.folder / "photos" / "damaged.avif")
     rows, report = source(row_of("photos/damaged.avif"), row_of())
     assert rows["image_id"] == ["photos/a.png"]
-    assert report.counts == {"image file damaged or not an image: image left out": 1}
+    assert report.counts == {"image file damaged or not an image: image skipped": 1}
     assert "damaged.avif" in next(iter(report.first_places.values()))
 
 
@@ -277,7 +277,7 @@ def test_odd_files_among_the_images_do_not_end_a_build(source):
     open(os.fsencode(source.folder) + b"/caf\xe9.jpg", "wb").close()
     rows, report = source(row_of("nowhere.jpg"), row_of("circle.jpg"), row_of("pipe.jpg"), row_of("photos/b.png"))
     assert rows["image_id"][:] == ["photos/b.png"]
-    assert report.counts == {"image file missing: image left out": 3}
+    assert report.counts == {"image file missing: image skipped": 3}
 
 
 @pytest.mark.parametrize("number", [2**24 + 1, 2**63, -(2**63), 1e30])
@@ -299,6 +299,6 @@ def test_more_outlines_than_a_phrase_may_have_are_left_out(source, region):
     rows, report = source(row_of(boxes=[[1, 2, 9, 9]], **region), row_of("photos/b.png"))
     phrase = rows[0]["phrases"][0]
     assert (phrase["boxes"], phrase["polygons"], phrase["masks"]) == ([[1, 2, 9, 9]], None, None)
-    reason = "more outlines than a phrase may have: outlines left out"
+    reason = "more outlines than a phrase may have: outlines dropped"
     assert report.counts == {reason: 1}
     assert "2001" in report.first_places[reason] and "more than 2000" in report.first_places[reason]

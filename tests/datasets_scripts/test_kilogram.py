@@ -195,31 +195,39 @@ def test_a_deep_drawing_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "reason", "num_rows"),
     [
-        (lambda f: (f / "tangrams-svg/page1-900.svg").unlink(), "drawing missing: annotation left out", 4),
+        (lambda f: (f / "tangrams-svg/page1-900.svg").unlink(), "drawing missing: annotation skipped", 4),
         (
             lambda f: (f / "tangrams-svg/page1-900.svg").write_text("<svg"),
-            "drawing damaged: annotation left out",
+            "drawing damaged: annotation skipped",
             4,
         ),
         (
             lambda f: (f / "tangrams-svg/page1-900.svg").write_text(
                 SVG.format(box="0 0 9 9", shapes=write_pieces(256))
             ),
-            "drawing damaged: annotation left out",
+            "drawing damaged: annotation skipped",
             4,
         ),
         (
             lambda f: edit(f / "full_v0.json", lambda c: c["page1-900"][0].update(whole=" ")),
-            "annotation without `whole` or `piece`: left out",
+            "annotation without `whole` or `piece`: annotation skipped",
             5,
         ),
         (
             lambda f: edit(f / "full_v0.json", lambda c: c["page1-900"][0]["piece"].pop("7")),
-            "pieces differ from those of the drawing: annotation left out",
+            "pieces differ from those of the drawing: annotation skipped",
             5,
         ),
-        (lambda f: edit(f / "full_v0.json", lambda c: c.pop("page3-902")), "tangram without annotations: left out", 4),
-        (lambda f: edit(f / "data_split.json", lambda c: c["heldout"].clear()), "tangram in no split: left out", 4),
+        (
+            lambda f: edit(f / "full_v0.json", lambda c: c.pop("page3-902")),
+            "tangram without annotations: tangram skipped",
+            4,
+        ),
+        (
+            lambda f: edit(f / "data_split.json", lambda c: c["heldout"].clear()),
+            "tangram in no split: tangram skipped",
+            4,
+        ),
     ],
 )
 def test_what_is_left_out_is_counted(tmp_path, source, spoil, reason, num_rows):
@@ -232,9 +240,9 @@ def test_what_is_left_out_is_counted(tmp_path, source, spoil, reason, num_rows):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: edit(f / "data_split.json", lambda c: c["train"].append("../x")), "is no name of a tangram"),
+        (lambda f: edit(f / "data_split.json", lambda c: c["train"].append("../x")), "is not the name of a tangram"),
         (lambda f: edit(f / "data_split.json", lambda c: c["train"].append("page2-901")), "'page2-901' occurs twice"),
-        (lambda f: edit(f / "data_split.json", lambda c: c.update({"a b": []})), "'a b' is no name of a split"),
+        (lambda f: edit(f / "data_split.json", lambda c: c.update({"a b": []})), "'a b' is not the name of a split"),
         (lambda f: (f / "data_split.json").write_text("[]"), "lists of tangrams"),
         (lambda f: (f / "full_v0.json").write_text('{"page1-900": [], "page1-900": []}'), "'page1-900' occurs twice"),
         (lambda f: (f / "full_v0.json").write_text('{"page1-900": [{"whole": "b'), "cut off"),
@@ -305,7 +313,7 @@ def test_the_published_data_set_is_complete_and_every_part_has_the_pixels_of_its
 @pytest.mark.parametrize("name", [7, None, True, 10**400, ["page1-900"], {"a": 1}])
 def test_a_name_that_is_no_text_is_refused(tmp_path, source, name):
     edit(source / "data_split.json", lambda contents: contents["train"].append(name))
-    with pytest.raises(ValueError, match=r"data_split\.json: .* is no name of a tangram"):
+    with pytest.raises(ValueError, match=r"data_split\.json: .* is not the name of a tangram"):
         build(tmp_path / "cache", source)
 
 
@@ -313,4 +321,4 @@ def test_a_piece_without_a_pixel_is_a_damaged_drawing(source, tmp_path):
     path = source / "tangrams-svg" / "page1-900.svg"
     path.write_text(path.read_text().replace("144.0 144.0", "1e9 1e9"))
     report = build(tmp_path / "cache", source).report
-    assert report.counts["drawing damaged: annotation left out"] == 2
+    assert report.counts["drawing damaged: annotation skipped"] == 2

@@ -68,7 +68,7 @@ def test_absolute_paths_name_the_option_and_nothing_leaves_the_folder(name, pref
     options = write_list(tmp_path, name, f"{PUBLISHED}/val2014/a.png")
     message = "absolute path|leaves the image folder"
     if prefixes in (None, "/another"):
-        message = "absolute path: entry left out; the option `path_prefixes` replaces its prefix"
+        message = "absolute path: entry skipped; the option `path_prefixes` replaces its prefix"
     with pytest.raises(ValueError, match=message) as caught:
         read_names(name, {**options, "path_prefixes": prefixes})
     assert "path_prefixes" in str(caught.value)

@@ -76,10 +76,10 @@ def test_a_turned_picture_turns_its_regions(builder):
 def test_what_is_left_out_is_counted(builder):
     assert builder.report.counts == {
         "task id occurs twice: the first is kept": 1,
-        "image file missing: image left out": 1,
-        "box reaches over the border: cut there": 2,
+        "image file missing: image skipped": 1,
+        "box extends beyond the image: box clipped": 2,
         "polygon of fewer than three points: no area of its own": 1,
-        "image is turned by its EXIF data: boxes are turned with it": 1,
+        "image is rotated by its EXIF data: boxes rotated with it": 1,
     }
 
 
@@ -97,32 +97,41 @@ def edit(path, change):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda tasks: tasks[0].update(phrase="  "), "phrase without words or with broken characters: left out"),
-        (lambda tasks: tasks[0].update(phrase="\ud800"), "phrase without words or with broken characters: left out"),
-        (lambda tasks: tasks[0].update(image_id=5), "image not in image_data_split.json: task left out"),
-        (lambda tasks: tasks[0].update(image_id=2407), "image belongs to another split: task left out"),
-        (lambda tasks: tasks[0].update(Polygons=[[[[1, 2], [3, "a"]]]]), "outline damaged: dropped"),
-        (lambda tasks: tasks[0].update(Polygons=[[[[1, 2], [1e300, 4]]]]), "outline damaged: dropped"),
-        (lambda tasks: tasks[0].update(Polygons=[]), "outline damaged: dropped"),
-        (lambda tasks: tasks[0].update(Polygons=[[]]), "outline damaged: dropped"),
+        (lambda tasks: tasks[0].update(phrase="  "), "phrase without words or with broken characters: phrase skipped"),
+        (
+            lambda tasks: tasks[0].update(phrase="\ud800"),
+            "phrase without words or with broken characters: phrase skipped",
+        ),
+        (lambda tasks: tasks[0].update(image_id=5), "image not in image_data_split.json: task skipped"),
+        (lambda tasks: tasks[0].update(image_id=2407), "image belongs to another split: task skipped"),
+        (lambda tasks: tasks[0].update(Polygons=[[[[1, 2], [3, "a"]]]]), "outline damaged: outline dropped"),
+        (lambda tasks: tasks[0].update(Polygons=[[[[1, 2], [1e300, 4]]]]), "outline damaged: outline dropped"),
+        (lambda tasks: tasks[0].update(Polygons=[]), "outline damaged: outline dropped"),
+        (lambda tasks: tasks[0].update(Polygons=[[]]), "outline damaged: outline dropped"),
         (
             lambda tasks: tasks[0].update(Polygons=[[[[1, 2], [9, 2], [9, 9]]]] * 2001),
-            "more outlines than a phrase may have: outlines left out",
+            "more outlines than a phrase may have: outlines dropped",
         ),
         (
             lambda tasks: tasks[0]["phrase_structure"].update(type=["name"]),
-            "phrase without a usable structure: kept without types",
+            "phrase without a usable structure: phrase kept without types",
         ),
         (
             lambda tasks: tasks[0].update(Polygons=[[[[900, 900], [990, 900], [990, 990]]]]),
-            "outline without a pixel in the image: dropped",
+            "outline without a pixel in the image: outline dropped",
         ),
-        (lambda tasks: tasks[0].update(instance_boxes=None), "phrase without a usable box: kept without a region"),
+        (
+            lambda tasks: tasks[0].update(instance_boxes=None),
+            "phrase without a usable box: phrase kept without a region",
+        ),
         (
             lambda tasks: tasks[0].update(instance_boxes=[[3, 4, 0, 5]]),
-            "phrase without a usable box: kept without a region",
+            "phrase without a usable box: phrase kept without a region",
         ),
-        (lambda tasks: tasks[0].pop("phrase_structure"), "phrase without a usable structure: kept without types"),
+        (
+            lambda tasks: tasks[0].pop("phrase_structure"),
+            "phrase without a usable structure: phrase kept without types",
+        ),
     ],
 )
 def test_a_damaged_task_is_counted(tmp_path, source, change, reason):
@@ -130,7 +139,7 @@ def test_a_damaged_task_is_counted(tmp_path, source, change, reason):
     builder = build(tmp_path / "cache", source, splits=["train"])
     assert builder.report.counts[reason] == 1
     phrases = {phrase["phrase_id"]: phrase for phrase in builder.as_dataset(split="train")[0]["phrases"]}
-    if "left out" in reason and "outline" not in reason:
+    if "skipped" in reason:
         assert "2391__1500000" not in phrases
     else:
         phrase = phrases["2391__1500000"]
@@ -150,7 +159,7 @@ def test_outlines_are_dropped_one_by_one_and_the_phrase_is_marked(tmp_path, sour
     )
     assert phrase["polygons"] == [[1, 2, 30, 2, 30, 30]] and len(phrase["masks"]) == 1
     assert phrase["types"][-1] == "incomplete_outlines"
-    assert builder.report.counts["outline damaged: dropped"] == 2
+    assert builder.report.counts["outline damaged: outline dropped"] == 2
 
 
 @pytest.mark.parametrize("bad", [[3, 4, 0, 5], [3, 4, 10**400, 5], [3, 4, None, 5], 5])

@@ -100,17 +100,17 @@ def test_masks_are_kept_as_run_lengths(tmp_path):
 
 def test_what_is_left_out_is_counted(tmp_path):
     assert build(tmp_path).report.counts == {
-        "sentence without words: left out": 1,
-        "image file missing: image left out": 1,
-        "box reaches over the border: cut there": 1,
-        "empty box: box left out": 1,
-        "ref without a usable box: kept without a region": 1,
-        "image in several splits: kept in each": 1,
-        "image is turned by its EXIF data: boxes are turned with it": 1,
+        "sentence without words: sentence skipped": 1,
+        "image file missing: image skipped": 1,
+        "box extends beyond the image: box clipped": 1,
+        "empty box: box dropped": 1,
+        "ref without a usable box: ref kept without a region": 1,
+        "image in several splits: image kept in each": 1,
+        "image is rotated by its EXIF data: boxes rotated with it": 1,
     }
     report = build(tmp_path, dataset="refclef", split_by="berkeley").report
-    assert report.counts == {"image not in instances.json: ref left out": 1}
-    assert report.first_places["image not in instances.json: ref left out"] == "ref 1536 (image 31007)"
+    assert report.counts == {"image not in instances.json: ref skipped": 1}
+    assert report.first_places["image not in instances.json: ref skipped"] == "ref 1536 (image 31007)"
 
 
 @pytest.mark.parametrize("form", DETECTIONS)
@@ -129,7 +129,7 @@ def test_detections_become_proposals(tmp_path, form):
     first = rows[0]["proposals"][0]
     score = None if form == "albef" else pytest.approx(0.699768)
     assert (first["score"], first["label"]) == (score, "person" if form == "mattnet" else None)
-    assert builder.report.counts["empty box: box left out"] == 1
+    assert builder.report.counts["empty box: box dropped"] == 1
 
 
 @pytest.mark.parametrize("score", [10**400, float("inf"), float("nan"), True, "0.5", 1e300])
@@ -158,7 +158,7 @@ def test_images_without_detections_are_counted(tmp_path, source):
         ("text", "holds a str"),
         ([{"box": [1, 2, 3, 4]}], "number 0 has no `image_id`"),
         ([{"image_id": 1}], "number 0 has no `image_id` or no `box`"),
-        ({"1": {"x": 1}}, "image 1 are no list of boxes"),
+        ({"1": {"x": 1}}, "image 1 are not a list of boxes"),
         ({"1": [[1, 2, 3, 4, "high"]]}, "score 'high'"),
     ],
 )
@@ -178,14 +178,14 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, source, monkey
 
 def test_half_a_pickle_is_refused(tmp_path, source):
     shutil.copytree(source / "bad", source, dirs_exist_ok=True)
-    with pytest.raises(ValueError, match=r"refs\(google\)\.p is not a whole pickle.*fetch it again"):
+    with pytest.raises(ValueError, match=r"refs\(google\)\.p is not a complete pickle.*fetch it again"):
         build(tmp_path / "cache", source, split_by="google")
 
 
 def test_a_ref_to_nowhere_is_left_out(tmp_path, source):
     shutil.copytree(source / "edge", source, dirs_exist_ok=True)
     builder = build(tmp_path / "cache", source, split_by="google")
-    assert builder.report.counts["annotation not among those of the image: ref left out"] == 1
+    assert builder.report.counts["annotation not among those of the image: ref skipped"] == 1
 
 
 def spoil(source, change):
@@ -202,13 +202,13 @@ def spoil(source, change):
         (lambda refs: {"refs": refs}, "holds a dict; a list of refs is expected"),
         (lambda refs: [7], "ref number 0 has no `ref_id`"),
         (lambda refs: refs[1].update(ref_id=1500), "ref 1500 occurs twice"),
-        (lambda refs: refs[0].update(split="../x"), "is no name of a split"),
+        (lambda refs: refs[0].update(split="../x"), "not the name of a split"),
         (
             lambda refs: refs[0].update(ref_id=10**400),
-            "ref number 0 has a `ref_id` that is no whole number of 64 bits",
+            "ref number 0 has a `ref_id` that is not a whole number of 64 bits",
         ),
-        (lambda refs: refs[1].update(image_id=10**5000), "ref number 1 has a `image_id` that is no whole number"),
-        (lambda refs: refs[1].update(ann_id=True), "ref number 1 has a `ann_id` that is no whole number"),
+        (lambda refs: refs[1].update(image_id=10**5000), "ref number 1 has a `image_id` that is not a whole number"),
+        (lambda refs: refs[1].update(ann_id=True), "ref number 1 has a `ann_id` that is not a whole number"),
         (lambda refs: refs[0]["sentences"][0].update(sent_id=10**5000), "share a `sent_id`"),
         (lambda refs: refs[0]["sentences"][0].update(sent_id=[1]), "share a `sent_id`"),
         (lambda refs: refs[0]["sentences"][0].pop("sent"), "a sentence of ref 1500 has no text"),
@@ -242,7 +242,7 @@ def test_a_path_that_leaves_the_folder_is_refused(tmp_path, source, name):
 def test_an_image_of_another_size_is_left_out(tmp_path, source):
     change_instances(source, lambda contents: contents["images"][0].update(width=161))
     builder = build(tmp_path / "cache", source)
-    assert builder.report.counts["image size differs from the annotation: image left out"] == 1
+    assert builder.report.counts["image size differs from the annotation: image skipped"] == 1
     with pytest.raises(ValueError, match="no image of split 'train' of `refcoco` can be used"):
         load_grounding_dataset("refcoco", "train", data_root=source, cache_dir=str(tmp_path / "cache"))
 
@@ -307,7 +307,7 @@ def test_a_configuration_stands_for_its_options(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"config_name": "refcoco_umd"}, "no configuration of RefCoco: refcoco_unc, refcoco_google, refcoco.?_unc"),
+        ({"config_name": "refcoco_umd"}, "not a configuration of RefCoco: refcoco_unc, refcoco_google, refcoco.?_unc"),
         ({"config_name": "refcoco_unc", "dataset": "refclef"}, "stands for dataset='refcoco', but dataset='refclef'"),
     ],
 )

@@ -56,7 +56,7 @@ def test_any_other_class_is_refused(tmp_path, value):
 def test_persistent_references_are_refused(tmp_path):
     path = tmp_path / "refs.p"
     path.write_bytes(b"Pplace\n.")
-    with pytest.raises(ValueError, match=r"refs\.p is not a whole pickle"):
+    with pytest.raises(ValueError, match=r"refs\.p is not a complete pickle"):
         load_plain_pickle(path)
 
 
@@ -64,7 +64,7 @@ def test_persistent_references_are_refused(tmp_path):
 def test_cut_off_pickles_are_named(tmp_path, length):
     path = tmp_path / "refs.p"
     path.write_bytes(pickle.dumps(VALUES)[:length])
-    with pytest.raises(ValueError, match=r"refs\.p is not a whole pickle .*fetch it again"):
+    with pytest.raises(ValueError, match=r"refs\.p is not a complete pickle .*fetch it again"):
         load_plain_pickle(path)
 
 
@@ -83,7 +83,7 @@ def test_cut_off_pickles_are_named(tmp_path, length):
 def test_a_table_that_is_larger_than_the_file_is_refused(tmp_path, content):
     path = tmp_path / "refs.p"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"refs\.p is not a whole pickle \("):
+    with pytest.raises(ValueError, match=r"refs\.p is not a complete pickle \("):
         load_plain_pickle(path)
 
 

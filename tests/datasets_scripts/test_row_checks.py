@@ -177,10 +177,10 @@ def test_a_builder_counts_boxes_in_another_unit(tmp_path):
     builder = Jsonl(cache_dir=str(tmp_path / "cache"), data_root=str(tmp_path))
     builder.download_and_prepare()
     assert builder.report.counts == {
-        "box within 0..1, less than a pixel, as shares of width and height are: kept as pixels": 1,
-        "box reaches over the border: cut there": 1,
-        "box outside the image: box left out": 1,
-        "phrase without a usable box: kept without a region": 1,
+        "box within 0..1, less than a pixel, perhaps fractions of the sides: box kept as pixels": 1,
+        "box extends beyond the image: box clipped": 1,
+        "box outside the image: box dropped": 1,
+        "phrase without a usable box: phrase kept without a region": 1,
     }
 
 

@@ -211,11 +211,11 @@ def change_list(options: dict, split: str, change) -> None:
 @pytest.mark.parametrize(
     ("path", "problem"),
     [
-        ("../outside.jpg", "path leaves the image folder: entry left out"),
-        ("a/../../outside.jpg", "path leaves the image folder: entry left out"),
-        ("/etc/outside.jpg", "absolute path: entry left out; the option `path_prefixes` replaces its prefix"),
-        ("C:\\outside.jpg", "absolute path: entry left out; the option `path_prefixes` replaces its prefix"),
-        ("val2014\\a.jpg", "path with backslashes, where `/` is expected between folders: entry left out"),
+        ("../outside.jpg", "path leaves the image folder: entry skipped"),
+        ("a/../../outside.jpg", "path leaves the image folder: entry skipped"),
+        ("/etc/outside.jpg", "absolute path: entry skipped; the option `path_prefixes` replaces its prefix"),
+        ("C:\\outside.jpg", "absolute path: entry skipped; the option `path_prefixes` replaces its prefix"),
+        ("val2014\\a.jpg", "path with backslashes, where `/` is expected between folders: entry skipped"),
     ],
 )
 def test_a_path_that_leaves_the_folder_is_left_out(name, path, problem, tmp_path):
@@ -226,7 +226,7 @@ def test_a_path_that_leaves_the_folder_is_left_out(name, path, problem, tmp_path
     )
     builder = BUILDERS[name](**options)
     builder.download_and_prepare()
-    (reason,) = [reason for reason in builder.report.counts if "entry left out" in reason]
+    (reason,) = [reason for reason in builder.report.counts if "entry skipped" in reason]
     assert reason == problem and builder.report.counts[reason] == 1
     assert builder.report.first_places[reason].endswith(f"#0 ({path})")
     schema = find_task_schema(builder.info.features)
@@ -243,8 +243,8 @@ def test_a_missing_or_damaged_picture_is_left_out_and_counted(name, tmp_path):
     pictures[1].write_bytes(pictures[1].read_bytes()[:100])
     builder = BUILDERS[name](**{**options, "image_root": str(images)})
     builder.download_and_prepare()
-    assert builder.report.counts["image file missing: image left out"] >= 1
-    assert builder.report.counts["image file damaged or not an image: image left out"] >= 1
+    assert builder.report.counts["image file missing: image skipped"] >= 1
+    assert builder.report.counts["image file damaged or not an image: image skipped"] >= 1
     whole = BUILDERS[name](**options)
     whole.download_and_prepare()
     num_rows = [sum(split.num_examples for split in made.info.splits.values()) for made in (builder, whole)]
@@ -258,7 +258,7 @@ def test_text_without_words_is_left_out_and_counted(name, tmp_path):
     change_list(options, "train", lambda entry: entry.update({key: " \n"}))
     builder = BUILDERS[name](**options)
     builder.download_and_prepare()
-    assert builder.report.counts[f"{key} without words or with broken characters: left out"] == 1
+    assert builder.report.counts[f"{key} without words or with broken characters: {key} skipped"] == 1
 
 
 NO_TEXT = {

@@ -26,7 +26,7 @@ WITH_WORDS = ["a dog", "7", "x.", "<person>", "\U0001f600", "\u72d7", "\u00e9", 
 HALVES = ["\ud800", "a \udcff dog", "\udfff\ud800"]
 NO_TEXTS = [None, 5, 1.5, float("nan"), b"a dog", ["a dog"], {"a": 1}, True]
 BOX = [1.0, 2.0, 20.0, 25.0]
-REASON = "phrase without words or with broken characters: left out"
+REASON = "phrase without words or with broken characters: phrase skipped"
 
 
 @pytest.mark.parametrize("text", WITHOUT_WORDS + HALVES + NO_TEXTS)
@@ -67,8 +67,8 @@ def test_phrases_and_fields_that_no_run_can_use_are_skipped_and_counted():
     assert [proposal["label"] for proposal in row["proposals"]] == [None, "dog"]
     assert report.counts == {
         REASON: 2,
-        "paraphrase without words or with broken characters: left out": 2,
-        "field with broken characters: left out": 3,
+        "paraphrase without words or with broken characters: paraphrase dropped": 2,
+        "field with broken characters: field dropped": 3,
     }
     assert report.first_places[REASON] == "image photo, phrase 0"
 
@@ -84,7 +84,7 @@ def test_fields_of_another_type_are_skipped_and_counted(value):
         None,
     )
     assert row["proposals"][0]["label"] is None
-    assert report.counts == {"field that is no text: left out": 3}
+    assert report.counts == {"field is not text: field dropped": 3}
 
 
 @pytest.mark.parametrize(
@@ -99,12 +99,12 @@ def test_rows_of_every_task_lose_texts_without_words(texts, text):
     assert keep_usable_texts(build("is it red?", "???"), report)[texts] == build("is it red?")[texts]
     assert keep_usable_texts(build("...", "\ud800"), report) is None
     assert report.counts == {
-        f"{text} without words or with broken characters: left out": 3,
-        f"image without a usable {text}: left out": 1,
+        f"{text} without words or with broken characters: {text} skipped": 3,
+        f"image without a usable {text}: image skipped": 1,
     }
     pair = {"images": [None] * 2, "image_ids": ["a", "\ud800"], "sentences": [{"sentence_id": 0, "sentence": "x"}]}
     assert keep_usable_texts(pair, report) is None
-    assert report.first_places["image id with broken characters: image left out"] == "image a, \\ud800"
+    assert report.first_places["image id with broken characters: image skipped"] == "image a, \\ud800"
 
 
 def test_every_builder_of_raw_files_passes_its_rows_through_the_rule():

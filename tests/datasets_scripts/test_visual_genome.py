@@ -21,12 +21,12 @@ from albef_amc.trainer.data.augmentation import may_be_mirrored
 
 SOURCE = FIXTURES_FOLDER / "visual_genome"
 KINDS = ("regions", "objects", "attributes", "relationships")
-MISSING = "image file missing: image left out"
+MISSING = "image file missing: image skipped"
 TURNED = {
-    "image is turned by its EXIF data: boxes are turned with it": 1,
-    "image is turned by its EXIF data: boxes are those of the upright picture": 1,
+    "image is rotated by its EXIF data: boxes rotated with it": 1,
+    "image is rotated by its EXIF data: boxes belong to the upright image": 1,
 }
-WITHOUT_PHRASE = "image without a phrase: left out"
+WITHOUT_PHRASE = "image without a phrase: image skipped"
 
 
 def build(cache, data_root=SOURCE, **options):
@@ -78,29 +78,29 @@ def test_rows_are_those_of_the_published_reader(tmp_path, annotations):
         (
             "regions",
             {
-                "id occurs twice with the same content: left out": 1,
-                "phrase without words or with broken characters: left out": 1,
-                "box reaches over the border: cut there": 2,
-                "empty box: box left out": 2,
-                "reversed box: box left out": 1,
-                "box outside the image: box left out": 1,
-                "phrase without a usable box: kept without a region": 4,
+                "id occurs twice with the same content: record skipped": 1,
+                "phrase without words or with broken characters: phrase skipped": 1,
+                "box extends beyond the image: box clipped": 2,
+                "empty box: box dropped": 2,
+                "reversed box: box dropped": 1,
+                "box outside the image: box dropped": 1,
+                "phrase without a usable box: phrase kept without a region": 4,
             },
         ),
         (
             "objects",
             {
-                "box reaches over the border: cut there": 1,
-                "empty box: box left out": 1,
-                "phrase without a usable box: kept without a region": 1,
+                "box extends beyond the image: box clipped": 1,
+                "empty box: box dropped": 1,
+                "phrase without a usable box: phrase kept without a region": 1,
                 WITHOUT_PHRASE: 1,
             },
         ),
         (
             "attributes",
             {
-                "attribute repeats one of its object: left out": 2,
-                "phrase without words or with broken characters: left out": 1,
+                "attribute repeats one of its object: attribute skipped": 2,
+                "phrase without words or with broken characters: phrase skipped": 1,
                 "object without attributes: no phrase": 6,
                 WITHOUT_PHRASE: 1,
             },
@@ -166,7 +166,7 @@ def test_a_phrase_without_a_box_has_no_place(tmp_path, source):
     change(source, "attributes.json", lambda entries: entries[0]["attributes"][0].update(w=0))
     rows, report = build(tmp_path / "cache", source, annotations="attributes_spatial")
     assert [phrase["phrase"] for phrase in rows[0]["phrases"]] == ["green shade in the middle"]
-    assert report.counts["phrase without a usable box has no place: left out"] == 2
+    assert report.counts["phrase without a usable box has no position: phrase skipped"] == 2
 
 
 def test_the_folder_in_the_address_wins(tmp_path, source):
@@ -186,9 +186,7 @@ def test_an_image_without_regions_is_no_row(tmp_path, source):
 
 def test_regions_of_an_unknown_image_are_left_out(tmp_path, source):
     shutil.copytree(source / "edge" / "unknown_image", source, dirs_exist_ok=True)
-    with pytest.raises(
-        ValueError, match=r"has a phrase\. 1 x image not in image_data.json: entry left out.*999999999"
-    ):
+    with pytest.raises(ValueError, match=r"has a phrase\. 1 x image not in image_data.json: entry skipped.*999999999"):
         build(tmp_path / "cache", source)
 
 
@@ -211,9 +209,9 @@ def test_repeated_ids_stay_apart(tmp_path, source):
     rows, report = build(tmp_path / "cache", source)
     names = [phrase["phrase_id"] for row in rows for phrase in row["phrases"]]
     assert len(set(names)) == len(names) and {"1382", "1382.1.1", "1382.150301.0"} < set(names)
-    assert report.counts["id occurs twice with different content: numbered"] == 2
-    assert report.counts["record of another image: left out"] == 1
-    assert report.counts["image listed twice: later entry left out"] == 1
+    assert report.counts["id occurs twice with different content: record numbered"] == 2
+    assert report.counts["record of another image: record skipped"] == 1
+    assert report.counts["image listed twice: later entry skipped"] == 1
 
 
 @pytest.mark.parametrize(
@@ -262,10 +260,10 @@ def test_words_and_boxes_that_cannot_be_used_are_left_out(tmp_path, source):
     change(source, "region_descriptions.json", spoil)
     rows, report = build(tmp_path / "cache", source)
     assert [phrase["boxes"] for phrase in rows[0]["phrases"]][:2] == [None, None]
-    assert report.counts["box is not four finite numbers: box left out"] == 2
+    assert report.counts["box is not four finite numbers: box dropped"] == 2
     change(source, "relationships.json", lambda entries: entries[0]["relationships"][0]["subject"].update(name=" "))
     _, report = build(tmp_path / "cache", source, annotations="relationships")
-    assert report.counts["object without a name: left out"] == 1
+    assert report.counts["object without a name: object skipped"] == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xe0 half"])
@@ -273,7 +271,7 @@ def test_damaged_images_are_left_out(tmp_path, source, content):
     (source / "VG_100K_2" / "1.jpg").write_bytes(content)
     rows, report = build(tmp_path / "cache", source)
     assert "1" not in rows["image_id"][:]
-    assert report.counts["image file damaged or not an image: image left out"] == 1
+    assert report.counts["image file damaged or not an image: image skipped"] == 1
 
 
 def test_half_a_download_is_refused(tmp_path, source):
@@ -394,8 +392,8 @@ def test_the_first_release_is_read(kind, entry, phrases, tmp_path):
 ENDS = {"subject": {"object_id": 2, "name": "car", **PLACE}, "object": {"object_id": 1, "names": ["wall"], **PLACE}}
 RED_CAR = {"object_id": 2, "names": ["car"], "attributes": ["red"], "synsets": [], **PLACE}
 WITHOUT_NAME, WITHOUT_WORDS = (
-    "object without a name: left out",
-    "phrase without words or with broken characters: left out",
+    "object without a name: object skipped",
+    "phrase without words or with broken characters: phrase skipped",
 )
 
 
@@ -413,10 +411,10 @@ WITHOUT_NAME, WITHOUT_WORDS = (
             "attributes",
             [{**RED_CAR, "attributes": [None, "red"], "image_id": None}],
             ["red car"],
-            {"null in a list of texts: left out": 1},
+            {"null in a list of texts: null dropped": 1},
         ),
         ("objects", [{**RED_CAR, "synsets": None}, {"object_id": 5, "names": None}], ["car"], {WITHOUT_NAME: 1}),
-        ("objects", [{**RED_CAR, "x": None}], ["car"], {"box is not four finite numbers: box left out": 1}),
+        ("objects", [{**RED_CAR, "x": None}], ["car"], {"box is not four finite numbers: box dropped": 1}),
         (
             "relationships",
             [
@@ -425,7 +423,7 @@ WITHOUT_NAME, WITHOUT_WORDS = (
                 {"relationship_id": 3, "predicate": "ON", **{**ENDS, "object": None}},
             ],
             ["car on wall"],
-            {WITHOUT_WORDS: 1, "relationship without subject or object: left out": 1},
+            {WITHOUT_WORDS: 1, "relationship without subject or object: relationship skipped": 1},
         ),
         (
             "regions",
@@ -436,8 +434,8 @@ WITHOUT_NAME, WITHOUT_WORDS = (
             ],
             ["a cloud", "a window"],
             {
-                "box outside the image: box left out": 1,
-                "box reaches over the border: cut there": 1,
+                "box outside the image: box dropped": 1,
+                "box extends beyond the image: box clipped": 1,
                 WITHOUT_WORDS: 1,
             },
         ),
@@ -449,7 +447,7 @@ def test_null_in_place_of_a_value_is_counted(kind, records, phrases, reasons, tm
     rows, report = build(tmp_path / "cache", folder, annotations=kind)
     assert [phrase["phrase"] for phrase in rows[0]["phrases"]] == phrases
     counts = dict(report.counts)
-    counts.pop("phrase without a usable box: kept without a region", None)
+    counts.pop("phrase without a usable box: phrase kept without a region", None)
     assert counts == reasons
 
 

@@ -75,7 +75,7 @@ def test_answers_are_as_stored_with_their_shares(tmp_path):
 
 def test_a_missing_picture_is_left_out_and_counted(tmp_path):
     builder = build(tmp_path, splits=["train"])
-    assert builder.report.counts == {"image file missing: image left out": 1}
+    assert builder.report.counts == {"image file missing: image skipped": 1}
     (place,) = builder.report.first_places.values()
     assert place.endswith(EXPECTED["skipped"][0]["where"])
 
@@ -125,7 +125,7 @@ def test_annotations_without_answers_are_refused(tmp_path):
     files = copy_files(tmp_path / "files")
     bad = VQA / "bad" / "v2_annotations_without_answers.json"
     shutil.copy(bad, files / "v2_mscoco_train2014_annotations.json")
-    with pytest.raises(ValueError, match=r"v2_mscoco_train2014_annotations\.json cannot be read behind 0 entries"):
+    with pytest.raises(ValueError, match=r"v2_mscoco_train2014_annotations\.json cannot be read after 0 entries"):
         build(tmp_path / "cache", files, splits="train")
     (files / "v2_mscoco_train2014_annotations.json").write_text('{"info": {}, "license": {}}')
     with pytest.raises(ValueError, match=r"annotations\.json has no list `annotations`"):
@@ -165,10 +165,10 @@ def test_what_does_not_go_together_is_left_out_and_counted(tmp_path):
     (row,) = builder.as_dataset(split="val")
     assert [question["question_id"] for question in row["questions"]] == [42001]
     assert builder.report.counts == {
-        "question without words or with broken characters: left out": 1,
+        "question without words or with broken characters: question skipped": 1,
         "question id occurs twice: the first is kept": 2,
-        "annotation of an image without a question: left out": 1,
-        "question without an annotation: left out": 1,
+        "annotation of an image without a question: annotation skipped": 1,
+        "question without an annotation: question skipped": 1,
     }
 
 
