@@ -11,49 +11,24 @@ from transformers import PreTrainedTokenizerFast
 
 from albef_amc.configuration_albef import AlbefConfig, AlbefVisionConfig
 from albef_amc.contrastive_albef import UNKNOWN_IMAGE_ID
-from albef_amc.conversion.original_kinds import OriginalKind, find_kind
+from albef_amc.conversion.original_kinds import OriginalKind, find_kind, list_kinds
 from albef_amc.conversion.original_names import IMAGES_PER_TEXT, find_ignored_reason, infer_config, rename_original_key
 from albef_amc.conversion.report import ConversionReport, IncompleteCheckpointError
 from albef_amc.conversion.weight_files import check_output_dir, list_names, load_original_state_dict, written_whole
 from albef_amc.encoders_albef import resize_position_embeddings
-from albef_amc.handover_albef import TASKS
 from albef_amc.image_processing_albef import AlbefImageProcessor
-from albef_amc.modeling_albef import (
-    AlbefForImageTextMatching,
-    AlbefForImageTextRetrieval,
-    AlbefForPreTraining,
-    AlbefForQuestionAnswering,
-    AlbefForTextAssignment,
-    AlbefForVisualEntailment,
-    AlbefForVisualReasoning,
-)
 from albef_amc.pretrained_albef import AlbefPreTrainedModel
 from albef_amc.processing_albef import AlbefProcessor
 from albef_amc.ranges_albef import check_choice
 from albef_amc.text_processing_albef import build_tokenizer
 
-MODEL_CLASSES: dict[str, type[AlbefPreTrainedModel]] = {
-    model_class.__name__: model_class
-    for model_class in (
-        AlbefForImageTextMatching,
-        AlbefForImageTextRetrieval,
-        AlbefForPreTraining,
-        AlbefForQuestionAnswering,
-        AlbefForTextAssignment,
-        AlbefForVisualEntailment,
-        AlbefForVisualReasoning,
-    )
-}
-# Entries of our models that are left out, and why: all that only training needs, and what a class has no use for.
+MODEL_CLASSES = AlbefPreTrainedModel.task_classes
+# Entries of our models that are skipped, and why: those that only training needs, and those that a class does not use.
 MOMENTUM = (
     (r"^momentum_", "momentum copy; kept on request"),
     (r"^(image|text)_queue", "queue of momentum features; kept on request"),
 )
-UNUSED = {
-    "AlbefForImageTextMatching": (
-        (r"^mlm_head\.", "masked-word head, which only pre-training uses; kept with the momentum copies"),
-    ),
-}
+WORD_HEAD = (r"^mlm_head\.", "masked-word head, which only pre-training uses; kept with the momentum copies")
 TEMPERATURE = "albef.temperature"  # one entry in our models, a scalar in the originals
 QUEUE_IDS = "image_queue_ids"  # of both queues in the originals, in one row
 NO_IMAGE = -100  # identity of an empty queue entry in the originals
@@ -123,18 +98,19 @@ def convert_checkpoint(
 
 def choose_class(kind: OriginalKind, asked: str | None, keep_momentum: bool, source: str) -> str:
     """Name of the class to write; an error that names both kinds if the checkpoint is not for the class asked for."""
+    trained_class = kind.trained_class.__name__
     if asked is None:
-        return kind.trained_class if keep_momentum else kind.model_class
-    check_choice("model_class", asked, sorted(MODEL_CLASSES))
+        return trained_class if keep_momentum else kind.classes[0]
+    check_choice("model_class", asked, sorted({name for each in list_kinds() for name in each.classes}))
     if asked not in kind.classes:
-        way = f" Convert it, and load the folder with {asked}, which starts from it." if kind.is_general else ""
+        way = f" Convert it, and load the folder with {asked}, which starts from it."
         raise ValueError(
-            f"{source} is {kind.name}, but {asked} is for {TASKS[asked]}. It converts to "
-            f"{' or '.join(kind.classes)}.{way}"
+            f"{source} is {kind.name}, but {asked} is for {MODEL_CLASSES[asked].task}. It converts to "
+            f"{' or '.join(kind.classes)}.{way if kind.trained_class.is_general else ''}"
         )
-    if keep_momentum and asked != kind.trained_class:
+    if keep_momentum and asked != trained_class:
         raise ValueError(
-            f"{asked} has no momentum copies to keep. Leave out `keep_momentum`, or write {kind.trained_class}."
+            f"{asked} has no momentum copies to keep. Leave out `keep_momentum`, or write {trained_class}."
         )
     return asked
 
@@ -144,7 +120,10 @@ def rename_state_dict(
 ) -> dict[str, torch.Tensor]:
     """Rename every entry, sort out what is not needed, and note both in `report`."""
     state: dict[str, torch.Tensor] = {}
-    left_out = UNUSED.get(report.model_class, ()) + (() if keep_momentum else MOMENTUM)
+    unused = MODEL_CLASSES[report.model_class]._keys_to_ignore_on_load_unexpected or ()
+    left_out = () if keep_momentum else MOMENTUM
+    if WORD_HEAD[0] in unused:
+        left_out += (WORD_HEAD,)
     for name, tensor in original.items():
         renamed = rename_original_key(name)
         reason = find_ignored_reason(name)
@@ -297,13 +276,7 @@ def _describe_dimensions(config: AlbefConfig, model_class: str) -> dict[str, Any
     vision = {f"vision_config.{name}": getattr(config.vision_config, name) for name in names}
     names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "fusion_layer")
     text = {f"text_config.{name}": getattr(config.text_config, name) for name in names}
-    of_class = {
-        "AlbefForQuestionAnswering": ("decoder_layers",),
-        "AlbefForTextAssignment": ("projection_dim",),
-        "AlbefForVisualEntailment": ("num_labels",),
-        "AlbefForVisualReasoning": ("num_labels",),
-    }
-    names = ("explanation_layer", "explanation_block", *of_class.get(model_class, ("projection_dim", "queue_size")))
+    names = ("explanation_layer", "explanation_block", *MODEL_CLASSES[model_class].reported_settings)
     return {**vision, **text, **{name: getattr(config, name) for name in names}}
 
 

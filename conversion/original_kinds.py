@@ -4,14 +4,14 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from albef_amc.conversion.weight_files import list_names
-from albef_amc.handover_albef import GENERAL
+from albef_amc.pretrained_albef import AlbefPreTrainedModel
 
-VISION_PREFIX = "visual_encoder."
-TEXT_PREFIXES = ("text_encoder.bert.", "text_encoder.")  # the second where the encoder stands without a word head
+TEXT_PREFIXES = ("text_encoder.bert.", "text_encoder.")  # the second where the encoder has no masked-word head
 PUBLISHED_TEXT_DEPTH, PUBLISHED_PAIR_DEPTH = (6, 12), (6, 18)  # first fusion layer, number of layers
 SHARED_BY_PAIRS = ("crossattention.self.key.weight", "crossattention.self.value.weight")
 
@@ -21,50 +21,32 @@ class OriginalKind:
     """A kind of original checkpoint.
 
     Args:
-        name (`str`): as reports call it.
-        model_class (`str`): name of the class that it converts to.
-        trained_class (`str`): name of the class that holds all of it, momentum copies included.
-        other_classes (`tuple[str, ...]`): further classes whose weights it has.
+        name (`str`): what reports call it.
+        trained_class (class of [`~pretrained_albef.AlbefPreTrainedModel`]): holds all of it, momentum copies included.
     """
 
     name: str
-    model_class: str
-    trained_class: str
-    other_classes: tuple[str, ...] = ()
+    trained_class: type[Any]
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of all classes that it can be converted to, without repetition."""
-        return tuple(dict.fromkeys((self.model_class, self.trained_class, *self.other_classes)))
-
-    @property
-    def is_general(self) -> bool:
-        """Whether classes for other tasks start from a converted checkpoint of the kind."""
-        return self.model_class in GENERAL
+        """Names of all classes that it can be converted to, the default first."""
+        return self.trained_class.written_classes or (self.trained_class.__name__,)
 
 
-AMC_PRE_TRAINING = OriginalKind("AMC pre-training", "AlbefForImageTextMatching", "AlbefForPreTraining")
-ALBEF_PRE_TRAINING = OriginalKind("ALBEF pre-training", "AlbefForImageTextMatching", "AlbefForPreTraining")
-RETRIEVAL = OriginalKind(
-    "ALBEF retrieval, or AMC evaluation, which has the same entries",
-    "AlbefForImageTextRetrieval",
-    "AlbefForImageTextRetrieval",
-    ("AlbefForImageTextMatching",),
-)
-QUESTION_ANSWERING = OriginalKind(
-    "ALBEF visual question answering", "AlbefForQuestionAnswering", "AlbefForQuestionAnswering"
-)
-REASONING = OriginalKind("ALBEF visual reasoning (NLVR)", "AlbefForVisualReasoning", "AlbefForVisualReasoning")
-ENTAILMENT = OriginalKind("ALBEF visual entailment", "AlbefForVisualEntailment", "AlbefForVisualEntailment")
-TEXT_ASSIGNMENT = OriginalKind(
-    "ALBEF pre-training for NLVR (text assignment)", "AlbefForTextAssignment", "AlbefForTextAssignment"
-)
+def list_kinds() -> dict[OriginalKind, tuple[str, ...]]:
+    """Every kind that a model class declares, with the prefixes of entries by which it is recognised."""
+    classes = AlbefPreTrainedModel.task_classes.values()
+    return {OriginalKind(name, cls): marks for cls in classes for name, marks in cls.original_kinds.items()}
 
 
 def find_kind(
     state_dict: Mapping[str, torch.Tensor], source: str = "the checkpoint", images_per_text: int | None = None
 ) -> OriginalKind:
     """Which model a state dict belongs to, by the names of its entries.
+
+    A head that only one task has decides. Among the kinds that any task can start from, the one with the most
+    prefixes is taken.
 
     Args:
         state_dict (`Mapping[str, torch.Tensor]`): entries under their original names.
@@ -73,35 +55,40 @@ def find_kind(
     """
     names = list(state_dict)
 
-    def has(*prefixes: str) -> bool:
-        return any(name.startswith(prefixes) for name in names)
+    def has(prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in names)
 
-    for needed in (VISION_PREFIX, "text_encoder."):
+    for needed in ("visual_encoder.", "text_encoder."):
         if not has(needed):
             raise ValueError(
                 f"{source} belongs to another architecture: it has no `{needed}*`. Its entries begin with "
                 f"{list_names(names)}. Checkpoints of ALBEF and AMC can be converted."
             )
-    if has("text_decoder."):
-        return QUESTION_ANSWERING
-    if has("ta_head."):
-        return TEXT_ASSIGNMENT
-    if has("cls_head."):
-        return REASONING if (images_per_text or count_images_per_text(state_dict)) > 1 else ENTAILMENT
-    if has("idx_queue"):
-        return RETRIEVAL
-    if has(TEXT_PREFIXES[0]):
-        return AMC_PRE_TRAINING if has("queue_ptr_img") else ALBEF_PRE_TRAINING
-    if has("itm_head."):
-        return RETRIEVAL
-    raise ValueError(
-        f"{source} has the encoders of ALBEF but the head of no published model, by which its kind is known. Its "
-        f"entries begin with {list_names(names)}."
-    )
+    ranks = {
+        kind: (kind.trained_class.is_general, -len(marks))
+        for kind, marks in list_kinds().items()
+        if all(has(mark) for mark in marks)
+    }
+    if not ranks:
+        raise ValueError(
+            f"{source} has the encoders of ALBEF but the head of no published model, which identifies the kind. Its "
+            f"entries begin with {list_names(names)}."
+        )
+    kinds = [kind for kind, rank in ranks.items() if rank == min(ranks.values())]
+    if len(kinds) > 1:
+        has_pairs = (images_per_text or count_images_per_text(state_dict)) > 1
+        kinds = [kind for kind in kinds if (kind.trained_class.images_per_text > 1) == has_pairs]
+    return kinds[0]
+
+
+def may_read_pairs(state_dict: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the entries are those of a kind that reads texts with two images, or of one that shares its head."""
+    pairs = [marks for kind, marks in list_kinds().items() if kind.trained_class.images_per_text > 1]
+    return any(all(any(name.startswith(mark) for name in state_dict) for mark in marks) for marks in pairs)
 
 
 def find_text_prefix(names: Iterable[str]) -> str:
-    """What stands before the names of the text encoder."""
+    """Prefix of the names of the text encoder."""
     return next(prefix for prefix in TEXT_PREFIXES if any(name.startswith(prefix) for name in names))
 
 
@@ -123,8 +110,8 @@ def find_fusion_layer(names: Iterable[str]) -> int:
 def count_images_per_text(state_dict: Mapping[str, torch.Tensor]) -> int:
     """2 where neighbouring fusion layers share the keys and values of images, as in ALBEF's models for NLVR; else 1.
 
-    Where no values tell (tensors without values, or of one number), the depth decides: two fusion layers for each
-    text layer.
+    Where values do not show it (tensors without values, or of one number), the depth decides: two fusion layers for
+    each text layer.
     """
     shares = [
         share for first in _list_pair_starts(state_dict) if (share := _shares_images(state_dict, first)) is not None
@@ -136,7 +123,7 @@ def count_images_per_text(state_dict: Mapping[str, torch.Tensor]) -> int:
 
 
 def describe_images_per_text(state_dict: Mapping[str, torch.Tensor]) -> str | None:
-    """How [`count_images_per_text`] came to its answer, for a depth that is not a published one; else `None`."""
+    """How [`count_images_per_text`] decided, for a depth that is not a published one; else `None`."""
     if (find_fusion_layer(state_dict), _count_text_layers(state_dict)) in (PUBLISHED_TEXT_DEPTH, PUBLISHED_PAIR_DEPTH):
         return None
     number = count_images_per_text(state_dict)
@@ -156,18 +143,18 @@ def _list_pair_starts(state_dict: Mapping[str, torch.Tensor]) -> range:
 
 
 def _shares_images(state_dict: Mapping[str, torch.Tensor], first: int) -> bool | None:
-    """Whether a fusion layer and the next project images alike; `None` where their values do not tell.
+    """Whether a fusion layer and the next one share their projections; `None` where the values do not show it.
 
-    One equal projection is enough: a conversion refuses the others by name if they differ.
+    One equal projection is enough: the conversion raises an error that names the others if they differ.
     """
     layers = [f"{find_text_prefix(state_dict)}encoder.layer.{first + index}." for index in range(2)]
-    told = []
+    shared = []
     for part in SHARED_BY_PAIRS:
         own, other = (state_dict.get(layer + part) for layer in layers)
         if own is None or own.is_meta or not own.numel() or (own == own.flatten()[0]).all():
             continue
-        told.append(other is None or (own.shape == other.shape and torch.equal(own, other)))
-    return any(told) if told else None
+        shared.append(other is None or (own.shape == other.shape and torch.equal(own, other)))
+    return any(shared) if shared else None
 
 
 __all__ = [
@@ -178,4 +165,6 @@ __all__ = [
     "find_fusion_layer",
     "find_kind",
     "find_text_prefix",
+    "list_kinds",
+    "may_read_pairs",
 ]

@@ -14,9 +14,11 @@ from albef_amc.conversion.original_kinds import (
     count_layers,
     describe_images_per_text,
     find_fusion_layer,
+    find_kind,
     find_text_prefix,
+    may_read_pairs,
 )
-from albef_amc.handover_albef import LABELS
+from albef_amc.pretrained_albef import AlbefPreTrainedModel
 
 # The published models have 64 channels in a head; the number of heads leaves no trace in the tensors.
 PUBLISHED_HEAD_WIDTH = 64
@@ -25,28 +27,15 @@ PUBLISHED_FUSION_SHARE = 3
 PUBLISHED_EXPLANATION_BLOCK, PUBLISHED_LAST_BLOCK = 8, 11
 IMAGES_PER_TEXT = "text_config.images_per_text"
 
-# Renaming rules, applied in this order, each at most once to a name.
+# Renaming rules, applied in this order, each at most once to a name. Heads of one class are listed by the class, and
+# momentum copies have the names of the modules that they follow.
 PREFIXES = (
     (r"^visual_encoder\.", "albef.vision_model."),
-    (r"^visual_encoder_m\.", "momentum_vision_model."),
     (r"^text_encoder\.cls\.predictions\.", "mlm_head."),
-    (r"^text_encoder_m\.cls\.predictions\.", "momentum_mlm_head."),
-    (r"^text_decoder\.cls\.predictions\.", "answer_decoder.lm_head."),
-    (r"^text_decoder_m\.cls\.predictions\.", "momentum_answer_decoder.lm_head."),
     (r"^text_encoder\.(?:bert\.)?", "albef.text_model."),
-    (r"^text_encoder_m\.(?:bert\.)?", "momentum_text_model."),
-    (r"^text_decoder\.(?:bert\.)?", "answer_decoder."),
-    (r"^text_decoder_m\.(?:bert\.)?", "momentum_answer_decoder."),
     (r"^(vision|text)_proj\.", r"albef.\1_projection."),
-    (r"^(vision|text)_proj_m\.", r"momentum_\1_projection."),
     (r"^temp$", "albef.temperature"),
-    (r"^(itm_head)\.", r"\1."),
-    (r"^cls_head\.0\.", "classifier.dense."),
-    (r"^cls_head\.2\.", "classifier.out_proj."),
-    (r"^cls_head_m\.0\.", "momentum_classifier.dense."),
-    (r"^cls_head_m\.2\.", "momentum_classifier.out_proj."),
-    (r"^ta_head\.", "assignment_head."),
-    (r"^(image|text)_queue$", r"\1_queue"),
+    (r"^(itm_head\.|(?:image|text)_queue$)", r"\1"),
     (r"^idx_queue$", "image_queue_ids"),
     (r"^queue_ptr(_img)?$", "image_queue_pointer"),
     (r"^queue_ptr_txt$", "text_queue_pointer"),
@@ -89,17 +78,20 @@ def rename_original_key(name: str) -> str | None:
 
     ```
     """
-    for pattern, replacement in PREFIXES:
-        renamed, count = re.subn(pattern, replacement, name)
-        if count:
-            break
-    else:
-        return None
     if find_ignored_reason(name):
         return None
-    for part, ours in PARTS:
-        renamed = re.sub(part, ours, renamed, count=1)
-    return renamed
+    momentum = re.fullmatch(r"(\w+)_m(\..+)", name)
+    if momentum is not None:
+        followed = rename_original_key(momentum[1] + momentum[2])
+        return None if followed is None else f"momentum_{followed.removeprefix('albef.')}"
+    of_heads = [rule for cls in AlbefPreTrainedModel.task_classes.values() for rule in cls.original_names]
+    for pattern, replacement in (*PREFIXES, *of_heads):
+        renamed, count = re.subn(pattern, replacement, name)
+        if count:
+            for part, ours in PARTS:
+                renamed = re.sub(part, ours, renamed, count=1)
+            return renamed
+    return None
 
 
 def find_ignored_reason(name: str) -> str | None:
@@ -124,7 +116,7 @@ def infer_config(
     told |= _infer_heads(state_dict, overrides.get(IMAGES_PER_TEXT))
     _check_overrides(overrides, told)
     assumed, notes = _assume(told, overrides)
-    if _has_class_head(state_dict) and IMAGES_PER_TEXT not in overrides:
+    if may_read_pairs(state_dict) and IMAGES_PER_TEXT not in overrides:
         note = describe_images_per_text(state_dict)
         notes += [] if note is None else [note]
     nested: dict[str, Any] = {"vision_config": {}, "text_config": {}}
@@ -181,22 +173,17 @@ def _infer_heads(state_dict: Mapping[str, torch.Tensor], images_per_text: int | 
         told["queue_size"] = state_dict["image_queue"].shape[1]
     if num_decoder_layers := count_layers(state_dict, "text_decoder.bert.encoder.layer."):
         told["decoder_layers"] = num_decoder_layers
-    if _has_class_head(state_dict):
+    if may_read_pairs(state_dict):
         images_per_text = images_per_text or count_images_per_text(state_dict)
         told |= {IMAGES_PER_TEXT: images_per_text} if images_per_text > 1 else {}
-    if "cls_head.2.weight" in state_dict:
-        num_labels = state_dict["cls_head.2.weight"].shape[0]
-        labels = LABELS["AlbefForVisualEntailment" if images_per_text == 1 else "AlbefForVisualReasoning"]
+    if labels := find_kind(state_dict, images_per_text=images_per_text).trained_class.label_names:
+        classifier = state_dict.get("cls_head.2.weight")
+        num_labels = len(labels) if classifier is None else len(classifier)
         if len(labels) != num_labels:
             labels = tuple(f"LABEL_{index}" for index in range(num_labels))
         told["id2label"] = dict(enumerate(labels))
         told["label2id"] = {label: index for index, label in enumerate(labels)}
     return told
-
-
-def _has_class_head(state_dict: Mapping[str, torch.Tensor]) -> bool:
-    """Whether it is of a kind that may read texts with two images."""
-    return any(name.startswith(("cls_head.", "ta_head.")) for name in state_dict)
 
 
 def _check_overrides(overrides: Mapping[str, Any], told: Mapping[str, Any]) -> None:

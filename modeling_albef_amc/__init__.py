@@ -5,13 +5,7 @@ from .interrupts_albef import leave_at_interrupts
 
 leave_at_interrupts()  # before the imports that take seconds
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForPreTraining,
-    AutoModelForVisualQuestionAnswering,
-    AutoModelForZeroShotObjectDetection,
-)
+from transformers import AutoConfig
 
 from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
 from .image_processing_albef import AlbefImageProcessor
@@ -42,10 +36,6 @@ from .processing_albef import AlbefProcessor
 __version__ = "0.1.0"
 
 AutoConfig.register("albef", AlbefConfig)
-AutoModel.register(AlbefConfig, AlbefModel)
-AutoModelForPreTraining.register(AlbefConfig, AlbefForPreTraining)
-AutoModelForVisualQuestionAnswering.register(AlbefConfig, AlbefForQuestionAnswering)
-AutoModelForZeroShotObjectDetection.register(AlbefConfig, AlbefForImageTextMatching)
 
 __all__ = [
     "ITM_MATCH_INDEX",

@@ -6,6 +6,7 @@ Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section
 
 import torch
 from torch import nn
+from transformers import AutoModel
 from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
@@ -38,6 +39,9 @@ class AlbefModel(AlbefPreTrainedModel):
     ```
     """
 
+    task = "features of images and texts"
+    auto_class = AutoModel
+    is_general = True
     _keys_to_ignore_on_load_unexpected = [r"^momentum_", r"_queue", r"^mlm_head\.", r"^itm_head\."]
 
     def __init__(self, config: AlbefConfig):

@@ -69,6 +69,9 @@ def compute_classification_loss(
 class AlbefClassificationModel(MomentumCopies, AlbefTaskModel):
     """Classifier of texts with their images, its distillation from momentum copies, and its heatmaps."""
 
+    optional_weights = new_weights = ("classifier.",)
+    reported_settings = ("num_labels",)
+    original_names = ((r"^cls_head\.0\.", "classifier.dense."), (r"^cls_head\.2\.", "classifier.out_proj."))
     _momentum_of = {
         "momentum_vision_model": "albef.vision_model",
         "momentum_text_model": "albef.text_model",
@@ -233,6 +236,10 @@ class AlbefForVisualEntailment(AlbefClassificationModel):
 
     ```
     """
+
+    task = "visual entailment"
+    label_names = ("contradiction", "neutral", "entailment")
+    original_kinds = {"ALBEF visual entailment": ("cls_head.",)}
 
     def __init__(self, config: AlbefConfig):
         if config.text_config.images_per_text != 1:

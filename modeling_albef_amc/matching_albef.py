@@ -9,6 +9,7 @@ from typing import get_args
 
 import torch
 from torch import nn
+from transformers import AutoModelForZeroShotObjectDetection
 from transformers.utils import can_return_tuple
 
 from .base_albef import AlbefModel
@@ -250,6 +251,10 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
     `transformers` works, too: it calls `forward` and [`AlbefImageProcessor.post_process_object_detection`].
     """
 
+    task = "matching and grounding"
+    auto_class = AutoModelForZeroShotObjectDetection
+    is_general = True
+    optional_weights = ("itm_head.",)
     _keys_to_ignore_on_load_unexpected = [r"^momentum_", r"_queue", r"^mlm_head\."]
 
     def __init__(self, config: AlbefConfig):

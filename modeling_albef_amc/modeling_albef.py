@@ -22,26 +22,9 @@ from .reasoning_albef import AlbefForTextAssignment, AlbefForVisualReasoning
 from .retrieval_albef import AlbefForImageTextRetrieval
 from .two_stage_albef import compute_retrieval_recall
 
-AUTO_CLASSES = {
-    AlbefModel: "AutoModel",
-    AlbefForImageTextMatching: "AutoModelForZeroShotObjectDetection",
-    AlbefForPreTraining: "AutoModelForPreTraining",
-    AlbefForQuestionAnswering: "AutoModelForVisualQuestionAnswering",
-}
-WITHOUT_AUTO_CLASS = (
-    AlbefForImageTextRetrieval,
-    AlbefForTextAssignment,
-    AlbefForVisualEntailment,
-    AlbefForVisualReasoning,
-)
-
 AlbefConfig.register_for_auto_class()
-for model_class, auto_class in AUTO_CLASSES.items():
+for model_class in AlbefModel.task_classes.values():
     model_class.__module__ = __name__  # a checkpoint ships the file of its class, with all that the file imports
-    model_class.register_for_auto_class(auto_class)
-for model_class in WITHOUT_AUTO_CLASS:
-    model_class.__module__ = __name__
-    model_class._auto_class = model_class.__name__  # so that its checkpoints ship the code, too, and name the class
 
 __all__ = [
     "ITM_MATCH_INDEX",

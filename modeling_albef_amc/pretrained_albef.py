@@ -3,6 +3,8 @@
 
 import copy
 import os
+from collections.abc import Collection
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -11,26 +13,53 @@ from transformers.modeling_utils import PreTrainedModel
 from .checkpoint_checks_albef import check_checkpoint, check_loaded_weights
 from .checkpoint_files_albef import find_checkpoint, take_hub_arguments
 from .configuration_albef import AlbefConfig, AlbefVisionConfig
-from .handover_albef import find_handover
 from .messages_albef import list_first
 from .pipeline_albef import PIPELINE_ENTRY
 from .saving_albef import is_safetensors_error, replacing_files
+from .warm_start_albef import find_warm_start
 
-# Which class of the bundle an Auto class loads: written into every checkpoint, whichever class saved it.
-AUTO_MAP = {
-    "AutoConfig": "configuration_albef.AlbefConfig",
-    "AutoModel": "modeling_albef.AlbefModel",
-    "AutoModelForPreTraining": "modeling_albef.AlbefForPreTraining",
-    "AutoModelForVisualQuestionAnswering": "modeling_albef.AlbefForQuestionAnswering",
-    "AutoModelForZeroShotObjectDetection": "modeling_albef.AlbefForImageTextMatching",
-}
-# Heads may be absent from a checkpoint: new ones are made, with a warning.
-HEAD_PREFIXES = ("itm_head.", "mlm_head.", "classifier.", "assignment_head.")
 SPECIAL_TOKEN_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
 
 
 class AlbefPreTrainedModel(PreTrainedModel):
-    """Loading, saving, image size, and the settings that all ALBEF models share."""
+    """Loading, saving, image size, and the settings that all ALBEF models share.
+
+    The facts of a class for a task are class attributes; every list of classes is derived from them. A class that
+    sets `task` is entered in `task_classes` and registered with its Auto class.
+
+    Attributes:
+        task (`str`): what its checkpoints are for, as messages name it.
+        auto_class (Auto class of transformers, *optional*): what loads its checkpoints; it is not inherited.
+        is_general (`bool`): whether every class for a task can start from its checkpoints.
+        also_starts_from (`tuple[str]`): names of further classes that it can start from.
+        optional_weights (`tuple[str]`): prefixes of weights that a checkpoint may lack: they are initialised, with a
+            warning.
+        new_weights (`tuple[str]`): prefixes of weights that a warm start initialises; without any, the class loads
+            general checkpoints as they are.
+        images_per_text (`int`): images that a text is read with.
+        label_names (`tuple[str]`): classes of the published classifier, in its order.
+        reported_settings (`tuple[str]`): values of [`AlbefConfig`] that only some heads have.
+        original_kinds (`dict[str, tuple[str]]`): kinds of the authors' checkpoints that hold all weights of the
+            class, each with the prefixes of entries by which it is recognised.
+        original_names (`tuple[tuple[str, str]]`): patterns of the entries of its head in these checkpoints, each with
+            our name.
+        written_classes (`tuple[str]`): names of the classes that these checkpoints are converted to, the default
+            first; the class alone by default.
+    """
+
+    task: ClassVar[str] = ""
+    auto_class: ClassVar[Any] = None
+    is_general: ClassVar[bool] = False
+    also_starts_from: ClassVar[tuple[str, ...]] = ()
+    optional_weights: ClassVar[tuple[str, ...]] = ()
+    new_weights: ClassVar[tuple[str, ...]] = ()
+    images_per_text: ClassVar[int] = 1
+    label_names: ClassVar[tuple[str, ...]] = ()
+    reported_settings: ClassVar[tuple[str, ...]] = ("projection_dim", "queue_size")
+    original_kinds: ClassVar[dict[str, tuple[str, ...]]] = {}
+    original_names: ClassVar[tuple[tuple[str, str], ...]] = ()
+    written_classes: ClassVar[tuple[str, ...]] = ()
+    task_classes: ClassVar[dict[str, type[Any]]] = {}
 
     config: AlbefConfig
     base_model_prefix = "albef"
@@ -42,6 +71,49 @@ class AlbefPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_attention_backend = True
     _no_split_modules = ["AlbefVisionLayer", "AlbefTextLayer"]
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        if "task" in vars(cls):
+            cls.task_classes[cls.__name__] = cls
+            auto_class = vars(cls).get("auto_class")
+            # With its own name in place of an Auto class, a checkpoint ships the code, too, and names the class.
+            cls._auto_class = cls.__name__ if auto_class is None else auto_class.__name__
+            if auto_class is not None:
+                auto_class.register(cls.config_class, cls)
+
+    @classmethod
+    def build_auto_map(cls) -> dict[str, str]:
+        """Which class of the shipped files each Auto class loads: those of the file that this class is found in."""
+        module = next(owner.__module__ for owner in cls.__mro__ if "task" in vars(owner))
+        return {"AutoConfig": "configuration_albef.AlbefConfig"} | {
+            model_class._auto_class: f"{module.rpartition('.')[2]}.{name}"
+            for name, model_class in cls.task_classes.items()
+            if model_class._auto_class != name and model_class.__module__ == module
+        }
+
+    @classmethod
+    def fit_config(cls, config: AlbefConfig, stored: AlbefConfig, path: str, chosen: Collection[str]) -> None:
+        """Changes a configuration for a warm start from the checkpoint at `path`, whose configuration is `stored`.
+
+        Args:
+            config ([`AlbefConfig`]): configuration of this class.
+            stored ([`AlbefConfig`]): configuration of the checkpoint.
+            path (`str`): the checkpoint, for messages.
+            chosen (collection of `str`): values that the caller has set.
+        """
+
+    @classmethod
+    def adapt_weights(
+        cls, weights: dict[str, torch.Tensor], stored: AlbefConfig, config: AlbefConfig
+    ) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """Weights of this class from those of another class's checkpoint, and what was done, for the report.
+
+        Args:
+            weights (`dict[str, torch.Tensor]`): weights of the checkpoint.
+            stored, config ([`AlbefConfig`]): configuration of the checkpoint and of this class.
+        """
+        return weights, []
 
     @classmethod
     def from_pretrained(
@@ -56,7 +128,7 @@ class AlbefPreTrainedModel(PreTrainedModel):
 
         A checkpoint that lacks weights of the encoders or projections is refused. Only a head may be absent: it is
         initialised, and a warning lists it. A class for a task also starts from a checkpoint of pre-training,
-        matching or retrieval: a warning says what was taken over, duplicated and made anew (see `handover_albef`).
+        matching or retrieval: a warning lists what was read, duplicated and newly initialised (`warm_start_albef`).
 
         Args:
             pretrained_model_name_or_path (`str` or path): folder or Hub repository.
@@ -70,11 +142,11 @@ class AlbefPreTrainedModel(PreTrainedModel):
             ValueError: the checkpoint is of another architecture, for another task, incomplete or damaged, its
                 configuration does not fit its weights, or its weights are quantised or not finite.
         """
-        path, config, handover = pretrained_model_name_or_path, kwargs.get("config"), None
+        path, config, warm_start = pretrained_model_name_or_path, kwargs.get("config"), None
         if path is not None:
             kwargs |= find_checkpoint(path, take_hub_arguments(kwargs))
             check_checkpoint(path, cls.config_class.model_type, take_hub_arguments(kwargs))
-            handover = find_handover(path, cls.__name__, take_hub_arguments(kwargs))
+            warm_start = find_warm_start(path, cls, take_hub_arguments(kwargs))
         if path is not None and isinstance(config, AlbefConfig):
             stored = cls.config_class.from_pretrained(path, **take_hub_arguments(kwargs))
             wanted = config.vision_config.image_size
@@ -83,9 +155,9 @@ class AlbefPreTrainedModel(PreTrainedModel):
                 kwargs["config"] = config = copy.deepcopy(config)
                 config.vision_config.image_size = stored.vision_config.image_size
         try:
-            if handover is not None:
-                kwargs = handover.prepare(cls, kwargs)
-            source = path if handover is None else None
+            if warm_start is not None:
+                kwargs = warm_start.prepare(kwargs)
+            source = path if warm_start is None else None
             model, information = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
         except Exception as error:
             if not is_safetensors_error(error):
@@ -94,10 +166,10 @@ class AlbefPreTrainedModel(PreTrainedModel):
                 f"the weights of {path} cannot be read ({error}): the file is damaged or was cut off. Download or "
                 "save it again."
             ) from error
-        allowed = HEAD_PREFIXES if handover is None else handover.new_heads
+        allowed = cls.optional_weights if warm_start is None else cls.new_weights
         _check_missing_keys(path, cls.__name__, information["missing_keys"], allowed)
-        if handover is not None:
-            handover.announce(model, information["missing_keys"])
+        if warm_start is not None:
+            warm_start.announce(model, information["missing_keys"])
         check_loaded_weights(model, path)
         if image_size is not None:
             model.resize_image(image_size)
@@ -125,7 +197,7 @@ class AlbefPreTrainedModel(PreTrainedModel):
             OSError: the files could not be written, for want of space or of permission.
         """
         if isinstance(self.config, AlbefConfig):
-            self.config.auto_map = dict(AUTO_MAP)
+            self.config.auto_map = self.build_auto_map()
             self.config.custom_pipelines = copy.deepcopy(PIPELINE_ENTRY)
         options = dict(
             kwargs,
@@ -246,4 +318,4 @@ def resize_position_embeddings(
     return torch.cat([class_position, patches], dim=1)
 
 
-__all__ = ["AUTO_MAP", "AlbefPreTrainedModel", "fit_rows", "resize_position_embeddings"]
+__all__ = ["AlbefPreTrainedModel", "fit_rows", "resize_position_embeddings"]

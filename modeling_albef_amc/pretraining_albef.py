@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import torch
 from torch import nn
+from transformers import AutoModelForPreTraining
 from transformers.utils import can_return_tuple
 
 from .configuration_albef import AlbefConfig, AlbefTextConfig
@@ -52,6 +53,15 @@ class AlbefForPreTraining(AlbefContrastiveModel):
     before the first micro-batch, `forward` and backward, then [`enqueue`] with the momentum features of the output.
     """
 
+    task = "pre-training"
+    auto_class = AutoModelForPreTraining
+    is_general = True
+    optional_weights = ("itm_head.", "mlm_head.")
+    original_kinds = {
+        "AMC pre-training": ("text_encoder.bert.", "queue_ptr_img"),
+        "ALBEF pre-training": ("text_encoder.bert.",),
+    }
+    written_classes = ("AlbefForImageTextMatching", "AlbefForPreTraining")
     _tied_weights_keys = {
         "mlm_head.decoder.weight": "albef.text_model.word_embeddings.weight",
         "momentum_mlm_head.decoder.weight": "momentum_text_model.word_embeddings.weight",

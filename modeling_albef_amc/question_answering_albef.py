@@ -4,10 +4,12 @@
 Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section 5.
 """
 
+from collections.abc import Collection
 from typing import Literal, get_args
 
 import torch
 from torch import nn
+from transformers import AutoModelForVisualQuestionAnswering
 from transformers.utils import can_return_tuple
 
 from .answers_albef import (
@@ -33,6 +35,7 @@ from .inputs_albef import check_phrase_inputs
 from .momentum_albef import MomentumCopies
 from .outputs_albef import AlbefQuestionAnsweringOutput, RankedAnswers
 from .ranges_albef import check_choice
+from .warm_start_albef import KEY_AND_VALUE, copy_to_decoder
 
 FirstToken = Literal["once", "twice"]
 
@@ -69,6 +72,15 @@ class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
     ```
     """
 
+    task = "question answering"
+    auto_class = AutoModelForVisualQuestionAnswering
+    new_weights = ("answer_decoder.lm_head.", "answer_decoder.layers.")  # layers: where widths differ
+    reported_settings = ("decoder_layers",)
+    original_kinds = {"ALBEF visual question answering": ("text_decoder.",)}
+    original_names = (
+        (r"^text_decoder\.cls\.predictions\.", "answer_decoder.lm_head."),
+        (r"^text_decoder\.(?:bert\.)?", "answer_decoder."),
+    )
     _supports_flash_attn = False  # as its decoder
     _tied_weights_keys = {
         "answer_decoder.lm_head.decoder.weight": "answer_decoder.word_embeddings.weight",
@@ -94,6 +106,33 @@ class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
         self.momentum_answer_decoder = AlbefTextDecoder(decoder_config)
         self.post_init()
         self._settle_momentum()
+
+    @classmethod
+    def fit_config(cls, config: AlbefConfig, stored: AlbefConfig, path: str, chosen: Collection[str]) -> None:
+        """As many decoder layers as there are fusion layers to copy, unless fewer are asked for."""
+        num_fusion_layers = stored.text_config.num_hidden_layers - stored.text_config.fusion_layer
+        is_chosen = "decoder_layers" in chosen or config.decoder_layers != stored.decoder_layers
+        if is_chosen and config.decoder_layers > num_fusion_layers:
+            raise ValueError(
+                f"`decoder_layers` is {config.decoder_layers}, but {path} has {num_fusion_layers} fusion layers to "
+                f"copy to the answer decoder. Choose {num_fusion_layers} or fewer."
+            )
+        config.decoder_layers = min(config.decoder_layers, num_fusion_layers)
+
+    @classmethod
+    def adapt_weights(
+        cls, weights: dict[str, torch.Tensor], stored: AlbefConfig, config: AlbefConfig
+    ) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """Copies text layers to the answer decoder, whose layers read questions as fusion layers read images."""
+        first = stored.text_config.fusion_layer
+        copies = copy_to_decoder(weights, first, config.decoder_layers)
+        last = first + config.decoder_layers - 1
+        steps = [f"text layers {first} to {last} and embeddings copied to the answer decoder"]
+        if any(name.startswith("mlm_head.") for name in weights):
+            steps.append("masked-word head copied to the answer decoder")
+        if stored.vision_config.hidden_size != stored.text_config.hidden_size:  # cross-attention reads texts instead
+            copies = {name: copy for name, copy in copies.items() if not any(part in name for part in KEY_AND_VALUE)}
+        return weights | copies, steps
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True

@@ -17,19 +17,19 @@ from .fusion_albef import encode_rows, fuse_first_pieces
 from .inputs_albef import check_phrase_inputs
 from .outputs_albef import AlbefTextAssignmentOutput
 from .pretrained_albef import AlbefPreTrainedModel
+from .warm_start_albef import IMAGES_PER_PAIR
 
 # Classes of text assignment: the image that a text belongs to.
 FIRST_IMAGE, SECOND_IMAGE, NEITHER_IMAGE = 0, 1, 2
 NUM_ASSIGNMENTS = 3
-IMAGES_OF_A_PAIR = 2
 NO_IMAGE = -1
 
 
 def _check_is_pair(model_name: str, config: AlbefConfig) -> None:
-    if config.text_config.images_per_text != IMAGES_OF_A_PAIR:
+    if config.text_config.images_per_text != IMAGES_PER_PAIR:
         raise ValueError(
-            f"{model_name} reads a text with {IMAGES_OF_A_PAIR} images, but `text_config.images_per_text` is "
-            f"{config.text_config.images_per_text}. Set it to {IMAGES_OF_A_PAIR}; each fusion layer of the "
+            f"{model_name} reads a text with {IMAGES_PER_PAIR} images, but `text_config.images_per_text` is "
+            f"{config.text_config.images_per_text}. Set it to {IMAGES_PER_PAIR}; each fusion layer of the "
             "one-image model then becomes a group of as many (`num_hidden_layers` of the published one: 18)."
         )
 
@@ -60,6 +60,11 @@ class AlbefForVisualReasoning(AlbefClassificationModel):
     ```
     """
 
+    task = "visual reasoning (NLVR2)"
+    also_starts_from = ("AlbefForTextAssignment",)
+    images_per_text = IMAGES_PER_PAIR
+    label_names = ("False", "True")
+    original_kinds = {"ALBEF visual reasoning (NLVR)": ("cls_head.",)}
     _keys_to_ignore_on_load_unexpected = [*AlbefTaskModel._keys_to_ignore_on_load_unexpected, r"^assignment_head\."]
 
     def __init__(self, config: AlbefConfig):
@@ -74,6 +79,12 @@ class AlbefForTextAssignment(AlbefPreTrainedModel):
     copies; the contrastive projections stay as they are and say which images resemble each other.
     """
 
+    task = "text assignment (pre-training for NLVR2)"
+    images_per_text = IMAGES_PER_PAIR
+    optional_weights = new_weights = ("assignment_head.",)
+    reported_settings = ("projection_dim",)
+    original_kinds = {"ALBEF pre-training for NLVR (text assignment)": ("ta_head.",)}
+    original_names = ((r"^ta_head\.", "assignment_head."),)
     _keys_to_ignore_on_load_unexpected = [r"^momentum_", r"_queue", r"^mlm_head\.", r"^itm_head\."]
 
     def __init__(self, config: AlbefConfig):
@@ -163,7 +174,7 @@ def draw_two(probabilities: torch.Tensor) -> torch.Tensor:
         `torch.Tensor` of shape `(P, 2)`, int64; -1 where no candidate is left.
     """
     order = probabilities / torch.empty_like(probabilities).exponential_()
-    highest, drawn = nn.functional.pad(order, [0, IMAGES_OF_A_PAIR]).topk(IMAGES_OF_A_PAIR, dim=1)
+    highest, drawn = nn.functional.pad(order, [0, IMAGES_PER_PAIR]).topk(IMAGES_PER_PAIR, dim=1)
     return drawn.masked_fill(highest == 0, NO_IMAGE)
 
 
@@ -187,9 +198,9 @@ def _check_assignments(
             f"{assignments.tolist()}."
         )
     lowest, highest = negative_image_index.min(), negative_image_index.max()
-    if negative_image_index.shape != (num_texts, IMAGES_OF_A_PAIR) or lowest < NO_IMAGE or highest >= num_images:
+    if negative_image_index.shape != (num_texts, IMAGES_PER_PAIR) or lowest < NO_IMAGE or highest >= num_images:
         raise ValueError(
-            f"`negative_image_index` must have shape ({num_texts}, {IMAGES_OF_A_PAIR}) and hold image rows between 0 "
+            f"`negative_image_index` must have shape ({num_texts}, {IMAGES_PER_PAIR}) and hold image rows between 0 "
             f"and {num_images - 1}, or {NO_IMAGE} for none, got {negative_image_index.tolist()}."
         )
 

@@ -8,10 +8,13 @@ import torch
 from transformers.utils import can_return_tuple
 
 from .configuration_albef import AlbefConfig
+from .contrastive_albef import UNKNOWN_IMAGE_ID
 from .contrastive_model_albef import AlbefContrastiveModel
 from .explanation_albef import HeatmapDenominator, outside_inference_mode
 from .outputs_albef import AlbefRetrievalOutput
 from .parallel_albef import CandidateScope
+
+QUEUE_IDS = ("image_queue_ids", "text_queue_ids")
 
 
 class AlbefForImageTextRetrieval(AlbefContrastiveModel):
@@ -47,6 +50,13 @@ class AlbefForImageTextRetrieval(AlbefContrastiveModel):
     ```
     """
 
+    task = "retrieval"
+    is_general = True
+    optional_weights = new_weights = ("itm_head.",)
+    original_kinds = {
+        "ALBEF retrieval, or AMC evaluation, which has the same entries": ("text_encoder.encoder.", "itm_head."),
+    }
+    written_classes = ("AlbefForImageTextRetrieval", "AlbefForImageTextMatching")
     _keys_to_ignore_on_load_unexpected = [r"^(momentum_)?mlm_head\."]
 
     def __init__(self, config: AlbefConfig):
@@ -54,6 +64,14 @@ class AlbefForImageTextRetrieval(AlbefContrastiveModel):
         self._build_momentum(config)
         self.post_init()
         self._settle_momentum()
+
+    @classmethod
+    def adapt_weights(
+        cls, weights: dict[str, torch.Tensor], stored: AlbefConfig, config: AlbefConfig
+    ) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """Queue entries of another data set are images that no identity of the new one may be taken for."""
+        ids = {name: torch.full_like(weights[name], UNKNOWN_IMAGE_ID) for name in QUEUE_IDS if name in weights}
+        return weights | ids, ["queues kept, their image identities forgotten"] if ids else []
 
     @can_return_tuple
     @outside_inference_mode

@@ -22,19 +22,16 @@ from albef_amc import (
 )
 from albef_amc.cli.main import main
 from albef_amc.conversion.convert_albef_original_to_hf import MODEL_CLASSES, convert_checkpoint, find_aliases
-from albef_amc.conversion.original_kinds import (
-    ALBEF_PRE_TRAINING,
-    AMC_PRE_TRAINING,
-    ENTAILMENT,
-    QUESTION_ANSWERING,
-    REASONING,
-    RETRIEVAL,
-    TEXT_ASSIGNMENT,
-    find_kind,
-)
+from albef_amc.conversion.original_kinds import find_kind, list_kinds
 from albef_amc.conversion.original_names import find_ignored_reason, infer_config, rename_original_key
 from albef_amc.conversion.weight_files import load_original_state_dict
 
+KINDS = {kind.name: kind for kind in list_kinds()}
+AMC_PRE_TRAINING, ALBEF_PRE_TRAINING = KINDS["AMC pre-training"], KINDS["ALBEF pre-training"]
+RETRIEVAL = KINDS["ALBEF retrieval, or AMC evaluation, which has the same entries"]
+QUESTION_ANSWERING = KINDS["ALBEF visual question answering"]
+REASONING, ENTAILMENT = KINDS["ALBEF visual reasoning (NLVR)"], KINDS["ALBEF visual entailment"]
+TEXT_ASSIGNMENT = KINDS["ALBEF pre-training for NLVR (text assignment)"]
 PUBLISHED_KINDS = {
     "amc_pretrain_256": AMC_PRE_TRAINING,
     "albef_pretrain_256": ALBEF_PRE_TRAINING,
@@ -100,7 +97,7 @@ def test_every_published_entry_has_its_place(published, model):
     original, kind = build_meta(published[model]), PUBLISHED_KINDS[model]
     config, notes = infer_config(original)
     with torch.device("meta"):
-        built = MODEL_CLASSES[kind.trained_class](config)
+        built = kind.trained_class(config)
     built.tie_weights()
     expected = {name: tensor.shape for name, tensor in built.state_dict().items()}
     places = {name: rename_original_key(name) for name in original}
@@ -183,7 +180,7 @@ def test_command_converts_every_kind(name, keep_momentum, tmp_path, vocabulary_f
     assert main(words + ["--keep-momentum"] * keep_momentum) == 0
     printed = capsys.readouterr()
     report = json.loads(printed.out)
-    assert (report["kind"], report["model_class"]) == (kind.name, kind.model_class)
+    assert (report["kind"], report["model_class"]) == (kind.name, kind.classes[0])
     assert f"{golden(name)}: {kind.name}\n" in printed.err
     assert not report["missing"] and not report["unexpected"] and not report["resized"]
     left_out = {name for names in report["ignored"].values() for name in names}
@@ -191,7 +188,7 @@ def test_command_converts_every_kind(name, keep_momentum, tmp_path, vocabulary_f
     assert keep_momentum == all(name.endswith("position_ids") for name in left_out)
     weights = load_file(tmp_path / "out" / "model.safetensors")
     assert keep_momentum == any(name.startswith("momentum_") or "_queue" in name for name in weights)
-    model, info = MODEL_CLASSES[kind.model_class].from_pretrained(tmp_path / "out", output_loading_info=True)
+    model, info = MODEL_CLASSES[kind.classes[0]].from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     arrived = model.state_dict()
     for entry in original.keys() - left_out - {"idx_queue"}:

@@ -20,7 +20,6 @@ from testing_utils import build_photo, build_tiny_config
 from transformers import AutoModel, BertConfig, BertModel
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefModel
-from albef_amc.pretrained_albef import AUTO_MAP
 from albef_amc.saving_albef import replacing_files
 
 MODELS = (AlbefModel, AlbefForImageTextMatching, AlbefForPreTraining)
@@ -39,7 +38,6 @@ BUNDLE = {
     "explanation_albef.py",
     "fusion_albef.py",
     "grouping_albef.py",
-    "handover_albef.py",
     "inputs_albef.py",
     "matching_albef.py",
     "modeling_albef.py",
@@ -59,6 +57,14 @@ BUNDLE = {
     "text_files_albef.py",
     "text_processing_albef.py",
     "two_stage_albef.py",
+    "warm_start_albef.py",
+}
+AUTO_MAP = {
+    "AutoConfig": "configuration_albef.AlbefConfig",
+    "AutoModel": "modeling_albef.AlbefModel",
+    "AutoModelForPreTraining": "modeling_albef.AlbefForPreTraining",
+    "AutoModelForVisualQuestionAnswering": "modeling_albef.AlbefForQuestionAnswering",
+    "AutoModelForZeroShotObjectDetection": "modeling_albef.AlbefForImageTextMatching",
 }
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""A checkpoint of general use as the start of a task: what is copied, duplicated and new, and what is refused."""
+"""Warm starts of a task from a checkpoint of another class: what is copied, duplicated and new, what is refused."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ from albef_amc import (
     AlbefForVisualReasoning,
     AlbefModel,
 )
-from albef_amc.handover_albef import copy_to_decoder, duplicate_fusion_layers
+from albef_amc.warm_start_albef import copy_to_decoder, duplicate_fusion_layers
 
 STARTED = (
     AlbefForImageTextRetrieval,
@@ -55,8 +55,8 @@ def source(pretraining, tmp_path):
 
 @pytest.fixture
 def log(caplog):
-    """Lines of this package's hand-overs."""
-    caplog.set_level(logging.INFO, "albef_amc.handover_albef")
+    """Lines of this package's warm starts."""
+    caplog.set_level(logging.INFO, "albef_amc.warm_start_albef")
     return lambda: [message for message in caplog.messages if "starts from" in message]
 
 
