@@ -1,12 +1,12 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """The output folder of `albef-amc ground`: it holds one run, and no file of anybody else is replaced or removed."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from albef_amc.saving_albef import write_json
+from albef_amc.text_files_albef import load_json
 from albef_amc.visualization.drawing import is_drawn_picture
 
 JSON_NAME = "grounding.json"
@@ -111,7 +111,7 @@ def _list_earlier_pictures(path: Path) -> list[Path]:
     if not path.exists():
         return []
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = load_json(path)
         names = [entry["sheet"] for entry in entries]
         names += [found["overlay"] for entry in entries for found in entry["phrases"]]
         return [path.parent / Path(name).name for name in names]

@@ -1,7 +1,6 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """BERT of transformers, read as ALBEF's text and fusion encoder; this file is never shipped with a checkpoint."""
 
-import json
 import os
 import re
 from typing import Any
@@ -9,11 +8,12 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
 
+from albef_amc.checkpoint_files_albef import CONFIG_FILE
 from albef_amc.conversion.encoder_files import EncoderWeights, build_unreachable_error, find_file
 from albef_amc.conversion.original_names import rename_original_key
 from albef_amc.conversion.weight_files import list_names
 from albef_amc.saving_albef import is_safetensors_error
-from albef_amc.text_files_albef import read_text_file
+from albef_amc.text_files_albef import load_json
 
 # What our layers compute; a BERT that is configured otherwise is refused.
 REQUIRED = {
@@ -103,8 +103,8 @@ def read_tokenizer(text: str | os.PathLike, vocab_size: int) -> PreTrainedTokeni
 
 
 def _read_config(source: str) -> BertConfig:
-    path = find_file("text", source, "config.json")
-    values = json.loads(read_text_file(path))
+    path = find_file("text", source, CONFIG_FILE)
+    values = load_json(path)
     model_type = values.get("model_type")
     if model_type != BertConfig.model_type:
         reason = ""

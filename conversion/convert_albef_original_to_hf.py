@@ -31,7 +31,7 @@ MOMENTUM = (
 WORD_HEAD = (r"^mlm_head\.", "masked-word head, which only pre-training uses; kept with the momentum copies")
 TEMPERATURE = "albef.temperature"  # one entry in our models, a scalar in the originals
 QUEUE_IDS = "image_queue_ids"  # of both queues in the originals, in one row
-NO_IMAGE = -100  # identity of an empty queue entry in the originals
+EMPTY_QUEUE_ID = -100  # identity of an empty queue entry in the originals
 
 
 def convert_checkpoint(
@@ -153,7 +153,7 @@ def _complete_queues(state: dict[str, torch.Tensor], report: ConversionReport) -
         state.setdefault("text_queue_pointer", state["image_queue_pointer"].clone())
     unknown = torch.full((state["image_queue"].shape[1],), UNKNOWN_IMAGE_ID)
     ids = state.get(QUEUE_IDS, unknown)
-    state[QUEUE_IDS] = torch.where(ids == NO_IMAGE, UNKNOWN_IMAGE_ID, ids)
+    state[QUEUE_IDS] = torch.where(ids == EMPTY_QUEUE_ID, UNKNOWN_IMAGE_ID, ids)
     state["text_queue_ids"] = state[QUEUE_IDS].clone()
     if num_known := int((state[QUEUE_IDS] != UNKNOWN_IMAGE_ID).sum()):
         report.notes.append(

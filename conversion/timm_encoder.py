@@ -1,7 +1,6 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Vision transformers of timm, read as ALBEF's image encoder; this file is never shipped with a checkpoint."""
 
-import json
 import math
 import os
 import re
@@ -12,13 +11,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from albef_amc.checkpoint_files_albef import CONFIG_FILE
 from albef_amc.configuration.installation import name_installation
 from albef_amc.conversion.encoder_files import EncoderWeights, find_file
 from albef_amc.conversion.original_names import rename_original_key
 from albef_amc.conversion.weight_files import list_names
-from albef_amc.text_files_albef import read_text_file
+from albef_amc.text_files_albef import load_json
 
-WEIGHTS_FILE, CONFIG_FILE, SUFFIX = "model.safetensors", "config.json", ".safetensors"
+WEIGHTS_FILE, SUFFIX = "model.safetensors", ".safetensors"
 TIMM_NAME = re.compile(r"(local-dir|hf-hub):.+|[\w.-]+")
 # Attention heads of the published DeiT and ViT (tiny, small, base, large) by width: tensors keep no trace of them.
 PUBLISHED_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}
@@ -107,7 +107,7 @@ def _load_files(source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 def _read_arguments(source: str) -> dict[str, Any]:
     """What timm's `config.json` tells of our configuration; an error for arguments that we have no place for."""
     path = find_file("vision", source, CONFIG_FILE, required=False)
-    arguments = (json.loads(read_text_file(path)) if path else {}).get("model_args") or {}
+    arguments = (load_json(path) if path else {}).get("model_args") or {}
     given = {name: arguments[name] for name in TRACELESS_ARGUMENTS if arguments.get(name) not in (None, GELU)}
     if given:
         raise ValueError(

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from albef_amc.checkpoint_files_albef import CONFIG_FILE
 from albef_amc.conversion.pickle_files import PickleLimits, find_pickle_end
 from albef_amc.messages_albef import list_first
+from albef_amc.saving_albef import replace_folder
 
 ZIP_SIGNATURE = b"PK\x03\x04"
 NAMES_SHOWN = 8
@@ -140,7 +142,7 @@ def check_output_dir(output_dir: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise FileExistsError(f"{output_dir} exists. Choose another folder, or pass `overwrite` (`--overwrite`).")
-    if not output_dir.is_dir() or (any(output_dir.iterdir()) and not (output_dir / "config.json").is_file()):
+    if not output_dir.is_dir() or (any(output_dir.iterdir()) and not (output_dir / CONFIG_FILE).is_file()):
         raise ValueError(f"{output_dir} is not a checkpoint folder (no `config.json`) and is not replaced.")
 
 
@@ -151,13 +153,7 @@ def written_whole(output_dir: Path) -> Iterator[Path]:
     incomplete.mkdir(parents=True)
     try:
         yield incomplete
-        if output_dir.exists():
-            replaced = incomplete.with_suffix(".replaced")
-            output_dir.rename(replaced)
-            incomplete.rename(output_dir)
-            shutil.rmtree(replaced)
-        else:
-            incomplete.rename(output_dir)
+        replace_folder(incomplete, output_dir)
     except SafetensorError as error:  # carries errors of the operating system as text only
         number = errno.ENOSPC if "No space left" in str(error) else errno.EIO
         raise OSError(number, f"cannot write the weights, nothing is left behind: {error}", str(output_dir)) from error

@@ -7,14 +7,13 @@ from typing import Any
 
 from albef_amc.evaluation.grounding_evaluation import (
     BOX_ACCURACY,
+    POINTING_ACCURACY,
     GroundingEvaluation,
     evaluate_baselines,
     evaluate_grounding,
 )
 from albef_amc.evaluation.intervals import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_accuracy
 from albef_amc.evaluation.protocols import EvaluationRecipe, list_departures
-
-POINTING_ACCURACY = "pointing_game_accuracy"
 
 
 def evaluate_split(

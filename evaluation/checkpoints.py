@@ -15,6 +15,7 @@ from albef_amc.checkpoint_files_albef import find_checkpoint
 from albef_amc.evaluation.weight_hash import hash_tensors, hash_weights
 from albef_amc.lora.adapter_files import (
     ADAPTER_CONFIG_FILE,
+    CONFIG_FILE,
     describe_adapter,
     is_adapter,
     merge_into,
@@ -141,7 +142,7 @@ def merge_adapter(adapter: str | Path, output_dir: str | Path, base: str | Path 
         ValueError: no adapter but a whole checkpoint, one that does not fit the base, or an output that exists.
     """
     adapter, output_dir = str(adapter), Path(output_dir)
-    for name in (ADAPTER_CONFIG_FILE, "config.json"):
+    for name in (ADAPTER_CONFIG_FILE, CONFIG_FILE):
         if (output_dir / name).is_file():
             raise ValueError(f"{output_dir} holds a checkpoint. Choose another folder to write.")
     if Path(adapter).is_dir() and not is_adapter(adapter):

@@ -31,7 +31,7 @@ logger = logging.get_logger(__name__)
 
 BOX_RULES = ("any", "merged")
 OVERLAP_RULES = ("area", "released")
-BOX_ACCURACY = "box_accuracy_at_50"
+POINTING_ACCURACY, BOX_ACCURACY = "pointing_game_accuracy", "box_accuracy_at_50"
 PROBLEMS_NAMED = 5  # in a warning; all of them are in the result
 LARGEST_GROWTH = 2  # tokens of a text per character, at most: lower case may be longer
 
@@ -481,7 +481,7 @@ def evaluate_baselines(rows: Iterable[dict]) -> dict[str, float]:
             for result in iterate_phrases(row):
                 result.point = rule(row, by_id[result.phrase_id])
                 points[name].append(result)
-    return {name: score_points(results)["pointing_game_accuracy"] for name, results in points.items()}
+    return {name: score_points(results)[POINTING_ACCURACY] for name, results in points.items()}
 
 
 def split_rows(num_rows: int, rank: int, world_size: int) -> range:
@@ -493,6 +493,7 @@ __all__ = [
     "BASELINES",
     "BOX_ACCURACY",
     "BOX_RULES",
+    "POINTING_ACCURACY",
     "GroundingEvaluation",
     "PhraseResult",
     "ProposalRanking",

@@ -15,7 +15,7 @@ from albef_amc.configuration.shipped_files import list_shipped, resolve_shipped
 from albef_amc.configuration.yaml_files import read_yaml
 from albef_amc.configuration_albef import LONGEST_SIDE
 from albef_amc.datasets_scripts import BUILDERS
-from albef_amc.evaluation.grounding_evaluation import BOX_ACCURACY, BOX_RULES, ProposalRanking
+from albef_amc.evaluation.grounding_evaluation import BOX_ACCURACY, BOX_RULES, POINTING_ACCURACY, ProposalRanking
 from albef_amc.model_cards.front_matter import hide_folder
 from albef_amc.ranges_albef import (
     COUNT,
@@ -30,7 +30,7 @@ from albef_amc.ranges_albef import (
 
 RESAMPLES = tuple(filter_.name.lower() for filter_ in PILImageResampling)
 PERCENT = Range(0, 100)
-MEASURES = ("pointing_game_accuracy", BOX_ACCURACY)
+MEASURES = (POINTING_ACCURACY, BOX_ACCURACY)
 PATTERN_CHARACTERS = "*?"
 
 
@@ -50,7 +50,7 @@ class PublishedNumber:
     split: str
     percent: float
     source: str
-    measure: str = "pointing_game_accuracy"
+    measure: str = POINTING_ACCURACY
 
     def __post_init__(self):
         check_choice("measure", self.measure, MEASURES, "published: ")

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from albef_amc.saving_albef import write_json, write_whole
+from albef_amc.saving_albef import write_atomically, write_json
 
 PARQUET = ".parquet"
 RESULTS_KEY = b"albef_amc_results"
@@ -47,7 +47,7 @@ def write_results(path: Path, results: Mapping[str, Mapping[str, Any]], phrases:
         schema = PHRASE_SCHEMA.with_metadata({RESULTS_KEY: json.dumps(results)})
         buffer = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), buffer)
-        write_whole(path, buffer.getvalue().to_pybytes())
+        write_atomically(path, buffer.getvalue().to_pybytes())
         return
     content = {split: {**result, "phrases": phrases[split]} for split, result in results.items()}
     write_json(path, next(iter(content.values())) if len(content) == 1 else content)

@@ -14,6 +14,7 @@ from albef_amc.checkpoint_checks_albef import check_weight_types
 from albef_amc.checkpoint_files_albef import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHTS_FILE,
+    CONFIG_FILE,
     find_checkpoint_file,
     read_header,
     read_settings,
@@ -51,7 +52,7 @@ def is_adapter(checkpoint: str | Path, hub_arguments: Mapping[str, Any] | None =
         hub_arguments (`Mapping`, *optional*): how to read a repository, as `find_checkpoint` returns it.
     """
     if Path(checkpoint).is_dir():
-        return (Path(checkpoint) / ADAPTER_CONFIG_FILE).is_file() and not (Path(checkpoint) / "config.json").is_file()
+        return (Path(checkpoint) / ADAPTER_CONFIG_FILE).is_file() and not (Path(checkpoint) / CONFIG_FILE).is_file()
     return find_checkpoint_file(checkpoint, ADAPTER_CONFIG_FILE, hub_arguments or {}) is not None
 
 

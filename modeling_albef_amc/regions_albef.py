@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 from transformers.utils import logging
 
+from .explanation_albef import at_least_float32
 from .ranges_albef import MAX_IMAGE_PIXELS, shorten_value
 
 logger = logging.get_logger(__name__)
@@ -258,9 +259,7 @@ def resize_heatmap(heatmap: torch.Tensor, height: int, width: int) -> torch.Tens
     Returns:
         `torch.Tensor` of shape `(..., height, width)`; it may overshoot the range of the input on both sides.
     """
-    if heatmap.dtype != torch.float64:
-        heatmap = heatmap.float()
-    rows = heatmap.reshape(-1, 1, *heatmap.shape[-2:])
+    rows = at_least_float32(heatmap).reshape(-1, 1, *heatmap.shape[-2:])
     resized = functional.interpolate(rows, size=(height, width), mode="bicubic", align_corners=False)
     return resized.reshape(*heatmap.shape[:-2], height, width)
 

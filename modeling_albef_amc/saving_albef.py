@@ -2,6 +2,7 @@
 """Saving in one piece: files appear when all of them are written, and what was there before survives a failure."""
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -11,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-CONFIG_FILE = "config.json"
+from .checkpoint_files_albef import CONFIG_FILE
+
 UNFINISHED_FOLDER = ".unfinished"
 WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 
@@ -59,7 +61,7 @@ def replacing_files(folder: str | os.PathLike) -> Iterator[Path]:
 PREVIOUS = ".previous-"  # stands before the name of a folder while it is replaced
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Writes bytes under a temporary name beside `path` and renames; folders that are missing are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
@@ -70,9 +72,15 @@ def write_whole(path: Path, content: bytes) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Writes indented JSON with [`write_whole`]."""
-    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+    """Writes indented JSON with [`write_atomically`]."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def replace_folder(folder: Path, target: Path, prefix: str = PREVIOUS) -> None:
@@ -119,11 +127,12 @@ def synchronize(path: Path) -> None:
 
 __all__ = [
     "PREVIOUS",
+    "hash_file",
     "is_safetensors_error",
     "replace_folder",
     "replacing_files",
     "restore_folders",
     "synchronize",
+    "write_atomically",
     "write_json",
-    "write_whole",
 ]

@@ -2,10 +2,11 @@
 """Text files that people bring: UTF-8, with or without a byte-order mark; others are refused by name and place."""
 
 import codecs
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 ENCODING = "utf-8-sig"  # a byte-order mark at the start is skipped
 CHUNK_BYTES = 1 << 20
@@ -38,6 +39,20 @@ def read_text_file(path: Path) -> str:
     if "\0" in text:
         raise TextEncodingError(_describe_bad_byte(path))
     return text
+
+
+def load_json(path: Path) -> Any:
+    """Contents of a JSON file.
+
+    Raises:
+        ValueError: the file is not UTF-8 or not JSON; it is named.
+    """
+    try:
+        return json.loads(read_text_file(path))
+    except TextEncodingError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}). It may be cut off: fetch it again.") from error
 
 
 @contextmanager
@@ -109,4 +124,4 @@ def _find_bad_byte(file: BinaryIO) -> tuple[int, int, int, bool]:
     raise ValueError("every byte belongs to UTF-8 text")  # the file was changed since
 
 
-__all__ = ["TextEncodingError", "open_text_file", "read_text_file"]
+__all__ = ["TextEncodingError", "load_json", "open_text_file", "read_text_file"]

@@ -5,7 +5,6 @@ What is published is made in a folder of its own and checked there, before anyth
 """
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 from huggingface_hub.utils import validate_repo_id
 
 from albef_amc import AlbefForImageTextMatching, VisualGroundingPipeline
+from albef_amc.checkpoint_files_albef import ADAPTER_CONFIG_FILE, CONFIG_FILE
 from albef_amc.evaluation.checkpoints import hash_checkpoint, load_model_and_processor
 from albef_amc.model_cards import (
     ModelCard,
@@ -31,10 +31,10 @@ from albef_amc.model_cards import (
     render_model_card,
 )
 from albef_amc.model_cards.front_matter import shorten_place
-from albef_amc.saving_albef import write_json, write_whole
-from albef_amc.text_files_albef import read_text_file
+from albef_amc.saving_albef import write_atomically, write_json
+from albef_amc.text_files_albef import load_json, read_text_file
 
-CARD_FILE, CONFIG_FILE, ADAPTER_FILE, METRICS_FILE = "README.md", "config.json", "adapter_config.json", "metrics.json"
+CARD_FILE, METRICS_FILE = "README.md", "metrics.json"
 PROCESSOR_FILES = ("processor_config.json", "tokenizer.json", "tokenizer_config.json")
 # Files of an earlier push that the new one may not have: weights in more parts, code under another name.
 REPLACED_FILES = ("model*.safetensors", "model.safetensors.index.json", "*_albef.py")
@@ -72,7 +72,7 @@ class Publication:
 
     def write_card(self, card: ModelCard) -> None:
         """Writes the card's text into the folder."""
-        write_whole(self.folder / CARD_FILE, render_model_card(card).encode())
+        write_atomically(self.folder / CARD_FILE, render_model_card(card).encode())
 
 
 def prepare_publication(
@@ -173,7 +173,7 @@ def _name(dtype: torch.dtype) -> str:
 def _check_checkpoint(checkpoint: Path) -> None:
     if not checkpoint.is_dir():
         raise FileNotFoundError(f"No checkpoint folder at {checkpoint}. Give a folder that a run or `convert` wrote.")
-    if not any((checkpoint / name).is_file() for name in (CONFIG_FILE, ADAPTER_FILE)):
+    if not any((checkpoint / name).is_file() for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE)):
         raise FileNotFoundError(f"No `{CONFIG_FILE}` in {checkpoint}: this is no checkpoint folder.")
 
 
@@ -198,7 +198,7 @@ def _gather_card(checkpoint: Path, repo_id: str, source: str | None) -> ModelCar
 
 def _check_folder(folder: Path) -> None:
     """Refuses a folder that lacks something of what a reader on the Hub needs."""
-    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    config = load_json(folder / CONFIG_FILE)
     modules = {reference.partition(".")[0] + ".py" for reference in config["auto_map"].values()}
     modules |= {entry["impl"].partition(".")[0] + ".py" for entry in config["custom_pipelines"].values()}
     missing = [name for name in (*PROCESSOR_FILES, CARD_FILE, *sorted(modules)) if not (folder / name).is_file()]

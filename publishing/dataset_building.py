@@ -38,9 +38,10 @@ from albef_amc.publishing.dataset_shards import (
     unpack_report,
     write_shards,
 )
-from albef_amc.saving_albef import write_json, write_whole
+from albef_amc.saving_albef import hash_file, write_atomically, write_json
+from albef_amc.text_files_albef import load_json
 
-MANIFEST_FILE, REPORT_FILE = "manifest.json", "report.json"
+BUILD_MANIFEST_FILE, REPORT_FILE = "manifest.json", "report.json"
 DEFAULT_SHARD_SIZE = "500MB"
 ALL_SPLITS = "all"
 # What was left out before any image was read.
@@ -149,9 +150,9 @@ def _read_size(text: str) -> int:
 
 def list_files(folder: Path) -> list[str]:
     """Paths below a built folder of everything that is published."""
-    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    manifest = load_json(folder / BUILD_MANIFEST_FILE)
     shards = [shard["name"] for split in manifest["splits"].values() for shard in split["shards"]]
-    return [CARD_FILE, MANIFEST_FILE, REPORT_FILE, *shards]
+    return [CARD_FILE, BUILD_MANIFEST_FILE, REPORT_FILE, *shards]
 
 
 def _identify(values: list[Any]) -> str:
@@ -161,7 +162,7 @@ def _identify(values: list[Any]) -> str:
 
 def _open_folder(folder: Path, resume: bool, contents: str) -> dict[str, Any]:
     """The manifest of an earlier run; empty where there was none."""
-    path = folder / MANIFEST_FILE
+    path = folder / BUILD_MANIFEST_FILE
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`--output-dir` {folder} is a file: name a folder.")
     if not folder.exists() or not any(folder.iterdir()):
@@ -171,7 +172,7 @@ def _open_folder(folder: Path, resume: bool, contents: str) -> dict[str, Any]:
     if not resume:
         raise ValueError(f"`--output-dir` {folder} holds a build: continue it with `--resume`, or name a new folder.")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = load_json(path)
         for state in manifest["splits"].values():
             state["shards"] = [dataclasses.asdict(Shard(**entry)) for entry in state["shards"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -263,7 +264,7 @@ class _Build:
 
     def _remove_others(self, kept: set[str]) -> None:
         """Removes shards that are not kept, halves of shards, and what a killed run left of the other files."""
-        for name in (MANIFEST_FILE, REPORT_FILE, CARD_FILE):
+        for name in (BUILD_MANIFEST_FILE, REPORT_FILE, CARD_FILE):
             for path in self.folder.glob(f".{name}.*"):
                 path.unlink()
         for path in (self.folder / DATA_FOLDER).glob("*"):
@@ -272,7 +273,7 @@ class _Build:
                 path.unlink()
 
     def _save(self) -> None:
-        write_json(self.folder / MANIFEST_FILE, self.manifest)
+        write_json(self.folder / BUILD_MANIFEST_FILE, self.manifest)
 
 
 def _explain(reports: list[ReadingReport]) -> str:
@@ -364,12 +365,12 @@ def _count_refs(files: list[Path]) -> int:
 def _write_card(folder: Path, manifest: dict[str, Any], content: dict[str, Any], repo_id: str | None) -> bool:
     """The card; one that was edited by hand stays. Returns whether it did."""
     path = folder / CARD_FILE
-    if path.is_file() and manifest.get("card_sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
+    if path.is_file() and manifest.get("card_sha256") != hash_file(path):
         return True
     text = render_dataset_card(folder, manifest, content, repo_id).encode()
-    write_whole(path, text)
-    write_json(folder / MANIFEST_FILE, {**manifest, "card_sha256": hashlib.sha256(text).hexdigest()})
+    write_atomically(path, text)
+    write_json(folder / BUILD_MANIFEST_FILE, {**manifest, "card_sha256": hash_file(path)})
     return False
 
 
-__all__ = ["DEFAULT_SHARD_SIZE", "MANIFEST_FILE", "REPORT_FILE", "build_dataset", "list_files"]
+__all__ = ["BUILD_MANIFEST_FILE", "DEFAULT_SHARD_SIZE", "REPORT_FILE", "build_dataset", "list_files"]

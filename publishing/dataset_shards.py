@@ -5,7 +5,6 @@ Sources are read in parts of `SOURCES_PER_PART`, in this process or in several; 
 however many processes read and however often a build was stopped and continued.
 """
 
-import hashlib
 import io
 import multiprocessing
 import os
@@ -27,6 +26,7 @@ from datasets.config import DEFAULT_CDC_OPTIONS
 
 from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
 from albef_amc.datasets_scripts.split_reader import SplitReader
+from albef_amc.saving_albef import hash_file
 
 DATA_FOLDER, UNFINISHED_SUFFIX = "data", ".unfinished"
 SOURCES_PER_PART = 16
@@ -69,13 +69,7 @@ class Shard:
     def is_intact(self, folder: Path) -> bool:
         """Whether the file is there with the bytes that were written."""
         path = folder / self.name
-        return path.is_file() and path.stat().st_size == self.size and compute_sha256(path) == self.sha256
-
-
-def compute_sha256(path: Path) -> str:
-    """Checksum of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return path.is_file() and path.stat().st_size == self.size and hash_file(path) == self.sha256
 
 
 def name_shard(split: str, number: int) -> str:
@@ -180,7 +174,7 @@ class _ShardWriter:
         self.writer.close()
         self._empty_buffer()
         self.file.close()
-        size, digest = self.unfinished.stat().st_size, compute_sha256(self.unfinished)
+        size, digest = self.unfinished.stat().st_size, hash_file(self.unfinished)
         self.unfinished.replace(self.path)
         return Shard(self.name, size, digest, self.num_rows, self.num_bytes, end, pack_report(report))
 
@@ -275,4 +269,4 @@ def _read_part(start: int, stop: int) -> Part:
     return stop, *_reader.read(start, stop)
 
 
-__all__ = ["Shard", "compute_sha256", "name_shard", "pack_report", "unpack_report", "write_shards"]
+__all__ = ["Shard", "name_shard", "pack_report", "unpack_report", "write_shards"]

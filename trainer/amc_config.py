@@ -7,6 +7,7 @@ from typing import Any, get_args
 from transformers import TrainingArguments
 
 from albef_amc.contrastive_albef import DistillationAxis
+from albef_amc.evaluation.grounding_evaluation import POINTING_ACCURACY
 from albef_amc.explanation_albef import HeatmapDenominator
 from albef_amc.parallel_albef import CandidateScope
 from albef_amc.ranges_albef import check_choice
@@ -23,8 +24,6 @@ from albef_amc.trainer.objectives.weighted_objectives import (
 from albef_amc.trainer.schedules import SCHEDULES
 from albef_amc.trainer.setting_ranges import check_schedule, check_training_settings
 from albef_amc.trainer.switches import check_switches
-
-POINTING_ACCURACY = "pointing_game_accuracy"
 
 
 @dataclass

@@ -30,7 +30,7 @@ from albef_amc.visualization.drawing import draw_sheet, overlay_heatmap
 
 logger = logging.get_logger(__name__)
 
-POINTING_ACCURACY = re.compile(r"eval_(?:(?P<benchmark>.+)_)?pointing_game_accuracy")
+EVALUATED_ACCURACY = re.compile(r"eval_(?:(?P<benchmark>.+)_)?pointing_game_accuracy")
 UNNAMED_BENCHMARK = "eval"  # as in metrics.json, where the evaluation data has no name
 BEST_FOLDER, RECORD_FILE = "best-", "best.json"
 MOST_PHRASES = 1_000_000  # whose words are looked up before a run, or an evaluation
@@ -178,7 +178,7 @@ class KeepBestCallback(TrainerCallback):
         if self.best is None:
             return
         for metric, accuracy in (metrics or {}).items():
-            found = POINTING_ACCURACY.fullmatch(metric)
+            found = EVALUATED_ACCURACY.fullmatch(metric)
             name = (found["benchmark"] or UNNAMED_BENCHMARK) if found else None
             if name is None or accuracy <= self.best.get(name, -1.0):
                 continue

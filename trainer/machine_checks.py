@@ -13,8 +13,9 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from transformers.utils import is_torch_bf16_gpu_available, logging
 
 from albef_amc.configuration.installation import name_installation
+from albef_amc.evaluation.grounding_evaluation import POINTING_ACCURACY
 from albef_amc.ranges_albef import check_names, shorten_value
-from albef_amc.trainer.amc_config import POINTING_ACCURACY, AmcConfig
+from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.callbacks import EVALUATION_SETTINGS
 from albef_amc.trainer.data.mixtures import describe_size, list_parts
 from albef_amc.trainer.data.phrase_epochs import ROWS_READ_AT_ONCE
@@ -192,14 +193,14 @@ def check_regions(rows: Any, region_source: str) -> None:
     Raises:
         ValueError: no phrase of any row has the annotation.
     """
-    if not any(_has_region(one, region_source) for part in list_parts(rows) for one in _iterate_phrases(part)):
+    if not any(_has_region(one, region_source) for part in list_parts(rows) for one in _iterate_annotations(part)):
         raise ValueError(
             f"None of the phrases of the {describe_size(rows)} has `{region_source}`: AMC has nothing to learn "
             "from. Set `region_source` to what the data has, or `amc_weight=0` to train without AMC."
         )
 
 
-def _iterate_phrases(rows: Any) -> Any:
+def _iterate_annotations(rows: Any) -> Any:
     """Phrases in parts: Arrow arrays of a `datasets.Dataset`, lists of dictionaries of anything else."""
     if not hasattr(rows, "with_format"):
         yield from (row["phrases"] or [] for row in rows)

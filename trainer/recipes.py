@@ -17,11 +17,11 @@ from albef_amc.configuration.yaml_files import parse_yaml, read_yaml
 from albef_amc.configuration_albef import LONGEST_SIDE
 from albef_amc.conversion.from_encoders import build_processor
 from albef_amc.datasets_scripts import check_builder_options, check_builder_split
-from albef_amc.datasets_scripts.reading.coco_files import load_json
 from albef_amc.evaluation.checkpoints import load_model_and_processor
 from albef_amc.lora.adapters import check_lora_options, list_lora_fields
 from albef_amc.model_cards import ModelCard
 from albef_amc.ranges_albef import COUNT, POSITIVE, check_names, check_number, check_ranges, shorten_value
+from albef_amc.text_files_albef import load_json
 from albef_amc.text_processing_albef import build_tokenizer, clean_caption
 from albef_amc.trainer.amc_config import AmcConfig
 

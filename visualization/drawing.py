@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from albef_amc.image_processing_albef import load_image, open_image
-from albef_amc.saving_albef import write_whole
+from albef_amc.saving_albef import write_atomically
 
 LONG_SIDE_RANGE = (320, 1024)  # a picture's longer side in pixels: smaller ones are enlarged, larger ones reduced
 PIXEL_ART_FACTOR = 3  # from this enlargement on the pixels of an image stay visible as squares
@@ -191,7 +191,7 @@ def save_picture(picture: Image.Image, path: str | Path) -> Path:
     mark.add_text(MARK_KEY, MARK)
     options = {"pnginfo": mark} if picture_format == "PNG" else {}
     picture.save(encoded, format=picture_format, **options)
-    write_whole(path, encoded.getvalue())
+    write_atomically(path, encoded.getvalue())
     return path
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from albef_amc.datasets_scripts.reading.annotation_lists import is_encodable
-from albef_amc.datasets_scripts.reading.coco_files import load_json
 from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
 from albef_amc.datasets_scripts.reading.task_lists import (
     Entry,
@@ -18,6 +17,7 @@ from albef_amc.datasets_scripts.reading.task_lists import (
 )
 from albef_amc.datasets_scripts.task_features import ANSWERED_FEATURES, build_question
 from albef_amc.ranges_albef import check_choice
+from albef_amc.text_files_albef import load_json
 
 VQA, VISUAL_GENOME = "vqa", "vg"
 SOURCES = (VQA, VISUAL_GENOME)

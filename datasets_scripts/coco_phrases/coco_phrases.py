@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from albef_amc.datasets_scripts.features import build_phrase, build_row
-from albef_amc.datasets_scripts.reading.coco_files import index_by_id, load_annotations, load_json
+from albef_amc.datasets_scripts.reading.coco_files import index_by_id, load_annotations
 from albef_amc.datasets_scripts.reading.coco_records import (
     ReadingReport,
     mark_incomplete,
@@ -20,6 +20,7 @@ from albef_amc.datasets_scripts.reading.coco_records import (
 from albef_amc.datasets_scripts.reading.image_files import UPRIGHT, StoredImage, read_image_file
 from albef_amc.datasets_scripts.row_checks import format_sizes, is_stated_size
 from albef_amc.datasets_scripts.source_builder import SourceBuilder, SourceConfig
+from albef_amc.text_files_albef import load_json
 
 # Upper bounds of an image's hash in per cent: 70 % train, 15 % validation, 15 % test.
 SPLIT_BOUNDS = {"train": 70, "validation": 85, "test": 100}

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 from albef_amc.datasets_scripts.features import build_phrase, build_row
 from albef_amc.datasets_scripts.kilogram.drawings import COLORS, PICTURE_SIDE, Drawing, read_drawing
 from albef_amc.datasets_scripts.kilogram.phrases import build_caption
-from albef_amc.datasets_scripts.reading.coco_files import load_json
 from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
 from albef_amc.datasets_scripts.reading.json_lists import iterate_json_object
 from albef_amc.datasets_scripts.source_builder import SourceBuilder, SourceConfig
+from albef_amc.text_files_albef import load_json
 
 ANNOTATIONS_FILE = "full_v0.json"
 SPLITS_FILE = "data_split.json"

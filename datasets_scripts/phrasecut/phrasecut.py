@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw
 from albef_amc.datasets_scripts.features import build_phrase, build_row
 from albef_amc.datasets_scripts.phrasecut.subsets import list_subsets
 from albef_amc.datasets_scripts.reading.annotation_lists import is_encodable
-from albef_amc.datasets_scripts.reading.coco_files import load_json
 from albef_amc.datasets_scripts.reading.coco_records import (
     MIN_POLYGON_LENGTH,
     ReadingReport,
@@ -27,6 +26,7 @@ from albef_amc.datasets_scripts.reading.image_files import StoredImage, choose_f
 from albef_amc.datasets_scripts.reading.json_lists import iterate_json_list
 from albef_amc.datasets_scripts.source_builder import ImageRootConfig, SourceBuilder
 from albef_amc.regions_albef import MAX_COORDINATE, MAX_POLYGON_CORNERS, encode_rle
+from albef_amc.text_files_albef import load_json
 
 SPLITS = ("train", "val", "miniv", "test")
 # The data set's README and its code disagree about the name.

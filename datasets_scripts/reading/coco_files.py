@@ -1,27 +1,12 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Whole JSON files in COCO's form: images, annotations and categories by id, refused where they are ambiguous."""
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from albef_amc.datasets_scripts.reading.image_files import find_path_problem
-from albef_amc.text_files_albef import TextEncodingError, read_text_file
-
-
-def load_json(path: Path) -> Any:
-    """Contents of a JSON file.
-
-    Raises:
-        ValueError: the file is not UTF-8 or not JSON; it is named.
-    """
-    try:
-        return json.loads(read_text_file(path))
-    except TextEncodingError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}). It may be cut off: fetch it again.") from error
+from albef_amc.text_files_albef import load_json
 
 
 def index_by_id(entries: list[dict[str, Any]], kind: str, path: Path) -> dict[str, dict[str, Any]]:

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from albef_amc.datasets_scripts.reading.coco_files import load_json
 from albef_amc.datasets_scripts.reading.coco_records import ReadingReport, clean_box, is_number
 from albef_amc.datasets_scripts.reading.image_files import StoredImage
+from albef_amc.text_files_albef import load_json
 
 Detections = dict[str, list[dict[str, Any]]]
 

@@ -101,7 +101,7 @@ def group_phrases(
         report (`ReadingReport`): receives what was left out.
 
     Returns:
-        `dict`: by image id; see [`iterate_phrases`].
+        `dict`: by image id; see [`iterate_records`].
 
     Raises:
         ValueError: the file is damaged or a record of another form; the message names file and entry.
@@ -127,7 +127,7 @@ def group_phrases(
     return groups
 
 
-def iterate_phrases(group: bytearray) -> Iterator[tuple[str, PhraseRecord]]:
+def iterate_records(group: bytearray) -> Iterator[tuple[str, PhraseRecord]]:
     """Phrases of an image with their `phrase_id`."""
     for line in group.splitlines():
         phrase_id, *values = json.loads(line)

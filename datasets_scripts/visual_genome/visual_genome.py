@@ -13,7 +13,7 @@ from albef_amc.datasets_scripts.visual_genome.files import (
     IMAGE_DATA_FILE,
     ListedImage,
     group_phrases,
-    iterate_phrases,
+    iterate_records,
     load_image_data,
 )
 from albef_amc.datasets_scripts.visual_genome.phrases import ANNOTATION_KINDS, SPATIAL, describe_place
@@ -105,7 +105,7 @@ class VisualGenome(SourceBuilder):
 
     def _read_phrases(self, group: bytearray, stored: StoredImage, report: ReadingReport) -> list[dict[str, Any]]:
         phrases = []
-        for phrase_id, record in iterate_phrases(group):
+        for phrase_id, record in iterate_records(group):
             box = clean_box(record.box, stored.width, stored.height, f"phrase {phrase_id}", report, is_xywh=True)
             words, boxes = record.phrase, None if box is None else [stored.turn_box(box)]
             if self.config.annotations == SPATIAL:

@@ -13,7 +13,7 @@ from albef_amc.datasets_scripts import GROUNDING_FEATURES, VisualGenome, load_gr
 from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
 from albef_amc.datasets_scripts.visual_genome.files import (
     group_phrases,
-    iterate_phrases,
+    iterate_records,
     load_image_data,
 )
 from albef_amc.datasets_scripts.visual_genome.phrases import ANNOTATION_KINDS, describe_place
@@ -324,7 +324,7 @@ def test_little_more_than_the_phrases_is_in_memory(tmp_path):
     groups = group_phrases(path, ANNOTATION_KINDS["regions"], known, report)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert sum(len(list(iterate_phrases(group))) for group in groups.values()) == 30_000
+    assert sum(len(list(iterate_records(group))) for group in groups.values()) == 30_000
     assert not report.counts and peak < 3 * path.stat().st_size
 
 

@@ -40,6 +40,7 @@ BUNDLE = {
     "grouping_albef.py",
     "inputs_albef.py",
     "matching_albef.py",
+    "messages_albef.py",
     "modeling_albef.py",
     "momentum_albef.py",
     "outputs_albef.py",

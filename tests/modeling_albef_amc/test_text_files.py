@@ -14,12 +14,11 @@ from albef_amc.datasets_scripts.flickr30k_entities.author_files import (
     load_unrelated_captions,
     read_captions,
 )
-from albef_amc.datasets_scripts.reading.coco_files import load_json
 from albef_amc.datasets_scripts.reading.json_lists import iterate_json_list, iterate_json_lists, iterate_json_object
 from albef_amc.datasets_scripts.reading.xml_files import read_xml
 from albef_amc.evaluation.protocols import load_evaluation_recipe
 from albef_amc.model_cards import read_metrics
-from albef_amc.text_files_albef import CHUNK_BYTES, TextEncodingError, open_text_file, read_text_file
+from albef_amc.text_files_albef import CHUNK_BYTES, TextEncodingError, load_json, open_text_file, read_text_file
 from albef_amc.text_processing_albef import build_tokenizer
 from albef_amc.trainer.recipes import load_recipe
 

@@ -96,7 +96,7 @@ class MixedRows(EpochDataset):
         self.parts = list(parts)
         self.names = list(names)
         self.seed = seed
-        self._counts = divide_rows(sum(len(part) for part in parts), shares)
+        self._counts = apportion_rows(sum(len(part) for part in parts), shares)
         self._ends = np.cumsum(self._counts)
 
     def __len__(self) -> int:
@@ -120,14 +120,14 @@ def _draw_order(seed: int, number: int, num_pass: int, size: int) -> np.ndarray:
     return example_generator(seed, num_pass, f"part {number}", "mixture").permutation(size)
 
 
-def divide_rows(num_rows: int, shares: Sequence[float]) -> list[int]:
+def apportion_rows(num_rows: int, shares: Sequence[float]) -> list[int]:
     """Whole numbers with a given sum, as near to the shares as can be.
 
     Example:
 
     ```python
-    >>> from albef_amc.trainer.data.mixtures import divide_rows
-    >>> divide_rows(10, [0.5, 0.25, 0.25])
+    >>> from albef_amc.trainer.data.mixtures import apportion_rows
+    >>> apportion_rows(10, [0.5, 0.25, 0.25])
     [5, 3, 2]
 
     ```
@@ -350,12 +350,12 @@ def build_streamed_rows(
 __all__ = [
     "MixedRows",
     "Mixture",
+    "apportion_rows",
     "build_streamed_rows",
     "build_training_dataset",
     "check_evaluation_rows",
     "check_has_rows",
     "describe_size",
-    "divide_rows",
     "iterate_texts",
     "list_parts",
     "load_training_data",

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch.nn import functional as F
 
+from albef_amc.explanation_albef import at_least_float32
 from albef_amc.ranges_albef import NOT_NEGATIVE, check_ranges
 
 Objective = TypeVar("Objective", bound="type[HeatmapObjective]")
@@ -100,7 +101,7 @@ class RegionObjective(HeatmapObjective):
         """
         check_region_shapes(normalized_heatmap, region_mask, has_region)
         with torch.autocast(device_type=normalized_heatmap.device.type, enabled=False):
-            heatmap = keep_precise(normalized_heatmap)
+            heatmap = at_least_float32(normalized_heatmap)
             takes_part = self.find_phrases(region_mask, has_region)
             mask = region_mask.to(heatmap.dtype)[takes_part].flatten(1)  # (num_regions, M_h * M_w)
             heatmap = resize_to_mask(heatmap, *region_mask.shape[1:])[takes_part].flatten(1)
@@ -119,11 +120,6 @@ class RegionObjective(HeatmapObjective):
             mask (`torch.Tensor` of the same shape): regions in [0, 1], none of them without area.
             denominator (`float` or scalar `torch.Tensor`): count that the sums are divided by.
         """
-
-
-def keep_precise(heatmap: torch.Tensor) -> torch.Tensor:
-    """The heatmap in float32, or in float64 where it is that already."""
-    return heatmap if heatmap.dtype == torch.float64 else heatmap.float()
 
 
 def resize_to_mask(heatmap: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -156,7 +152,6 @@ __all__ = [
     "HeatmapObjective",
     "RegionObjective",
     "check_region_shapes",
-    "keep_precise",
     "register_objective",
     "resize_to_mask",
 ]

@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
+from albef_amc.explanation_albef import at_least_float32
 from albef_amc.ranges_albef import Range, check_number
 from albef_amc.trainer.objectives.heatmap_objective import (
     HeatmapObjective,
-    keep_precise,
     register_objective,
 )
 
@@ -103,7 +103,7 @@ class SelfConsistencyLoss(HeatmapObjective):
         """
         _check_shapes(normalized_heatmap, paraphrase_index)
         with torch.autocast(device_type=normalized_heatmap.device.type, enabled=False):
-            heatmap = keep_precise(normalized_heatmap).flatten(1)
+            heatmap = at_least_float32(normalized_heatmap).flatten(1)
             has_paraphrase = paraphrase_index >= 0
             original = heatmap[has_paraphrase]  # (num_pairs, G_h * G_w)
             paraphrase = heatmap[paraphrase_index[has_paraphrase]]

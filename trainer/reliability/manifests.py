@@ -1,7 +1,6 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Checkpoint folders that are whole or recognised as damaged: a manifest written last, then one rename."""
 
-import hashlib
 import json
 import os
 import platform
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from albef_amc.saving_albef import replace_folder, restore_folders, synchronize, write_json
+from albef_amc.saving_albef import hash_file, replace_folder, restore_folders, synchronize, write_json
 
 logger = logging.get_logger(__name__)
 
@@ -72,9 +71,8 @@ def write_manifest(folder: Path, step: int, world_size: int, is_last: bool = Fal
     """
     files = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            os.fsync(stream.fileno())
+        digest = hash_file(path)
+        synchronize(path)
         files.append({"name": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "sha256": digest})
     circumstances = describe_circumstances(world_size)
     content = {"step": step, "is_last": is_last, "circumstances": circumstances, "files": files}
@@ -189,9 +187,8 @@ def _check_files(checkpoint: Path, files: list[dict[str, Any]]) -> None:
         if path.stat().st_size != entry["size"]:
             raise ValueError(f"has {path.stat().st_size} bytes in {entry['name']} where {entry['size']} were written")
     for entry in files:
-        with (checkpoint / entry["name"]).open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != entry["sha256"]:
-                raise ValueError(f"has other bytes in {entry['name']} than were written")
+        if hash_file(checkpoint / entry["name"]) != entry["sha256"]:
+            raise ValueError(f"has other bytes in {entry['name']} than were written")
 
 
 def _check_step(checkpoint: Path, step: int) -> None:

@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging
 
+from albef_amc.checkpoint_files_albef import ADAPTER_CONFIG_FILE, CONFIG_FILE
 from albef_amc.saving_albef import write_json
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.reliability.manifests import list_checkpoints
@@ -21,7 +22,6 @@ from albef_amc.trainer.reliability.manifests import list_checkpoints
 logger = logging.get_logger(__name__)
 
 RECIPE_FILE, END_FILE = "recipe.json", "finished.json"
-CONFIG_FILE, ADAPTER_CONFIG_FILE = "config.json", "adapter_config.json"
 OPTIMIZER_STATES = 2  # numbers that AdamW keeps for every trainable one
 # What does not decide the weights: sections of a recipe, and beginnings of names in its `training`.
 FREE_SECTIONS = ("evaluation_data", "card", "machine", "output_dir")
