@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from albef_amc import ITM_MATCH_INDEX, AlbefForPreTraining, AlbefPreTrainingOutput
-from albef_amc.contrastive_albef import (
+from albef_amc.explanation_albef import average_over_pieces, compute_weighted_attention, normalize_heatmap
+from albef_amc.pretraining_losses_albef import (
     IGNORED_LABEL,
     JointBatch,
     compute_distillation_loss,
     compute_masked_word_loss,
 )
-from albef_amc.explanation_albef import average_over_pieces, compute_weighted_attention, normalize_heatmap
 
 EVALUATION_BATCH = 8  # pairs, as released
 Batch = dict[str, torch.Tensor]

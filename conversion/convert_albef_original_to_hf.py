@@ -10,7 +10,6 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from albef_amc.configuration_albef import AlbefConfig, AlbefVisionConfig
-from albef_amc.contrastive_albef import UNKNOWN_IMAGE_ID
 from albef_amc.conversion.original_kinds import OriginalKind, find_kind, list_kinds
 from albef_amc.conversion.original_names import IMAGES_PER_TEXT, find_ignored_reason, infer_config, rename_original_key
 from albef_amc.conversion.report import ConversionReport, IncompleteCheckpointError
@@ -18,6 +17,7 @@ from albef_amc.conversion.weight_files import check_output_dir, list_names, load
 from albef_amc.encoders_albef import resize_position_embeddings
 from albef_amc.image_processing_albef import AlbefImageProcessor
 from albef_amc.pretrained_albef import AlbefPreTrainedModel
+from albef_amc.pretraining_losses_albef import UNKNOWN_IMAGE_ID
 from albef_amc.processing_albef import AlbefProcessor
 from albef_amc.ranges_albef import check_choice
 from albef_amc.text_processing_albef import build_tokenizer

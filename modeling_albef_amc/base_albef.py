@@ -12,7 +12,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_albef import AlbefConfig
 from .encoders_albef import AlbefTextModel, AlbefVisionModel
-from .inputs_albef import check_phrase_inputs
+from .layout_albef import PhraseLayout, check_phrase_inputs
 from .outputs_albef import AlbefModelOutput
 from .pretrained_albef import AlbefPreTrainedModel
 
@@ -89,20 +89,24 @@ class AlbefModel(AlbefPreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
+        layout: PhraseLayout | None = None,
     ) -> AlbefModelOutput:
         r"""Encodes N images once and P phrases, and fuses every phrase with its image.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(N, 3, image_height, image_width)`): normalised images.
-            input_ids, attention_mask (`torch.Tensor` of shape `(P, T)`): pieces, and 1 for real ones.
+            input_ids, attention_mask (`torch.Tensor` of shape `(P, T)`): tokens, and 1 for real ones.
             image_index (`torch.Tensor` of shape `(P,)`, *optional*): image row of each phrase; not needed if P = N.
+            layout ([`~layout_albef.PhraseLayout`], *optional*): what the processor computed of these two; built here
+                where it is missing.
         """
-        attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
+        phrases = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index, layout)
+        layout = phrases.layout.to(pixel_values.device).keep_padding()
         image_embeds = self.vision_model(pixel_values)
-        text_embeds = self.text_model.encode(input_ids, attention_mask, keep_padding=True)
-        options = {"first": self.config.text_config.fusion_layer, "keep_padding": True}
+        text_embeds = self.text_model.encode(input_ids, layout)
         keys_values = self.text_model.project_image(image_embeds)
-        fused = self.text_model.run_layers(text_embeds, attention_mask, keys_values, image_index, **options)
+        first = self.config.text_config.fusion_layer
+        fused = self.text_model.run_layers(text_embeds, layout, keys_values, first=first)
         image_features, text_features = self.project_images(image_embeds), self.project_texts(text_embeds)
         logits_per_image = image_features @ text_features.T / self.temperature
         return AlbefModelOutput(

@@ -14,24 +14,23 @@ from .base_albef import AlbefTaskModel
 from .configuration_albef import AlbefConfig
 from .encoders_albef import AlbefTextModel, AlbefVisionModel, KeysValues
 from .explanation_albef import (
+    Explanation,
     HeatmapDenominator,
     at_least_float32,
-    average_over_pieces,
     evaluation_mode,
-    normalize_heatmap,
+    explain_attention,
+    explain_score,
     outside_inference_mode,
     resolve_token_mask,
 )
-from .fusion_albef import encode_rows, explain_fusion, fuse_below, fuse_first_pieces
-from .grouping_albef import PhraseRows
-from .inputs_albef import check_phrase_inputs
+from .layout_albef import PhraseLayout, check_phrase_inputs
 from .momentum_albef import MomentumCopies
 from .outputs_albef import AlbefClassificationOutput
 from .ranges_albef import check_choice
 
 
 class AlbefClassifier(nn.Module):
-    """Head of a classification: linear, ReLU, linear, on the fused first piece."""
+    """Head of a classification: linear, ReLU, linear, on the fused first token."""
 
     def __init__(self, config: AlbefConfig):
         super().__init__()
@@ -103,48 +102,54 @@ class AlbefClassificationModel(MomentumCopies, AlbefTaskModel):
         output_token_heatmap: bool = False,
         explained_class: int | torch.Tensor | None = None,
         heatmap_denominator: HeatmapDenominator = "kept",
+        layout: PhraseLayout | None = None,
     ) -> AlbefClassificationOutput:
         r"""Scores the classes of P texts; every image is encoded once.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(N, 3, image_height, image_width)`): normalised images.
-            input_ids, attention_mask (`torch.Tensor` of shape `(P, T)`): pieces, and 1 for real ones.
+            input_ids, attention_mask (`torch.Tensor` of shape `(P, T)`): tokens, and 1 for real ones.
             image_index (`torch.Tensor` of shape `(P,)` or `(P, m)`, *optional*): image row of each text, or, where a
                 text is read with m = `text_config.images_per_text` images, its m rows. Not needed if every text has
                 images of its own: then the first P rows of `pixel_values` are the first images, the next P the second.
-            token_mask (`torch.Tensor` of shape `(P, T)`, *optional*): 1 for the pieces whose maps are averaged; every
-                real piece by default.
+            token_mask (`torch.Tensor` of shape `(P, T)`, *optional*): 1 for the tokens whose maps are averaged; every
+                real token by default.
             original_sizes (`torch.Tensor` of shape `(N, 2)`, *optional*): passed through to the output.
             labels (`torch.Tensor` of shape `(P,)`, *optional*): true classes, for the loss.
             distillation_alpha (`float`, *optional*): weight of the momentum model's targets in the loss; the
                 configuration's `distillation_alpha` by default, 0 for the cross-entropy alone.
-            output_heatmap, output_token_heatmap (`bool`): explain a class, per text and per piece.
+            output_heatmap, output_token_heatmap (`bool`): explain a class, per text and per token.
             explained_class (`int` or `torch.Tensor` of shape `(P,)`, *optional*): the class whose score is explained;
                 by default the one with the highest score, also where `labels` are given.
-            heatmap_denominator (`str`, defaults to `"kept"`): see [`~explanation_albef.average_over_pieces`].
+            heatmap_denominator (`str`, defaults to `"kept"`): see [`~explanation_albef.explain_attention`].
+            layout ([`~layout_albef.PhraseLayout`], *optional*): what the processor computed of `attention_mask` and
+                `image_index`; built here where it is missing.
         """
         check_choice("heatmap_denominator", heatmap_denominator, get_args(HeatmapDenominator))
-        attention_mask, image_index = check_phrase_inputs(
-            pixel_values, input_ids, attention_mask, image_index, self.config.text_config.images_per_text
+        phrases = check_phrase_inputs(
+            pixel_values, input_ids, attention_mask, image_index, layout, self.config.text_config.images_per_text
         )
-        piece_mask = resolve_token_mask(token_mask, attention_mask)
+        layout = phrases.layout.to(pixel_values.device)
+        token_mask = resolve_token_mask(token_mask, phrases.attention_mask)
         labels = self._check_classes("labels", labels, input_ids)
         explained_class = self._check_classes("explained_class", explained_class, input_ids)
-        texts = (input_ids, attention_mask, image_index)
-        rows, keys_values = encode_rows(self.albef.text_model, self.albef.vision_model(pixel_values), *texts)
-        output = AlbefClassificationOutput(image_index=image_index, original_sizes=original_sizes)
+        text_model, first = self.albef.text_model, self.config.text_config.fusion_layer
+        image_embeds = self.albef.vision_model(pixel_values)
+        text_embeds = text_model.encode(input_ids, layout)
+        keys_values = text_model.project_image(image_embeds)
+        output = AlbefClassificationOutput(image_index=phrases.image_index, original_sizes=original_sizes)
         if output_heatmap or output_token_heatmap:
-            output.logits, maps = self._explain_classes(rows, keys_values, explained_class, torch.is_grad_enabled())
-            of_images = [average_over_pieces(of_image, piece_mask, heatmap_denominator) for of_image in maps]
-            output.heatmap = self._join_images(of_images)
-            output.normalized_heatmap = normalize_heatmap(output.heatmap)
-            output.token_heatmap = self._join_images(maps) if output_token_heatmap else None
+            output.logits, explanation = self._explain_classes(
+                text_embeds, layout, keys_values, explained_class, token_mask, heatmap_denominator
+            )
+            output.heatmap, output.normalized_heatmap = explanation.heatmap, explanation.normalized_heatmap
+            output.token_heatmap = explanation.token_heatmap if output_token_heatmap else None
         else:
-            first = self.config.text_config.fusion_layer
-            output.logits = self.classifier(fuse_first_pieces(self.albef.text_model, rows, keys_values, first))
+            fused = text_model.run_layers(text_embeds, layout, keys_values, first=first, first_token_only=True)
+            output.logits = self.classifier(fused[:, 0])
         if labels is not None:
             alpha = self.config.distillation_alpha if distillation_alpha is None else distillation_alpha
-            momentum_logits = self._compute_momentum_logits(pixel_values, *texts) if alpha > 0 else None
+            momentum_logits = self._compute_momentum_logits(pixel_values, input_ids, layout) if alpha > 0 else None
             output.loss = compute_classification_loss(output.logits, labels, momentum_logits, alpha)
         return output
 
@@ -157,15 +162,25 @@ class AlbefClassificationModel(MomentumCopies, AlbefTaskModel):
         token_mask: torch.Tensor | None = None,
         original_sizes: torch.Tensor | None = None,
         explained_class: int | torch.Tensor | None = None,
+        layout: PhraseLayout | None = None,
         **unused_inputs,
     ) -> AlbefClassificationOutput:
-        r"""Scores and heatmaps as of `forward` with `output_heatmap`, without dropout and without a trace.
+        r"""Scores and heatmaps as of `forward` with `output_heatmap`, without dropout and without side effects.
 
         No parameter, `.grad`, mode or hook is changed, under `torch.no_grad()` and `torch.inference_mode()` as well.
         """
-        given = (pixel_values, input_ids, attention_mask, image_index, token_mask, original_sizes)
         with torch.no_grad(), evaluation_mode(self):
-            return self(*given, explained_class=explained_class, output_heatmap=True)
+            return self(
+                pixel_values,
+                input_ids,
+                attention_mask,
+                image_index,
+                token_mask,
+                original_sizes,
+                explained_class=explained_class,
+                output_heatmap=True,
+                layout=layout,
+            )
 
     def _check_classes(
         self, name: str, classes: int | torch.Tensor | None, input_ids: torch.Tensor
@@ -177,7 +192,7 @@ class AlbefClassificationModel(MomentumCopies, AlbefTaskModel):
             return None
         if classes.shape != (len(input_ids),):
             raise ValueError(
-                f"`{name}` must have shape ({len(input_ids)},), one class a text, got {tuple(classes.shape)}."
+                f"`{name}` must have shape ({len(input_ids)},), one class per text, got {tuple(classes.shape)}."
             )
         if classes.min() < 0 or classes.max() >= self.config.num_labels:
             raise ValueError(
@@ -187,30 +202,44 @@ class AlbefClassificationModel(MomentumCopies, AlbefTaskModel):
         return classes
 
     def _explain_classes(
-        self, rows: PhraseRows, keys_values: list[KeysValues], explained_class: torch.Tensor | None, keep_graph: bool
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Scores of the classes, and for every image of a text the maps of its pieces `(P, T, G_h, G_w)`."""
+        self,
+        text_embeds: torch.Tensor,
+        layout: PhraseLayout,
+        keys_values: list[KeysValues],
+        explained_class: torch.Tensor | None,
+        token_mask: torch.Tensor,
+        heatmap_denominator: HeatmapDenominator,
+    ) -> tuple[torch.Tensor, Explanation]:
+        """Scores of the classes, and heatmaps `(P, ...)` of the only image of a text, or `(P, m, ...)` of m images."""
 
         def read_class(fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             logits = self.classifier(fused[:, 0])
             classes = logits.argmax(dim=-1) if explained_class is None else explained_class
             return logits, logits.gather(1, classes[:, None])[:, 0]
 
-        text_model = self.albef.text_model
+        text_model, first = self.albef.text_model, self.config.text_config.fusion_layer
         layers = text_model.find_group(self.config.explanation_layer)
-        rows = fuse_below(text_model, rows, keys_values, last=layers[0])
-        logits, _, maps = explain_fusion(text_model, rows, keys_values, layers, read_class, keep_graph)
-        return logits, [of_image.unflatten(-1, self.config.vision_config.grid_size) for of_image in maps]
-
-    def _join_images(self, of_images: list[torch.Tensor]) -> torch.Tensor:
-        """Maps of the only image of a text, `(P, ...)`, or of its m images, `(P, m, ...)`."""
-        return of_images[0] if len(of_images) == 1 else torch.stack(of_images, dim=1)
+        states = text_model.run_layers(text_embeds, layout, keys_values, first=first, last=layers[0])
+        explained = explain_score(text_model, states, layout, keys_values, layers, read_class)
+        grid_size = self.config.vision_config.grid_size
+        per_image = [
+            explain_attention(attention_map, gradient, token_mask, grid_size, heatmap_denominator)
+            for attention_map, gradient in zip(explained.attention_maps, explained.gradients, strict=True)
+        ]
+        if len(per_image) == 1:
+            return explained.logits, per_image[0]
+        return explained.logits, Explanation(*(torch.stack(maps, dim=1) for maps in zip(*per_image, strict=True)))
 
     @torch.no_grad()
-    def _compute_momentum_logits(self, pixel_values: torch.Tensor, *texts: torch.Tensor) -> torch.Tensor:
-        rows, keys_values = encode_rows(self.momentum_text_model, self.momentum_vision_model(pixel_values), *texts)
-        first = self.config.text_config.fusion_layer
-        return self.momentum_classifier(fuse_first_pieces(self.momentum_text_model, rows, keys_values, first))
+    def _compute_momentum_logits(
+        self, pixel_values: torch.Tensor, input_ids: torch.Tensor, layout: PhraseLayout
+    ) -> torch.Tensor:
+        text_model, first = self.momentum_text_model, self.config.text_config.fusion_layer
+        image_embeds = self.momentum_vision_model(pixel_values)
+        text_embeds = text_model.encode(input_ids, layout)
+        keys_values = text_model.project_image(image_embeds)
+        fused = text_model.run_layers(text_embeds, layout, keys_values, first=first, first_token_only=True)
+        return self.momentum_classifier(fused[:, 0])
 
 
 class AlbefForVisualEntailment(AlbefClassificationModel):

@@ -14,7 +14,7 @@ from transformers.utils import can_return_tuple
 from .configuration_albef import AlbefConfig, AlbefTextConfig
 from .encoders_albef import AlbefTextStack, KeysValues
 from .explanation_albef import at_least_float32
-from .grouping_albef import PhraseGroups, PieceLayout
+from .layout_albef import build_layout
 from .pretraining_albef import AlbefMaskedWordHead
 
 
@@ -28,10 +28,10 @@ def build_decoder_config(config: AlbefConfig) -> AlbefTextConfig:
 
 
 class AlbefTextDecoder(AlbefTextStack, GenerationMixin):
-    """Scores of the next piece of an answer, given the pieces before it and the states of its question.
+    """Scores of the next token of an answer, given the tokens before it and the states of its question.
 
     Several answers may read the same question, whose keys and values are computed once. Padding is computed like any
-    other piece: answers are short.
+    other token: answers are short.
     """
 
     _supports_flash_attn = False  # cross-attention masks the padding of questions
@@ -67,27 +67,27 @@ class AlbefTextDecoder(AlbefTextStack, GenerationMixin):
         answer_index: torch.Tensor | None = None,
         use_eager: bool = False,
     ) -> torch.Tensor:
-        r"""Scores of the piece that follows each piece of A answers.
+        r"""Scores of the token that follows each token of A answers.
 
         Args:
-            answer_ids, answer_mask (`torch.Tensor` of shape `(A, L)`): pieces, and 1 for real ones.
+            answer_ids, answer_mask (`torch.Tensor` of shape `(A, L)`): tokens, and 1 for real ones.
             keys_values (`list`): of P questions, from [`project_questions`].
-            question_mask (`torch.Tensor` of shape `(P, T)`): 1 for real pieces of the questions.
+            question_mask (`torch.Tensor` of shape `(P, T)`): 1 for real tokens of the questions.
             answer_index (`torch.Tensor` of shape `(A,)`, *optional*): question of each answer; not needed if A = P.
             use_eager (`bool`): attention that can be differentiated twice.
 
         Returns:
             `torch.Tensor` of shape `(A, L, vocab_size)`, float32 at least.
         """
-        pieces = PieceLayout.of(answer_mask, keep_padding=True)
-        groups = PhraseGroups.of(answer_index, len(question_mask))
-        key_mask = groups.select(question_mask)[:, None, None, :].bool()
+        layout = build_layout(answer_mask, answer_index, len(question_mask), keep_padding=True)
+        (by_question,) = layout.groupings
+        key_mask = by_question.select_images(question_mask)[:, None, None, :].bool()
         causal_mask = _make_causal_mask(answer_mask)
-        states = pieces.pack(self.embed(answer_ids))
+        states = layout.pack(self.embed(answer_ids))
         for layer, keys_and_values in zip(self.layers, keys_values, strict=True):
-            key, value = map(groups.select, keys_and_values)
-            states, _ = layer(states, pieces, causal_mask, key, value, groups, use_eager=use_eager, key_mask=key_mask)
-        return at_least_float32(self.lm_head(pieces.unpack(states)))
+            key, value = map(by_question.select_images, keys_and_values)
+            states, _ = layer(states, layout, causal_mask, key, value, use_eager=use_eager, key_mask=key_mask)
+        return at_least_float32(self.lm_head(layout.unpack(states)))
 
     @can_return_tuple
     def forward(
@@ -102,9 +102,9 @@ class AlbefTextDecoder(AlbefTextStack, GenerationMixin):
         r"""As [`decode`], under the names that `transformers` generates with.
 
         Args:
-            input_ids, attention_mask (`torch.Tensor` of shape `(A, L)`): pieces of answers, and 1 for real ones.
+            input_ids, attention_mask (`torch.Tensor` of shape `(A, L)`): tokens of answers, and 1 for real ones.
             encoder_hidden_states (`torch.Tensor` of shape `(P, T, hidden_size)`): states of the questions.
-            encoder_attention_mask (`torch.Tensor` of shape `(P, T)`): 1 for real pieces of the questions.
+            encoder_attention_mask (`torch.Tensor` of shape `(P, T)`): 1 for real tokens of the questions.
             answer_index, use_eager: as for [`decode`].
         """
         if attention_mask is None:
@@ -131,7 +131,7 @@ class AlbefTextDecoder(AlbefTextStack, GenerationMixin):
 
 
 def _make_causal_mask(answer_mask: torch.Tensor) -> torch.Tensor:
-    """Which pieces each piece reads, `(A, 1, L, L)`: the real ones up to itself."""
+    """Which tokens each token reads, `(A, 1, L, L)`: the real ones up to itself."""
     length = answer_mask.shape[1]
     up_to_itself = torch.ones(length, length, dtype=torch.bool, device=answer_mask.device).tril()
     return up_to_itself & answer_mask[:, None, None, :].bool()

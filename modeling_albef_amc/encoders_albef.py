@@ -14,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_albef import AlbefTextConfig, AlbefVisionConfig
-from .grouping_albef import ImageIndex, PhraseGroups, PieceLayout
+from .layout_albef import PhraseLayout, build_layout
 from .pretrained_albef import AlbefPreTrainedModel, resize_position_embeddings
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
@@ -61,7 +61,7 @@ def _as_graph_node(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def call_uncompiled(module: nn.Module) -> Callable:
-    """The module's call, hooks included, without what `nn.Module.compile` put in front of it."""
+    """The module's call, hooks included, without what `nn.Module.compile` put before it."""
     return module._call_impl
 
 
@@ -100,8 +100,9 @@ class AlbefAttention(nn.Module):
             attention = ALL_ATTENTION_FUNCTIONS.get_interface(
                 self.config._attn_implementation, eager_attention_forward
             )
-        options = {"scaling": self.scaling, "dropout": self.dropout, "explain": explain}
-        return attention(self, query, key, value, attention_mask, **options)
+        return attention(
+            self, query, key, value, attention_mask, scaling=self.scaling, dropout=self.dropout, explain=explain
+        )
 
 
 class AlbefVisionAttention(AlbefAttention):
@@ -144,7 +145,7 @@ class AlbefVisionLayer(GradientCheckpointingLayer):
 
 
 class AlbefTextSelfAttention(AlbefAttention):
-    """Self-attention among the pieces of a phrase."""
+    """Self-attention among the tokens of a phrase."""
 
     def __init__(self, config: AlbefTextConfig):
         super().__init__(config)
@@ -157,26 +158,26 @@ class AlbefTextSelfAttention(AlbefAttention):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        pieces: PieceLayout,
+        layout: PhraseLayout,
         use_eager: bool = False,
-        first_piece_only: bool = False,
+        first_token_only: bool = False,
     ) -> torch.Tensor:
-        """States `(num_pieces, hidden_size)`, of the first pieces alone `(P, hidden_size)`."""
-        key = self.split_heads(pieces.unpack(self.k_proj(hidden_states)))
-        value = self.split_heads(pieces.unpack(self.v_proj(hidden_states)))
-        if first_piece_only:
-            hidden_states, pieces = pieces.unpack(hidden_states)[:, 0], pieces.first_pieces()
+        """States `(num_tokens, hidden_size)`, of the first tokens alone `(P, hidden_size)`."""
+        key = self.split_heads(layout.unpack(self.k_proj(hidden_states)))
+        value = self.split_heads(layout.unpack(self.v_proj(hidden_states)))
+        if first_token_only:
+            hidden_states, layout = layout.unpack(hidden_states)[:, 0], layout.first_tokens()
             if attention_mask is not None and attention_mask.ndim == 4:
                 attention_mask = attention_mask[:, :, :1]
-        query = self.split_heads(pieces.unpack(self.q_proj(hidden_states)))
+        query = self.split_heads(layout.unpack(self.q_proj(hidden_states)))
         context, _ = self.attend(query, key, value, attention_mask, use_eager)
-        return self.out_proj(pieces.pack(context.flatten(2)))
+        return self.out_proj(layout.pack(context.flatten(2)))
 
 
 class AlbefTextCrossAttention(AlbefAttention):
-    """Attention from the pieces of a phrase to the tokens of its image.
+    """Cross-attention from the tokens of a phrase to the patches of its image.
 
-    Keys and values depend on the image alone: `project_image` computes them once an image, `forward` reads them.
+    Keys and values depend on the image alone: `project_image` computes them once per image, `forward` reads them.
     """
 
     def __init__(self, config: AlbefTextConfig):
@@ -195,31 +196,32 @@ class AlbefTextCrossAttention(AlbefAttention):
         hidden_states: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        groups: PhraseGroups,
-        pieces: PieceLayout,
+        layout: PhraseLayout,
+        image_of_phrase: int = 0,
         use_eager: bool = False,
         explain: bool = False,
         key_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """States `(num_pieces, hidden_size)`. Keys and values have one row an image of `groups`, which the phrases of
-        the image read together; `key_mask` `(M, 1, 1, keys)` is False for keys that nobody reads.
+        """States `(num_tokens, hidden_size)`. Keys and values have one row per image that the layout reads for image
+        number `image_of_phrase` of the phrases, which its phrases read together; `key_mask` `(M, 1, 1, keys)` is
+        False for keys that are not read.
 
-        With `explain`, the probabilities `(P, num_heads, T, 1 + num_patches)` are returned as a node of the graph.
+        With `explain`, the attention map `(P, num_heads, T, 1 + num_patches)` is returned as a node of the graph.
         """
-        query = self.split_heads(groups.spread(pieces.unpack(self.q_proj(hidden_states))).flatten(1, 2))
-        probabilities = None
+        grouping = layout.groupings[image_of_phrase]
+        query = self.split_heads(grouping.to_grid(layout.unpack(self.q_proj(hidden_states))).flatten(1, 2))
+        attention_map = None
         if explain:
-            # on the grid: (M, num_heads, m x T, 1 + num_patches)
-            on_grid = _attention_probabilities(query, key, self.scaling, key_mask)
-            of_rows = on_grid.unflatten(2, (groups.width, -1)).transpose(1, 2)
-            probabilities = _as_graph_node(groups.collect(of_rows))  # every phrase has its own row
-            weights = groups.spread(probabilities).transpose(1, 2).flatten(2, 3)
+            grid = _attention_probabilities(query, key, self.scaling, key_mask)  # (M, num_heads, m x T, keys)
+            rows = grid.unflatten(2, (grouping.width, -1)).transpose(1, 2)
+            attention_map = _as_graph_node(grouping.from_grid(rows))  # every phrase has its own row
+            weights = grouping.to_grid(attention_map).transpose(1, 2).flatten(2, 3)
             weights = nn.functional.dropout(weights, p=self.dropout, training=self.training)
             context = torch.matmul(weights, value).transpose(1, 2)
         else:
             context, _ = self.attend(query, key, value, key_mask, use_eager)
-        context = groups.collect(context.flatten(2).unflatten(1, (groups.width, -1)))
-        return self.out_proj(pieces.pack(context)), probabilities
+        context = grouping.from_grid(context.flatten(2).unflatten(1, (grouping.width, -1)))
+        return self.out_proj(layout.pack(context)), attention_map
 
 
 class AlbefTextLayer(GradientCheckpointingLayer):
@@ -241,32 +243,32 @@ class AlbefTextLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        pieces: PieceLayout,
+        layout: PhraseLayout,
         attention_mask: torch.Tensor | None = None,
         key: torch.Tensor | None = None,
         value: torch.Tensor | None = None,
-        groups: PhraseGroups | None = None,
+        image_of_phrase: int = 0,
         use_eager: bool = False,
         explain: bool = False,
-        first_piece_only: bool = False,
+        first_token_only: bool = False,
         key_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        attended = self.dropout(self.attention(hidden_states, attention_mask, pieces, use_eager, first_piece_only))
-        if first_piece_only:
-            hidden_states, pieces = pieces.unpack(hidden_states)[:, 0], pieces.first_pieces()
+        attended = self.dropout(self.attention(hidden_states, attention_mask, layout, use_eager, first_token_only))
+        if first_token_only:
+            hidden_states, layout = layout.unpack(hidden_states)[:, 0], layout.first_tokens()
         hidden_states = self.attention_layer_norm(hidden_states + attended)
-        probabilities = None
+        attention_map = None
         if self.cross_attention is not None:
-            attended, probabilities = self.cross_attention(
-                hidden_states, key, value, groups, pieces, use_eager, explain, key_mask
+            attended, attention_map = self.cross_attention(
+                hidden_states, key, value, layout, image_of_phrase, use_eager, explain, key_mask
             )
             hidden_states = self.cross_attention_layer_norm(hidden_states + self.dropout(attended))
         expanded = self.dropout(self.fc2(nn.functional.gelu(self.fc1(hidden_states))))
-        return self.output_layer_norm(hidden_states + expanded), probabilities
+        return self.output_layer_norm(hidden_states + expanded), attention_map
 
 
 class AlbefVisionModel(AlbefPreTrainedModel):
-    """Image encoder: a vision transformer over patches with a class token in front."""
+    """Image encoder: a vision transformer over a class token and patches."""
 
     config: AlbefVisionConfig
     input_modalities = ("image",)
@@ -334,7 +336,7 @@ class AlbefVisionModel(AlbefPreTrainedModel):
 
 
 class AlbefTextStack(AlbefPreTrainedModel):
-    """Embeddings of pieces and the layers above them; a subclass runs the layers and ends with `post_init`."""
+    """Embeddings of tokens and the layers above them; a subclass runs the layers and ends with `post_init`."""
 
     config: AlbefTextConfig
     main_input_name = "input_ids"
@@ -356,11 +358,11 @@ class AlbefTextStack(AlbefPreTrainedModel):
         self.word_embeddings = value
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Pieces with positions: `(P, T)` to `(P, T, hidden_size)`."""
+        """Tokens with positions: `(P, T)` to `(P, T, hidden_size)`."""
         length, limit = input_ids.shape[1], self.config.max_position_embeddings
         if length > limit:
             raise ValueError(
-                f"`input_ids` has {length} pieces a phrase but the position table ends at {limit}. Shorten the "
+                f"`input_ids` has {length} tokens per phrase but the position table ends at {limit}. Shorten the "
                 f"phrase, or pass `max_length={limit}` to the processor to cut it."
             )
         embeds = self.word_embeddings(input_ids) + self.position_embeddings.weight[:length]
@@ -370,7 +372,7 @@ class AlbefTextStack(AlbefPreTrainedModel):
 class AlbefTextModel(AlbefTextStack):
     """Text encoder (layers below `fusion_layer`) and fusion encoder (the layers above) in one stack.
 
-    Where a text has several images, the fusion layers come in groups with one layer an image, which share the weights
+    Where a text has several images, the fusion layers come in groups with one layer per image, which share the weights
     that project images to keys and values.
     """
 
@@ -400,117 +402,113 @@ class AlbefTextModel(AlbefTextStack):
         return range(first, first + step)
 
     def project_image(self, image_embeds: torch.Tensor) -> list[KeysValues]:
-        """Keys and values of every fusion layer, once an image and group (see [`AlbefTextCrossAttention`])."""
+        """Keys and values of every fusion layer, once per image and group (see [`AlbefTextCrossAttention`])."""
         step = self.config.images_per_text
         first_layers = self.layers[self.config.fusion_layer :: step]
-        of_groups = [layer.cross_attention.project_image(image_embeds) for layer in first_layers]
-        return [pair for pair in of_groups for _ in range(step)]
+        projected = [layer.cross_attention.project_image(image_embeds) for layer in first_layers]
+        return [pair for pair in projected for _ in range(step)]
 
-    def encode(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | PieceLayout, keep_padding: bool = False
-    ) -> torch.Tensor:
+    def encode(self, input_ids: torch.Tensor, layout: PhraseLayout) -> torch.Tensor:
         """Text encoder alone: `(P, T)` to text_embeds `(P, T, hidden_size)`."""
-        return self.run_layers(
-            self.embed(input_ids), attention_mask, last=self.config.fusion_layer, keep_padding=keep_padding
-        )
-
-    def encode_together(
-        self, phrases: list[tuple[torch.Tensor, torch.Tensor]], keep_padding: bool = False
-    ) -> list[torch.Tensor]:
-        """Text encoder in one pass for several `(input_ids, attention_mask)` of the same length; states of each."""
-        ids, masks = zip(*phrases, strict=True)
-        states = self.encode(torch.cat(ids), torch.cat(masks), keep_padding)
-        return list(states.split([len(part) for part in ids]))
+        return self.run_layers(self.embed(input_ids), layout, last=self.config.fusion_layer)
 
     def run_layers(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | PieceLayout,
+        layout: PhraseLayout,
         keys_values: list[KeysValues] | None = None,
-        image_index: ImageIndex = None,
         first: int = 0,
         last: int | None = None,
-        first_piece_only: bool = False,
-        keep_padding: bool = False,
+        first_token_only: bool = False,
         use_eager: bool = False,
     ) -> torch.Tensor:
         r"""Runs layers `first` to `last - 1` on phrases.
 
         Args:
-            hidden_states (`torch.Tensor` of shape `(P, T, hidden_size)`): states of their pieces.
-            attention_mask (`torch.Tensor` of shape `(P, T)` or [`~grouping_albef.PieceLayout`]): 1 for real pieces.
-            keys_values (`list`, *optional*): keys and values of the images, one pair a fusion layer.
-            image_index (`torch.Tensor` of shape `(P,)` or `(P, m)`, or what [`~grouping_albef.PhraseGroups`] made of
-                it, *optional*): image row of each phrase, or its m rows, which the layers read in turn.
-            first_piece_only (`bool`): the last of these layers computes the first piece alone.
-            keep_padding (`bool`): compute the states of padding as well.
+            hidden_states (`torch.Tensor` of shape `(P, T, hidden_size)`): states of their tokens.
+            layout ([`~layout_albef.PhraseLayout`]): which tokens are real, and the images of the phrases; the fusion
+                layers read the images of a phrase in turn.
+            keys_values (`list`, *optional*): keys and values of the images, one pair per fusion layer.
+            first_token_only (`bool`): the last of these layers computes the first token alone.
             use_eager (`bool`): attention that can be differentiated twice, which the layers above an explained one
                 need; the configured one otherwise.
 
         Returns:
-            `torch.Tensor`: states `(P, T, hidden_size)`, 0 for padding unless it is kept; of the first piece,
-            `(P, 1, hidden_size)`, with `first_piece_only`.
+            `torch.Tensor`: states `(P, T, hidden_size)`, 0 for padding unless the layout keeps it; of the first
+            token, `(P, 1, hidden_size)`, with `first_token_only`.
         """
         last = len(self.layers) if last is None else last
         if first >= last or len(hidden_states) == 0:
-            return hidden_states[:, :1] if first_piece_only else hidden_states
-        groups = () if keys_values is None else PhraseGroups.of_each(image_index, len(keys_values[0][0]))
-        pieces = PieceLayout.of(attention_mask, keep_padding)
-        packed = pieces.pack(hidden_states)
-        mask = self._make_mask(packed, pieces, use_eager)
+            return hidden_states[:, :1] if first_token_only else hidden_states
+        packed = layout.pack(hidden_states)
+        mask = self._make_mask(packed, layout, use_eager)
         for index in range(first, last):
-            options = {"use_eager": use_eager, "first_piece_only": first_piece_only and index == last - 1}
-            packed, _ = self._run_layer(index, packed, pieces, mask, keys_values, groups, **options)
-        return packed[:, None] if first_piece_only else pieces.unpack(packed)
+            packed, _ = self._run_layer(
+                index,
+                packed,
+                layout,
+                mask,
+                keys_values,
+                use_eager=use_eager,
+                first_token_only=first_token_only and index == last - 1,
+            )
+        return packed[:, None] if first_token_only else layout.unpack(packed)
 
     def run_explained_layer(
         self,
         index: int,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | PieceLayout,
+        layout: PhraseLayout,
         keys_values: list[KeysValues],
-        image_index: ImageIndex = None,
-        keep_padding: bool = False,
         use_eager: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Runs one fusion layer, as [`run_layers`]; returns the states and its cross-attention probabilities
+        """Runs one fusion layer, as [`run_layers`]; returns the states and its attention map
         `(P, num_heads, T, 1 + num_patches)` as a node of the graph (a leaf if none exists).
 
         Its self-attention comes before what is explained: it needs `use_eager` where a lower layer is explained too.
         """
-        pieces = PieceLayout.of(attention_mask, keep_padding)
-        groups = PhraseGroups.of_each(image_index, len(keys_values[0][0]))
-        packed = pieces.pack(hidden_states)
-        mask = self._make_mask(packed, pieces, use_eager)
-        options = {"use_eager": use_eager, "explain": True}
-        packed, probabilities = self._run_layer(index, packed, pieces, mask, keys_values, groups, **options)
-        return pieces.unpack(packed), probabilities
+        packed = layout.pack(hidden_states)
+        mask = self._make_mask(packed, layout, use_eager)
+        packed, attention_map = self._run_layer(
+            index, packed, layout, mask, keys_values, use_eager=use_eager, explain=True
+        )
+        return layout.unpack(packed), attention_map
 
     def _run_layer(
         self,
         index: int,
         packed: torch.Tensor,
-        pieces: PieceLayout,
+        layout: PhraseLayout,
         mask: torch.Tensor | None,
         keys_values: list[KeysValues] | None,
-        groups: tuple[PhraseGroups, ...],
-        **options: bool,
+        use_eager: bool,
+        explain: bool = False,
+        first_token_only: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        layer = self.layers[index]
-        key = value = of_image = None
+        layer, key, value, image_of_phrase = self.layers[index], None, None, 0
         if layer.cross_attention is not None:
             number = index - self.config.fusion_layer
-            of_image = groups[number % len(groups)]
-            key, value = map(of_image.select, keys_values[number])
-        return layer(packed, pieces, mask, key, value, of_image, **options)
+            image_of_phrase = number % len(layout.groupings)
+            key, value = map(layout.groupings[image_of_phrase].select_images, keys_values[number])
+        return layer(
+            packed,
+            layout,
+            mask,
+            key,
+            value,
+            image_of_phrase,
+            use_eager=use_eager,
+            explain=explain,
+            first_token_only=first_token_only,
+        )
 
-    def _make_mask(self, packed: torch.Tensor, pieces: PieceLayout, use_eager: bool) -> torch.Tensor | None:
-        """Mask of the self-attention on the device of `packed`, made where `pieces` has its mask."""
-        attention_mask = pieces.attention_mask
+    def _make_mask(self, packed: torch.Tensor, layout: PhraseLayout, use_eager: bool) -> torch.Tensor | None:
+        """Mask of the self-attention on the device of `packed`, made where `layout` has its attention mask."""
+        attention_mask = layout.attention_mask
         if use_eager:
             return attention_mask[:, None, None, :].bool().to(packed.device, non_blocking=True)
         state = packed.new_empty((), device=attention_mask.device)
-        embeds = state.expand(*pieces.shape, packed.shape[-1])  # read for shape, type and device alone
+        embeds = state.expand(*layout.shape, packed.shape[-1])  # read for shape, type and device alone
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=embeds, attention_mask=attention_mask)
         return None if mask is None else mask.to(packed.device, non_blocking=True)
 
@@ -525,12 +523,13 @@ class AlbefTextModel(AlbefTextStack):
         text layers."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        text_embeds = self.encode(input_ids, attention_mask, keep_padding=True)
+        num_images = len(input_ids) if image_embeds is None else len(image_embeds)
+        layout = build_layout(attention_mask, image_index, num_images, keep_padding=True)
+        text_embeds = self.encode(input_ids, layout)
         if image_embeds is None:
             return text_embeds
         keys_values = self.project_image(image_embeds)
-        options = {"first": self.config.fusion_layer, "keep_padding": True}
-        return self.run_layers(text_embeds, attention_mask, keys_values, image_index, **options)
+        return self.run_layers(text_embeds, layout, keys_values, first=self.config.fusion_layer)
 
 
 __all__ = [

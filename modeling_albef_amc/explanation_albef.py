@@ -6,11 +6,13 @@ Method: Yang et al., CVPR 2023 (arXiv 2206.15462), section 3, which follows Li e
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
 
+from .encoders_albef import AlbefTextModel, KeysValues
+from .layout_albef import PhraseLayout
 from .ranges_albef import check_choice
 
 ExplanationKind = Literal["itm", "itc"]
@@ -18,28 +20,32 @@ HeatmapDenominator = Literal["kept", "padded"]
 
 NORMALIZATION_EPSILON = 1e-7
 
+# From fused states `(P, T, hidden_size)`, of first tokens alone `(P, 1, hidden_size)`, to the logits of a head
+# `(P, ...)` and the score to explain `(P,)`.
+ReadScore = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
 
 def check_explanation(explanation_kind: str, output_token_heatmap: bool) -> None:
-    """Raises `ValueError` for an unknown kind, and for maps of pieces where there are none."""
+    """Raises `ValueError` for an unknown kind, and for maps of tokens where there are none."""
     check_choice("explanation_kind", explanation_kind, get_args(ExplanationKind))
     if output_token_heatmap and explanation_kind != "itm":
-        raise ValueError('`output_token_heatmap` needs `explanation_kind="itm"`: an `itc` map has no pieces.')
+        raise ValueError('`output_token_heatmap` needs `explanation_kind="itm"`: an `itc` map has no tokens.')
 
 
 def resolve_token_mask(token_mask: torch.Tensor | None, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Pieces that a heatmap averages, `(P, T)`: `token_mask` among the real pieces, every real piece without it."""
+    """Tokens that a heatmap averages, `(P, T)`: `token_mask` among the real tokens, every real token without it."""
     if token_mask is None:
         return attention_mask
     if token_mask.shape != attention_mask.shape:
         raise ValueError(
             f"`token_mask` has shape {tuple(token_mask.shape)} but `input_ids` {tuple(attention_mask.shape)}: one "
-            "value a piece is needed."
+            "value per token is needed."
         )
-    piece_mask = token_mask.to(attention_mask.dtype) * attention_mask
-    if not piece_mask.any(dim=1).all():
-        empty = (~piece_mask.any(dim=1)).nonzero().flatten().tolist()
-        raise ValueError(f"`token_mask` keeps no piece of phrase(s) {empty}: mark at least one real piece of each.")
-    return piece_mask
+    token_mask = token_mask.to(attention_mask.dtype) * attention_mask
+    if not token_mask.any(dim=1).all():
+        empty = (~token_mask.any(dim=1)).nonzero().flatten().tolist()
+        raise ValueError(f"`token_mask` keeps no token of phrase(s) {empty}: mark at least one real token of each.")
+    return token_mask
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
@@ -47,68 +53,124 @@ def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def compute_weighted_attention(score: torch.Tensor, attention: torch.Tensor, keep_graph: bool) -> torch.Tensor:
-    r"""Attention weighted by the positive part of the gradient that the score sends to it, averaged over heads.
-
-    Formula: `mean over heads of A * max(dS/dA, 0)` with `S` the sum of `score`. Rows of a batch do not depend on
-    each other, so the gradient of the sum holds every row's own gradient. The product is at least float32.
+class ExplainedScore(NamedTuple):
+    """A head's scores, and what they owe to the attention that is explained.
 
     Args:
-        score (`torch.Tensor` of shape `(P,)`): the score to explain, one a phrase, in the graph.
-        attention (`torch.Tensor` of shape `(P, num_heads, T, S)`): probabilities before dropout, in the same graph.
-        keep_graph (`bool`): keep the graph and make the result differentiable (training: AMC differentiates twice).
-
-    Returns:
-        `torch.Tensor` of shape `(P, T, S)`, float32 (float64 of a float64 model), >= 0.
+        logits (`torch.Tensor` of shape `(P, ...)`): outputs of the head.
+        score (`torch.Tensor` of shape `(P,)`): the score of each phrase that is explained.
+        attention_maps (`list` of `torch.Tensor` of shape `(P, num_heads, T, 1 + num_patches)`): probabilities before
+            dropout, one map for each image of a phrase.
+        gradients (`list` of `torch.Tensor`, shaped like these): gradient of each phrase's score.
     """
-    (maps,) = compute_weighted_attentions(score, [attention], keep_graph)
-    return maps
+
+    logits: torch.Tensor
+    score: torch.Tensor
+    attention_maps: list[torch.Tensor]
+    gradients: list[torch.Tensor]
 
 
-def compute_weighted_attentions(
-    score: torch.Tensor, attentions: Sequence[torch.Tensor], keep_graph: bool
+class Explanation(NamedTuple):
+    """Grad-CAM of P scores on a grid of G_h x G_w patches, float32 (float64 of a float64 model).
+
+    Args:
+        token_heatmap (`torch.Tensor` of shape `(P, T, G_h, G_w)`): the map of every token, >= 0.
+        heatmap (`torch.Tensor` of shape `(P, G_h, G_w)`): its mean over tokens, >= 0.
+        normalized_heatmap (`torch.Tensor` of shape `(P, G_h, G_w)`): minus minimum, over maximum; in [0, 1].
+    """
+
+    token_heatmap: torch.Tensor
+    heatmap: torch.Tensor
+    normalized_heatmap: torch.Tensor
+
+
+def explain_score(
+    text_model: AlbefTextModel,
+    states: torch.Tensor,
+    layout: PhraseLayout,
+    keys_values: list[KeysValues],
+    layers: range,
+    read_score: ReadScore,
+    first_token_only: bool = True,
+) -> ExplainedScore:
+    r"""A head's score and its gradient at the cross-attention of neighbouring layers, one for each image of a phrase.
+
+    With gradients enabled, everything stays in the graph. Without, the graph begins at the first attention map, ends
+    at the score, and is freed.
+
+    Args:
+        states (`torch.Tensor` of shape `(P, T, hidden_size)`): phrases after the layers below the first of `layers`.
+        layout ([`~layout_albef.PhraseLayout`]): theirs.
+        keys_values (`list`): keys and values of the images, one pair per fusion layer.
+        layers (`range`): the explained layers.
+        read_score (`Callable`): the head, from fused states to its logits and the score of each phrase.
+        first_token_only (`bool`): the head reads first tokens alone.
+    """
+    keep_graph, attention_maps = torch.is_grad_enabled(), []
+    with torch.enable_grad():
+        for index in layers:
+            use_eager = index > layers[0]
+            states, attention_map = text_model.run_explained_layer(index, states, layout, keys_values, use_eager)
+            attention_maps.append(attention_map)
+        fused = text_model.run_layers(
+            states, layout, keys_values, first=layers[-1] + 1, first_token_only=first_token_only, use_eager=True
+        )
+        logits, score = read_score(fused)
+        gradients = differentiate_score(score, attention_maps, keep_graph)
+    if not keep_graph:
+        logits, score = logits.detach(), score.detach()
+    return ExplainedScore(logits, score, attention_maps, gradients)
+
+
+def differentiate_score(
+    score: torch.Tensor, attention_maps: Sequence[torch.Tensor], keep_graph: bool
 ) -> list[torch.Tensor]:
-    """As [`compute_weighted_attention`], for the attention of several layers from one backward pass."""
-    gradients = torch.autograd.grad(score.sum(), attentions, create_graph=keep_graph, retain_graph=keep_graph)
-    kept = attentions if keep_graph else [attention.detach() for attention in attentions]
-    return [
-        (at_least_float32(attention) * at_least_float32(gradient).clamp(min=0)).mean(dim=1)
-        for attention, gradient in zip(kept, gradients, strict=True)
-    ]
+    """Gradients of scores with respect to attention maps, from one backward pass.
 
-
-def average_over_pieces(
-    token_heatmap: torch.Tensor, piece_mask: torch.Tensor, denominator: HeatmapDenominator = "kept"
-) -> torch.Tensor:
-    r"""Mean of the maps of the pieces that count.
+    Rows of a batch do not depend on each other, so the gradient of the sum holds every row's own gradient.
 
     Args:
-        token_heatmap (`torch.Tensor` of shape `(P, T, G_h, G_w)`): map of every piece.
-        piece_mask (`torch.Tensor` of shape `(P, T)`): 1 for pieces that count, 0 for padding and pieces left out.
-        denominator (`str`, defaults to `"kept"`): `"kept"` divides by the number of pieces that count, so that a
-            heatmap does not depend on the padding of its batch; `"padded"` divides by T as the released code does.
-
-    Returns:
-        `torch.Tensor` of shape `(P, G_h, G_w)`.
+        score (`torch.Tensor` of shape `(P,)`): the score to explain, one per phrase, in the graph.
+        attention_maps (sequence of `torch.Tensor` of shape `(P, num_heads, T, S)`): probabilities before dropout, in
+            the same graph.
+        keep_graph (`bool`): keep the graph, and make the gradients differentiable (AMC differentiates twice).
     """
-    weights = piece_mask.to(token_heatmap.dtype)
+    gradients = torch.autograd.grad(score.sum(), attention_maps, create_graph=keep_graph, retain_graph=keep_graph)
+    return list(gradients)
+
+
+def explain_attention(
+    attention_map: torch.Tensor,
+    gradient: torch.Tensor,
+    token_mask: torch.Tensor,
+    grid_size: tuple[int, int],
+    denominator: HeatmapDenominator = "kept",
+) -> Explanation:
+    r"""Heatmaps from an attention map and the gradient that the score sends to it.
+
+    Formula, with attention A and score S: the map of a token is `mean over heads of A * max(dS/dA, 0)`; `heatmap` is
+    the mean over tokens that count; `normalized_heatmap` is `heatmap` minus its minimum, divided by its maximum after
+    that plus 1e-7. All products are at least float32.
+
+    Args:
+        attention_map, gradient (`torch.Tensor` of shape `(P, num_heads, T, 1 + num_patches)`): probabilities before
+            dropout, class token first, and dS/dA.
+        token_mask (`torch.Tensor` of shape `(P, T)`): 1 for tokens that count, 0 for padding and tokens that are
+            ignored. With fewer columns than the map has rows, the first rows are read.
+        grid_size (`tuple`): G_h, G_w.
+        denominator (`str`, defaults to `"kept"`): `"kept"` divides by the number of tokens that count, so that a
+            heatmap does not depend on the padding of its batch; `"padded"` divides by T, the published code's
+            behaviour.
+    """
+    weighted = (at_least_float32(attention_map) * at_least_float32(gradient).clamp(min=0)).mean(dim=1)
+    token_heatmap = weighted[:, : token_mask.shape[1], 1:].unflatten(-1, grid_size)  # drop the class token
+    weights = token_mask.to(token_heatmap.dtype)
     total = (token_heatmap * weights[..., None, None]).sum(dim=1)  # a matrix product would be rounded under autocast
-    if denominator == "padded":
-        return total / token_heatmap.shape[1]
-    return total / weights.sum(dim=1)[:, None, None]
-
-
-def normalize_heatmap(heatmap: torch.Tensor) -> torch.Tensor:
-    r"""Heatmap of each phrase minus its minimum, divided by its maximum after that plus 1e-7.
-
-    Args:
-        heatmap (`torch.Tensor` of shape `(P, G_h, G_w)`): raw Grad-CAM, >= 0.
-
-    Returns:
-        `torch.Tensor` of shape `(P, G_h, G_w)` in [0, 1].
-    """
+    num_tokens = weights.sum(dim=1)[:, None, None] if denominator == "kept" else token_heatmap.shape[1]
+    heatmap = total / num_tokens
     shifted = heatmap - heatmap.amin(dim=(-2, -1), keepdim=True)
-    return shifted / (shifted.amax(dim=(-2, -1), keepdim=True) + NORMALIZATION_EPSILON)
+    normalized_heatmap = shifted / (shifted.amax(dim=(-2, -1), keepdim=True) + NORMALIZATION_EPSILON)
+    return Explanation(token_heatmap, heatmap, normalized_heatmap)
 
 
 def outside_inference_mode(method: Callable) -> Callable:
@@ -118,6 +180,8 @@ def outside_inference_mode(method: Callable) -> Callable:
     """
 
     def copy(value: Any) -> Any:
+        if isinstance(value, PhraseLayout):
+            return value.map_tensors(copy)
         return value.clone() if isinstance(value, torch.Tensor) and value.is_inference() else value
 
     @functools.wraps(method)
@@ -147,15 +211,17 @@ class evaluation_mode:
 
 
 __all__ = [
+    "ExplainedScore",
+    "Explanation",
     "ExplanationKind",
     "HeatmapDenominator",
+    "ReadScore",
     "at_least_float32",
-    "average_over_pieces",
     "check_explanation",
-    "compute_weighted_attention",
-    "compute_weighted_attentions",
+    "differentiate_score",
     "evaluation_mode",
-    "normalize_heatmap",
+    "explain_attention",
+    "explain_score",
     "outside_inference_mode",
     "resolve_token_mask",
 ]

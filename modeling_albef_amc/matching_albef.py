@@ -1,10 +1,15 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""ALBEF with the matching head, whose score is explained by heatmaps: the grounding models.
+"""ALBEF with the matching head: scores of image and phrase, heatmaps that explain them, and retrieval by them.
 
 Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651). The heatmap that the heads return with
 `output_heatmap=True` is the Grad-CAM of Yang et al., CVPR 2023 (arXiv 2206.15462), computed inside `forward`.
+Retrieval (section 4) has two stages: contrastive similarities choose k candidates of every query, the matching head
+ranks them. Shortlists and scores are those of the released implementation, which fuses a pair again for each shortlist
+that holds it, and projects keys and values once per pair.
 """
 
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import get_args
 
 import torch
@@ -16,30 +21,88 @@ from .base_albef import AlbefModel
 from .configuration_albef import ITM_MATCH_INDEX, AlbefConfig
 from .encoders_albef import AlbefTextModel, AlbefVisionModel, KeysValues
 from .explanation_albef import (
+    ExplainedScore,
+    Explanation,
     ExplanationKind,
     HeatmapDenominator,
     at_least_float32,
-    average_over_pieces,
     check_explanation,
-    compute_weighted_attention,
+    differentiate_score,
     evaluation_mode,
-    normalize_heatmap,
+    explain_attention,
+    explain_score,
     outside_inference_mode,
     resolve_token_mask,
 )
-from .fusion_albef import explain_fusion, fuse_below, fuse_first_pieces
-from .grouping_albef import PhraseGroups, PhraseRows, PieceLayout, divide_by_length
-from .inputs_albef import check_phrase_inputs
-from .outputs_albef import AlbefGroundingOutput
-from .parallel_albef import pad_pieces
+from .layout_albef import (
+    PhraseLayout,
+    build_layout,
+    check_phrase_inputs,
+    check_tokens,
+    chunk_by_length,
+    pad_tokens,
+)
+from .outputs_albef import AlbefGroundingOutput, AlbefRetrievalScores
+from .pretrained_albef import AlbefPreTrainedModel
 from .ranges_albef import COUNT, check_choice, check_number
-from .two_stage_albef import TwoStageRetrieval
 
 # Graphs of `compile_encoders` at most; all layers of all encoders, in training and in evaluation, share them.
 RECOMPILE_LIMIT = 32
+NOT_LISTED = -100.0  # score of a pair outside the shortlist, as published
+IMAGES_PER_BLOCK = 16  # images whose keys and values are held at once
+
+Batch = Mapping[str, torch.Tensor]
 
 
-class AlbefMatchingModel(TwoStageRetrieval):
+@dataclass(frozen=True)
+class EncodedImages:
+    """N images of a gallery as [`encode_images`] leaves them.
+
+    Args:
+        embeds (`list` of `torch.Tensor` of shape `(n, 1 + num_patches, hidden_size)`): encoder states, batch by batch.
+        features (`torch.Tensor` of shape `(N, projection_dim)`): contrastive features, unit length, at least float32.
+    """
+
+    embeds: list[torch.Tensor]
+    features: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def iterate_blocks(self) -> Iterator[torch.Tensor]:
+        """States of at most [`IMAGES_PER_BLOCK`] images."""
+        for batch in self.embeds:
+            yield from batch.split(IMAGES_PER_BLOCK)
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """P texts of a gallery as [`encode_texts`] leaves them; no padding is kept.
+
+    Args:
+        tokens (`torch.Tensor` of shape `(num_tokens, hidden_size)`): states of the text encoder, text after text.
+        lengths (`torch.Tensor` of shape `(P,)`, int64): tokens of each text.
+        features (`torch.Tensor` of shape `(P, projection_dim)`): contrastive features, unit length, at least float32.
+    """
+
+    tokens: torch.Tensor
+    lengths: torch.Tensor
+    features: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def read(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """States `(R, T, hidden_size)` of some texts, and the mask `(R, T)` of their tokens."""
+        lengths = self.lengths[rows]
+        columns = torch.arange(int(lengths.max()), device=rows.device)
+        is_real = columns < lengths[:, None]
+        first = self.lengths.cumsum(0)[rows] - lengths
+        positions = (first[:, None] + columns).where(is_real, first[:, None])
+        return self.tokens[positions], is_real.long()
+
+
+class AlbefMatchingModel(AlbefPreTrainedModel):
     """Matching head, heatmaps, `ground` and `retrieve`, shared by the classes that score pairs of image and phrase.
 
     A subclass adds its own modules after `super().__init__` and ends with `self.post_init()`.
@@ -61,7 +124,7 @@ class AlbefMatchingModel(TwoStageRetrieval):
 
         Weights keep their names, so checkpoints stay as they are. The first calls take the time to compile: once for
         a new number of images and once for any further ones, and likewise for phrases; later calls do not compile
-        again. Fusion layers are left alone. From the explanation layer on they are differentiated twice, which
+        again. Fusion layers are not compiled. From the explanation layer on they are differentiated twice, which
         compiled code cannot be. Below it, phrases share images in so many ways that they would be compiled again and
         again. With `explanation_kind="itc"` the blocks from `explanation_block` on run uncompiled.
 
@@ -90,65 +153,81 @@ class AlbefMatchingModel(TwoStageRetrieval):
 
     def match(
         self,
-        rows: PhraseRows,
+        states: torch.Tensor,
+        layout: PhraseLayout,
         keys_values: list[KeysValues],
-        explain: bool = False,
-        keep_graph: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        first: int | None = None,
+    ) -> torch.Tensor:
         r"""Fuses phrases with images and scores the pairs.
 
         Args:
-            rows ([`~grouping_albef.PhraseRows`]): P phrases as the text encoder left them, and their images.
-            keys_values (`list`): keys and values of the images, one pair a fusion layer.
-            explain, keep_graph (`bool`): compute the maps of the matching score; keep them in the graph.
+            states (`torch.Tensor` of shape `(P, T, hidden_size)`): phrases after the layers below `first`.
+            layout ([`~layout_albef.PhraseLayout`]): theirs.
+            keys_values (`list`): keys and values of the images, one pair per fusion layer.
+            first (`int`, *optional*): layer to begin at; the first fusion layer by default.
 
         Returns:
-            `tuple`: `itm_logits` `(P, 2)`; with `explain` the map of every piece `(P, T, G_h, G_w)`, 0 for padding,
-            else None.
+            `torch.Tensor` of shape `(P, 2)`: `itm_logits`.
         """
-        if not explain:
-            return self.score(rows, keys_values, first=self.config.text_config.fusion_layer), None
-        rows = fuse_below(self.albef.text_model, rows, keys_values, last=self.config.explanation_layer)
-        return self.explain_match(rows, keys_values, keep_graph)
-
-    def score(self, rows: PhraseRows, keys_values: list[KeysValues], first: int) -> torch.Tensor:
-        """Matching scores `(P, 2)` of phrases that have passed the layers below `first`."""
-        return self.itm_head(fuse_first_pieces(self.albef.text_model, rows, keys_values, first))
+        first = self.config.text_config.fusion_layer if first is None else first
+        fused = self.albef.text_model.run_layers(states, layout, keys_values, first=first, first_token_only=True)
+        return self.itm_head(fused[:, 0])
 
     def explain_match(
-        self, rows: PhraseRows, keys_values: list[KeysValues], keep_graph: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores and maps as for [`match`], of phrases that have passed the layers below the explanation layer."""
-        layers = range(self.config.explanation_layer, self.config.explanation_layer + 1)
-        itm_logits, _, (maps,) = explain_fusion(
-            self.albef.text_model, rows, keys_values, layers, self._read_match, keep_graph
-        )
-        return itm_logits, maps.unflatten(-1, self.config.vision_config.grid_size)
+        self, states: torch.Tensor, layout: PhraseLayout, keys_values: list[KeysValues], first: int | None = None
+    ) -> ExplainedScore:
+        """Matching scores as [`match`], with the attention map of the explanation layer and its gradient."""
 
-    def _read_match(self, fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        itm_logits = self.itm_head(fused[:, 0])
-        return itm_logits, itm_logits[:, ITM_MATCH_INDEX]
+        def read_match(fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            itm_logits = self.itm_head(fused[:, 0])
+            return itm_logits, itm_logits[:, ITM_MATCH_INDEX]
+
+        text_model, explained = self.albef.text_model, self.config.explanation_layer
+        first = self.config.text_config.fusion_layer if first is None else first
+        states = text_model.run_layers(states, layout, keys_values, first=first, last=explained)
+        layers = range(explained, explained + 1)
+        return explain_score(text_model, states, layout, keys_values, layers, read_match)
 
     def explain_similarity(
-        self, pixel_values: torch.Tensor, text_embeds: torch.Tensor, image_index: torch.Tensor, keep_graph: bool
-    ) -> torch.Tensor:
-        r"""Grad-CAM of the contrastive similarity: class-token attention of vision block `explanation_block`.
+        self, pixel_values: torch.Tensor, text_embeds: torch.Tensor, image_index: torch.Tensor
+    ) -> ExplainedScore:
+        r"""Contrastive similarities, with the attention map of vision block `explanation_block` and its gradient.
 
         The rows that enter the block are expanded by `image_index`, so that each phrase has a gradient of its own.
-
-        Returns:
-            `torch.Tensor` of shape `(P, G_h, G_w)`, >= 0, float32.
+        The first row of the map is that of the class token, which stands for the image.
         """
-        vision_model, block = self.albef.vision_model, self.config.explanation_block
+        keep_graph, block, vision_model = (
+            torch.is_grad_enabled(),
+            self.config.explanation_block,
+            self.albef.vision_model,
+        )
         text_features = self.albef.project_texts(text_embeds)
         states = vision_model.run_layers(vision_model.embed(pixel_values), last=block).index_select(0, image_index)
         with torch.enable_grad():
-            states, attention = vision_model.run_explained_layer(block, states)
+            states, attention_map = vision_model.run_explained_layer(block, states)
             states = vision_model.run_layers(states, first=block + 1, use_eager=True)
             image_features = self.albef.project_images(vision_model.layer_norm(states))
             similarity = (image_features * text_features).sum(dim=-1) / self.albef.temperature
-            maps = compute_weighted_attention(similarity, attention, keep_graph)
-        return maps[:, 0, 1:].unflatten(-1, self.config.vision_config.grid_size)  # row of the class token
+            gradients = differentiate_score(similarity, [attention_map], keep_graph)
+        return ExplainedScore(similarity, similarity, [attention_map], gradients)
+
+    def _explain_phrases(
+        self,
+        pixel_values: torch.Tensor,
+        text_embeds: torch.Tensor,
+        token_mask: torch.Tensor,
+        layout: PhraseLayout,
+        keys_values: list[KeysValues],
+        explanation_kind: ExplanationKind,
+    ) -> tuple[torch.Tensor, ExplainedScore, torch.Tensor]:
+        """Matching scores `(P, 2)` of phrases, the score that is explained, and the rows of its attention map that
+        count: those of tokens for `itm`, the class token's for `itc`."""
+        if explanation_kind == "itm":
+            explained = self.explain_match(text_embeds, layout, keys_values)
+            return explained.logits, explained, token_mask
+        itm_logits = self.match(text_embeds, layout, keys_values)
+        explained = self.explain_similarity(pixel_values, text_embeds, layout.image_index)
+        return itm_logits, explained, torch.ones_like(token_mask[:, :1])
 
     @outside_inference_mode
     def ground(
@@ -163,9 +242,10 @@ class AlbefMatchingModel(TwoStageRetrieval):
         output_token_heatmap: bool = False,
         phrases_per_chunk: int = 32,
         check_finite: bool = True,
+        layout: PhraseLayout | None = None,
         **unused_inputs,
     ) -> AlbefGroundingOutput:
-        r"""Heatmap and matching score of every phrase, without dropout and without a trace.
+        r"""Heatmap and matching score of every phrase, without dropout and without side effects.
 
         No parameter, `.grad`, mode or hook is changed, under `torch.no_grad()` and `torch.inference_mode()` as well.
         It costs a forward pass, with every image encoded once, and a backward pass from the score to the
@@ -174,7 +254,7 @@ class AlbefMatchingModel(TwoStageRetrieval):
 
         Args:
             pixel_values, input_ids, attention_mask, image_index, token_mask, original_sizes, explanation_kind,
-            output_token_heatmap: as for [`forward`].
+            output_token_heatmap, layout: as for [`forward`].
             phrases_per_chunk (`int`, defaults to 32): phrases explained at once; bounds the memory. Where there are
                 more, those of similar length are explained together.
             check_finite (`bool`, defaults to `True`): check the results. A caller who has more work for the device
@@ -188,59 +268,180 @@ class AlbefMatchingModel(TwoStageRetrieval):
             ValueError: shapes that do not fit, or scores that are not finite (NaN in the checkpoint or the image).
         """
         check_explanation(explanation_kind, output_token_heatmap)
+        check_number("phrases_per_chunk", phrases_per_chunk, COUNT)
         with torch.no_grad(), evaluation_mode(self):
-            attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
-            itm_logits, heatmaps, token_maps = self._ground_chunks(
-                pixel_values, input_ids, attention_mask, image_index, token_mask, explanation_kind, phrases_per_chunk
-            )
+            phrases = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index, layout)
+            token_mask = resolve_token_mask(token_mask, phrases.attention_mask)
+            keys_values = self.albef.text_model.project_image(self.albef.vision_model(pixel_values))
+            chunks, parts = chunk_by_length(phrases.attention_mask, phrases_per_chunk), []
+            for rows, length in chunks:
+                itm_logits, explanation = self._ground_chunk(
+                    pixel_values,
+                    input_ids[rows, :length],
+                    token_mask[rows, :length],
+                    phrases.select(rows, length),
+                    keys_values,
+                    explanation_kind,
+                )
+                token_heatmap = explanation.token_heatmap[:, : length if output_token_heatmap else 0]
+                token_heatmap = pad_tokens(token_heatmap, input_ids.shape[1] if output_token_heatmap else 0)
+                parts.append((itm_logits, token_heatmap, explanation.heatmap, explanation.normalized_heatmap))
+            order = torch.cat([rows for rows, _ in chunks]).argsort().to(pixel_values.device, non_blocking=True)
+            joined = [torch.cat(values)[order] for values in zip(*parts, strict=True)]
+        itm_logits, token_heatmap, heatmap, normalized_heatmap = joined
         outputs = AlbefGroundingOutput(
             itm_logits=itm_logits,
-            heatmap=heatmaps,
-            normalized_heatmap=normalize_heatmap(heatmaps),
-            token_heatmap=token_maps if output_token_heatmap else None,
-            image_index=image_index.to(heatmaps.device, non_blocking=True),
+            heatmap=heatmap,
+            normalized_heatmap=normalized_heatmap,
+            token_heatmap=token_heatmap if output_token_heatmap else None,
+            image_index=phrases.image_index.to(heatmap.device, non_blocking=True),
             original_sizes=original_sizes,
         )
         if check_finite:
             outputs.check_finite()
         return outputs
 
-    def _ground_chunks(
+    def _ground_chunk(
         self,
         pixel_values: torch.Tensor,
         input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        image_index: torch.Tensor,
-        token_mask: torch.Tensor | None,
+        token_mask: torch.Tensor,
+        layout: PhraseLayout,
+        keys_values: list[KeysValues],
         explanation_kind: ExplanationKind,
-        phrases_per_chunk: int,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Scores, heatmaps and piece maps `(P, T, G_h, G_w)` (`(P, 0, G_h, G_w)` for `itc`), computed in chunks of
-        similar length."""
-        check_number("phrases_per_chunk", phrases_per_chunk, COUNT)
-        explain_match = explanation_kind == "itm"
-        piece_mask = resolve_token_mask(token_mask, attention_mask)
-        text_model = self.albef.text_model
-        keys_values = text_model.project_image(self.albef.vision_model(pixel_values))
-        chunks = divide_by_length(attention_mask, phrases_per_chunk)
-        device, parts = pixel_values.device, []
-        for rows, length in chunks:
-            mask, images = attention_mask[rows, :length], image_index[rows]
-            pieces = PieceLayout.of(mask).to(device)
-            groups = PhraseGroups.of(images, len(pixel_values)).to(device)
-            text_embeds = text_model.encode(input_ids[rows, :length].to(device, non_blocking=True), pieces)
-            phrase_rows = PhraseRows(text_embeds, mask, images, pieces=pieces, groups=groups)
-            itm_logits, maps = self.match(phrase_rows, keys_values, explain=explain_match)
-            if explain_match:
-                heatmap = average_over_pieces(maps, piece_mask[rows, :length].to(device, non_blocking=True))
-                maps = pad_pieces(maps, input_ids.shape[1])
-            else:
-                of_phrases = images.to(device, non_blocking=True)
-                heatmap = self.explain_similarity(pixel_values, text_embeds, of_phrases, keep_graph=False)
-                maps = heatmap[:, None][:, :0]
-            parts.append((itm_logits, heatmap, maps))
-        back = torch.cat([rows for rows, _ in chunks]).argsort().to(device, non_blocking=True)
-        return tuple(torch.cat(of_chunks)[back] for of_chunks in zip(*parts, strict=True))
+    ) -> tuple[torch.Tensor, Explanation]:
+        """Matching scores `(R, 2)` and heatmaps of some phrases, whose tensors may be on the CPU."""
+        device = pixel_values.device
+        layout = layout.to(device)
+        text_embeds = self.albef.text_model.encode(input_ids.to(device, non_blocking=True), layout)
+        itm_logits, explained, token_mask = self._explain_phrases(
+            pixel_values, text_embeds, token_mask.to(device, non_blocking=True), layout, keys_values, explanation_kind
+        )
+        grid_size = self.config.vision_config.grid_size
+        (attention_map,), (gradient,) = explained.attention_maps, explained.gradients
+        return itm_logits, explain_attention(attention_map, gradient, token_mask, grid_size)
+
+    @torch.no_grad()
+    def encode_images(
+        self, batches: Batch | Iterable[Batch], storage_device: torch.device | str | None = None
+    ) -> EncodedImages:
+        r"""Encodes the images of a gallery, once for all queries; dropout is off.
+
+        Args:
+            batches (`Mapping` or iterable of them): `pixel_values` `(n, 3, image_height, image_width)` of each
+                batch, as the processor returns them; the pixels of one batch are held at a time.
+            storage_device (`torch.device` or `str`, *optional*): where the states wait for [`retrieve`]; `"cpu"` for a
+                gallery larger than the GPU's memory. The model's device by default.
+
+        Raises:
+            ValueError: there is no image, or its size is not the model's.
+        """
+        embeds, features = [], []
+        with evaluation_mode(self):
+            for batch in _iterate(batches):
+                pixel_values = _get(batch, "pixel_values")
+                if len(pixel_values) == 0:
+                    continue
+                states = self.albef.vision_model(pixel_values.to(self.device))
+                features.append(at_least_float32(self.albef.project_images(states)))
+                embeds.append(states.to(storage_device or self.device))
+        if not features:
+            raise ValueError("the gallery has no image: give at least one batch (an iterator gives its batches once).")
+        return EncodedImages(embeds, torch.cat(features))
+
+    @torch.no_grad()
+    def encode_texts(
+        self, batches: Batch | Iterable[Batch], storage_device: torch.device | str | None = None
+    ) -> EncodedTexts:
+        r"""Encodes the texts of a gallery, once for all queries; dropout is off.
+
+        Args:
+            batches (`Mapping` or iterable of them): `input_ids` and `attention_mask` (all ones without) `(n, T)` of
+                each batch, as the processor returns them; T may differ between batches.
+            storage_device (`torch.device` or `str`, *optional*): as for [`encode_images`].
+
+        Raises:
+            ValueError: there is no text, or one without a token.
+        """
+        tokens, lengths, features = [], [], []
+        with evaluation_mode(self):
+            for batch in _iterate(batches):
+                input_ids, mask = _get(batch, "input_ids"), batch.get("attention_mask")
+                is_real = check_tokens(input_ids, mask).to(self.device) != 0
+                length = int(is_real.any(dim=0).nonzero().max()) + 1
+                is_real = is_real[:, :length]
+                layout = build_layout(is_real.long(), None, len(is_real))
+                states = self.albef.text_model.encode(input_ids[:, :length].to(self.device), layout)
+                features.append(at_least_float32(self.albef.project_texts(states)))
+                tokens.append(states[is_real].to(storage_device or self.device))
+                lengths.append(is_real.sum(dim=1).to(storage_device or self.device))
+        if not features:
+            raise ValueError("the gallery has no text: give at least one batch (an iterator gives its batches once).")
+        return EncodedTexts(torch.cat(tokens), torch.cat(lengths), torch.cat(features))
+
+    @torch.no_grad()
+    def retrieve(
+        self, images: EncodedImages, texts: EncodedTexts, k: int, pairs_per_chunk: int = 256
+    ) -> AlbefRetrievalScores:
+        r"""Ranks texts for every image and images for every text.
+
+        The k candidates of largest contrastive similarity are each query's shortlist; among equal ones the first
+        come first. A pair that is in a shortlist is fused once, whether its image or its text asked for it, or both;
+        keys and values are projected once per image. Dropout is off.
+
+        Args:
+            images ([`EncodedImages`]), texts ([`EncodedTexts`]): the gallery, encoded by this model.
+            k (`int`): length of a shortlist; a gallery with fewer candidates is scored completely.
+            pairs_per_chunk (`int`, defaults to 256): pairs fused at once; bounds the memory.
+
+        Raises:
+            ValueError: `k` or `pairs_per_chunk` below 1, a gallery of another model, or scores that are not finite.
+        """
+        _check_galleries(self, images, texts, k, pairs_per_chunk)
+        similarities = images.features.to(self.device) @ texts.features.to(self.device).T
+        _check_finite("similarities", similarities)
+        of_images = list_best(similarities, k)  # (N, P)
+        of_texts = list_best(similarities.T, k)  # (P, N)
+        scores = torch.full_like(similarities, NOT_LISTED)
+        image_rows, text_rows = (of_images | of_texts.T).nonzero().T.contiguous()
+        with evaluation_mode(self):
+            scores[image_rows, text_rows] = self._score_pairs(images, texts, image_rows, text_rows, pairs_per_chunk)
+        _check_finite("matching scores", scores)
+        return AlbefRetrievalScores(
+            similarities=similarities,
+            scores_per_image=scores.masked_fill(~of_images, NOT_LISTED),
+            scores_per_text=scores.T.masked_fill(~of_texts, NOT_LISTED),
+            ranked_texts=rank_listed(scores, of_images),
+            ranked_images=rank_listed(scores.T, of_texts),
+        )
+
+    def _score_pairs(
+        self,
+        images: EncodedImages,
+        texts: EncodedTexts,
+        image_rows: torch.Tensor,
+        text_rows: torch.Tensor,
+        pairs_per_chunk: int,
+    ) -> torch.Tensor:
+        """Matching scores of pairs in the order of images: block after block of images, within a block pairs whose
+        texts are of similar length together."""
+        scores = texts.features.new_empty(len(image_rows), device=self.device)
+        first = 0
+        for block in images.iterate_blocks():
+            keys_values = self.albef.text_model.project_image(block.to(self.device))
+            bounds = torch.tensor([first, first + len(block)], device=self.device)
+            begin, end = torch.searchsorted(image_rows, bounds).tolist()
+            own_images, own_texts = image_rows[begin:end] - first, text_rows[begin:end].to(texts.lengths.device)
+            lengths = texts.lengths[own_texts]
+            mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+            for rows, _ in chunk_by_length(mask, pairs_per_chunk):
+                states, attention_mask = (part.to(self.device) for part in texts.read(own_texts[rows]))
+                rows = rows.to(self.device)
+                layout = build_layout(attention_mask, own_images[rows], len(block))
+                itm_logits = self.match(states, layout, keys_values)
+                scores[begin + rows] = itm_logits[:, ITM_MATCH_INDEX].to(scores.dtype)
+            first += len(block)
+        return scores
 
 
 class AlbefForImageTextMatching(AlbefMatchingModel):
@@ -276,61 +477,138 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
         output_token_heatmap: bool = False,
         explanation_kind: ExplanationKind = "itm",
         heatmap_denominator: HeatmapDenominator = "kept",
+        layout: PhraseLayout | None = None,
     ) -> AlbefGroundingOutput:
         r"""Scores P phrases against their images; every image is encoded once.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(N, 3, image_height, image_width)`): normalised images.
-            input_ids, attention_mask (`torch.Tensor` of shape `(P, T)`): pieces, and 1 for real ones.
+            input_ids, attention_mask (`torch.Tensor` of shape `(P, T)`): tokens, and 1 for real ones.
             image_index (`torch.Tensor` of shape `(P,)`, *optional*): image row of each phrase; not needed if P = N.
-            token_mask (`torch.Tensor` of shape `(P, T)`, *optional*): 1 for the pieces whose maps are averaged, to
-                explain a phrase inside its caption; every real piece by default.
+            token_mask (`torch.Tensor` of shape `(P, T)`, *optional*): 1 for the tokens whose maps are averaged, to
+                explain a phrase inside its caption; every real token by default.
             original_sizes (`torch.Tensor` of shape `(N, 2)`, *optional*): passed through to the output.
             itm_labels (`torch.Tensor` of shape `(P,)`, *optional*): 1 where phrase and image match, else 0.
             output_heatmap (`bool`, *optional*): compute the explanation of every phrase. By default it is computed
                 where the output can only be meant for post-processing, as pipelines of `transformers` call a detector:
                 with `original_sizes`, without `itm_labels`, in evaluation mode, and without gradients. Pipelines then
                 take batches apart row by row, so the output has an `image_index` only if one was given.
-            output_token_heatmap (`bool`): compute the explanation of every piece, too.
+            output_token_heatmap (`bool`): compute the explanation of every token, too.
             explanation_kind (`str`, defaults to `"itm"`): `"itm"` explains the matching score at the cross-attention
                 of `explanation_layer`, `"itc"` the contrastive similarity at vision block `explanation_block`.
             heatmap_denominator (`str`, defaults to `"kept"`): see
-                [`~explanation_albef.average_over_pieces`].
+                [`~explanation_albef.explain_attention`].
+            layout ([`~layout_albef.PhraseLayout`], *optional*): what the processor or the collator computed of
+                `attention_mask` and `image_index`; built here where it is missing.
         """
         check_explanation(explanation_kind, output_token_heatmap)
         check_choice("heatmap_denominator", heatmap_denominator, get_args(HeatmapDenominator))
         is_for_pipeline = output_heatmap is None and not (
             torch.is_grad_enabled() or self.training or original_sizes is None or itm_labels is not None
         )
-        has_index = image_index is not None
-        attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
-        if is_for_pipeline and (attention_mask.sum(dim=1) < 2).any():
-            raise ValueError("a label has no words, so that it would be found anywhere. Leave empty labels out.")
-        piece_mask = resolve_token_mask(token_mask, attention_mask)
-        wants_heatmap = output_heatmap or output_token_heatmap or is_for_pipeline
-        keep_graph = torch.is_grad_enabled()
-        wants_itm_map = wants_heatmap and explanation_kind == "itm"
+        phrases = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index, layout)
+        if is_for_pipeline and (phrases.attention_mask.sum(dim=1) < 2).any():
+            raise ValueError("a label has no words, so that it would be found anywhere. Drop empty labels.")
+        token_mask = resolve_token_mask(token_mask, phrases.attention_mask)
+        layout = phrases.layout.to(pixel_values.device)
 
         image_embeds = self.albef.vision_model(pixel_values)
-        text_embeds = self.albef.text_model.encode(input_ids, attention_mask)
-        itm_logits, token_maps = self.match(
-            PhraseRows(text_embeds, attention_mask, image_index),
-            self.albef.text_model.project_image(image_embeds),
-            explain=wants_itm_map,
-            keep_graph=keep_graph,
-        )
-        output = AlbefGroundingOutput(itm_logits=itm_logits, original_sizes=original_sizes)
-        output.image_index = image_index if has_index or not is_for_pipeline else None
-        if wants_itm_map:
-            output.heatmap = average_over_pieces(token_maps, piece_mask, heatmap_denominator)
-            output.token_heatmap = token_maps if output_token_heatmap else None
-        elif wants_heatmap:
-            output.heatmap = self.explain_similarity(pixel_values, text_embeds, image_index, keep_graph)
-        if output.heatmap is not None:
-            output.normalized_heatmap = normalize_heatmap(output.heatmap)
+        text_embeds = self.albef.text_model.encode(input_ids, layout)
+        keys_values = self.albef.text_model.project_image(image_embeds)
+        output = AlbefGroundingOutput(original_sizes=original_sizes)
+        output.image_index = phrases.image_index if image_index is not None or not is_for_pipeline else None
+        if output_heatmap or output_token_heatmap or is_for_pipeline:
+            output.itm_logits, explained, token_mask = self._explain_phrases(
+                pixel_values, text_embeds, token_mask, layout, keys_values, explanation_kind
+            )
+            (attention_map,), (gradient,) = explained.attention_maps, explained.gradients
+            explanation = explain_attention(
+                attention_map, gradient, token_mask, self.config.vision_config.grid_size, heatmap_denominator
+            )
+            output.heatmap, output.normalized_heatmap = explanation.heatmap, explanation.normalized_heatmap
+            output.token_heatmap = explanation.token_heatmap if output_token_heatmap else None
+        else:
+            output.itm_logits = self.match(text_embeds, layout, keys_values)
         if itm_labels is not None:
-            output.loss = nn.functional.cross_entropy(at_least_float32(itm_logits), itm_labels)
+            output.loss = nn.functional.cross_entropy(at_least_float32(output.itm_logits), itm_labels)
         return output
 
 
-__all__ = ["AlbefForImageTextMatching", "AlbefMatchingModel"]
+def list_best(similarities: torch.Tensor, k: int) -> torch.Tensor:
+    r"""Marks the k largest of every row, or all where there are fewer; of equal ones the first.
+
+    Args:
+        similarities (`torch.Tensor` of shape `(R, C)`): finite numbers.
+        k (`int`): at least 1.
+
+    Returns:
+        `torch.Tensor` of shape `(R, C)`, bool.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from albef_amc.matching_albef import list_best
+    >>> list_best(torch.tensor([[0.5, 0.9, 0.5, 0.1]]), k=2)
+    tensor([[ True,  True, False, False]])
+
+    ```
+    """
+    if k >= similarities.shape[1]:
+        return torch.ones_like(similarities, dtype=torch.bool)
+    smallest = similarities.topk(k, dim=1).values[:, -1:]
+    is_larger, is_equal = similarities > smallest, similarities == smallest
+    room = k - is_larger.sum(dim=1, keepdim=True)
+    return is_larger | (is_equal & (is_equal.cumsum(dim=1, dtype=torch.int32) <= room))
+
+
+def rank_listed(scores: torch.Tensor, is_listed: torch.Tensor) -> torch.Tensor:
+    """Columns of the listed entries of every row `(R, C)`, largest score first, `(R, k)`; every row lists k."""
+    columns = is_listed.nonzero()[:, 1].view(len(is_listed), -1)
+    order = scores.gather(1, columns).argsort(dim=1, descending=True, stable=True)
+    return columns.gather(1, order)
+
+
+def _iterate(batches: Batch | Iterable[Batch]) -> Iterable[Batch]:
+    return [batches] if isinstance(batches, Mapping) else batches
+
+
+def _get(batch: Batch, name: str) -> torch.Tensor:
+    if not isinstance(batch, Mapping) or name not in batch:
+        held = ", ".join(batch) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+        raise ValueError(f"a batch must hold `{name}` as the processor returns it, got {held or 'nothing'}.")
+    return batch[name]
+
+
+def _check_finite(name: str, values: torch.Tensor) -> None:
+    if not values.isfinite().all():
+        raise ValueError(
+            f"the {name} are not finite: the gallery or the model's weights hold NaN or infinity. Check the images "
+            "and the checkpoint."
+        )
+
+
+def _check_galleries(
+    model: AlbefPreTrainedModel, images: EncodedImages, texts: EncodedTexts, k: int, pairs_per_chunk: int
+) -> None:
+    for name, value in (("k", k), ("pairs_per_chunk", pairs_per_chunk)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+    width = model.config.projection_dim
+    for name, gallery in (("images", images), ("texts", texts)):
+        if gallery.features.shape[1] != width:
+            raise ValueError(
+                f"`{name}` has features of width {gallery.features.shape[1]}, this model's are {width} wide: encode "
+                "the gallery with the model that ranks it."
+            )
+
+
+__all__ = [
+    "NOT_LISTED",
+    "AlbefForImageTextMatching",
+    "AlbefMatchingModel",
+    "EncodedImages",
+    "EncodedTexts",
+    "list_best",
+    "rank_listed",
+]

@@ -19,8 +19,7 @@ from .outputs_albef import (
 from .pretraining_albef import AlbefForPreTraining
 from .question_answering_albef import AlbefForQuestionAnswering
 from .reasoning_albef import AlbefForTextAssignment, AlbefForVisualReasoning
-from .retrieval_albef import AlbefForImageTextRetrieval
-from .two_stage_albef import compute_retrieval_recall
+from .retrieval_albef import AlbefForImageTextRetrieval, compute_retrieval_recall
 
 AlbefConfig.register_for_auto_class()
 for model_class in AlbefModel.task_classes.values():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import distributed, nn
+from torch import distributed
 
 CandidateScope = Literal["joint", "local"]
 
@@ -155,12 +155,6 @@ def _exchange(rows: torch.Tensor, sent: list[int], received: list[int]) -> torch
     return target.view(rows.dtype).view(sum(received), *rows.shape[1:])
 
 
-def pad_pieces(pieces: torch.Tensor, length: int) -> torch.Tensor:
-    """Fills `(P, T, ...)` up to `(P, length, ...)` with zeros."""
-    missing = length - pieces.shape[1]
-    return pieces if missing == 0 else nn.functional.pad(pieces, [0, 0] * (pieces.ndim - 2) + [0, missing])
-
-
 def largest_over_processes(value: int, device: torch.device, rows: JointRows) -> int:
     """The largest `value` of the processes of a joint batch; `value` itself where there is one process."""
     return max(number for (number,) in gather_numbers([value], device)) if rows.is_joint else value
@@ -178,6 +172,5 @@ __all__ = [
     "count_processes",
     "gather_rows",
     "largest_over_processes",
-    "pad_pieces",
     "sum_over_processes",
 ]

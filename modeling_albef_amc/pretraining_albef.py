@@ -15,19 +15,20 @@ from transformers import AutoModelForPreTraining
 from transformers.utils import can_return_tuple
 
 from .configuration_albef import AlbefConfig, AlbefTextConfig
-from .contrastive_albef import (
+from .explanation_albef import HeatmapDenominator, at_least_float32, outside_inference_mode
+from .layout_albef import PhraseLayout, build_layout
+from .matching_albef import AlbefForImageTextMatching
+from .outputs_albef import AlbefPreTrainingOutput
+from .parallel_albef import CandidateScope
+from .pretraining_losses_albef import (
     DistillationAxis,
     MaskedPhrases,
     compute_distillation_loss,
     compute_masked_word_loss,
-    mask_pieces,
+    mask_tokens,
 )
-from .contrastive_model_albef import AlbefContrastiveModel, MaskedStates
-from .explanation_albef import HeatmapDenominator, at_least_float32, outside_inference_mode
-from .matching_albef import AlbefForImageTextMatching
-from .outputs_albef import AlbefPreTrainingOutput
-from .parallel_albef import CandidateScope
 from .ranges_albef import check_choice
+from .retrieval_albef import AlbefContrastiveModel, MaskedStates
 
 OBJECTIVES = ("itc", "itm", "mlm")
 
@@ -156,15 +157,16 @@ class AlbefForPreTraining(AlbefContrastiveModel):
         output_token_heatmap: bool = False,
         heatmap_denominator: HeatmapDenominator = "kept",
         explained_phrases: torch.Tensor | None = None,
+        layout: PhraseLayout | None = None,
     ) -> AlbefPreTrainingOutput:
         r"""The pre-training losses of N images and P phrases, with the heatmap of the given pairs on request.
 
         Args:
             pixel_values, input_ids, attention_mask, image_index, token_mask, output_heatmap, output_token_heatmap,
-            heatmap_denominator: as for [`AlbefForImageTextMatching`] (the `itm` explanation).
+            heatmap_denominator, layout: as for [`AlbefForImageTextMatching`] (the `itm` explanation).
             image_ids (`torch.Tensor` of shape `(N,)`, *optional*): identity of each image, >= 0: entries of the same
                 image are positives of the contrastive loss and never hard negatives. Every image is its own without.
-            mlm_input_ids, mlm_labels (`torch.Tensor` of shape `(P, T)`, *optional*): masked pieces, and the true ones
+            mlm_input_ids, mlm_labels (`torch.Tensor` of shape `(P, T)`, *optional*): masked tokens, and the true ones
                 (-100 where nothing is predicted). Drawn when absent.
             negative_image_index, negative_text_index (`torch.Tensor` of shape `(P,)`, *optional*): image row that
                 phrase p does not match; phrase that the image of phrase p does not match; -1 for none. Numbers in the
@@ -174,7 +176,7 @@ class AlbefForPreTraining(AlbefContrastiveModel):
             distillation_alpha (`float`, *optional*): weight of the momentum model's targets; the configuration's
                 `distillation_alpha` by default.
             distillation_axis (`str`, defaults to `"vocabulary"`): see
-                [`~contrastive_albef.compute_distillation_loss`].
+                [`~pretraining_losses_albef.compute_distillation_loss`].
             candidate_scope (`str`, defaults to `"local"`): where the contrastive loss and the hard negatives find
                 their candidates: `"local"`, this process' batch as published; `"joint"`, the batches of all processes
                 (in the order of ranks), as if one process had them all. Then every process must call `forward`, and
@@ -191,52 +193,56 @@ class AlbefForPreTraining(AlbefContrastiveModel):
             input_ids,
             attention_mask,
             image_index,
+            layout,
             image_ids,
             token_mask,
-            (negative_image_index, negative_text_index, negative_uniforms),
+            negative_image_index,
+            negative_text_index,
+            negative_uniforms,
             distillation_alpha,
             candidate_scope,
             output_heatmap,
-            output_token_heatmap=output_token_heatmap,
-            heatmap_denominator=heatmap_denominator,
-            explained_phrases=explained_phrases,
+            output_token_heatmap,
+            heatmap_denominator,
+            explained_phrases,
         )
         masked = None
         if "mlm" in objectives:
             if mlm_input_ids is None or mlm_labels is None:
-                mlm_input_ids, mlm_labels = self._mask_pieces(input_ids, pairs.attention_mask)
+                mlm_input_ids, mlm_labels = self._mask_tokens(input_ids, pairs.attention_mask)
             masked = MaskedPhrases.select(mlm_input_ids, mlm_labels, pairs.attention_mask, distillation_axis)
-        output = AlbefPreTrainingOutput(image_index=pairs.image_index)
-        states = self._learn_from_pairs(output, pairs, masked, compares="itm" in objectives)
+        learned, states = self._learn_from_pairs(pairs, masked, compares="itm" in objectives)
+        output = AlbefPreTrainingOutput(**learned)
         if masked is not None:
-            self._predict_masked_words(output, masked, states, pairs.alpha)
+            output.mlm_logits, output.mlm_loss = self._predict_masked_words(masked, states, pairs.alpha)
         terms = {"itc": output.itc_loss, "itm": output.itm_loss, "mlm": output.mlm_loss}
         output.loss = sum(terms[name] for name in objectives) if objectives else None
         return output
 
-    def _mask_pieces(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _mask_tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         text_config = self.config.text_config
         maskable = attention_mask.bool() & (input_ids != text_config.cls_token_id)
-        return mask_pieces(
+        return mask_tokens(
             input_ids, maskable, text_config.mask_token_id, text_config.vocab_size, self.config.mlm_probability
         )
 
     def _predict_masked_words(
-        self, output: AlbefPreTrainingOutput, masked: MaskedPhrases, states: MaskedStates, alpha: float
-    ) -> None:
-        """Masked-word loss of R phrases with masked pieces."""
-        output.mlm_logits = at_least_float32(self.mlm_head(masked.read(states.fused)))
-        output.mlm_loss = (1 - alpha) * compute_masked_word_loss(output.mlm_logits, masked.labels)
-        if alpha > 0:
-            text_model = self.momentum_text_model
-            with torch.no_grad():
-                keys_values = text_model.project_image(states.momentum_image_embeds)
-                fusion = (masked.attention_mask, keys_values, states.image_index)
-                options = {"first": self.config.text_config.fusion_layer, "keep_padding": masked.reads_padding}
-                fused = text_model.run_layers(states.momentum_text_embeds, *fusion, **options)
-                momentum_logits = at_least_float32(self.momentum_mlm_head(masked.read(fused)))
-            distillation = compute_distillation_loss(output.mlm_logits, momentum_logits, masked.labels, masked.axis)
-            output.mlm_loss = output.mlm_loss + alpha * distillation
+        self, masked: MaskedPhrases, states: MaskedStates, alpha: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores of R phrases with masked tokens, and their masked-word loss."""
+        mlm_logits = at_least_float32(self.mlm_head(masked.read(states.fused)))
+        mlm_loss = (1 - alpha) * compute_masked_word_loss(mlm_logits, masked.labels)
+        if alpha == 0:
+            return mlm_logits, mlm_loss
+        text_model, first = self.momentum_text_model, self.config.text_config.fusion_layer
+        with torch.no_grad():
+            num_images = len(states.momentum_image_embeds)
+            layout = build_layout(masked.attention_mask, states.image_index, num_images, masked.reads_padding)
+            keys_values = text_model.project_image(states.momentum_image_embeds)
+            fused = text_model.run_layers(states.momentum_text_embeds, layout, keys_values, first=first)
+            momentum_logits = at_least_float32(self.momentum_mlm_head(masked.read(fused)))
+        distillation = compute_distillation_loss(mlm_logits, momentum_logits, masked.labels, masked.axis)
+        return mlm_logits, mlm_loss + alpha * distillation
 
     def export_matching_model(self) -> AlbefForImageTextMatching:
         """The same weights as [`AlbefForImageTextMatching`], without momentum copies, queues and masked-word head."""

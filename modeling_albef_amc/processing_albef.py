@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Images, phrases and annotated regions to the tensors of ALBEF, and heatmaps back to points, boxes and pictures."""
+"""Images, phrases and annotated regions to the tensors of ALBEF, and heatmaps back to points and boxes."""
 
 import operator
 import os
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoImageProcessor, AutoProcessor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import ModelOutput, logging
 
-from .answer_processing_albef import AnswerProcessing
 from .checkpoint_checks_albef import check_model_type, read_model_config
 from .checkpoint_files_albef import (
     CONFIG_FILE,
@@ -26,6 +26,7 @@ from .checkpoint_files_albef import (
 from .collections_albef import describe_type, is_collection, iterate
 from .configuration_albef import LABELS, AlbefConfig
 from .image_processing_albef import AlbefImageProcessor, ImageLike
+from .layout_albef import build_layout
 from .located_phrases_albef import BOX_THRESHOLD, BOX_THRESHOLDS, iterate_located_phrases, read_sizes
 from .processor_checks_albef import (
     IMAGE_FILE,
@@ -42,7 +43,7 @@ from .processor_checks_albef import (
 from .ranges_albef import Range, check_number
 from .regions_albef import boxes_from_heatmap, build_region_mask, find_point
 from .saving_albef import replacing_files
-from .text_processing_albef import clean_with_offsets, find_text_problem
+from .text_processing_albef import clean_with_offsets, find_broken_character, find_text_problem
 
 logger = logging.get_logger(__name__)
 
@@ -50,7 +51,7 @@ TEXT_FORMS = "`text` must be a phrase, a list of phrases, or a list of lists of 
 SHAPE_FORMS = {"boxes": "[x_min, y_min, x_max, y_max]", "polygons": "flat x, y lists", "masks": "run-length dicts"}
 
 
-class AlbefProcessor(AnswerProcessing, ProcessorMixin):
+class AlbefProcessor(ProcessorMixin):
     r"""Image processor and tokenizer of ALBEF in one, with annotated regions under exactly the image's geometry.
 
     Args:
@@ -149,7 +150,7 @@ class AlbefProcessor(AnswerProcessing, ProcessorMixin):
                 rotation.
             polygons: per phrase a list of flat x, y lists in the same pixels.
             masks: per phrase a list of COCO run-length masks of the image's size.
-            max_length (`int`, *optional*): longest phrase in pieces, [CLS] included; longer ones are truncated. By
+            max_length (`int`, *optional*): longest phrase in tokens, [CLS] included; longer ones are truncated. By
                 default nothing is truncated, as in the published evaluation.
             max_words (`int`, *optional*): words of a phrase that are kept when it is cleaned.
             mask_size (`tuple[int, int]`, *optional*): height and width of `region_mask`; that of the model's image by
@@ -162,7 +163,8 @@ class AlbefProcessor(AnswerProcessing, ProcessorMixin):
             - **pixel_values** `(N, 3, height, width)` and **original_sizes** `(N, 2)` int64
             - **input_ids**, **attention_mask** `(P, T)` int64
             - **image_index** `(P,)` int64, the image row of each phrase
-            - **token_mask** `(P, T)` bool, the pieces of the spans
+            - **layout** ([`~layout_albef.PhraseLayout`]), computed of these two for the model
+            - **token_mask** `(P, T)` bool, the tokens of the spans
             - **region_mask** `(P, mask_height, mask_width)` in [0, 1] and **has_region** `(P,)` bool
         """
         if images is None and text is None:
@@ -174,17 +176,19 @@ class AlbefProcessor(AnswerProcessing, ProcessorMixin):
         if text is None:
             self._refuse(dict(spans=spans, boxes=boxes, polygons=polygons, masks=masks), "`text`")
             return BatchFeature(data)
-        layout = PhraseLayout.read(text, None if sizes is None else len(sizes))
-        flat_spans = None if spans is None else layout.flatten("spans", spans)
-        data |= self._encode_text(layout.phrases, flat_spans, max_length, max_words, padding)
+        nested = NestedText.read(text, None if sizes is None else len(sizes))
+        flat_spans = None if spans is None else nested.flatten("spans", spans)
+        data |= self._encode_text(nested.phrases, flat_spans, max_length, max_words, padding)
         annotations = dict(boxes=boxes, polygons=polygons, masks=masks)
         if sizes is None:
             self._refuse(annotations, "`images`")
             return BatchFeature(data)
-        data["image_index"] = torch.tensor(layout.image_index)
-        flat = {name: layout.flatten(name, values) for name, values in annotations.items() if values is not None}
+        data["image_index"] = torch.tensor(nested.image_index)
+        # of copies: values of the batch that are changed afterwards are found to differ
+        data["layout"] = build_layout(data["attention_mask"].clone(), data["image_index"].clone(), len(sizes))
+        flat = {name: nested.flatten(name, values) for name, values in annotations.items() if values is not None}
         if flat:
-            data |= self._build_regions(flat, sizes, layout.image_index, mask_size)
+            data |= self._build_regions(flat, sizes, nested.image_index, mask_size)
         return BatchFeature(data)
 
     @staticmethod
@@ -206,7 +210,7 @@ class AlbefProcessor(AnswerProcessing, ProcessorMixin):
             check_number("max_length", max_length, Range(is_whole=True))
         if max_length is not None and not 2 <= max_length <= limit:
             raise ValueError(
-                f"`max_length` must lie between 2 ([CLS] and one piece) and {limit} (text positions), "
+                f"`max_length` must lie between 2 ([CLS] and one token) and {limit} (text positions), "
                 f"got {max_length}."
             )
         for index, phrase in enumerate(phrases):
@@ -227,7 +231,7 @@ class AlbefProcessor(AnswerProcessing, ProcessorMixin):
         data = {name: _to_tensor(encoded[name], padding) for name in ("input_ids", "attention_mask")}
         if spans is not None:
             rows = [
-                _mark_pieces(index, phrases[index], spans[index], sources, offsets, kept)
+                _mark_tokens(index, phrases[index], spans[index], sources, offsets, kept)
                 for index, ((_, sources), offsets, kept) in enumerate(
                     zip(cleaned, encoded["offset_mapping"], encoded["attention_mask"], strict=True)
                 )
@@ -259,14 +263,77 @@ class AlbefProcessor(AnswerProcessing, ProcessorMixin):
             logger.warning_once("Some annotated regions have no area in their image: `has_region` is False for them.")
         return {"region_mask": region_mask, "has_region": has_region}
 
+    def encode_answers(self, answers: Sequence[str]) -> BatchFeature:
+        r"""Answers to train on or to explain, as tokens [CLS] answer [SEP]; not cleaned, as published.
+
+        Args:
+            answers (sequence of `str`): one or more; the same answer may belong to several questions.
+
+        Returns:
+            `BatchFeature` with **answer_ids** and **answer_mask** `(A, L)` int64.
+        """
+        ids, mask = self._pad_answers(self._read_answers(answers))
+        return BatchFeature({"answer_ids": ids, "answer_mask": mask})
+
+    def encode_candidates(self, answers: Sequence[str]) -> BatchFeature:
+        r"""Answers to choose from, such as the content of `answer_list.json`.
+
+        Args:
+            answers (sequence of `str`): one or more, each once.
+
+        Returns:
+            `BatchFeature` with **candidate_ids** and **candidate_mask** `(C, L)` int64.
+        """
+        rows = self._read_answers(answers)
+        seen: dict[tuple[int, ...], int] = {}
+        for index, row in enumerate(rows):
+            first = seen.setdefault(tuple(row), index)
+            if first != index:
+                raise ValueError(
+                    f"`answers` holds {answers[first]!r} and {answers[index]!r} (entries {first} and {index}), which "
+                    "have the same tokens: one would take a share of the other's probability. Keep one of them."
+                )
+        ids, mask = self._pad_answers(rows)
+        return BatchFeature({"candidate_ids": ids, "candidate_mask": mask})
+
+    def _read_answers(self, answers: Sequence[str]) -> list[list[int]]:
+        if not is_collection(answers):
+            raise TypeError(f"`answers` must be a list of strings, got {answers!r:.80}.")
+        answers = list(iterate(answers))
+        for index, answer in enumerate(answers):
+            if not isinstance(answer, str):
+                raise TypeError(f"`answers` must be a list of strings, got {describe_type(answer)} as answer {index}.")
+            broken = find_broken_character(answer)
+            if broken:
+                raise ValueError(f"answer {index} is {answer!r:.80}, which {broken}. Correct it.")
+        if not answers:
+            raise ValueError("`answers` is empty: give at least one.")
+        limit = self.tokenizer.model_max_length
+        rows = self.tokenizer(list(answers), verbose=False)["input_ids"]
+        for index, row in enumerate(rows):
+            row.append(self.tokenizer.sep_token_id)
+            if len(row) == 2:  # [CLS] and [SEP]
+                raise ValueError(f"answer {index} is {answers[index]!r}, which has no words. Drop it.")
+            if len(row) > limit:
+                raise ValueError(
+                    f"answer {index} has {len(row)} tokens, [CLS] and [SEP] included, but the model has {limit} text "
+                    "positions. Shorten it."
+                )
+        return rows
+
+    def _pad_answers(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens = [torch.tensor(row) for row in rows]
+        ids = pad_sequence(tokens, batch_first=True, padding_value=self.tokenizer.pad_token_id)
+        return ids, pad_sequence([torch.ones_like(row) for row in tokens], batch_first=True)
+
     @property
     def model_input_names(self) -> list[str]:
         """Names that a call can give."""
-        names = ["pixel_values", "original_sizes", "input_ids", "attention_mask", "image_index", "token_mask"]
-        return [*names, "region_mask", "has_region"]
+        names = ["pixel_values", "original_sizes", "input_ids", "attention_mask", "image_index", "layout"]
+        return [*names, "token_mask", "region_mask", "has_region"]
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """Saves settings and code as [`~transformers.ProcessorMixin`] does; without `push_to_hub` in one piece.
+        """Saves settings and code as [`~transformers.ProcessorMixin`] does; without `push_to_hub` all files or none.
 
         Raises:
             OSError: the files could not be written; what was there before is unchanged.
@@ -285,7 +352,7 @@ class AlbefProcessor(AnswerProcessing, ProcessorMixin):
         box_threshold: float = BOX_THRESHOLD,
         return_heatmaps: bool = True,
     ) -> list[list[dict[str, Any]]]:
-        r"""Turn the maps of `ground()` into points, boxes and pictures in pixels of the stored images.
+        r"""Turn the heatmaps of `ground()` into points and boxes in pixels of the stored images.
 
         Args:
             outputs ([`AlbefGroundingOutput`]): `heatmap`, `itm_logits`, `image_index`, `original_sizes`.
@@ -318,15 +385,15 @@ def _locate(heatmap: torch.Tensor, box_threshold: float, return_heatmap: bool) -
     boxes, box_scores = boxes_from_heatmap(heatmap, box_threshold)
     if not len(boxes):
         logger.warning_once("A heatmap is zero everywhere: its point is (0, 0) and it has no box.")
-    picture = None
+    shown = None
     if return_heatmap:
-        picture = (heatmap.clamp(min=0) / (heatmap.max() if len(boxes) else 1)).float()
+        shown = (heatmap.clamp(min=0) / (heatmap.max() if len(boxes) else 1)).float()
     return {
         "point": find_point(heatmap),
         "box": boxes[0] if len(boxes) else None,
         "boxes": boxes,
         "box_scores": box_scores,
-        "heatmap": picture,
+        "heatmap": shown,
     }
 
 
@@ -352,7 +419,7 @@ def _read_model_config(path: str | os.PathLike, settings: dict[str, Any]) -> Alb
 
 
 @dataclass(frozen=True)
-class PhraseLayout:
+class NestedText:
     """Phrases in one row, and how the caller nested them: `text` was a phrase, a list (1) or lists per image (2)."""
 
     phrases: list[str]
@@ -360,36 +427,36 @@ class PhraseLayout:
     depth: int
 
     @classmethod
-    def read(cls, text, num_images: int | None) -> "PhraseLayout":
+    def read(cls, text, num_images: int | None) -> "NestedText":
         """Tell the three forms of `text` apart and check them against the images.
 
         Lists may be tuples, arrays of text, columns of data sets or generators ([`is_collection`]).
         """
         rows = list(iterate(text)) if is_collection(text) else text
         if isinstance(rows, str):
-            layout = cls([rows], [1], depth=0)
+            nested = cls([rows], [1], depth=0)
         elif not isinstance(rows, list):
             raise TypeError(f"{TEXT_FORMS} Got {describe_type(text)}.")
         elif rows and all(isinstance(phrase, str) for phrase in rows):
-            layout = cls(rows, [len(rows)] if num_images in (None, 1) else [1] * len(rows), depth=1)
+            nested = cls(rows, [len(rows)] if num_images in (None, 1) else [1] * len(rows), depth=1)
         else:
             has_phrases = any(isinstance(row, str) for row in rows)
             lists = [list(iterate(row)) if is_collection(row) else row for row in rows]
             for index, row in enumerate(lists):
                 if not isinstance(row, str if has_phrases else list):
                     raise TypeError(f"{TEXT_FORMS} Got {describe_type(row)} as text[{index}].")
-            layout = cls([phrase for row in lists for phrase in row], [len(row) for row in lists], depth=2)
-        for index, phrase in enumerate(layout.phrases):
+            nested = cls([phrase for row in lists for phrase in row], [len(row) for row in lists], depth=2)
+        for index, phrase in enumerate(nested.phrases):
             if not isinstance(phrase, str):
                 raise TypeError(f"{TEXT_FORMS} Got {describe_type(phrase)} as phrase {index}.")
-        if not layout.phrases:
+        if not nested.phrases:
             raise ValueError("`text` has no phrases: give at least one.")
-        if num_images is not None and len(layout.counts) != num_images:
+        if num_images is not None and len(nested.counts) != num_images:
             raise ValueError(
-                f"`text` has phrases for {len(layout.counts)} images but there are {num_images} images. Give one "
+                f"`text` has phrases for {len(nested.counts)} images but there are {num_images} images. Give one "
                 "phrase, or one list of phrases, per image."
             )
-        return layout
+        return nested
 
     @property
     def image_index(self) -> list[int]:
@@ -422,7 +489,7 @@ def _check_lengths(phrases: list[str], lengths: list[int], limit: int) -> None:
             )
         if length > limit:
             raise ValueError(
-                f"phrase {index} has {length} pieces but the model has {limit} text positions. Shorten it or truncate "
+                f"phrase {index} has {length} tokens but the model has {limit} text positions. Shorten it or truncate "
                 f"with `max_length={limit}`."
             )
 
@@ -458,8 +525,8 @@ def _is_list(value) -> bool:
     return hasattr(value, "__len__") and not isinstance(value, str | dict)
 
 
-def _mark_pieces(index, caption, spans, sources, offsets, kept) -> list[bool]:
-    """Which pieces of a cleaned caption stand for the character spans of the raw one; without spans, all kept."""
+def _mark_tokens(index, caption, spans, sources, offsets, kept) -> list[bool]:
+    """Which tokens of a cleaned caption stand for the character spans of the raw one; without spans, all kept."""
     if spans is None or (_is_list(spans) and not len(spans)):
         return [bool(value) for value in kept]
     if not _is_list(spans) or not all(
@@ -476,17 +543,17 @@ def _mark_pieces(index, caption, spans, sources, offsets, kept) -> list[bool]:
                 "Spans are (start, end) offsets in the raw caption, end exclusive."
             )
         marked = {
-            piece
-            for piece, (first, last) in enumerate(offsets)
+            token
+            for token, (first, last) in enumerate(offsets)
             if any(start <= source < end for source in sources[first:last])
         }
         if not marked:
             raise ValueError(
-                f"span ({start}, {end}) of phrase {index}, {caption[start:end]!r}, covers no piece: it is "
+                f"span ({start}, {end}) of phrase {index}, {caption[start:end]!r}, covers no token: it is "
                 "punctuation, or was truncated. Move the span or raise `max_length` / `max_words`."
             )
         chosen |= marked
-    return [piece in chosen for piece in range(len(offsets))]
+    return [token in chosen for token in range(len(offsets))]
 
 
 def _to_tensor(rows: list[list], padding: bool | str) -> torch.Tensor:

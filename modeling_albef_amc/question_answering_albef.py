@@ -5,6 +5,7 @@ Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -12,34 +13,80 @@ from torch import nn
 from transformers import AutoModelForVisualQuestionAnswering
 from transformers.utils import can_return_tuple
 
-from .answers_albef import (
-    AnswerRows,
-    check_candidates,
-    check_questions,
-    compute_answer_distillation,
-    compute_answer_losses,
-)
 from .base_albef import AlbefTaskModel
-from .configuration_albef import AlbefConfig
+from .configuration_albef import AlbefConfig, AlbefTextConfig
 from .decoder_albef import AlbefTextDecoder, build_decoder_config
 from .encoders_albef import AlbefTextModel, AlbefVisionModel, KeysValues
 from .explanation_albef import (
-    average_over_pieces,
+    Explanation,
     evaluation_mode,
-    normalize_heatmap,
+    explain_attention,
+    explain_score,
     outside_inference_mode,
 )
-from .fusion_albef import explain_fusion
-from .grouping_albef import PhraseRows, PieceLayout, divide_by_length
-from .inputs_albef import check_phrase_inputs
+from .layout_albef import PhraseInputs, PhraseLayout, build_layout, check_phrase_inputs, chunk_by_length
+from .messages_albef import list_first
 from .momentum_albef import MomentumCopies
 from .outputs_albef import AlbefQuestionAnsweringOutput, RankedAnswers
+from .pretraining_losses_albef import IGNORED_LABEL
 from .ranges_albef import check_choice
 from .warm_start_albef import KEY_AND_VALUE, copy_to_decoder
 
 FirstToken = Literal["once", "twice"]
 
 PUBLISHED_SHORTLIST = 128
+SHORTEST_ANSWER = 3  # [CLS], a word and [SEP]
+SHORTEST_QUESTION = 2  # [CLS] and a word
+
+
+@dataclass(frozen=True)
+class AnswerRows:
+    """A answers to P questions.
+
+    Args:
+        ids, mask (`torch.Tensor` of shape `(A, L)`): tokens [CLS] answer [SEP], and 1 for real ones.
+        question_index (`torch.Tensor` of shape `(A,)`): question of each.
+        weights (`torch.Tensor` of shape `(A,)`): share in the loss.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    question_index: torch.Tensor
+    weights: torch.Tensor
+
+    @classmethod
+    def check(
+        cls,
+        config: AlbefTextConfig,
+        num_questions: int,
+        ids: torch.Tensor,
+        mask: torch.Tensor | None,
+        question_index: torch.Tensor | None,
+        weights: torch.Tensor | None,
+    ) -> "AnswerRows":
+        """Fills in what is optional; raises `ValueError` naming the argument of
+        [`AlbefForQuestionAnswering.forward`] that does not fit."""
+        mask = check_answers("answer", ids, mask, config)
+        if question_index is None:
+            if len(ids) != num_questions:
+                raise ValueError(
+                    f"`answer_index` is needed for {len(ids)} answers to {num_questions} questions: pass the row of "
+                    "the question of every answer."
+                )
+            question_index = torch.arange(num_questions, device=ids.device)
+        elif question_index.shape != (len(ids),) or question_index.min() < 0 or question_index.max() >= num_questions:
+            raise ValueError(
+                f"`answer_index` must hold {len(ids)} rows of questions between 0 and {num_questions - 1}, got "
+                f"{question_index.tolist()}."
+            )
+        if weights is None:
+            weights = torch.ones(len(ids), device=ids.device)
+        elif weights.shape != (len(ids),):
+            raise ValueError(
+                f"`answer_weights` has shape {tuple(weights.shape)} but there are {len(ids)} answers: pass one weight "
+                "per answer."
+            )
+        return cls(ids, mask, question_index, weights)
 
 
 class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
@@ -159,14 +206,15 @@ class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
         original_sizes: torch.Tensor | None = None,
         output_heatmap: bool = False,
         output_token_heatmap: bool = False,
+        layout: PhraseLayout | None = None,
     ) -> AlbefQuestionAnsweringOutput:
         r"""Reads P questions about N images, and scores A answers to them; every image is encoded once.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(N, 3, image_height, image_width)`): normalised images.
-            input_ids, attention_mask (`torch.Tensor` of shape `(P, T)`): pieces of questions, and 1 for real ones.
+            input_ids, attention_mask (`torch.Tensor` of shape `(P, T)`): tokens of questions, and 1 for real ones.
             image_index (`torch.Tensor` of shape `(P,)`, *optional*): image row of each question; not needed if P = N.
-            answer_ids, answer_mask (`torch.Tensor` of shape `(A, L)`, *optional*): pieces [CLS] answer [SEP], and 1
+            answer_ids, answer_mask (`torch.Tensor` of shape `(A, L)`, *optional*): tokens [CLS] answer [SEP], and 1
                 for real ones. Without answers there is no loss.
             answer_index (`torch.Tensor` of shape `(A,)`, *optional*): question of each answer; not needed if A = P.
             answer_weights (`torch.Tensor` of shape `(A,)`, *optional*): weight of each answer in the loss, such as the
@@ -175,10 +223,13 @@ class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
                 `distillation_alpha` by default.
             original_sizes (`torch.Tensor` of shape `(N, 2)`, *optional*): passed through to the output.
             output_heatmap, output_token_heatmap (`bool`): compute the explanation of the log-probability of every
-                answer at the cross-attention of `explanation_layer`: per answer, and per piece of its question.
+                answer at the cross-attention of `explanation_layer`: per answer, and per token of its question.
+            layout ([`~layout_albef.PhraseLayout`], *optional*): what the processor computed of `attention_mask` and
+                `image_index`; built here where it is missing.
         """
-        attention_mask, image_index = _check_inputs(pixel_values, input_ids, attention_mask, image_index)
-        output = AlbefQuestionAnsweringOutput(image_index=image_index, original_sizes=original_sizes)
+        questions = _check_questions(pixel_values, input_ids, attention_mask, image_index, layout)
+        layout = questions.layout
+        output = AlbefQuestionAnsweringOutput(image_index=questions.image_index, original_sizes=original_sizes)
         answers, explains = None, output_heatmap or output_token_heatmap
         if answer_ids is not None:
             text_config = self.config.text_config
@@ -189,110 +240,75 @@ class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
         elif explains:
             raise ValueError("a heatmap explains the score of an answer: pass `answer_ids`.")
 
-        questions = (pixel_values, input_ids, attention_mask, image_index)
         text_model, explained = self.albef.text_model, self.config.explanation_layer
-        below, keys_values = self._read_questions(self.albef.vision_model, text_model, *questions, last=explained)
-        pieces = PieceLayout.of(attention_mask, keep_padding=True)
-        output.question_states = text_model.run_layers(below, pieces, keys_values, image_index, first=explained)
+        keys_values = text_model.project_image(self.albef.vision_model(pixel_values))
+        first = self.config.text_config.fusion_layer
+        states = text_model.encode(input_ids, layout)
+        states = text_model.run_layers(states, layout, keys_values, first=first, last=explained)
+        output.question_states = text_model.run_layers(states, layout, keys_values, first=explained)
         if answers is None:
             return output
         if explains:
-            maps = self._explain_answers(
-                output, below, attention_mask, keys_values, image_index, answers, torch.is_grad_enabled()
+            output.answer_logits, output.answer_losses, explanation = self._explain_answers(
+                states, questions, keys_values, answers
             )
-            output.heatmap = average_over_pieces(maps, attention_mask[answers.question_index])
-            output.normalized_heatmap = normalize_heatmap(output.heatmap)
-            output.token_heatmap = maps if output_token_heatmap else None
+            output.heatmap, output.normalized_heatmap = explanation.heatmap, explanation.normalized_heatmap
+            output.token_heatmap = explanation.token_heatmap if output_token_heatmap else None
         else:
-            output.answer_logits = self._score_answers(
-                self.answer_decoder, output.question_states, attention_mask, answers
-            )
+            output.answer_logits = self.answer_decoder(
+                answers.ids, answers.mask, output.question_states, questions.attention_mask, answers.question_index
+            ).logits
             output.answer_losses = compute_answer_losses(output.answer_logits, answers.ids, answers.mask)
         alpha = self.config.distillation_alpha if distillation_alpha is None else distillation_alpha
-        output.loss = self._combine_losses(output, questions, answers, alpha)
-        return output
-
-    def _read_questions(
-        self,
-        vision_model: AlbefVisionModel,
-        text_model: AlbefTextModel,
-        pixel_values: torch.Tensor,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        image_index: torch.Tensor,
-        last: int | None = None,
-    ) -> tuple[torch.Tensor, list[KeysValues]]:
-        """States of P questions `(P, T, hidden_size)` after the layers below `last`, padding included, and the keys
-        and values of the images."""
-        pieces = PieceLayout.of(attention_mask, keep_padding=True)
-        keys_values = text_model.project_image(vision_model(pixel_values))
-        text_embeds = text_model.encode(input_ids, pieces)
-        options = {"first": text_model.config.fusion_layer, "last": last}
-        return text_model.run_layers(text_embeds, pieces, keys_values, image_index, **options), keys_values
-
-    @staticmethod
-    def _score_answers(
-        decoder: AlbefTextDecoder,
-        question_states: torch.Tensor,
-        attention_mask: torch.Tensor,
-        answers: AnswerRows,
-    ) -> torch.Tensor:
-        outputs = decoder(
-            answers.ids, answers.mask, question_states, attention_mask, answer_index=answers.question_index
-        )
-        return outputs.logits
-
-    def _explain_answers(
-        self,
-        output: AlbefQuestionAnsweringOutput,
-        below: torch.Tensor,
-        attention_mask: torch.Tensor,
-        keys_values: list[KeysValues],
-        image_index: torch.Tensor,
-        answers: AnswerRows,
-        keep_graph: bool,
-    ) -> torch.Tensor:
-        """Scores and losses of the answers in the output; returns the maps of the pieces of their questions
-        `(A, T, G_h, G_w)`.
-
-        From the explanation layer on every answer has a copy of its question, hence a gradient of its own.
-        """
-        explained, question = self.config.explanation_layer, answers.question_index
-        mask = attention_mask[question]
-        rows = PhraseRows(below[question], mask, image_index[question], pieces=PieceLayout.of(mask, keep_padding=True))
-
-        def read_answers(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            logits = self.answer_decoder(answers.ids, answers.mask, states, mask, use_eager=True).logits
-            return logits, -compute_answer_losses(logits, answers.ids, answers.mask)
-
-        layers, text_model = range(explained, explained + 1), self.albef.text_model
-        output.answer_logits, log_probabilities, (maps,) = explain_fusion(
-            text_model, rows, keys_values, layers, read_answers, keep_graph, first_piece_only=False
-        )
-        output.answer_losses = -log_probabilities
-        return maps.unflatten(-1, self.config.vision_config.grid_size)
-
-    def _combine_losses(
-        self,
-        output: AlbefQuestionAnsweringOutput,
-        questions: tuple[torch.Tensor, ...],
-        answers: AnswerRows,
-        alpha: float,
-    ) -> torch.Tensor:
-        """Weighted sum over the answers, with the share `alpha` of distillation, over the number of questions."""
         losses = output.answer_losses
         if alpha > 0:
-            with torch.no_grad():
-                momentum_states, _ = self._read_questions(
-                    self.momentum_vision_model, self.momentum_text_model, *questions
-                )
-                _, input_ids, attention_mask, _ = questions
-                momentum_logits = self._score_answers(
-                    self.momentum_answer_decoder, momentum_states, attention_mask, answers
-                )
+            momentum_logits = self._compute_momentum_logits(pixel_values, input_ids, questions, answers)
             distillation = compute_answer_distillation(output.answer_logits, momentum_logits, answers.mask)
             losses = (1 - alpha) * losses + alpha * distillation
-        return (answers.weights * losses).sum() / len(questions[1])
+        output.loss = (answers.weights * losses).sum() / len(input_ids)
+        return output
+
+    @torch.no_grad()
+    def _compute_momentum_logits(
+        self, pixel_values: torch.Tensor, input_ids: torch.Tensor, questions: PhraseInputs, answers: AnswerRows
+    ) -> torch.Tensor:
+        """Scores of the answers' tokens `(A, L, vocab_size)` of the momentum copies."""
+        vision_model, text_model = self.momentum_vision_model, self.momentum_text_model
+        states = _read_questions(vision_model, text_model, pixel_values, input_ids, questions.layout)
+        return self.momentum_answer_decoder(
+            answers.ids, answers.mask, states, questions.attention_mask, answers.question_index
+        ).logits
+
+    def _explain_answers(
+        self, states: torch.Tensor, questions: PhraseInputs, keys_values: list[KeysValues], answers: AnswerRows
+    ) -> tuple[torch.Tensor, torch.Tensor, Explanation]:
+        """Scores of the answers' tokens, losses `(A,)` of the answers and heatmaps of their log-probabilities.
+
+        From the explanation layer on every answer has a copy of its question (`states` are those before it), hence a
+        gradient of its own.
+        """
+        attention_mask = questions.attention_mask[answers.question_index]
+        image_index = questions.image_index[answers.question_index]
+        layout = build_layout(attention_mask, image_index, questions.layout.num_images, keep_padding=True)
+
+        def read_answers(fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            logits = self.answer_decoder(answers.ids, answers.mask, fused, attention_mask, use_eager=True).logits
+            return logits, -compute_answer_losses(logits, answers.ids, answers.mask)
+
+        layers = range(self.config.explanation_layer, self.config.explanation_layer + 1)
+        explained = explain_score(
+            self.albef.text_model,
+            states[answers.question_index],
+            layout,
+            keys_values,
+            layers,
+            read_answers,
+            first_token_only=False,
+        )
+        (attention_map,), (gradient,) = explained.attention_maps, explained.gradients
+        explanation = explain_attention(attention_map, gradient, attention_mask, self.config.vision_config.grid_size)
+        token_heatmap = explanation.token_heatmap * attention_mask[..., None, None]
+        return explained.logits, -explained.score, explanation._replace(token_heatmap=token_heatmap)
 
     def rank_answers(
         self,
@@ -306,18 +322,19 @@ class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
         image_index: torch.Tensor | None = None,
         original_sizes: torch.Tensor | None = None,
         answers_per_chunk: int = 256,
+        layout: PhraseLayout | None = None,
     ) -> RankedAnswers:
-        r"""Chooses from a list of C answers: the k with the most probable first piece are scored as a whole.
+        r"""Chooses from a list of C answers: the k with the most probable first token are scored completely.
 
         The k probabilities are a softmax over the sums of log-probabilities, so they depend on k.
 
         Args:
-            pixel_values, input_ids, attention_mask, image_index: as for `forward`.
-            candidate_ids, candidate_mask (`torch.Tensor` of shape `(C, L)`): pieces [CLS] answer [SEP], and 1 for real
+            pixel_values, input_ids, attention_mask, image_index, layout: as for `forward`.
+            candidate_ids, candidate_mask (`torch.Tensor` of shape `(C, L)`): tokens [CLS] answer [SEP], and 1 for real
                 ones; see [`AlbefProcessor.encode_candidates`]. None may be there twice.
             k (`int`, defaults to 128): answers that are scored and returned; all of them if there are fewer.
-            first_token (`str`, defaults to `"once"`): `"once"` sums the log-probability of every piece; `"twice"` adds
-                that of the first piece again, as the released code does.
+            first_token (`str`, defaults to `"once"`): `"once"` sums the log-probability of every token; `"twice"` adds
+                that of the first token again, as in the released implementation.
             original_sizes: accepted so that the processor's output can be passed as it is; not read.
             answers_per_chunk (`int`, defaults to 256): pairs of question and answer that are decoded together, which
                 bounds the memory.
@@ -335,13 +352,14 @@ class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
         if candidate_ids is None:
             raise ValueError("`candidate_ids` is needed: pass what `processor.encode_candidates(answers)` returns.")
         candidate_mask = check_candidates(candidate_ids, candidate_mask, self.config.text_config)
-        questions = _check_inputs(pixel_values, input_ids, attention_mask, image_index)
+        questions = _check_questions(pixel_values, input_ids, attention_mask, image_index, layout)
+        attention_mask = questions.attention_mask
         with torch.no_grad(), evaluation_mode(self):
-            states, _ = self._read_questions(
-                self.albef.vision_model, self.albef.text_model, pixel_values, input_ids, *questions
+            states = _read_questions(
+                self.albef.vision_model, self.albef.text_model, pixel_values, input_ids, questions.layout
             )
-            keys_values, attention_mask = self.answer_decoder.project_questions(states), questions[0]
-            first = self._score_first_pieces(candidate_ids, keys_values, attention_mask)
+            keys_values = self.answer_decoder.project_questions(states)
+            first = self._score_first_tokens(candidate_ids, keys_values, attention_mask)
             first, shortlist = (best[:, :k] for best in first.sort(dim=1, descending=True, stable=True))
             scores = self._score_shortlist(
                 candidate_ids, candidate_mask, shortlist, keys_values, attention_mask, answers_per_chunk
@@ -351,10 +369,10 @@ class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
         scores, order = scores.sort(dim=1, descending=True, stable=True)
         return RankedAnswers(shortlist.gather(1, order), scores.softmax(dim=1))
 
-    def _score_first_pieces(
+    def _score_first_tokens(
         self, candidate_ids: torch.Tensor, keys_values: list[KeysValues], attention_mask: torch.Tensor
     ) -> torch.Tensor:
-        """Log-probability of the first piece after [CLS] of every candidate, `(P, C)`."""
+        """Log-probability of the first token after [CLS] of every candidate, `(P, C)`."""
         start = candidate_ids[:1, :1].expand(len(attention_mask), 1)
         logits = self.answer_decoder.decode(start, torch.ones_like(start), keys_values, attention_mask)
         return logits[:, 0].log_softmax(dim=-1).index_select(1, candidate_ids[:, 1])
@@ -370,13 +388,13 @@ class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
     ) -> torch.Tensor:
         """Log-probability of the candidates `(P, k)` of each question, computed in chunks of similar length."""
         chosen, width = shortlist.flatten(), shortlist.shape[1]
-        chunks, parts = divide_by_length(candidate_mask[chosen], answers_per_chunk), []
+        chunks, parts = chunk_by_length(candidate_mask[chosen], answers_per_chunk), []
         for rows, length in chunks:
             ids, mask = candidate_ids[chosen[rows], :length], candidate_mask[chosen[rows], :length]
             logits = self.answer_decoder.decode(ids, mask, keys_values, attention_mask, rows // width)
             parts.append(-compute_answer_losses(logits, ids, mask))
-        back = torch.cat([rows for rows, _ in chunks]).argsort()
-        return torch.cat(parts)[back].unflatten(0, shortlist.shape)
+        order = torch.cat([rows for rows, _ in chunks]).argsort()
+        return torch.cat(parts)[order].unflatten(0, shortlist.shape)
 
     def generate(
         self,
@@ -385,40 +403,152 @@ class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
         attention_mask: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
         original_sizes: torch.Tensor | None = None,
+        layout: PhraseLayout | None = None,
         **options,
     ):
-        r"""Writes an answer to every question, piece by piece.
+        r"""Writes an answer to every question, token by token.
 
         Args:
-            pixel_values, input_ids, attention_mask, image_index: as for `forward`.
+            pixel_values, input_ids, attention_mask, image_index, layout: as for `forward`.
             original_sizes: accepted so that the processor's output can be passed as it is; not read.
             options: as for [`~transformers.GenerationMixin.generate`]: `num_beams`, `max_new_tokens`, `do_sample`, ...
 
         Returns:
-            `torch.Tensor` of shape `(P, L)`: pieces of the answers from [CLS] to [SEP], then padding; what
+            `torch.Tensor` of shape `(P, L)`: tokens of the answers from [CLS] to [SEP], then padding; what
             `transformers` returns instead if the options say so. `processor.batch_decode(ids,
             skip_special_tokens=True)` makes it text.
         """
-        questions = _check_inputs(pixel_values, input_ids, attention_mask, image_index)
+        questions = _check_questions(pixel_values, input_ids, attention_mask, image_index, layout)
         with torch.no_grad(), evaluation_mode(self):
-            states, _ = self._read_questions(
-                self.albef.vision_model, self.albef.text_model, pixel_values, input_ids, *questions
+            states = _read_questions(
+                self.albef.vision_model, self.albef.text_model, pixel_values, input_ids, questions.layout
             )
             start = input_ids.new_full((len(input_ids), 1), self.config.text_config.cls_token_id)
-            encoded = {"encoder_hidden_states": states, "encoder_attention_mask": questions[0]}
-            return self.answer_decoder.generate(start, **encoded, **options)
+            return self.answer_decoder.generate(
+                start, encoder_hidden_states=states, encoder_attention_mask=questions.attention_mask, **options
+            )
 
 
-def _check_inputs(
+def _check_questions(
     pixel_values: torch.Tensor,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
     image_index: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`attention_mask` and `image_index` as [`~inputs_albef.check_phrase_inputs`]; every question has a word."""
-    attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
-    check_questions(attention_mask)
-    return attention_mask, image_index
+    layout: PhraseLayout | None,
+) -> PhraseInputs:
+    """Questions as [`~layout_albef.check_phrase_inputs`], each with a word; their states at padding are computed."""
+    questions = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index, layout)
+    check_questions(questions.attention_mask)
+    layout = questions.layout.to(pixel_values.device).keep_padding()
+    return PhraseInputs(questions.attention_mask, questions.image_index, layout)
 
 
-__all__ = ["AlbefForQuestionAnswering", "FirstToken"]
+def _read_questions(
+    vision_model: AlbefVisionModel,
+    text_model: AlbefTextModel,
+    pixel_values: torch.Tensor,
+    input_ids: torch.Tensor,
+    layout: PhraseLayout,
+) -> torch.Tensor:
+    """States of P questions about their images, `(P, T, hidden_size)`."""
+    keys_values = text_model.project_image(vision_model(pixel_values))
+    text_embeds = text_model.encode(input_ids, layout)
+    return text_model.run_layers(text_embeds, layout, keys_values, first=text_model.config.fusion_layer)
+
+
+def check_questions(attention_mask: torch.Tensor) -> None:
+    """Raises `ValueError` for a question `(P, T)` without words."""
+    is_empty = attention_mask.sum(dim=1) < SHORTEST_QUESTION
+    if is_empty.any():
+        raise ValueError(
+            f"`input_ids` has questions without words, in rows {_list_rows(is_empty)}: they hold [CLS] alone. Drop "
+            "them."
+        )
+
+
+def check_answers(name: str, ids: torch.Tensor, mask: torch.Tensor | None, config: AlbefTextConfig) -> torch.Tensor:
+    """Mask `(A, L)` of answers; raises `ValueError` where one is not [CLS] words [SEP].
+
+    Args:
+        name (`str`): `"answer"` or `"candidate"`, the prefix of the arguments' names.
+        ids, mask (`torch.Tensor` of shape `(A, L)`): tokens, and 1 for real ones; without a mask all are real.
+        config ([`AlbefTextConfig`]): specifies the special tokens.
+    """
+    if ids.ndim != 2 or len(ids) == 0:
+        raise ValueError(f"`{name}_ids` must have shape ({name}s, tokens) with at least one, got {tuple(ids.shape)}.")
+    if mask is None:
+        mask = torch.ones_like(ids)
+    elif mask.shape != ids.shape:
+        raise ValueError(
+            f"`{name}_mask` has shape {tuple(mask.shape)} but `{name}_ids` {tuple(ids.shape)}: pass both as the "
+            "processor returned them."
+        )
+    lengths = mask.sum(dim=1)
+    last = ids.gather(1, (lengths - 1).clamp(min=0)[:, None])[:, 0]
+    is_wrong = (ids[:, 0] != config.cls_token_id) | (last != config.sep_token_id)
+    if is_wrong.any():
+        raise ValueError(
+            f"`{name}_ids` must begin with [CLS] and end with [SEP]; rows {_list_rows(is_wrong)} do not. "
+            f"`processor.encode_{name}s` makes them so; `processor(text=...)`, which is for questions, does not."
+        )
+    is_empty = lengths < SHORTEST_ANSWER
+    if is_empty.any():
+        raise ValueError(f"`{name}_ids` has empty {name}s, in rows {_list_rows(is_empty)}: drop them.")
+    return mask
+
+
+def check_candidates(ids: torch.Tensor, mask: torch.Tensor | None, config: AlbefTextConfig) -> torch.Tensor:
+    """As [`check_answers`] for candidates, none of which may be there twice."""
+    mask = check_answers("candidate", ids, mask, config)
+    _, group, counts = ids.masked_fill(mask == 0, -1).unique(dim=0, return_inverse=True, return_counts=True)
+    if (counts > 1).any():
+        rows = (group == counts.argmax()).nonzero().flatten().tolist()
+        raise ValueError(
+            f"`candidate_ids` has the same answer in rows {rows}: it would take a share of its own probability. Keep "
+            "one of them."
+        )
+    return mask
+
+
+def compute_answer_losses(logits: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    r"""Minus the log-probability of each answer.
+
+    Args:
+        logits (`torch.Tensor` of shape `(A, L, vocab_size)`): scores of the token that follows each token.
+        ids, mask (`torch.Tensor` of shape `(A, L)`): tokens [CLS] answer [SEP], and 1 for real ones.
+
+    Reduction: sum over the tokens after [CLS], [SEP] included, padding not; `(A,)`.
+    """
+    following = ids[:, 1:].masked_fill(mask[:, 1:] == 0, IGNORED_LABEL)
+    scores = logits[:, :-1].transpose(1, 2)  # (A, vocab_size, L - 1)
+    return nn.functional.cross_entropy(scores, following, ignore_index=IGNORED_LABEL, reduction="none").sum(dim=1)
+
+
+def compute_answer_distillation(
+    logits: torch.Tensor, momentum_logits: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    r"""Cross-entropy of the scores against the momentum decoder's distribution over the vocabulary.
+
+    Args:
+        logits, momentum_logits (`torch.Tensor` of shape `(A, L, vocab_size)`): scores of the token that follows.
+        mask (`torch.Tensor` of shape `(A, L)`): 1 for real tokens.
+
+    Reduction: as for [`compute_answer_losses`].
+    """
+    log_probabilities = logits[:, :-1].log_softmax(dim=-1)
+    per_token = -(log_probabilities * momentum_logits[:, :-1].softmax(dim=-1)).sum(dim=-1)
+    return (per_token * mask[:, 1:]).sum(dim=1)
+
+
+def _list_rows(is_wrong: torch.Tensor) -> str:
+    return list_first(is_wrong.nonzero().flatten().tolist())
+
+
+__all__ = [
+    "AlbefForQuestionAnswering",
+    "FirstToken",
+    "check_answers",
+    "check_candidates",
+    "compute_answer_distillation",
+    "compute_answer_losses",
+]

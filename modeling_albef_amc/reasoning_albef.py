@@ -11,12 +11,11 @@ from transformers.utils import can_return_tuple
 from .base_albef import AlbefModel, AlbefTaskModel
 from .classification_albef import AlbefClassificationModel
 from .configuration_albef import AlbefConfig
-from .contrastive_albef import compute_negative_probabilities, resolve_image_ids
 from .explanation_albef import at_least_float32
-from .fusion_albef import encode_rows, fuse_first_pieces
-from .inputs_albef import check_phrase_inputs
+from .layout_albef import PhraseLayout, build_layout, check_phrase_inputs
 from .outputs_albef import AlbefTextAssignmentOutput
 from .pretrained_albef import AlbefPreTrainedModel
+from .pretraining_losses_albef import compute_negative_probabilities, resolve_image_ids
 from .warm_start_albef import IMAGES_PER_PAIR
 
 # Classes of text assignment: the image that a text belongs to.
@@ -110,12 +109,13 @@ class AlbefForTextAssignment(AlbefPreTrainedModel):
         image_ids: torch.Tensor | None = None,
         assignments: torch.Tensor | None = None,
         negative_image_index: torch.Tensor | None = None,
+        layout: PhraseLayout | None = None,
     ) -> AlbefTextAssignmentOutput:
         r"""The text-assignment loss of N images and P texts; every image is encoded once.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(N, 3, image_height, image_width)`): normalised images.
-            input_ids, attention_mask (`torch.Tensor` of shape `(P, T)`): pieces, and 1 for real ones.
+            input_ids, attention_mask (`torch.Tensor` of shape `(P, T)`): tokens, and 1 for real ones.
             image_index (`torch.Tensor` of shape `(P,)`, *optional*): row of the image that each text belongs to; not
                 needed if P = N.
             image_ids (`torch.Tensor` of shape `(N,)`, *optional*): identity of each image, >= 0: another row of the
@@ -124,10 +124,13 @@ class AlbefForTextAssignment(AlbefPreTrainedModel):
                 first place, 1 in the second, 2 in neither. Drawn with equal chances when absent.
             negative_image_index (`torch.Tensor` of shape `(P, 2)`, *optional*): two rows of images that each text does
                 not belong to, -1 for none; the second is read for texts that belong to neither. Drawn when absent, an
-                image the more often the more it resembles the text's. A text that lacks an image it needs is left
-                out.
+                image the more often the more it resembles the text's. A text that lacks an image it needs is
+                dropped.
+            layout ([`~layout_albef.PhraseLayout`], *optional*): what the processor computed of `attention_mask` and
+                `image_index`. It spares their check; the layout of the pairs is built here.
         """
-        attention_mask, image_index = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index)
+        texts = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index, layout)
+        image_index = texts.image_index
         if assignments is None:
             assignments = torch.randint(NUM_ASSIGNMENTS, image_index.shape, device=image_index.device)
         image_embeds = self.albef.vision_model(pixel_values)
@@ -137,11 +140,12 @@ class AlbefForTextAssignment(AlbefPreTrainedModel):
         pairs = pair_images(image_index, assignments, negative_image_index)
         kept = (pairs != NO_IMAGE).all(dim=1).nonzero().flatten()
         pairs, assignments = pairs[kept], assignments[kept]
-        text_model = self.albef.text_model
-        rows, keys_values = encode_rows(text_model, image_embeds, input_ids[kept], attention_mask[kept], pairs)
-        logits = self.assignment_head(
-            fuse_first_pieces(text_model, rows, keys_values, self.config.text_config.fusion_layer)
-        )
+        text_model, first = self.albef.text_model, self.config.text_config.fusion_layer
+        layout = build_layout(texts.attention_mask[kept], pairs, len(pixel_values))
+        text_embeds = text_model.encode(input_ids[kept], layout)
+        keys_values = text_model.project_image(image_embeds)
+        fused = text_model.run_layers(text_embeds, layout, keys_values, first=first, first_token_only=True)
+        logits = self.assignment_head(fused[:, 0])
         total = nn.functional.cross_entropy(at_least_float32(logits), assignments, reduction="sum")
         return AlbefTextAssignmentOutput(
             loss=total / max(len(kept), 1),
@@ -163,7 +167,7 @@ class AlbefForTextAssignment(AlbefPreTrainedModel):
 
 
 def draw_two(probabilities: torch.Tensor) -> torch.Tensor:
-    r"""Draws two different candidates a row, one after the other.
+    r"""Draws two different candidates per row, one after the other.
 
     Dividing by exponential random numbers and taking the largest draws without replacement.
 

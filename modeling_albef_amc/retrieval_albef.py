@@ -1,18 +1,491 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""ALBEF for retrieval: texts for images and images for texts.
+"""ALBEF for retrieval, and what learning from pairs of image and text shares: contrastive loss with queues, hard
+negatives, matching loss. How a trained model retrieves is in `matching_albef`.
 
-Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section 4.
+Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), sections 3.2, 3.3 and 4.
 """
 
+from dataclasses import dataclass
+from typing import NamedTuple, get_args
+
 import torch
+from torch import nn
+from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
-from .configuration_albef import AlbefConfig
-from .contrastive_albef import UNKNOWN_IMAGE_ID
-from .contrastive_model_albef import AlbefContrastiveModel
-from .explanation_albef import HeatmapDenominator, outside_inference_mode
+from .configuration_albef import ITM_MATCH_INDEX, AlbefConfig
+from .encoders_albef import AlbefTextModel, AlbefVisionModel, KeysValues
+from .explanation_albef import (
+    ExplainedScore,
+    Explanation,
+    HeatmapDenominator,
+    at_least_float32,
+    explain_attention,
+    outside_inference_mode,
+    resolve_token_mask,
+)
+from .layout_albef import (
+    PhraseLayout,
+    PhraseRows,
+    build_layout,
+    check_phrase_inputs,
+    find_explained_rows,
+    join_rows,
+    pad_tokens,
+    split_rows,
+)
+from .matching_albef import AlbefMatchingModel
+from .momentum_albef import MomentumCopies
 from .outputs_albef import AlbefRetrievalOutput
-from .parallel_albef import CandidateScope
+from .parallel_albef import CandidateScope, JointRows, attach, largest_over_processes
+from .pretraining_losses_albef import (
+    UNKNOWN_IMAGE_ID,
+    JointBatch,
+    MaskedPhrases,
+    compare_features,
+    compute_contrastive_targets,
+    compute_negative_probabilities,
+    draw_negatives,
+    soft_cross_entropy,
+)
+from .ranges_albef import check_choice
+
+ITM_MISMATCH_INDEX = 0
+MODALITIES = ("image", "text")
+RECALL_RANKS = (1, 5, 10)
+TIE_ORDERS = ("first", "released")
+
+
+@dataclass(frozen=True)
+class PairInputs:
+    """N images and P phrases to learn from, checked; the fields mean what [`AlbefForPreTraining.forward`] says.
+
+    Args:
+        token_mask (`torch.Tensor` of shape `(P, T)`, *optional*): tokens whose maps are averaged; None where no
+            heatmap is needed.
+        batch ([`~pretraining_losses_albef.JointBatch`]): where candidates come from.
+        alpha (`float`): weight of the momentum model's targets.
+    """
+
+    pixel_values: torch.Tensor
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    image_index: torch.Tensor
+    layout: PhraseLayout
+    token_mask: torch.Tensor | None
+    batch: JointBatch
+    alpha: float
+    negative_image_index: torch.Tensor | None
+    negative_text_index: torch.Tensor | None
+    negative_uniforms: torch.Tensor | None
+    output_token_heatmap: bool
+    heatmap_denominator: HeatmapDenominator
+    explained_phrases: torch.Tensor | None
+
+
+class Contrast(NamedTuple):
+    """Contrastive part of a step; the fields are those of [`AlbefRetrievalOutput`]."""
+
+    itc_loss: torch.Tensor
+    image_features: torch.Tensor
+    text_features: torch.Tensor
+    momentum_image_features: torch.Tensor
+    momentum_text_features: torch.Tensor
+    logits_per_image: torch.Tensor
+    logits_per_text: torch.Tensor
+
+
+class MaskedStates(NamedTuple):
+    """States of R masked phrases for their head.
+
+    Args:
+        image_index (`torch.Tensor` of shape `(R,)`): image row of each.
+        fused (`torch.Tensor` of shape `(R, T, hidden_size)`): after all layers.
+        momentum_image_embeds (`torch.Tensor` of shape `(N, 1 + num_patches, hidden_size)`): images of the momentum
+            model.
+        momentum_text_embeds (`torch.Tensor` of shape `(R, T, hidden_size)`): after the text layers of the momentum
+            model; without rows where nothing is distilled.
+    """
+
+    image_index: torch.Tensor
+    fused: torch.Tensor
+    momentum_image_embeds: torch.Tensor
+    momentum_text_embeds: torch.Tensor
+
+
+class FusedPhrases(NamedTuple):
+    """Results of the fusion layers for P given pairs, K negative pairs and R masked phrases.
+
+    Args:
+        itm_logits (`torch.Tensor` of shape `(P, 2)`), negative_logits (`(K, 2)`): matching scores.
+        masked_states (`torch.Tensor` of shape `(R, T, hidden_size)`): states of the masked phrases.
+        explained_rows (`torch.Tensor` of shape `(E,)`): given pairs whose score is explained.
+        explained ([`~explanation_albef.ExplainedScore`], *optional*): theirs; None where nothing is explained.
+    """
+
+    itm_logits: torch.Tensor
+    negative_logits: torch.Tensor
+    masked_states: torch.Tensor
+    explained_rows: torch.Tensor
+    explained: ExplainedScore | None
+
+
+class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
+    """Matching model that learns from pairs: momentum encoders, queues, contrastive loss, hard negatives.
+
+    Each of the two queues of momentum features has the identity of every column and a pointer to the oldest. A
+    subclass adds its own modules, then calls `_build_momentum`, `post_init` and `_settle_momentum`, in this order.
+    """
+
+    image_queue: torch.Tensor
+    text_queue: torch.Tensor
+    image_queue_ids: torch.Tensor
+    text_queue_ids: torch.Tensor
+
+    _keys_to_ignore_on_load_missing = [r"^momentum_", r"_queue"]  # made from the online weights, or empty
+    _keep_in_fp32_modules_strict = ["momentum_*", "image_queue", "text_queue"]
+    _momentum_of = {
+        "momentum_vision_model": "albef.vision_model",
+        "momentum_text_model": "albef.text_model",
+        "momentum_vision_projection": "albef.vision_projection",
+        "momentum_text_projection": "albef.text_projection",
+    }
+
+    def _build_momentum(self, config: AlbefConfig) -> None:
+        text_config, vision_config = config.text_config, config.vision_config
+        self.momentum_vision_model = AlbefVisionModel(vision_config)
+        self.momentum_text_model = AlbefTextModel(text_config)
+        self.momentum_vision_projection = nn.Linear(vision_config.hidden_size, config.projection_dim)
+        self.momentum_text_projection = nn.Linear(text_config.hidden_size, config.projection_dim)
+        for modality in MODALITIES:
+            self.register_buffer(f"{modality}_queue", torch.zeros(config.projection_dim, config.queue_size))
+            ids = torch.full((config.queue_size,), UNKNOWN_IMAGE_ID, dtype=torch.int64)
+            self.register_buffer(f"{modality}_queue_ids", ids)
+            self.register_buffer(f"{modality}_queue_pointer", torch.zeros(1, dtype=torch.int64))
+
+    def _settle_momentum(self) -> None:
+        super()._settle_momentum()
+        for modality in MODALITIES:
+            setattr(self, f"{modality}_queue", at_least_float32(getattr(self, f"{modality}_queue")))
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """As for [`AlbefPreTrainedModel`]; queues get random unit features that stand for no image."""
+        super()._init_weights(module)
+        if module is not self:
+            return
+        for modality in MODALITIES:
+            queue = getattr(self, f"{modality}_queue")
+            init.copy_(queue, nn.functional.normalize(torch.randn_like(queue), dim=0))
+            init.constant_(getattr(self, f"{modality}_queue_ids"), UNKNOWN_IMAGE_ID)
+            init.zeros_(getattr(self, f"{modality}_queue_pointer"))
+
+    @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        """Clamps the contrastive temperature to `[temperature_min, temperature_max]` of the configuration."""
+        self.albef.temperature.clamp_(self.config.temperature_min, self.config.temperature_max)
+
+    @torch.no_grad()
+    def enqueue(
+        self,
+        image_features: torch.Tensor,
+        text_features: torch.Tensor,
+        image_ids: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        across_processes: bool = False,
+    ) -> None:
+        r"""Writes momentum features into the queues, oldest entries first: one column per image, one per phrase.
+
+        Args:
+            image_features (`torch.Tensor` of shape `(N, projection_dim)`), text_features
+                (`torch.Tensor` of shape `(P, projection_dim)`): momentum features, unit length.
+            image_ids (`torch.Tensor` of shape `(N,)`, *optional*): identities; unknown (-1) without.
+            image_index (`torch.Tensor` of shape `(P,)`, *optional*): image row of each phrase; needed if P != N.
+            across_processes (`bool`, defaults to `False`): write the features of every process, in the order of
+                ranks, so that the queues are equal everywhere. Every process must call it.
+        """
+        if image_ids is None:
+            image_ids = torch.full((len(image_features),), UNKNOWN_IMAGE_ID, device=image_features.device)
+        if image_index is None and len(image_features) != len(text_features):
+            raise ValueError(
+                f"`image_index` is needed for {len(text_features)} phrases on {len(image_features)} images: pass the "
+                "image row of every phrase."
+            )
+        phrase_ids = image_ids if image_index is None else image_ids[image_index]
+        for modality, features, ids in (("image", image_features, image_ids), ("text", text_features, phrase_ids)):
+            rows = JointRows.of(len(features), features.device, "joint" if across_processes else "local")
+            self._write_queue(modality, rows.gather(features), rows.gather(ids))
+
+    def _write_queue(self, modality: str, features: torch.Tensor, ids: torch.Tensor) -> None:
+        queue, pointer = getattr(self, f"{modality}_queue"), getattr(self, f"{modality}_queue_pointer")
+        size = queue.shape[1]
+        columns = (pointer + torch.arange(len(features), device=queue.device)) % size
+        kept = slice(max(0, len(features) - size), None)  # of a batch larger than the queue the last ones stay
+        queue[:, columns[kept]] = features[kept].T.to(queue.dtype)
+        getattr(self, f"{modality}_queue_ids")[columns[kept]] = ids[kept]
+        pointer.copy_((pointer + len(features)) % size)
+
+    def _check_pairs(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        image_index: torch.Tensor | None,
+        layout: PhraseLayout | None,
+        image_ids: torch.Tensor | None,
+        token_mask: torch.Tensor | None,
+        negative_image_index: torch.Tensor | None,
+        negative_text_index: torch.Tensor | None,
+        negative_uniforms: torch.Tensor | None,
+        distillation_alpha: float | None,
+        candidate_scope: CandidateScope,
+        output_heatmap: bool,
+        output_token_heatmap: bool,
+        heatmap_denominator: HeatmapDenominator,
+        explained_phrases: torch.Tensor | None,
+    ) -> PairInputs:
+        check_choice("candidate_scope", candidate_scope, get_args(CandidateScope))
+        check_choice("heatmap_denominator", heatmap_denominator, get_args(HeatmapDenominator))
+        phrases = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index, layout)
+        explains = output_heatmap or output_token_heatmap
+        return PairInputs(
+            pixel_values,
+            input_ids,
+            phrases.attention_mask,
+            phrases.image_index,
+            phrases.layout.to(pixel_values.device),
+            token_mask=resolve_token_mask(token_mask, phrases.attention_mask) if explains else None,
+            batch=JointBatch.gather(image_ids, len(pixel_values), phrases.image_index, candidate_scope),
+            alpha=self.config.distillation_alpha if distillation_alpha is None else distillation_alpha,
+            negative_image_index=negative_image_index,
+            negative_text_index=negative_text_index,
+            negative_uniforms=negative_uniforms,
+            output_token_heatmap=output_token_heatmap,
+            heatmap_denominator=heatmap_denominator,
+            explained_phrases=explained_phrases,
+        )
+
+    def _learn_from_pairs(
+        self, pairs: PairInputs, masked: MaskedPhrases | None = None, compares: bool = True
+    ) -> tuple[AlbefRetrievalOutput, MaskedStates]:
+        """Everything but the total loss: contrastive part, with `compares` the matching loss, and the heatmap. Masked
+        phrases go with the others; the states that their head reads are the second value."""
+        text_model, num_phrases = self.albef.text_model, len(pairs.input_ids)
+        input_ids, layout = _join_phrases(pairs, masked)
+        image_embeds = self.albef.vision_model(pairs.pixel_values)
+        text_embeds, masked_embeds = text_model.encode(input_ids, layout).tensor_split([num_phrases])
+        keys_values = text_model.project_image(image_embeds)
+        if pairs.alpha == 0:
+            input_ids, layout = pairs.input_ids, pairs.layout  # nothing is distilled
+        with torch.no_grad():
+            momentum_image_embeds = self.momentum_vision_model(pairs.pixel_values)
+            momentum_states = self.momentum_text_model.encode(input_ids, layout)
+            momentum_text_embeds, momentum_masked_embeds = momentum_states.tensor_split([num_phrases])
+        contrast = self._contrast(
+            pairs.batch, pairs.alpha, image_embeds, text_embeds, momentum_image_embeds, momentum_text_embeds
+        )
+        output = AlbefRetrievalOutput(**contrast._asdict(), image_index=pairs.image_index)
+
+        given = PhraseRows(text_embeds, pairs.attention_mask, pairs.image_index)
+        negative, received, with_gaps = given[:0], (), given[:0]
+        if compares:
+            negative, keys_values, received = self._collect_negatives(
+                pairs.batch, image_embeds, given, keys_values, *self._choose_negatives(pairs, contrast)
+            )
+        if masked is not None:
+            image_index = pairs.image_index[masked.rows]
+            with_gaps = PhraseRows(masked_embeds, masked.attention_mask, image_index, masked.reads_padding)
+        fused = self._fuse(pairs, given, negative, with_gaps, keys_values)
+        output.itm_logits = fused.itm_logits
+        if fused.explained is not None:
+            (attention_map,), (gradient,) = fused.explained.attention_maps, fused.explained.gradients
+            token_mask, grid_size = pairs.token_mask[fused.explained_rows], self.config.vision_config.grid_size
+            maps = explain_attention(attention_map, gradient, token_mask, grid_size, pairs.heatmap_denominator)
+            if pairs.explained_phrases is not None:  # 0 for the others
+                zeros = [values.new_zeros(num_phrases, *values.shape[1:]) for values in maps]
+                rows = fused.explained_rows
+                maps = Explanation(*(all_.index_copy(0, rows, part) for all_, part in zip(zeros, maps, strict=True)))
+            output.heatmap, output.normalized_heatmap = maps.heatmap, maps.normalized_heatmap
+            output.token_heatmap = maps.token_heatmap if pairs.output_token_heatmap else None
+        if compares:
+            output.itm_pair_logits = torch.cat([fused.itm_logits, fused.negative_logits])
+            output.itm_loss = compute_matching_loss(output.itm_pair_logits, num_phrases, pairs.batch.phrases, received)
+        return output, MaskedStates(
+            with_gaps.image_index, fused.masked_states, momentum_image_embeds, momentum_masked_embeds
+        )
+
+    def _contrast(
+        self,
+        batch: JointBatch,
+        alpha: float,
+        image_embeds: torch.Tensor,
+        text_embeds: torch.Tensor,
+        momentum_image_embeds: torch.Tensor,
+        momentum_text_embeds: torch.Tensor,
+    ) -> Contrast:
+        temperature = self.albef.temperature
+        image_features, text_features = self.albef.project_images(image_embeds), self.albef.project_texts(text_embeds)
+        with torch.no_grad():
+            momentum_image_features = nn.functional.normalize(
+                at_least_float32(self.momentum_vision_projection(momentum_image_embeds[:, 0])), dim=-1
+            )
+            momentum_text_features = nn.functional.normalize(
+                at_least_float32(self.momentum_text_projection(momentum_text_embeds[:, 0])), dim=-1
+            )
+            images = (batch.images.gather(momentum_image_features), self.image_queue)
+            texts = (batch.phrases.gather(momentum_text_features), self.text_queue)
+            image_targets = compute_contrastive_targets(
+                batch.own_image_ids,
+                torch.cat([batch.phrase_ids, self.text_queue_ids]),
+                compare_features(momentum_image_features, *texts) / temperature,
+                alpha,
+            )
+            text_targets = compute_contrastive_targets(
+                batch.own_phrase_ids,
+                torch.cat([batch.image_ids, self.image_queue_ids]),
+                compare_features(momentum_text_features, *images) / temperature,
+                alpha,
+            )
+        logits_per_image = compare_features(at_least_float32(image_features), *texts) / temperature
+        logits_per_text = compare_features(at_least_float32(text_features), *images) / temperature
+        itc_loss = (
+            soft_cross_entropy(logits_per_image, image_targets, batch.images)
+            + soft_cross_entropy(logits_per_text, text_targets, batch.phrases)
+        ) / 2
+        return Contrast(
+            itc_loss,
+            image_features,
+            text_features,
+            momentum_image_features,
+            momentum_text_features,
+            logits_per_image,
+            logits_per_text,
+        )
+
+    def _choose_negatives(self, pairs: PairInputs, contrast: Contrast) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image and phrase `(P,)` of the negative pairs, as given or drawn: an image for every phrase, and a phrase
+        for every phrase's image; -1 for none."""
+        image, text, batch = pairs.negative_image_index, pairs.negative_text_index, pairs.batch
+        if image is not None and text is not None:
+            return image, text
+        with torch.no_grad():
+            uniforms = pairs.negative_uniforms
+            if uniforms is None:
+                uniforms = torch.rand(len(pairs.image_index), 2, device=pairs.image_index.device)
+            over_images = compute_negative_probabilities(
+                contrast.logits_per_text[:, : len(batch.image_ids)], batch.own_phrase_ids, batch.image_ids
+            )
+            over_texts = compute_negative_probabilities(
+                contrast.logits_per_image[:, : len(batch.phrase_ids)], batch.own_image_ids, batch.phrase_ids
+            )
+            if image is None:
+                image = draw_negatives(over_images, uniforms[:, 0])
+            if text is None:
+                text = draw_negatives(over_texts[pairs.image_index], uniforms[:, 1])
+        return image, text
+
+    def _collect_negatives(
+        self,
+        batch: JointBatch,
+        image_embeds: torch.Tensor,
+        given: PhraseRows,
+        keys_values: list[KeysValues],
+        negative_image_index: torch.Tensor,
+        negative_text_index: torch.Tensor,
+    ) -> tuple[PhraseRows, list[KeysValues], tuple[torch.Tensor, torch.Tensor]]:
+        """Negative pairs before the fusion layers; keys and values of all images that they need; and the states of
+        images and phrases, those of other processes included, which every process must have in its loss."""
+        has_image, has_text = negative_image_index >= 0, negative_text_index >= 0
+        own_text = torch.arange(len(given), device=image_embeds.device)[has_image]
+        length = largest_over_processes(given.states.shape[1], image_embeds.device, batch.phrases)
+        text_embeds, attention_mask = pad_tokens(given.states, length), pad_tokens(given.attention_mask, length)
+        images, image_rows = batch.images.collect(image_embeds, negative_image_index[has_image])
+        texts, text_rows = batch.phrases.collect(text_embeds, negative_text_index[has_text])
+        masks, _ = batch.phrases.collect(attention_mask, negative_text_index[has_text])
+        if len(images) > len(image_embeds):
+            others = self.albef.text_model.project_image(images[len(image_embeds) :])
+            pairs = zip(keys_values, others, strict=True)
+            keys_values = [(torch.cat([key, more[0]]), torch.cat([value, more[1]])) for (key, value), more in pairs]
+        rows = torch.cat([own_text, text_rows])
+        negative = PhraseRows(texts[rows], masks[rows], torch.cat([image_rows, given.image_index[has_text]]))
+        return negative, keys_values, (images, texts)
+
+    def _fuse(
+        self,
+        pairs: PairInputs,
+        given: PhraseRows,
+        negative: PhraseRows,
+        masked: PhraseRows,
+        keys_values: list[KeysValues],
+    ) -> FusedPhrases:
+        """The fusion layers for given pairs, negative pairs and masked phrases, together where nothing divides them:
+        explained phrases leave at the explanation layer, and scores need the first token of the last layer alone."""
+        num_images, last = len(keys_values[0][0]), len(self.albef.text_model.layers) - 1
+        explains, first = pairs.token_mask is not None, self.config.text_config.fusion_layer
+        divide_at = self.config.explanation_layer if explains else last
+        given, negative, masked = self._run_together([given, negative, masked], keys_values, first, divide_at)
+        rows = torch.arange(len(given), device=given.states.device)
+        explained_rows, other_rows, logits, explained = rows[:0], rows, [], None
+        if explains:
+            explained_rows, other_rows = rows, rows[:0]
+            if pairs.explained_phrases is not None:
+                explained_rows, other_rows = find_explained_rows(pairs.explained_phrases)
+            chosen = given[explained_rows]
+            layout = chosen.build_layout(num_images)
+            explained = self.explain_match(chosen.states, layout, keys_values, first=divide_at)
+            logits.append(explained.logits)
+        parts = [given[other_rows], negative, masked]
+        *matched, masked = self._run_together(parts, keys_values, divide_at, last)
+        if sum(map(len, matched)) > 0:
+            joined = join_rows(matched)
+            logits.append(self.match(joined.states, joined.build_layout(num_images), keys_values, first=last))
+        (masked,) = self._run_together([masked], keys_values, last, last + 1)
+        itm_logits, negative_logits = torch.cat(logits).split([len(given), len(negative)])
+        itm_logits = itm_logits[torch.cat([explained_rows, other_rows]).argsort()]
+        return FusedPhrases(itm_logits, negative_logits, masked.states, explained_rows, explained)
+
+    def _run_together(
+        self, parts: list[PhraseRows], keys_values: list[KeysValues], first: int, last: int
+    ) -> list[PhraseRows]:
+        """Layers `first` to `last - 1` in one pass for phrases of several kinds."""
+        joined = join_rows(parts)
+        if first >= last or len(joined) == 0:
+            return parts
+        layout = joined.build_layout(len(keys_values[0][0]))
+        states = self.albef.text_model.run_layers(joined.states, layout, keys_values, first=first, last=last)
+        return split_rows(states, parts)
+
+
+def _join_phrases(pairs: PairInputs, masked: MaskedPhrases | None) -> tuple[torch.Tensor, PhraseLayout]:
+    """Tokens of given phrases, and of masked ones after them, for the text encoder; and their layout."""
+    if masked is None:
+        return pairs.input_ids, pairs.layout
+    input_ids = torch.cat([pairs.input_ids, masked.input_ids])
+    attention_mask = torch.cat([pairs.attention_mask, masked.attention_mask])
+    return input_ids, build_layout(attention_mask, None, len(input_ids), masked.reads_padding)
+
+
+def compute_matching_loss(
+    itm_pair_logits: torch.Tensor, num_matches: int, phrases: JointRows, received: tuple[torch.Tensor, ...]
+) -> torch.Tensor:
+    """Cross-entropy of matching scores `(K, 2)`, of which the first `num_matches` belong to pairs that match.
+
+    Args:
+        phrases ([`~parallel_albef.JointRows`]): the processes that share the batch.
+        received (`tuple`): states that every process must have in its loss; see `_collect_negatives`.
+
+    Reduction: sum over this process' pairs, divided by its share of all, so that the mean over processes is that over
+    all pairs.
+    """
+    labels = torch.full((len(itm_pair_logits),), ITM_MISMATCH_INDEX, device=itm_pair_logits.device)
+    labels[:num_matches] = ITM_MATCH_INDEX
+    total = nn.functional.cross_entropy(at_least_float32(itm_pair_logits), labels, reduction="sum")
+    loss = total / phrases.share(torch.tensor(len(labels), device=labels.device))
+    if phrases.is_joint:
+        for rows in received:
+            loss = attach(loss, rows)
+    return loss
+
 
 QUEUE_IDS = ("image_queue_ids", "text_queue_ids")
 
@@ -92,12 +565,13 @@ class AlbefForImageTextRetrieval(AlbefContrastiveModel):
         output_token_heatmap: bool = False,
         heatmap_denominator: HeatmapDenominator = "kept",
         explained_phrases: torch.Tensor | None = None,
+        layout: PhraseLayout | None = None,
     ) -> AlbefRetrievalOutput:
         r"""Contrastive and matching loss of N images and P texts, with the heatmap of the given pairs on request.
 
         Args:
             pixel_values, input_ids, attention_mask, image_index, token_mask, output_heatmap, output_token_heatmap,
-            heatmap_denominator: as for [`AlbefForImageTextMatching`] (the `itm` explanation).
+            heatmap_denominator, layout: as for [`AlbefForImageTextMatching`] (the `itm` explanation).
             image_ids, negative_image_index, negative_text_index, negative_uniforms, distillation_alpha,
             candidate_scope, explained_phrases: as for [`AlbefForPreTraining`]. Without `image_ids` every image is its
                 own; with `distillation_alpha=0` the targets are equal shares over the entries of the same image.
@@ -107,20 +581,98 @@ class AlbefForImageTextRetrieval(AlbefContrastiveModel):
             input_ids,
             attention_mask,
             image_index,
+            layout,
             image_ids,
             token_mask,
-            (negative_image_index, negative_text_index, negative_uniforms),
+            negative_image_index,
+            negative_text_index,
+            negative_uniforms,
             distillation_alpha,
             candidate_scope,
             output_heatmap,
-            output_token_heatmap=output_token_heatmap,
-            heatmap_denominator=heatmap_denominator,
-            explained_phrases=explained_phrases,
+            output_token_heatmap,
+            heatmap_denominator,
+            explained_phrases,
         )
-        output = AlbefRetrievalOutput(image_index=pairs.image_index)
-        self._learn_from_pairs(output, pairs)
+        output, _ = self._learn_from_pairs(pairs)
         output.loss = output.itc_loss + output.itm_loss
         return output
 
 
-__all__ = ["AlbefForImageTextRetrieval"]
+def compute_retrieval_recall(
+    scores_per_image: torch.Tensor,
+    scores_per_text: torch.Tensor,
+    image_index: torch.Tensor,
+    tie_order: str = "first",
+) -> dict[str, float]:
+    r"""Recall at 1, 5 and 10 in both directions, in percent.
+
+    Text recall at r is the share of images with a text of their own among the best r; image recall at r that of texts
+    with their image among the best r. An image may have any number of texts; one without is left out of text recall.
+    Candidates outside the shortlist have one score, below all others, so that recall at ranks above k depends on the
+    order of the gallery: choose a k of at least the largest rank. The published numbers do (k is 128 or 256).
+
+    Args:
+        scores_per_image (`torch.Tensor` of shape `(N, P)`), scores_per_text (`torch.Tensor` of shape `(P, N)`): scores
+            of [`AlbefRetrievalScores`], or any others.
+        image_index (`torch.Tensor` of shape `(P,)`): image row of each text.
+        tie_order (`str`, defaults to `"first"`): of equal scores the `"first"` candidate of the gallery ranks first.
+            `"released"`: the last one does, as in the published code, which reverses an ascending order.
+
+    Returns:
+        `dict`: `text_recall_at_1`, `text_recall_at_5`, `text_recall_at_10`, and `image_recall_at_1` and so on.
+
+    Raises:
+        ValueError: shapes that do not fit, image rows that do not exist, or an unknown `tie_order`.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from albef_amc import compute_retrieval_recall
+    >>> scores = torch.tensor([[0.9, 0.8, 0.7], [0.6, 0.1, 0.2]])  # texts 0 and 1 belong to image 0
+    >>> recall = compute_retrieval_recall(scores, scores.T, torch.tensor([0, 0, 1]))
+    >>> recall["text_recall_at_1"], recall["text_recall_at_5"], round(recall["image_recall_at_1"], 1)
+    (50.0, 100.0, 66.7)
+
+    ```
+    """
+    check_choice("tie_order", tie_order, TIE_ORDERS)
+    num_images, num_texts = scores_per_image.shape
+    if scores_per_text.shape != (num_texts, num_images) or image_index.shape != (num_texts,):
+        raise ValueError(
+            f"`scores_per_image` has shape {(num_images, num_texts)}: `scores_per_text` must be its transpose and "
+            f"`image_index` hold {num_texts} image rows, got {tuple(scores_per_text.shape)} and "
+            f"{tuple(image_index.shape)}."
+        )
+    if num_texts == 0 or image_index.min() < 0 or image_index.max() >= num_images:
+        raise ValueError(
+            f"`image_index` must hold image rows between 0 and {num_images - 1}, got {image_index.tolist()}."
+        )
+    belongs = (
+        image_index.to(scores_per_image.device) == torch.arange(num_images, device=scores_per_image.device)[:, None]
+    )
+    recall = {}
+    for found, scores, is_own in (("text", scores_per_image, belongs), ("image", scores_per_text, belongs.T)):
+        has_own = is_own.any(dim=1)
+        order = _rank_candidates(scores[has_own], tie_order)
+        hits = is_own[has_own].to(order.device).gather(1, order)
+        for rank in RECALL_RANKS:
+            recall[f"{found}_recall_at_{rank}"] = 100 * hits[:, :rank].any(dim=1).double().mean().item()
+    return recall
+
+
+def _rank_candidates(scores: torch.Tensor, tie_order: str) -> torch.Tensor:
+    """Columns of every row `(R, C)`, largest score first; of equal scores as `tie_order` says."""
+    if tie_order == "first":
+        return scores.argsort(dim=1, descending=True, stable=True)
+    return scores.argsort(dim=1, stable=True).flip(1)
+
+
+__all__ = [
+    "AlbefContrastiveModel",
+    "AlbefForImageTextRetrieval",
+    "MaskedStates",
+    "compute_matching_loss",
+    "compute_retrieval_recall",
+]

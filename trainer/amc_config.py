@@ -6,10 +6,10 @@ from typing import Any, get_args
 
 from transformers import TrainingArguments
 
-from albef_amc.contrastive_albef import DistillationAxis
 from albef_amc.evaluation.grounding_evaluation import POINTING_ACCURACY
 from albef_amc.explanation_albef import HeatmapDenominator
 from albef_amc.parallel_albef import CandidateScope
+from albef_amc.pretraining_losses_albef import DistillationAxis
 from albef_amc.ranges_albef import check_choice
 from albef_amc.trainer.data.augmentation import FLIPS
 from albef_amc.trainer.data.data_collator import BOX_CHOICES, REGION_SOURCES

@@ -13,11 +13,11 @@ from transformers.utils import logging
 from albef_amc import AlbefForPreTraining, AlbefPreTrainingOutput
 from albef_amc.collections_albef import without_format
 from albef_amc.configuration_albef import MODEL_RANGES
-from albef_amc.contrastive_albef import IGNORED_LABEL
 from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation, evaluate_grounding
 from albef_amc.lora.adapter_training import AdapterTraining, attach_adapter
 from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
+from albef_amc.pretraining_losses_albef import IGNORED_LABEL
 from albef_amc.processor_checks_albef import check_fits_model
 from albef_amc.ranges_albef import check_ranges
 from albef_amc.saving_albef import write_json
@@ -50,6 +50,7 @@ MODEL_INPUTS = (
     "input_ids",
     "attention_mask",
     "image_index",
+    "layout",
     "image_ids",
     "token_mask",
     "mlm_input_ids",

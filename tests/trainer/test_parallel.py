@@ -13,9 +13,10 @@ from parallel_cases import CASES, build_model, build_uneven_rows, run_case, run_
 from sharded_cases import FSDP_CASES, ZERO_CASES, build_inputs, build_trainer, run_reference
 from testing_utils import PROJECT_FOLDER
 
-from albef_amc.contrastive_albef import JointBatch
 from albef_amc.evaluation.grounding_evaluation import split_rows
-from albef_amc.parallel_albef import JointRows, gather_rows, pad_pieces
+from albef_amc.layout_albef import pad_tokens
+from albef_amc.parallel_albef import JointRows, gather_rows
+from albef_amc.pretraining_losses_albef import JointBatch
 from albef_amc.trainer import AmcConfig, AmcTrainer
 from albef_amc.trainer.parallel import build_whole_model, keeping_parameters
 
@@ -174,7 +175,7 @@ def test_a_single_process_is_its_own_joint_batch():
 
 
 def test_padding_pieces_and_whole_models(tiny_pretraining_model):
-    assert pad_pieces(torch.ones(2, 3, 4), 5).shape == (2, 5, 4) and pad_pieces(torch.ones(2, 3), 5).sum() == 6
+    assert pad_tokens(torch.ones(2, 3, 4), 5).shape == (2, 5, 4) and pad_tokens(torch.ones(2, 3), 5).sum() == 6
     assert build_whole_model(tiny_pretraining_model) is tiny_pretraining_model
     with keeping_parameters(tiny_pretraining_model):
         pass

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from albef_amc.contrastive_albef import IGNORED_LABEL, mask_pieces
 from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, INCOMPLETE_OUTLINES, read_row
 from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.datasets_scripts.row_checks import check_picture_size
@@ -68,6 +67,7 @@ class DataCollatorForGrounding:
     | `row_ids` | list of N `str` | the `image_id` of each row, for messages |
     | `input_ids`, `attention_mask` | (P, T) int64 | pieces, and 1 for real ones |
     | `image_index` | (P,) int64 | image row of each phrase |
+    | `layout` | `PhraseLayout` | what the two above say to the text layers |
     | `region_mask` | (P, M_h, M_w) float32 | annotated region in [0, 1] |
     | `has_region` | (P,) bool | False without a complete annotation, or where the mask has no area |
     | `paraphrase_index` | (P,) int64 | row of the phrase's paraphrase, -1 for none |
@@ -243,7 +243,7 @@ class DataCollatorForGrounding:
         for index, generator in enumerate(generators):
             length = int(batch["attention_mask"][index].sum())
             pieces = batch["input_ids"][index, :length]
-            mlm_input_ids[index, :length], mlm_labels[index, :length] = mask_pieces(
+            mlm_input_ids[index, :length], mlm_labels[index, :length] = mask_tokens(
                 pieces,
                 maskable=pieces != tokenizer.cls_token_id,
                 mask_token_id=tokenizer.mask_token_id,

@@ -14,7 +14,7 @@ from .parallel_albef import CandidateScope, JointRows
 
 UNKNOWN_IMAGE_ID = -1
 IGNORED_LABEL = -100
-REPLACE_WITH_MASK, REPLACE_AT_ALL = 0.8, 0.9  # of the chosen pieces: 80 % [MASK], 10 % a random piece, 10 % kept
+REPLACE_WITH_MASK, REPLACE_AT_ALL = 0.8, 0.9  # of the chosen tokens: 80 % [MASK], 10 % a random token, 10 % kept
 
 DistillationAxis = Literal["vocabulary", "sequence"]
 
@@ -58,7 +58,7 @@ class JointBatch:
 def resolve_image_ids(
     image_ids: torch.Tensor | None, num_images: int, device: torch.device, first: int = 0
 ) -> torch.Tensor:
-    """Identity of every image, `(N,)` int64; one without (or with one below 0) gets its own, below -1.
+    """Identity of every image, `(N,)` int64; an image without one (or below 0) gets its own, below -1.
 
     `first` is the number of the first image in the joint batch: own identities differ between processes.
     """
@@ -67,7 +67,7 @@ def resolve_image_ids(
         return own_ids
     if image_ids.shape != (num_images,):
         raise ValueError(
-            f"`image_ids` must have shape ({num_images},), one identity an image, got {tuple(image_ids.shape)}."
+            f"`image_ids` must have shape ({num_images},), one identity per image, got {tuple(image_ids.shape)}."
         )
     return torch.where(image_ids < 0, own_ids, image_ids)
 
@@ -130,7 +130,7 @@ def compute_negative_probabilities(
 
 
 def draw_negatives(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    r"""Draws a candidate a row by inverting the cumulative distribution at a given uniform number.
+    r"""Draws one candidate per row by inverting the cumulative distribution at a given uniform number.
 
     Args:
         probabilities (`torch.Tensor` of shape `(R, C)`): rows that sum to 1, or to 0 where there is no candidate.
@@ -146,7 +146,7 @@ def draw_negatives(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch
     return torch.where(total > 0, torch.minimum(index, last_candidate), -1)[:, 0]
 
 
-def mask_pieces(
+def mask_tokens(
     input_ids: torch.Tensor,
     maskable: torch.Tensor,
     mask_token_id: int,
@@ -154,14 +154,14 @@ def mask_pieces(
     probability: float,
     generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""Masks word pieces for masked language modelling: of the chosen ones 80 % [MASK], 10 % random, 10 % kept (BERT).
+    r"""Masks tokens for masked language modelling: of the chosen ones 80 % [MASK], 10 % random, 10 % kept (BERT).
 
     Args:
-        input_ids (`torch.Tensor` of shape `(P, T)` or `(T,)`): pieces.
-        maskable (`torch.Tensor` of the same shape): True where a piece may be chosen (not [CLS], not padding).
+        input_ids (`torch.Tensor` of shape `(P, T)` or `(T,)`): tokens.
+        maskable (`torch.Tensor` of the same shape): True where a token may be chosen (not [CLS], not padding).
         mask_token_id (`int`): id of [MASK].
-        vocab_size (`int`): random pieces are drawn from the whole vocabulary.
-        probability (`float`): share of pieces to choose, in [0, 1].
+        vocab_size (`int`): random tokens are drawn from the complete vocabulary.
+        probability (`float`): share of tokens to choose, in [0, 1].
         generator (`torch.Generator`, *optional*): source of the random numbers, on the CPU.
 
     Returns:
@@ -170,23 +170,23 @@ def mask_pieces(
     shape, device = input_ids.shape, input_ids.device
     chosen = (torch.rand(shape, generator=generator).to(device) < probability) & maskable.bool()
     treatment = torch.rand(shape, generator=generator).to(device)
-    random_pieces = torch.randint(vocab_size, shape, generator=generator).to(device)
+    random_tokens = torch.randint(vocab_size, shape, generator=generator).to(device)
     masked = torch.where(chosen & (treatment < REPLACE_WITH_MASK), mask_token_id, input_ids)
     replaced = chosen & (treatment >= REPLACE_WITH_MASK) & (treatment < REPLACE_AT_ALL)
-    return torch.where(replaced, random_pieces, masked), input_ids.masked_fill(~chosen, IGNORED_LABEL)
+    return torch.where(replaced, random_tokens, masked), input_ids.masked_fill(~chosen, IGNORED_LABEL)
 
 
 @dataclass(frozen=True)
 class MaskedPhrases:
-    r"""The phrases that the masked-word loss reads: R of P, those with a masked piece.
+    r"""The phrases that the masked-word loss reads: R of P, those with a masked token.
 
-    With the sequence axis every phrase and every piece is read, as the released code does.
+    With the sequence axis every phrase and every token is read, as in the released implementation.
 
     Args:
         rows (`torch.Tensor` of shape `(R,)`): which phrases.
-        input_ids, attention_mask (`torch.Tensor` of shape `(R, T)`): their pieces.
+        input_ids, attention_mask (`torch.Tensor` of shape `(R, T)`): their tokens.
         is_read (`torch.Tensor` of shape `(R, T)`, bool): positions whose scores are needed.
-        labels (`torch.Tensor` of shape `(num_masked,)`, or `(P, T)` with the sequence axis): the true pieces.
+        labels (`torch.Tensor` of shape `(num_masked,)`, or `(P, T)` with the sequence axis): the true tokens.
         axis (`str`): see [`compute_distillation_loss`].
     """
 
@@ -210,11 +210,6 @@ class MaskedPhrases:
         return cls(rows, input_ids[rows], attention_mask[rows], is_masked[rows], labels[is_masked], axis)
 
     @property
-    def pieces(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """`input_ids` and `attention_mask`."""
-        return self.input_ids, self.attention_mask
-
-    @property
     def reads_padding(self) -> bool:
         """Whether scores at padding are needed."""
         return self.axis == "sequence"
@@ -234,7 +229,7 @@ def compute_distillation_loss(
             vocabulary axis): scores.
         labels (`torch.Tensor` of shape `logits.shape[:-1]`): -100 where nothing is predicted.
         axis (`str`): `"vocabulary"` normalises the online scores over the vocabulary; `"sequence"` over the positions
-            of a phrase, padding included, which is what AMC's released code computes (for parity only).
+            of a phrase, padding included, which is what AMC's released implementation computes (for parity only).
 
     Reduction: mean over masked positions; 0 without any.
     """
@@ -264,7 +259,7 @@ __all__ = [
     "compute_masked_word_loss",
     "compute_negative_probabilities",
     "draw_negatives",
-    "mask_pieces",
+    "mask_tokens",
     "resolve_image_ids",
     "soft_cross_entropy",
 ]
