@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from albef_amc import ITM_MATCH_INDEX, AlbefForPreTraining, AlbefPreTrainingOutput
-from albef_amc.explanation_albef import average_over_pieces, compute_weighted_attention, normalize_heatmap
+from albef_amc.explanation_albef import Explanation, differentiate_score, explain_attention
+from albef_amc.layout_albef import PhraseLayout, build_layout
 from albef_amc.pretraining_losses_albef import (
     IGNORED_LABEL,
     JointBatch,
@@ -67,36 +68,36 @@ def ground_released_way(model: Any, inputs: Batch, habits: Habits = RELEASED) ->
                 own = model.albef.vision_model(pixel_values[images]) if image_embeds is None else image_embeds[images]
                 keys, images = text_model.project_image(own), None
             mask = inputs["attention_mask"][rows]
-            states = text_model.encode(inputs["input_ids"][rows], mask, keep_padding=True)
+            layout = build_layout(mask, images, len(keys[0][0]), keep_padding=True)
+            states = text_model.encode(inputs["input_ids"][rows], layout)
             keep_graph = None if habits.all_parameters else False
-            maps = explain_padded(model, states, mask, keys, images, keep_graph)[1]
-            heatmaps.append(average_over_pieces(maps, mask))
+            heatmaps.append(explain_padded(model, states, layout, keys, keep_graph)[1].heatmap)
     model.zero_grad()
     return torch.cat(heatmaps)
 
 
 def explain_padded(
-    model: Any, states: torch.Tensor, mask: torch.Tensor, keys_values: Any, images: Any, keep_graph: bool | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores `(P, 2)` and maps `(P, T, G_h, G_w)`, padding computed as well. With `keep_graph` None the gradient goes
-    into every parameter, and the map's is read on its way."""
+    model: Any, states: torch.Tensor, layout: PhraseLayout, keys_values: Any, keep_graph: bool | None
+) -> tuple[torch.Tensor, Explanation]:
+    """Scores `(P, 2)` and heatmaps, padding computed as well. With `keep_graph` None the gradient goes into every
+    parameter, and the map's is read on its way."""
     text_model, explained = model.albef.text_model, model.config.explanation_layer
-    fusion, padded = (mask, keys_values, images), {"keep_padding": True}
     first = model.config.text_config.fusion_layer
-    states = text_model.run_layers(states, *fusion, first=first, last=explained, **padded)
+    states = text_model.run_layers(states, layout, keys_values, first=first, last=explained)
     with torch.enable_grad():
-        states, attention = text_model.run_explained_layer(explained, states, *fusion, **padded)
-        logits = model.itm_head(
-            text_model.run_layers(states, *fusion, first=explained + 1, use_eager=True, **padded)[:, 0]
-        )
+        states, attention = text_model.run_explained_layer(explained, states, layout, keys_values)
+        fused = text_model.run_layers(states, layout, keys_values, first=explained + 1, use_eager=True)
+        logits = model.itm_head(fused[:, 0])
         score = logits[:, ITM_MATCH_INDEX]
         if keep_graph is not None:
-            maps = compute_weighted_attention(score, attention, keep_graph)
+            (gradient,) = differentiate_score(score, [attention], keep_graph)
         else:
             attention.retain_grad()
             score.sum().backward()
-            maps = (attention.detach() * attention.grad.clamp(min=0)).mean(dim=1)
-    return logits, maps[..., 1:].unflatten(-1, model.config.vision_config.grid_size)
+            gradient = attention.grad
+    if not keep_graph:
+        attention = attention.detach()
+    return logits, explain_attention(attention, gradient, layout.attention_mask, model.config.vision_config.grid_size)
 
 
 class ReleasedTraining:
@@ -125,14 +126,18 @@ class ReleasedTraining:
 
     def compute_loss(self) -> tuple[torch.Tensor, AlbefPreTrainingOutput]:
         """ITC + ITM + MLM and the objective on the heatmaps of the given pairs, with what they were computed from."""
-        output = AlbefPreTrainingOutput()
         with using_attention(self.model, self.habits.eager_attention):
             image_embeds = self.model.albef.vision_model(self.pixel_values)
-            text_embeds = self.text_model.encode(self.ids, self.mask, keep_padding=True)
+            layout = build_layout(self.mask, self.images, len(self.pixel_values), keep_padding=True)
+            text_embeds = self.text_model.encode(self.ids, layout)
             batch = JointBatch.gather(self.image_ids, len(self.pixel_values), self.images, "local")
-            momentum_image_embeds, _ = self.model._contrast(
-                output, self.pixel_values, [(self.ids, self.mask)], True, image_embeds, text_embeds, batch, self.alpha
+            with torch.no_grad():
+                momentum_image_embeds = self.model.momentum_vision_model(self.pixel_values)
+                momentum_text_embeds = self.model.momentum_text_model.encode(self.ids, layout)
+            contrast = self.model._contrast(
+                batch, self.alpha, image_embeds, text_embeds, momentum_image_embeds, momentum_text_embeds
             )
+            output = AlbefPreTrainingOutput(**contrast._asdict())
             shared = None if self.habits.keys_per_pass else self.text_model.project_image(image_embeds)
             self._match_given_pairs(output, text_embeds, *self._keys(image_embeds, self.images, shared))
             self._match_negatives(output, text_embeds, image_embeds, shared)
@@ -149,15 +154,16 @@ class ReleasedTraining:
 
     def _fuse(self, states: torch.Tensor, mask: torch.Tensor, keys_values: Any, images: Any) -> torch.Tensor:
         first = self.model.config.text_config.fusion_layer
-        return self.text_model.run_layers(states, mask, keys_values, images, first=first, keep_padding=True)
+        layout = build_layout(mask, images, len(keys_values[0][0]), keep_padding=True)
+        return self.text_model.run_layers(states, layout, keys_values, first=first)
 
     def _match_given_pairs(self, output: Any, states: torch.Tensor, keys_values: Any, images: Any) -> None:
         if self.objective is None:
             output.itm_logits = self.model.itm_head(self._fuse(states, self.mask, keys_values, images)[:, 0])
             return
-        output.itm_logits, maps = explain_padded(self.model, states, self.mask, keys_values, images, keep_graph=True)
-        output.heatmap = average_over_pieces(maps * self.mask[..., None, None], self.mask)
-        output.normalized_heatmap = normalize_heatmap(output.heatmap)
+        layout = build_layout(self.mask, images, len(keys_values[0][0]), keep_padding=True)
+        output.itm_logits, explanation = explain_padded(self.model, states, layout, keys_values, keep_graph=True)
+        output.heatmap, output.normalized_heatmap = explanation.heatmap, explanation.normalized_heatmap
 
     def _match_negatives(
         self, output: Any, text_embeds: torch.Tensor, image_embeds: torch.Tensor, shared: Any
@@ -176,14 +182,15 @@ class ReleasedTraining:
         read = labels != IGNORED_LABEL
         if self.habits.whole_vocabulary:
             read = torch.ones_like(read)
-        states = self.text_model.encode(ids, self.mask, keep_padding=True)
+        layout = build_layout(self.mask, self.images, len(self.pixel_values), keep_padding=True)
+        states = self.text_model.encode(ids, layout)
         states = self._fuse(states, self.mask, *self._keys(image_embeds, self.images, shared))
         output.mlm_logits = self.model.mlm_head(states[read])
         with torch.no_grad():
             text_model, first = self.model.momentum_text_model, self.model.config.text_config.fusion_layer
-            states = text_model.encode(ids, self.mask, keep_padding=True)
+            states = text_model.encode(ids, layout)
             keys_values = text_model.project_image(momentum_image_embeds)
-            states = text_model.run_layers(states, self.mask, keys_values, self.images, first=first, keep_padding=True)
+            states = text_model.run_layers(states, layout, keys_values, first=first)
             momentum_logits = self.model.momentum_mlm_head(states[read])
         hard = compute_masked_word_loss(output.mlm_logits, labels[read])
         soft = compute_distillation_loss(output.mlm_logits, momentum_logits, labels[read], "vocabulary")

@@ -34,6 +34,7 @@ from plots import plot_curves
 
 from albef_amc import AlbefConfig, AlbefForImageTextMatching
 from albef_amc.configuration_albef import ITM_MATCH_INDEX
+from albef_amc.layout_albef import build_layout
 from albef_amc.matching_albef import NOT_LISTED
 
 CAPTIONS_PER_IMAGE = 5
@@ -107,14 +108,19 @@ class Gallery:
 
 
 def encode_gallery(model: AlbefForImageTextMatching, inputs: Inputs, keep_padding: bool) -> Gallery:
-    """Encodes every image and caption once; with `keep_padding` padded pieces as well, as in the released code."""
+    """Encodes every image and caption once; with `keep_padding` padded tokens as well, as in the released code."""
     albef, mask = model.albef, inputs.attention_mask
     image_embeds = torch.cat([albef.vision_model(batch) for batch in inputs.read_images()])
     if not keep_padding:
         mask = mask[:, : int(mask.sum(dim=1).max())]
     ids = inputs.input_ids[:, : mask.shape[1]]
     batches = zip(ids.split(CAPTION_BATCH), mask.split(CAPTION_BATCH), strict=True)
-    text_embeds = torch.cat([albef.text_model.encode(*batch, keep_padding=keep_padding) for batch in batches])
+    text_embeds = torch.cat(
+        [
+            albef.text_model.encode(batch_ids, build_layout(batch_mask, None, len(batch_mask), keep_padding))
+            for batch_ids, batch_mask in batches
+        ]
+    )
     similarities = albef.project_images(image_embeds) @ albef.project_texts(text_embeds).T
     return Gallery(image_embeds, text_embeds, mask, similarities)
 
@@ -148,10 +154,11 @@ def fuse_pair_by_pair(
     text_model, config = model.albef.text_model, model.config.text_config
     image_embeds, mask = gallery.image_embeds[images], gallery.attention_mask[captions]
     states = gallery.text_embeds[captions]
+    layout = build_layout(mask, None, len(mask), keep_padding=True)
     for index in range(config.fusion_layer, config.num_hidden_layers):
         keys_values = text_model.layers[index].cross_attention.project_image(image_embeds)
         of_layers = [keys_values] * (config.num_hidden_layers - config.fusion_layer)  # read at this layer's place
-        states = text_model.run_layers(states, mask, of_layers, first=index, last=index + 1, keep_padding=True)
+        states = text_model.run_layers(states, layout, of_layers, first=index, last=index + 1)
     return model.itm_head(states[:, 0])[:, ITM_MATCH_INDEX]
 
 

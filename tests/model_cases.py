@@ -54,7 +54,7 @@ def add_task_inputs(model: nn.Module, batch: dict) -> dict:
         negatives = {"negative_image_index": others, "negative_text_index": image_index.new_tensor(texts)}
         if isinstance(model, AlbefForImageTextRetrieval):
             return batch | negatives
-        return batch | negatives | mask_second_pieces(model.config, input_ids)
+        return batch | negatives | mask_second_tokens(model.config, input_ids)
     if isinstance(model, AlbefForQuestionAnswering):
         return batch | build_answers(model.config, input_ids)
     if isinstance(model, AlbefForTextAssignment):
@@ -65,8 +65,8 @@ def add_task_inputs(model: nn.Module, batch: dict) -> dict:
     return batch | ({"labels": count % 3} if isinstance(model, AlbefForVisualEntailment) else {})
 
 
-def mask_second_pieces(config: AlbefConfig, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Masked phrases whose second piece is to be predicted."""
+def mask_second_tokens(config: AlbefConfig, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Masked phrases whose second token is to be predicted."""
     labels, masked = torch.full_like(input_ids, -100), input_ids.clone()
     labels[:, 1] = input_ids[:, 1]
     masked[:, 1] = config.text_config.mask_token_id
@@ -74,7 +74,7 @@ def mask_second_pieces(config: AlbefConfig, input_ids: torch.Tensor) -> dict[str
 
 
 def build_answers(config: AlbefConfig, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """An answer of one piece, the second of the question, to every question."""
+    """An answer of one token, the second of the question, to every question."""
     answers = input_ids[:, :3].clone()
     answers[:, 0], answers[:, 2] = config.text_config.cls_token_id, config.text_config.sep_token_id
     return {"answer_ids": answers, "answer_mask": torch.ones_like(answers)}

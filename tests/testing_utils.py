@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from albef_amc import AlbefConfig, AlbefImageProcessor, AlbefProcessor
+from albef_amc.layout_albef import PhraseLayout
 from albef_amc.text_processing_albef import build_tokenizer
 
 PROJECT_FOLDER = Path(__file__).parents[1]
@@ -71,7 +72,7 @@ def build_batch(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, torch.Tensor]:
-    """Random images and phrases of 2 to `length` pieces, [CLS] first, padded to `length`; the longest comes last."""
+    """Random images and phrases of 2 to `length` tokens, [CLS] first, padded to `length`; the longest comes last."""
     generator = torch.Generator().manual_seed(seed)
     text, vision = config.text_config, config.vision_config
     num_images, num_phrases = len(phrases_per_image), sum(phrases_per_image)
@@ -87,6 +88,22 @@ def build_batch(
         attention_mask=attention_mask,
         image_index=torch.arange(num_images).repeat_interleave(torch.tensor(phrases_per_image)),
     )
+
+
+def list_layout_tensors(layout: PhraseLayout) -> list[torch.Tensor]:
+    """All tensors of a layout, in order."""
+    found: list[torch.Tensor] = []
+    layout.map_tensors(lambda values: found.append(values) or values)
+    return found
+
+
+def assert_same_layout(layout: PhraseLayout, expected: PhraseLayout) -> None:
+    """Two layouts describe the same phrases."""
+    assert isinstance(layout, PhraseLayout) and layout.num_images == expected.num_images
+    grids, others = ([(one.num_rows, one.width) for one in value.groupings] for value in (layout, expected))
+    assert grids == others
+    for values, wanted in zip(list_layout_tensors(layout), list_layout_tensors(expected), strict=True):
+        assert torch.equal(values, wanted)
 
 
 def build_rows(count: int = 4, phrases: int = 2) -> list[dict]:

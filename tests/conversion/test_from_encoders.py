@@ -26,6 +26,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertMo
 from albef_amc import AlbefForPreTraining, AlbefProcessor
 from albef_amc.conversion.from_encoders import build_processor
 from albef_amc.encoders_albef import resize_position_embeddings
+from albef_amc.layout_albef import build_layout
 from albef_amc.trainer import AmcConfig, AmcTrainer
 from albef_amc.trainer.recipes import ModelRecipe, build_model_and_processor
 
@@ -103,7 +104,7 @@ def test_without_cross_attention_all_layers_and_the_word_head_are_those_of_trans
         layer.cross_attention = None
     with torch.no_grad():
         expected = reference(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-        states = text_model.run_layers(text_model.embed(ids), mask, keep_padding=True)
+        states = text_model.run_layers(text_model.embed(ids), build_layout(mask, None, len(mask), keep_padding=True))
         check(states, expected.hidden_states[-1])
         check(model.mlm_head(states), expected.prediction_logits)
 

@@ -12,6 +12,7 @@ from testing_utils import build_batch, build_tiny_config, run_without_package
 from torch import nn
 
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefForVisualEntailment, AlbefForVisualReasoning
+from albef_amc.layout_albef import build_layout
 
 CLASSES = {AlbefForVisualEntailment: 1, AlbefForVisualReasoning: 2}
 both = pytest.mark.parametrize("model_class", CLASSES)
@@ -173,10 +174,11 @@ def test_heatmap_is_attention_times_positive_gradient(model_class):
     index = batch["image_index"] if batch["image_index"].ndim == 2 else batch["image_index"][:, None]
     mask = batch["attention_mask"]
     keys_values = text_model.project_image(model.albef.vision_model(batch["pixel_values"]))
-    states, attentions = text_model.encode(batch["input_ids"], mask), []
+    num_images, attentions = len(batch["pixel_values"]), []
+    states = text_model.encode(batch["input_ids"], build_layout(mask, index, num_images))
     for layer in range(2, len(text_model.layers)):
-        image = index[:, (layer - 2) % index.shape[1]]
-        states, attention = text_model.run_explained_layer(layer, states, mask, keys_values, image, use_eager=True)
+        layout = build_layout(mask, index[:, (layer - 2) % index.shape[1]], num_images)
+        states, attention = text_model.run_explained_layer(layer, states, layout, keys_values, use_eager=True)
         attentions.append(attention)
     logits = model.classifier(states[:, 0])
     explained = attentions[: index.shape[1]]  # `explanation_layer` of the small configuration is the first one
@@ -221,7 +223,7 @@ def test_gradient_of_the_heatmap_against_finite_differences(model_class):
 
 @both
 @pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode])
-def test_explain_leaves_no_trace(model_class, context):
+def test_explain_has_no_side_effects(model_class, context):
     model = build_model(model_class).train()
     batch = build_texts(model)
     before = copy.deepcopy(model.state_dict())
@@ -455,7 +457,7 @@ def test_classes_that_do_not_exist(model_class):
     batch = build_texts(model)
     with pytest.raises(ValueError, match=r"`labels` must hold classes between 0 and 2 .*`config.num_labels` is 3"):
         model(**batch, labels=torch.tensor([0, 1, 3]))
-    with pytest.raises(ValueError, match=r"`labels` must have shape \(3,\), one class a text, got \(2,\)"):
+    with pytest.raises(ValueError, match=r"`labels` must have shape \(3,\), one class per text, got \(2,\)"):
         model(**batch, labels=LABELS[:2])
     with pytest.raises(ValueError, match=r"`explained_class` must hold classes between 0 and 2"):
         model(**batch, output_heatmap=True, explained_class=-1)

@@ -9,8 +9,8 @@ from testing_utils import build_batch, build_photo, build_tiny_config
 from torch import nn
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
-from albef_amc.explanation_albef import normalize_heatmap
-from albef_amc.grouping_albef import divide_by_length
+from albef_amc.explanation_albef import explain_attention
+from albef_amc.layout_albef import build_layout, chunk_by_length
 
 KINDS = ("itm", "itc")
 both_kinds = pytest.mark.parametrize("kind", KINDS)
@@ -83,7 +83,7 @@ def test_order_of_phrases_and_images_does_not_matter(model, batch, kind):
 @both_kinds
 @pytest.mark.parametrize("chunk", [1, 3, 7])
 def test_chunks_of_similar_length_change_nothing(model, batch, kind, chunk):
-    """Order, piece maps and their shape are those of one chunk; no chunk is longer than its longest phrase."""
+    """Order, token heatmaps and their shape are those of one chunk; no chunk is longer than its longest phrase."""
     batch["attention_mask"] = (torch.arange(8) < torch.tensor([8, 2, 5, 3, 2, 7, 2, 4])[:, None]).long()
     options = {"explanation_kind": kind, "output_token_heatmap": kind == "itm"}
     options["token_mask"] = batch["attention_mask"] * (torch.arange(8) != 1)
@@ -115,9 +115,9 @@ def test_chunks_of_similar_length_change_nothing(model, batch, kind, chunk):
 )
 def test_phrases_are_divided_by_length(lengths, chunk, expected):
     mask = (torch.arange(6) < torch.tensor(lengths)[:, None]).long()
-    assert [(rows.tolist(), length) for rows, length in divide_by_length(mask, chunk)] == expected
-    gap = torch.tensor([[1, 0, 1, 0]])  # a piece behind a gap is kept
-    assert divide_by_length(gap, 1)[0][1] == 3
+    assert [(rows.tolist(), length) for rows, length in chunk_by_length(mask, chunk)] == expected
+    gap = torch.tensor([[1, 0, 1, 0]])  # a token after a gap is kept
+    assert chunk_by_length(gap, 1)[0][1] == 3
 
 
 @both_kinds
@@ -431,7 +431,7 @@ def test_token_mask_that_keeps_nothing(model, batch):
     token_mask = batch["attention_mask"].clone()
     token_mask[2] = 0
     for call in (model.ground, lambda **inputs: model(**inputs, output_heatmap=True)):
-        with pytest.raises(ValueError, match=r"`token_mask` keeps no piece of phrase\(s\) \[2\]"):
+        with pytest.raises(ValueError, match=r"`token_mask` keeps no token of phrase\(s\) \[2\]"):
             call(**batch, token_mask=token_mask)
         with pytest.raises(ValueError, match=r"`token_mask` has shape \(8, 3\) but `input_ids` \(8, 8\)"):
             call(**batch, token_mask=token_mask[:, :3])
@@ -464,11 +464,18 @@ def test_padded_denominator_scales_with_the_batch(model, batch):
     torch.testing.assert_close(padded, kept * shares)
 
 
+def normalize(heatmap: torch.Tensor) -> torch.Tensor:
+    """As a head's map of one token."""
+    attention_map = torch.nn.functional.pad(heatmap.flatten(1), [1, 0])[:, None, None]
+    ones = torch.ones_like(attention_map)
+    return explain_attention(attention_map, ones, ones[:, 0, :, 0], heatmap.shape[1:]).normalized_heatmap
+
+
 def test_normalization():
     heatmap = torch.tensor([[[1.0, 3.0], [2.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]])
     expected = torch.tensor([[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    torch.testing.assert_close(normalize_heatmap(heatmap), expected, atol=1e-6, rtol=0)
-    random = normalize_heatmap(torch.rand(5, 4, 4) * 1e-4)
+    torch.testing.assert_close(normalize(heatmap), expected, atol=1e-6, rtol=0)
+    random = normalize(torch.rand(5, 4, 4) * 1e-4)
     assert (random >= 0).all() and (random <= 1).all()
 
 
@@ -600,7 +607,7 @@ def test_saved_map_is_the_one_before_dropout(training):
     text_model, config = model.albef.text_model, model.config
     batch = build_batch(config)
     keys_values = text_model.project_image(model.albef.vision_model(batch["pixel_values"]))
-    states = text_model.encode(batch["input_ids"], batch["attention_mask"])
-    fusion = (batch["attention_mask"], keys_values, batch["image_index"])
-    attention = text_model.run_explained_layer(config.explanation_layer, states, *fusion)[1]
+    layout = build_layout(batch["attention_mask"], batch["image_index"], len(batch["pixel_values"]))
+    states = text_model.encode(batch["input_ids"], layout)
+    attention = text_model.run_explained_layer(config.explanation_layer, states, layout, keys_values)[1]
     torch.testing.assert_close(attention.sum(dim=-1), torch.ones(attention.shape[:-1]))

@@ -568,13 +568,13 @@ def test_wrong_image_size_is_named(model_class):
 
 
 BAD_PHRASES = {
-    r"`input_ids` has 25 pieces a phrase but the position table ends at 24": dict(
+    r"`input_ids` has 25 tokens per phrase but the position table ends at 24": dict(
         input_ids=torch.full((3, 25), 7), attention_mask=None
     ),
     r"at least one phrase, got \(0, 6\)": dict(input_ids=torch.zeros(0, 6, dtype=torch.int64), attention_mask=None),
     r"at least one phrase, got \(3, 0\)": dict(input_ids=torch.zeros(3, 0, dtype=torch.int64), attention_mask=None),
     r"`attention_mask` has shape \(3, 5\) but `input_ids` \(3, 6\)": dict(attention_mask=torch.ones(3, 5)),
-    r"`attention_mask` keeps no piece of phrase\(s\) \[1\]": dict(
+    r"`attention_mask` keeps no token of phrase\(s\) \[1\]": dict(
         attention_mask=torch.tensor([[1] * 6, [0] * 6, [1] * 6])
     ),
     r"`image_index` is needed for 3 phrases on 2 images": dict(image_index=None),

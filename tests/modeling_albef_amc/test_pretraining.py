@@ -2,6 +2,7 @@
 """Pre-training with several phrases an image: candidates, targets, negatives, queues, momentum, masked words."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from testing_utils import build_batch, build_tiny_config
 from torch import nn
 
 from albef_amc import AlbefForPreTraining
-from albef_amc.contrastive_albef import JointBatch
 from albef_amc.pretraining_albef import OBJECTIVES
+from albef_amc.pretraining_losses_albef import JointBatch
 
 TOLERANCE = dict(atol=1e-10, rtol=1e-8)
 
@@ -31,7 +32,7 @@ def build_inputs(model: nn.Module, phrases_per_image: tuple[int, ...] = (2, 1, 3
     return {**build_batch(model.config, phrases_per_image, dtype=torch.float64), **changes}
 
 
-def mask_second_pieces(model: nn.Module, inputs: dict) -> dict:
+def mask_second_tokens(model: nn.Module, inputs: dict) -> dict:
     labels = torch.full_like(inputs["input_ids"], -100)
     labels[:, 1] = inputs["input_ids"][:, 1]
     masked = inputs["input_ids"].clone()
@@ -166,9 +167,7 @@ def test_only_the_negatives_that_are_absent_are_drawn(model, given):
     inputs = build_inputs(model)
     fixed = {"negative_image_index": [1, 1, 0, 0, 0, 0], "negative_text_index": [2, 2, 0, 0, 0, 0]}
     uniforms = torch.rand(6, 2)
-    drawn = model._draw_negatives(
-        model(**inputs, objectives=("itc",)), gather_batch(inputs, torch.tensor([0, 1, 2])), uniforms
-    )
+    drawn = draw_negatives(model, inputs, model(**inputs, objectives=("itc",)), torch.tensor([0, 1, 2]), uniforms)
     index = {**dict(zip(fixed, (row.tolist() for row in drawn), strict=True)), given: fixed[given]}
     options = {given: torch.tensor(fixed[given]), "negative_uniforms": uniforms}
     outputs = model(**inputs, objectives=("itm",), **options)
@@ -176,8 +175,16 @@ def test_only_the_negatives_that_are_absent_are_drawn(model, given):
     check_pairs(model, inputs, outputs, texts, images)
 
 
-def gather_batch(inputs: dict, ids: torch.Tensor) -> JointBatch:
-    return JointBatch.gather(ids, len(ids), inputs["image_index"], "local")
+def draw_negatives(model, inputs: dict, outputs, ids: torch.Tensor, uniforms: torch.Tensor) -> tuple:
+    """Images and phrases `(P,)` that a step draws by the similarities in `outputs`, with these image identities."""
+    pairs = SimpleNamespace(
+        image_index=inputs["image_index"],
+        batch=JointBatch.gather(ids, len(ids), inputs["image_index"], "local"),
+        negative_image_index=None,
+        negative_text_index=None,
+        negative_uniforms=uniforms,
+    )
+    return model._choose_negatives(pairs, outputs)
 
 
 def test_drawn_negatives_are_never_of_the_same_image(model):
@@ -187,7 +194,7 @@ def test_drawn_negatives_are_never_of_the_same_image(model):
     ids = inputs["image_ids"]
     seen = set()
     for uniforms in torch.rand(50, 6, 2):
-        images, texts = model._draw_negatives(outputs, gather_batch(inputs, ids), uniforms)
+        images, texts = draw_negatives(model, inputs, outputs, ids, uniforms)
         phrase_ids = ids[inputs["image_index"]]
         assert (ids[images] != phrase_ids).all() and (phrase_ids[texts] != phrase_ids).all()
         assert images[[0, 1, 3, 4, 5]].tolist() == [1] * 5 and texts[[0, 1, 3, 4, 5]].tolist() == [2] * 5
@@ -202,7 +209,7 @@ def test_drawn_negatives_follow_the_similarities(model):
     number = 4000
     generator = torch.Generator().manual_seed(0)
     draws = [
-        torch.stack(model._draw_negatives(outputs, gather_batch(inputs, torch.arange(3)), uniforms))
+        torch.stack(draw_negatives(model, inputs, outputs, torch.arange(3), uniforms))
         for uniforms in torch.rand(number, 6, 2, generator=generator)
     ]
     images, texts = torch.stack(draws).unbind(dim=1)
@@ -226,7 +233,7 @@ def test_draws_from_given_numbers_repeat(model):
 @pytest.mark.parametrize("phrases", [1, 3])
 def test_one_image_has_no_negatives(model, phrases):
     inputs = build_inputs(model, (phrases,))
-    outputs = model(**inputs, **mask_second_pieces(model, inputs))
+    outputs = model(**inputs, **mask_second_tokens(model, inputs))
     check_pairs(model, inputs, outputs, texts=[], images=[])
     assert all(outputs[name].isfinite() for name in ("loss", "itc_loss", "itm_loss", "mlm_loss"))
     outputs.loss.backward()
@@ -250,7 +257,7 @@ def test_image_without_phrases_is_a_candidate_too(model):
 
 def test_one_phrase_an_image_equals_the_plain_computation(model):
     inputs = build_inputs(model, (1, 1, 1))
-    masked = mask_second_pieces(model, inputs)
+    masked = mask_second_tokens(model, inputs)
     negatives = {"negative_image_index": torch.tensor([2, 0, 1]), "negative_text_index": torch.tensor([1, 2, 0])}
     ids = torch.tensor([5, 3, 8])
     outputs = model(**inputs, **masked, **negatives, image_ids=ids, distillation_alpha=0.4)
@@ -284,7 +291,7 @@ def test_one_phrase_an_image_equals_the_plain_computation(model):
 @torch.no_grad()
 def test_masked_word_loss(model, alpha, axis):
     inputs = build_inputs(model)
-    masked = mask_second_pieces(model, inputs)
+    masked = mask_second_tokens(model, inputs)
     options = dict(objectives=("mlm",), distillation_alpha=alpha, distillation_axis=axis)
     outputs = model(**inputs, **masked, **options)
     ids, mask, index = masked["mlm_input_ids"], inputs["attention_mask"], inputs["image_index"]
@@ -335,7 +342,7 @@ def test_masks_are_drawn_when_absent(model):
 def test_class_token_and_padding_are_never_masked(model):
     inputs = build_inputs(model, (30, 30))
     model.config.mlm_probability = 1.0
-    masked, labels = model._mask_pieces(inputs["input_ids"], inputs["attention_mask"])
+    masked, labels = model._mask_tokens(inputs["input_ids"], inputs["attention_mask"])
     kept = inputs["attention_mask"].bool()
     kept[:, 0] = False
     assert torch.equal(labels != -100, kept)
@@ -350,7 +357,7 @@ def test_class_token_and_padding_are_never_masked(model):
 )
 def test_subset_of_objectives(model, objectives):
     inputs = build_inputs(model)
-    options = {**mask_second_pieces(model, inputs), "negative_uniforms": torch.rand(6, 2)}
+    options = {**mask_second_tokens(model, inputs), "negative_uniforms": torch.rand(6, 2)}
     everything = model(**inputs, **options)
     some = model(**inputs, **options, objectives=objectives)
     expected = sum(everything[f"{name}_loss"] for name in objectives)
@@ -368,7 +375,7 @@ def test_heatmap_without_an_objective(model):
 @pytest.mark.parametrize("chosen", [[1, 4], [0, 1, 2, 3, 4, 5], []])
 def test_only_chosen_phrases_are_explained(model, chosen):
     inputs, generator = build_inputs(model), torch.Generator().manual_seed(0)
-    options = dict(**mask_second_pieces(model, inputs), negative_uniforms=torch.rand(6, 2, generator=generator))
+    options = dict(**mask_second_tokens(model, inputs), negative_uniforms=torch.rand(6, 2, generator=generator))
     every = model(**inputs, **options, output_heatmap=True, output_token_heatmap=True)
     is_chosen = torch.zeros(6, dtype=torch.bool)
     is_chosen[chosen] = True

@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from testing_utils import build_batch, build_photo, build_tiny_config, run_without_package
 
 from albef_amc import AlbefConfig, AlbefForQuestionAnswering
-from albef_amc.answers_albef import compute_answer_losses
 from albef_amc.encoders_albef import AlbefTextLayer
+from albef_amc.layout_albef import build_layout
+from albef_amc.question_answering_albef import compute_answer_losses
 
 CLS, SEP, PAD = 2, 3, 0
 LIST = ["red", "the blue dog", "circle", "dog", "red cup", "the red", "small", "green car on"]
@@ -35,7 +36,7 @@ def model(built) -> AlbefForQuestionAnswering:
 
 
 def pad_answers(rows: list[list[int]], length: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Words of answers as `(A, L)` pieces [CLS] answer [SEP] and their mask."""
+    """Words of answers as `(A, L)` tokens [CLS] answer [SEP] and their mask."""
     rows = [[CLS, *row, SEP] for row in rows]
     length = max(map(len, rows)) if length is None else length
     ids = torch.tensor([row + [PAD] * (length - len(row)) for row in rows])
@@ -44,7 +45,7 @@ def pad_answers(rows: list[list[int]], length: int | None = None) -> tuple[torch
 
 
 def build_questions(config: AlbefConfig, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    """Two questions about one image and one about another, of 2 to 6 pieces."""
+    """Two questions about one image and one about another, of 2 to 6 tokens."""
     return build_batch(config, phrases_per_image=(2, 1), dtype=dtype)
 
 
@@ -130,7 +131,7 @@ def test_padding_changes_nothing(model):
 
 
 @torch.no_grad()
-def test_later_pieces_do_not_change_scores_before_them(model):
+def test_later_tokens_do_not_change_scores_before_them(model):
     questions = build_questions(model.config)
     ids, mask = pad_answers([[7, 8, 9]] * 3)
     others = ids.clone()
@@ -354,7 +355,7 @@ def score_alone(model, question: dict, answer: list[int]) -> float:
     return -model(**question, answer_ids=torch.tensor([answer]), distillation_alpha=0.0).answer_losses.item()
 
 
-def list_pieces(candidates: dict) -> list[list[int]]:
+def list_tokens(candidates: dict) -> list[list[int]]:
     pairs = zip(candidates["candidate_ids"], candidates["candidate_mask"], strict=True)
     return [ids[mask.bool()].tolist() for ids, mask in pairs]
 
@@ -365,7 +366,7 @@ def test_ranking_by_hand(model, tiny_processor, first_token):
     ranking = model.rank_answers(**questions, **candidates, k=3, first_token=first_token)
     indices, probabilities = ranking
     assert indices.shape == probabilities.shape == (3, 3)
-    answers = list_pieces(candidates)
+    answers = list_tokens(candidates)
     for row in range(3):
         question = pick(questions, row)
         with torch.no_grad():
@@ -462,7 +463,7 @@ def test_answers_that_do_not_fit(model, changes, message):
 
 @torch.no_grad()
 def write_greedily(model, question: dict, longest: int) -> list[int]:
-    """The most probable next piece, again and again."""
+    """The most probable next token, again and again."""
     answer = [CLS]
     states = model(**question).question_states
     while len(answer) <= longest and answer[-1] != SEP:
@@ -495,7 +496,7 @@ def test_greedy_answers_by_hand_and_alone(writer, use_cache):
 
 
 @torch.no_grad()
-def test_beams_that_hold_every_piece_find_the_best_answer(writer):
+def test_beams_that_hold_every_token_find_the_best_answer(writer):
     questions, vocab_size = build_questions(writer.config), writer.config.text_config.vocab_size
     written = writer.generate(**questions, num_beams=vocab_size, max_new_tokens=2, length_penalty=0.0)
     for row in range(3):
@@ -533,11 +534,11 @@ def explain_by_hand(model, question: dict, answer: torch.Tensor) -> torch.Tensor
     """Mean over heads of attention times the positive part of the gradient of the answer's log-probability."""
     text_model, mask, explained = model.albef.text_model, question["attention_mask"], model.config.explanation_layer
     keys_values = text_model.project_image(model.albef.vision_model(question["pixel_values"]))
-    states = text_model.encode(question["input_ids"], mask)
-    fusion = (mask, keys_values, None)
-    states = text_model.run_layers(states, *fusion, first=model.config.text_config.fusion_layer, last=explained)
-    states, attention = text_model.run_explained_layer(explained, states, *fusion)
-    states = text_model.run_layers(states, *fusion, first=explained + 1)
+    layout, first = build_layout(mask, None, len(mask)), model.config.text_config.fusion_layer
+    states = text_model.encode(question["input_ids"], layout)
+    states = text_model.run_layers(states, layout, keys_values, first=first, last=explained)
+    states, attention = text_model.run_explained_layer(explained, states, layout, keys_values)
+    states = text_model.run_layers(states, layout, keys_values, first=explained + 1)
     logits = model.answer_decoder(answer, encoder_hidden_states=states, encoder_attention_mask=mask).logits
     steps = torch.arange(answer.shape[1] - 1)
     log_probability = logits[0].log_softmax(dim=-1)[steps, answer[0, 1:]].sum()
@@ -607,7 +608,7 @@ def test_gradient_of_the_heatmap_against_finite_differences(model, name):
 # Answers as text
 
 
-def test_answers_become_pieces(tiny_processor):
+def test_answers_become_tokens(tiny_processor):
     encoded = tiny_processor.encode_answers(["red", "The blue DOG", "red"])
     assert encoded["answer_ids"][0].tolist() == tiny_processor.tokenizer("red [SEP]")["input_ids"] + [PAD, PAD]
     assert encoded["answer_mask"].tolist() == [[1, 1, 1, 0, 0], [1] * 5, [1, 1, 1, 0, 0]]
@@ -624,7 +625,7 @@ def test_answers_become_pieces(tiny_processor):
         (["red", " "], ValueError, "answer 1 is ' ', which has no words"),
         ("red", TypeError, "`answers` must be a list of strings"),
         (["red", 2], TypeError, "`answers` must be a list of strings"),
-        (["red " * 30], ValueError, "answer 0 has 32 pieces.*24 text positions"),
+        (["red " * 30], ValueError, "answer 0 has 32 tokens.*24 text positions"),
     ],
 )
 def test_answers_that_are_no_answers(tiny_processor, answers, error, message):

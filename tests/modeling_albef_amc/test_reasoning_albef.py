@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from testing_utils import build_batch, build_tiny_config
 
 from albef_amc import AlbefForTextAssignment, AlbefForVisualEntailment, AlbefForVisualReasoning
+from albef_amc.layout_albef import build_layout
 from albef_amc.reasoning_albef import draw_two, pair_images
 
 TOLERANCE = dict(atol=1e-12, rtol=1e-9)
@@ -43,9 +44,10 @@ def test_layers_read_the_images_in_turn(model, batch):
     for number, layer in enumerate(text_model.layers[2:]):
         for given, own in zip(keys_values[number], layer.cross_attention.project_image(image_embeds), strict=True):
             assert torch.equal(given, own)
-    states = text_model.encode(batch["input_ids"], mask)
+    layouts = [build_layout(mask, images, len(image_embeds)) for images in PAIRS.unbind(dim=1)]
+    states = text_model.encode(batch["input_ids"], layouts[0])
     for layer, column in ((2, 0), (3, 1), (4, 0), (5, 1)):
-        states = text_model.run_layers(states, mask, keys_values, PAIRS[:, column], first=layer, last=layer + 1)
+        states = text_model.run_layers(states, layouts[column], keys_values, first=layer, last=layer + 1)
     expected = model.classifier(states[:, 0])
     torch.testing.assert_close(model(**batch).logits, expected, **TOLERANCE)
     swapped = model(**dict(batch, image_index=PAIRS.flip(1))).logits
@@ -215,10 +217,10 @@ def test_loss_of_given_assignments(assigner):
         length = int(inputs["attention_mask"][row].sum())
         ids, mask = inputs["input_ids"][row][None, :length], torch.ones(1, length, dtype=torch.int64)
         keys_values = text_model.project_image(assigner.albef.vision_model(inputs["pixel_values"][pair]))
-        states = text_model.encode(ids, mask)
+        states = text_model.encode(ids, build_layout(mask, torch.tensor([0]), 2))
         for layer in range(2, 6):
-            image = torch.tensor([layer % 2])
-            states = text_model.run_layers(states, mask, keys_values, image, first=layer, last=layer + 1)
+            layout = build_layout(mask, torch.tensor([layer % 2]), 2)
+            states = text_model.run_layers(states, layout, keys_values, first=layer, last=layer + 1)
         logits = assigner.assignment_head(states[0, 0])
         torch.testing.assert_close(outputs.assignment_logits[row], logits, **TOLERANCE)
         values = logits.detach().numpy()

@@ -18,9 +18,9 @@ from albef_amc import (
     AlbefForPreTraining,
     AlbefModel,
     compute_retrieval_recall,
-    two_stage_albef,
+    matching_albef,
 )
-from albef_amc.two_stage_albef import NOT_LISTED
+from albef_amc.matching_albef import NOT_LISTED
 
 TEXTS_PER_IMAGE = (2, 1, 3, 1)
 TOLERANCE = dict(atol=1e-10, rtol=1e-8)
@@ -337,14 +337,14 @@ def test_of_equal_similarities_the_first_are_listed(model):
     inputs = build_inputs(model)
     scores = search(model, inputs, k=3)  # every text is exactly the same to the first stage
     assert (scores.scores_per_image != NOT_LISTED).nonzero()[:, 1].view(4, 3).tolist() == [[0, 1, 2]] * 4
-    two = two_stage_albef.list_best(torch.tensor([[1.0, 3.0, 2.0, 2.0, 2.0, 0.0]]), k=3)
+    two = matching_albef.list_best(torch.tensor([[1.0, 3.0, 2.0, 2.0, 2.0, 0.0]]), k=3)
     assert two.tolist() == [[False, True, True, True, False, False]]
 
 
 def test_equal_scores_rank_in_order_of_the_gallery():
     is_listed = torch.tensor([[True, True, False, True], [False, True, True, True]])
     scores = torch.tensor([[-200.0, 3.0, 9.0, 3.0], [4.0, 2.0, 5.0, 2.0]])
-    assert two_stage_albef.rank_listed(scores, is_listed).tolist() == [[1, 3, 0], [2, 1, 3]]
+    assert matching_albef.rank_listed(scores, is_listed).tolist() == [[1, 3, 0], [2, 1, 3]]
 
 
 def test_every_pair_is_fused_once_and_every_image_projected_once(model):
@@ -367,14 +367,14 @@ def test_every_pair_is_fused_once_and_every_image_projected_once(model):
     images, texts = model.encode_images(inputs), model.encode_texts(inputs)
     model.retrieve(images, texts, k=2, pairs_per_chunk=3)
     assert counted == {"pairs": int(union.sum()), "images": 4, "encoded images": 4, "encoded texts": 7}
-    assert len(texts.pieces) == inputs["attention_mask"].sum()  # no padding is kept
+    assert len(texts.tokens) == inputs["attention_mask"].sum()  # no padding is kept
 
 
 @pytest.mark.parametrize("pairs_per_chunk", [1, 4, 256])
 def test_batches_blocks_and_chunks_change_nothing(model, pairs_per_chunk, monkeypatch):
     inputs = build_inputs(model)
     expected = search(model, inputs, k=3)
-    monkeypatch.setattr(two_stage_albef, "IMAGES_PER_BLOCK", 2)
+    monkeypatch.setattr(matching_albef, "IMAGES_PER_BLOCK", 2)
     images = model.encode_images({"pixel_values": part} for part in inputs["pixel_values"].split(3))
     lengths = inputs["attention_mask"].sum(dim=1)
     batches = [{"input_ids": inputs["input_ids"][:1, : lengths[0]]}]  # without padding, so without a mask
@@ -400,7 +400,7 @@ def test_dropout_is_off_no_graph_is_kept_and_the_mode_comes_back(context):
     assert [module.training for module in model.modules()] == modes
     for name, value in list_tensors(scores).items():
         assert torch.equal(value, expected[name]) and not value.requires_grad, name
-    assert not images.features.requires_grad and not texts.pieces.requires_grad
+    assert not images.features.requires_grad and not texts.tokens.requires_grad
 
 
 @pytest.mark.gpu
@@ -412,7 +412,7 @@ def test_cuda_equals_cpu(storage_device):
     expected = search(model, inputs, k=3)
     model.cuda()
     images, texts = (encode(inputs, storage_device) for encode in (model.encode_images, model.encode_texts))
-    assert texts.pieces.device.type == images.embeds[0].device.type == (storage_device or "cuda")
+    assert texts.tokens.device.type == images.embeds[0].device.type == (storage_device or "cuda")
     scores = model.retrieve(images, texts, k=3)
     for name, value in list_tensors(scores).items():
         torch.testing.assert_close(value.cpu(), expected[name], atol=1e-3, rtol=1e-3)
@@ -477,7 +477,7 @@ def test_galleries_that_cannot_be_encoded(model):
         model.encode_texts([])
     with pytest.raises(ValueError, match=r"at least one phrase, got \(0, 6\)"):
         model.encode_texts({"input_ids": torch.zeros(0, 6, dtype=torch.int64)})
-    with pytest.raises(ValueError, match=r"keeps no piece of phrase\(s\) \[1\]"):
+    with pytest.raises(ValueError, match=r"keeps no token of phrase\(s\) \[1\]"):
         model.encode_texts({"input_ids": torch.full((2, 2), 7), "attention_mask": torch.tensor([[1, 1], [0, 0]])})
     with pytest.raises(ValueError, match=r"must have shape \(N, 3, 32, 32\), got \(1, 3, 40, 40\)"):
         model.encode_images({"pixel_values": torch.zeros(1, 3, 40, 40)})

@@ -14,6 +14,7 @@ from transformers.initialization import no_init_weights
 
 from albef_amc import AlbefConfig, AlbefForPreTraining
 from albef_amc.conversion.original_names import rename_original_key
+from albef_amc.layout_albef import build_layout
 from albef_amc.trainer.objectives.weighted_objectives import AttentionMaskConsistencyLoss, resize_to_mask
 
 pytestmark = pytest.mark.slow
@@ -96,11 +97,11 @@ def build_region_masks() -> torch.Tensor:
 @torch.no_grad()
 def compute_cross_attention(model: AlbefForPreTraining, outputs, attention_mask: torch.Tensor) -> torch.Tensor:
     text_model, explained = model.albef.text_model, model.config.explanation_layer
-    images = torch.arange(len(attention_mask))
-    fusion = (attention_mask, text_model.project_image(outputs.image_embeds), images)
+    layout = build_layout(attention_mask, None, len(attention_mask), keep_padding=True)
+    keys_values = text_model.project_image(outputs.image_embeds)
     first = model.config.text_config.fusion_layer
-    states = text_model.run_layers(outputs.text_embeds, *fusion, first=first, last=explained, keep_padding=True)
-    return text_model.run_explained_layer(explained, states, *fusion, keep_padding=True)[1]
+    states = text_model.run_layers(outputs.text_embeds, layout, keys_values, first=first, last=explained)
+    return text_model.run_explained_layer(explained, states, layout, keys_values)[1]
 
 
 def compute_evaluation(model: AlbefForPreTraining, image_size: int) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ import torch
 from testing_utils import Golden
 
 from albef_amc.conversion.original_names import rename_original_key
+from albef_amc.layout_albef import build_layout
 from albef_amc.pretraining_losses_albef import compute_negative_probabilities
 from albef_amc.trainer.objectives.weighted_objectives import AttentionMaskConsistencyLoss
 
@@ -63,13 +64,11 @@ def test_attention_map_and_its_gradient(model):
     text_model, mask = model.albef.text_model, inputs["attention_mask"]
     keys_values = text_model.project_image(model.albef.vision_model(inputs["pixel_values"]))
     explained = model.config.explanation_layer
-    states = text_model.encode(inputs["input_ids"], mask, keep_padding=True)
-    fusion = (mask, keys_values, torch.arange(len(mask)))
-    states = text_model.run_layers(
-        states, *fusion, first=model.config.text_config.fusion_layer, last=explained, keep_padding=True
-    )
-    states, attention = text_model.run_explained_layer(explained, states, *fusion, keep_padding=True)
-    fused = text_model.run_layers(states, *fusion, first=explained + 1)
+    layout, first = build_layout(mask, None, len(mask), keep_padding=True), model.config.text_config.fusion_layer
+    states = text_model.encode(inputs["input_ids"], layout)
+    states = text_model.run_layers(states, layout, keys_values, first=first, last=explained)
+    states, attention = text_model.run_explained_layer(explained, states, layout, keys_values)
+    fused = text_model.run_layers(states, layout, keys_values, first=explained + 1)
     (gradient,) = torch.autograd.grad(model.itm_head(fused[:, 0])[:, 1].sum(), attention)
     GOLDEN.check("cross_attention_map", attention)
     GOLDEN.check("cross_attention_grad", gradient)

@@ -13,6 +13,7 @@ from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, INCOMPLETE_OUT
 from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.datasets_scripts.row_checks import check_picture_size
 from albef_amc.image_processing_albef import load_image
+from albef_amc.pretraining_losses_albef import IGNORED_LABEL, mask_tokens
 from albef_amc.ranges_albef import check_choice, check_number
 from albef_amc.text_processing_albef import find_broken_character, find_text_problem
 from albef_amc.trainer.data.augmentation import GroundingAugmentation

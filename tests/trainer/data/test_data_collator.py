@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from testing_utils import assert_same_layout
 
 from albef_amc.image_processing_albef import AlbefImageProcessor
+from albef_amc.layout_albef import build_layout
 from albef_amc.processing_albef import AlbefProcessor
 from albef_amc.regions_albef import encode_rle
 from albef_amc.text_processing_albef import build_tokenizer
@@ -43,7 +45,10 @@ def make_row(image_id: str = "photo", phrases: list[dict] | None = None, size=(1
 def assert_equal(first: dict, second: dict) -> None:
     assert first.keys() == second.keys()
     for name, value in first.items():
-        assert torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name], name
+        if name == "layout":
+            assert_same_layout(value, second[name])
+        else:
+            assert torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name], name
 
 
 def test_what_a_batch_holds(processor):
@@ -60,6 +65,7 @@ def test_what_a_batch_holds(processor):
         "has_region": ((6,), torch.bool),
     }
     assert batch.pop("row_ids") == ["one", "two"]
+    assert_same_layout(batch.pop("layout"), build_layout(batch["attention_mask"], batch["image_index"], 2))
     assert {name: (tuple(value.shape), value.dtype) for name, value in batch.items()} == expected
     assert type(batch) is dict
     assert batch["original_sizes"].tolist() == [[8, 16], [16, 8]]

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from albef_amc.contrastive_albef import (
+from albef_amc.pretraining_losses_albef import (
     IGNORED_LABEL,
     compute_contrastive_targets,
     compute_distillation_loss,
     compute_masked_word_loss,
     compute_negative_probabilities,
     draw_negatives,
-    mask_pieces,
+    mask_tokens,
     resolve_image_ids,
     soft_cross_entropy,
 )
@@ -41,7 +41,7 @@ def test_known_and_unknown_identities_together():
 
 
 def test_identities_of_another_number_of_images():
-    with pytest.raises(ValueError, match=r"`image_ids` must have shape \(3,\), one identity an image, got \(2,\)"):
+    with pytest.raises(ValueError, match=r"`image_ids` must have shape \(3,\), one identity per image, got \(2,\)"):
         resolve_image_ids(torch.tensor([1, 2]), 3, CPU)
 
 
@@ -160,7 +160,7 @@ def test_masking_has_the_stated_shares():
     input_ids = torch.full(shape, 7)
     maskable = torch.ones(shape, dtype=torch.bool)
     maskable[:, 0] = maskable[:, -10:] = False
-    masked, labels = mask_pieces(input_ids, maskable, mask_id, vocab_size, probability=0.15)
+    masked, labels = mask_tokens(input_ids, maskable, mask_id, vocab_size, probability=0.15)
     chosen = labels != IGNORED_LABEL
     assert not chosen[~maskable].any() and (masked[~chosen] == 7).all() and (labels[chosen] == 7).all()
     assert chosen[maskable].float().mean().item() == pytest.approx(0.15, abs=0.01)
@@ -173,7 +173,7 @@ def test_masking_has_the_stated_shares():
 @pytest.mark.parametrize("probability", [0.0, 1.0])
 def test_masking_nothing_and_everything(probability):
     input_ids = torch.randint(5, 20, (3, 6))
-    masked, labels = mask_pieces(input_ids, torch.ones(3, 6), 4, 20, probability)
+    masked, labels = mask_tokens(input_ids, torch.ones(3, 6), 4, 20, probability)
     if probability == 0:
         assert torch.equal(masked, input_ids) and (labels == IGNORED_LABEL).all()
     else:
@@ -182,9 +182,9 @@ def test_masking_nothing_and_everything(probability):
 
 def test_masking_depends_on_the_generator_alone():
     input_ids, maskable = torch.arange(5, 25).view(2, 10), torch.ones(2, 10)
-    first, second = (mask_pieces(input_ids, maskable, 4, 30, 0.5, torch.Generator().manual_seed(3)) for _ in range(2))
+    first, second = (mask_tokens(input_ids, maskable, 4, 30, 0.5, torch.Generator().manual_seed(3)) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
-    row = mask_pieces(input_ids[0], maskable[0], 4, 30, 0.5, torch.Generator().manual_seed(3))
+    row = mask_tokens(input_ids[0], maskable[0], 4, 30, 0.5, torch.Generator().manual_seed(3))
     assert row[0].shape == row[1].shape == (10,)
 
 
