@@ -2,6 +2,7 @@
 """`albef-amc evaluate`: a checkpoint on a benchmark with its published protocol, or on any data set."""
 
 import os
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,8 @@ from albef_amc.configuration.yaml_files import parse_yaml
 from albef_amc.datasets_scripts import BUILDERS, check_builder_options, check_builder_split, load_grounding_dataset
 from albef_amc.evaluation.benchmark import evaluate_split
 from albef_amc.evaluation.checkpoints import hash_checkpoint
-from albef_amc.evaluation.grounding_evaluation import BOX_ACCURACY
+from albef_amc.evaluation.grounding_metrics import BOX_ACCURACY, HEATMAP_METRIC, METRICS, RECALL_METRIC, check_metrics
+from albef_amc.evaluation.heatmap_measures import choose_thresholds
 from albef_amc.evaluation.intervals import NUM_RESAMPLES
 from albef_amc.evaluation.phrase_coverage import measure_coverage
 from albef_amc.evaluation.protocols import (
@@ -60,6 +62,16 @@ def evaluate(
     options: Annotated[
         list[str] | None, typer.Option("--data", help="Argument of the builder: data_root=photos. Repeatable.")
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Some of {','.join(METRICS)}; by default those of the recipe, or pointing_game and with proposals "
+            "box_accuracy."
+        ),
+    ] = None,
+    tuning_split: Annotated[
+        str | None, typer.Option(help="Split that chooses the mask thresholds of phrase_recall; 0.5 without one.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded together.")] = 16,
     num_workers: Annotated[
         int | None,
@@ -93,7 +105,10 @@ def evaluate(
     recipe = choose_recipe(target, split)
     chosen = choose_splits(splits or [], split, recipe)
     data = read_options(options or ())
-    for name in chosen:
+    asked = None if metrics is None else check_metrics([name.strip() for name in metrics.split(",")])
+    if tuning_split is not None and RECALL_METRIC not in (asked or (recipe and recipe.metrics) or ()):
+        raise ValueError(f"`--tuning-split` is for {RECALL_METRIC}: name it among the `--metrics`.")
+    for name in chosen if tuning_split is None else [*chosen, tuning_split]:
         check_rows(target, recipe, name, data)
     rank, world_size = join_processes(device)
     recipe_size = None if recipe is None else recipe.image_size
@@ -101,41 +116,55 @@ def evaluate(
     weights_sha256 = hash_checkpoint(checkpoint)
     switches = Switches(precision, matmul_precision, compile_encoders)
     switches.prepare(model)
+    measure = partial(
+        evaluate_split,
+        model,
+        processor,
+        recipe=recipe,
+        batch_size=batch_size,
+        num_workers=choose_num_workers(model.device, world_size) if num_workers is None else num_workers,
+        rank=rank,
+        world_size=world_size,
+        progress=lambda batches: track(batches, "grounding"),
+    )
+    thresholds, words = None, [] if asked is None else ["--metrics", ",".join(asked)]
+    if tuning_split is not None:
+        _, rows = load_rows(target, recipe, tuning_split, data)
+        with switches.applied(model.device):
+            _, tuned = measure(rows, tuning_split, metrics=(RECALL_METRIC,), num_resamples=0)
+        usable = [phrase.measures[RECALL_METRIC] for phrase in tuned.results if phrase.measures is not None]
+        thresholds = choose_thresholds(usable)
+        words += ["--tuning-split", tuning_split]
+    words += switches.list_words()
     loaded = {name: load_rows(target, recipe, name, data) for name in chosen}
     results, phrases = {}, {}
     for name, (source, rows) in loaded.items():
         report_coverage(name, rows, processor.tokenizer, None if recipe is None else recipe.max_length)
         with switches.applied(model.device):
-            measured, evaluation = evaluate_split(
-                model,
-                processor,
+            measured, evaluation = measure(
                 rows,
                 name,
-                recipe,
-                source,
-                baselines,
-                resamples,
-                seed,
-                batch_size=batch_size,
-                num_workers=choose_num_workers(model.device, world_size) if num_workers is None else num_workers,
-                rank=rank,
-                world_size=world_size,
-                progress=lambda batches: track(batches, "grounding"),
+                data=source,
+                baselines=baselines,
+                num_resamples=resamples,
+                seed=seed,
+                metrics=asked,
+                mask_thresholds=thresholds,
             )
-        if recipe is not None and recipe.proposal_ranking and BOX_ACCURACY not in measured:
+        is_default = asked is None and recipe is not None and recipe.metrics is None
+        if is_default and recipe.proposal_ranking and BOX_ACCURACY not in measured:
             report(f"no proposals in the data: {BOX_ACCURACY} is left out (`--data detections_file=FILE`)")
+        num_boxes = measured.get("num_regions_from_boxes")
+        if num_boxes:
+            report(f"{num_boxes} phrases have neither polygons nor masks: {HEATMAP_METRIC} takes their boxes")
         dataset = target if recipe is None else recipe.name
-        computed = {"precision": precision, "matmul_precision": matmul_precision}
         origin = {"checkpoint": checkpoint, WEIGHTS_KEY: weights_sha256, "dataset": dataset}
+        command = build_evaluation_command(target, name, data, image_size, recipe is not None, words)
+        computed = {"precision": precision, "matmul_precision": matmul_precision, "command": command}
         results[name] = to_plain({**origin, **computed, **measured})
         phrases[name] = evaluation.to_rows()
     if output is not None and is_main_process():
-        is_recipe, words = recipe is not None, switches.list_words()
-        commands = {
-            name: build_evaluation_command(target, name, data, image_size, is_recipe, words) for name in chosen
-        }
-        commanded = {name: {**result, "command": commands[name]} for name, result in results.items()}
-        write_results(output, commanded, phrases)
+        write_results(output, results, phrases)
     print_results(results, as_json)
 
 

@@ -2,16 +2,16 @@
 """One split of a benchmark: measured numbers with their intervals, beside the published ones and their protocol."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from albef_amc.evaluation.grounding_evaluation import (
-    BOX_ACCURACY,
-    POINTING_ACCURACY,
     GroundingEvaluation,
     evaluate_baselines,
     evaluate_grounding,
+    has_proposals,
 )
+from albef_amc.evaluation.grounding_metrics import list_hits
 from albef_amc.evaluation.intervals import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_accuracy
 from albef_amc.evaluation.protocols import EvaluationRecipe, list_departures
 
@@ -26,9 +26,15 @@ def evaluate_split(
     baselines: bool = False,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
-    **options: Any,
+    metrics: Sequence[str] | None = None,
+    mask_thresholds: Mapping[str, float] | None = None,
+    batch_size: int = 16,
+    num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[dict[str, Any], GroundingEvaluation]:
-    """Numbers of a model on a split, and the phrases behind them.
+    """Numbers of a model on a split, and the phrases that they were computed from.
 
     Args:
         model, processor: the checkpoint, loaded with the image size of the recipe.
@@ -39,14 +45,37 @@ def evaluate_split(
         baselines (`bool`, defaults to `False`): also score rules that read no words.
         num_resamples, seed (`int`, default to 1000 and 0): as for [`~evaluation.intervals.bootstrap_accuracy`]; 0
             draws give no intervals.
-        options: further arguments of [`~evaluation.grounding_evaluation.evaluate_grounding`].
+        metrics (sequence of `str`, *optional*): metrics to compute; by default those that the recipe names, or the
+            pointing game and, where recipe and rows allow it, the ranking of proposals.
+        mask_thresholds, batch_size, num_workers, rank, world_size, progress: as for
+            [`~evaluation.grounding_evaluation.evaluate_grounding`].
 
     Returns:
         `tuple` of a `dict` and a [`~evaluation.grounding_evaluation.GroundingEvaluation`]. The `dict` holds the
         metrics, `confidence_interval`, and with a recipe `protocol` and `published`.
     """
+    ranking, max_length = None, None
+    if recipe is not None:
+        metrics, max_length = metrics or recipe.metrics, recipe.max_length
+        ranking = recipe.proposal_ranking if metrics or has_proposals(rows) else None
     began = time.perf_counter()
-    evaluation = evaluate_grounding(model, processor, rows, **_choose_protocol(recipe, rows), **options)
+    evaluation = evaluate_grounding(
+        model,
+        processor,
+        rows,
+        box_rule="any" if recipe is None else recipe.box_rule,
+        proposal_ranking=ranking,
+        rank=rank,
+        world_size=world_size,
+        # A phrase that is skipped is a miss of a protocol: without it, it would be another benchmark.
+        counts_unusable=recipe is not None,
+        metrics=metrics,
+        mask_thresholds=mask_thresholds,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        max_length=max_length,
+        progress=progress,
+    )
     seconds = time.perf_counter() - began
     height, width = model.config.vision_config.image_height_width
     result: dict[str, Any] = {
@@ -71,19 +100,6 @@ def evaluate_split(
     return result, evaluation
 
 
-def _choose_protocol(recipe: EvaluationRecipe | None, rows: Any) -> dict[str, Any]:
-    """Arguments of `evaluate_grounding`; proposals are ranked where the rows have any.
-
-    A phrase that is skipped is a miss of the protocol: leaving it out would be another benchmark.
-    """
-    if recipe is None:
-        return {}
-    protocol = {"box_rule": recipe.box_rule, "max_length": recipe.max_length, "counts_unusable": True}
-    if recipe.proposal_ranking is None or all(row["proposals"] is None for row in rows.select_columns("proposals")):
-        return protocol
-    return {**protocol, "proposal_ranking": recipe.proposal_ranking}
-
-
 def _list_skipped(evaluation: GroundingEvaluation) -> list[dict[str, Any]]:
     """What could not be used, with the phrases that it cost: one entry per picture or phrase."""
     skipped: dict[tuple[str, str], list[str]] = {}
@@ -99,12 +115,9 @@ def _describe_intervals(evaluation: GroundingEvaluation, num_resamples: int, see
     """Intervals of the accuracies, in [0, 1]; under `computed` in words how each of them was."""
     phrases = evaluation.results
     images, types = [phrase.image_id for phrase in phrases], [phrase.types for phrase in phrases]
-    hits = {POINTING_ACCURACY: [bool(phrase.is_hit) for phrase in phrases]}
-    if BOX_ACCURACY in evaluation.metrics:
-        hits[BOX_ACCURACY] = [bool(phrase.is_proposal_hit) for phrase in phrases]
     ends: dict[str, Any] = {}
     computed: dict[str, Any] = {}
-    for measure, own in hits.items():
+    for measure, own in list_hits(phrases, evaluation.metrics).items():
         intervals = bootstrap_accuracy(own, images, types, num_resamples, seed)
         ends[measure], computed[measure] = _list_ends(intervals.overall), _describe(intervals.overall)
         by_type = f"{measure}_by_type"

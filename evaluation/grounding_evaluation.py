@@ -1,12 +1,11 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Pointing game of a model on a data set: heatmaps, their maxima, hits per phrase, accuracy per phrase type."""
+"""A model on a data set: heatmaps of all phrases, what the metrics measure of each, and rules that read no words."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import evaluate
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
@@ -19,82 +18,48 @@ from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, read_row
 from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.datasets_scripts.row_checks import check_picture_size, warn_about_boxes
 from albef_amc.datasets_scripts.row_images import guard_images
-from albef_amc.evaluation.heatmap_measures import sum_heat_in_boxes
+from albef_amc.evaluation.grounding_metrics import (
+    BOX_METRIC,
+    DEFAULT_RANKING,
+    HEATMAP_METRIC,
+    POINTING_ACCURACY,
+    POINTING_GAME,
+    RECALL_METRIC,
+    RECALLS,
+    PhraseResult,
+    ProposalRanking,
+    check_metrics,
+    measure_phrase,
+    score_heatmaps,
+    score_masks,
+    score_points,
+    score_proposals,
+)
 from albef_amc.image_processing_albef import UnusableImageError, load_image
 from albef_amc.messages_albef import list_first
-from albef_amc.metrics import get_metric_folder
-from albef_amc.ranges_albef import COUNT, NOT_NEGATIVE, WHOLE, check_choice, check_number
+from albef_amc.processing_albef import BOX_THRESHOLD
+from albef_amc.ranges_albef import COUNT, WHOLE, check_number
 from albef_amc.regions_albef import check_boxes, find_point, resize_heatmap
 from albef_amc.text_processing_albef import clean_caption, find_text_problem
 
 logger = logging.get_logger(__name__)
 
-BOX_RULES = ("any", "merged")
-OVERLAP_RULES = ("area", "released")
-POINTING_ACCURACY, BOX_ACCURACY = "pointing_game_accuracy", "box_accuracy_at_50"
+DEFAULT_METRICS = (POINTING_GAME,)
+MASK_THRESHOLD = BOX_THRESHOLD  # of a heatmap's mask, where no other split chose one
 PROBLEMS_NAMED = 5  # in a warning; all of them are in the result
 LARGEST_GROWTH = 2  # tokens of a text per character, at most: lower case may be longer
 
 PointRule = Callable[[dict, dict], tuple[float, float]]
 
 
-@dataclass(frozen=True)
-class ProposalRanking:
-    """How the metric `box_accuracy` ranks proposals by a heatmap.
-
-    Args:
-        area_exponent (`float`): a proposal's score is the sum of the heatmap inside over its area to this power.
-        overlap_rule (`str`): `"area"`, or `"released"` for the published convention of inclusive pixel ranges.
-    """
-
-    area_exponent: float
-    overlap_rule: str
-
-    def __post_init__(self):
-        check_number("area_exponent", self.area_exponent, NOT_NEGATIVE)
-        check_choice("overlap_rule", self.overlap_rule, OVERLAP_RULES)
-
-
-@dataclass
-class PhraseResult:
-    """What a model answered for one phrase.
-
-    Args:
-        phrase_id, image_id, phrase (`str`): the phrase.
-        types (`list` of `str`): its types.
-        boxes (`list`): annotated boxes, x_min, y_min, x_max, y_max in pixels of the stored image.
-        point (`tuple`, *optional*): x, y of the heatmap's maximum, same pixels; `None` for a phrase that was skipped.
-        score (`float`, *optional*): matching probability in [0, 1].
-        is_hit (`bool`, *optional*): the point lies strictly inside a box.
-        proposal (`list`, *optional*): the proposal that the heatmap fills best, x_min, y_min, x_max, y_max.
-        proposal_iou (`float`, *optional*): its largest IoU with a box; 0 where no proposal is chosen.
-        is_proposal_hit (`bool`, *optional*): that IoU is 0.5 or more.
-        heat_sums (`list`, *optional*): pairs of a proposal of the image and the sum of the heatmap over it.
-        problem (`str`, *optional*): why the phrase was skipped: its picture or its words cannot be used.
-    """
-
-    phrase_id: str
-    image_id: str
-    phrase: str
-    types: list[str]
-    boxes: list[list[float]]
-    point: tuple[float, float] | None
-    score: float | None = None
-    is_hit: bool | None = None
-    proposal: list[float] | None = None
-    proposal_iou: float | None = None
-    is_proposal_hit: bool | None = None
-    heat_sums: list[tuple[list[float], float]] | None = None
-    problem: str | None = None
-
-
 @dataclass
 class GroundingEvaluation:
-    """Metrics of an evaluation and the phrases behind them.
+    """Metrics of an evaluation and the phrases that they were computed from.
 
     Args:
-        metrics (`dict`): `pointing_game_accuracy` in [0, 1], `num_phrases`, and per phrase type accuracy and count.
-        results (`list` of [`PhraseResult`]): one entry a phrase with a box, in the order of the data set.
+        metrics (`dict`): what the metrics return, under their own names: `pointing_game_accuracy` in [0, 1],
+            `num_phrases`, and per phrase type accuracy and number.
+        results (`list` of [`PhraseResult`]): one entry per phrase with a box, in the order of the data set.
         num_skipped (`int`): phrases without a box, which cannot be scored.
         unusable (`list` of [`PhraseResult`]): phrases with a box that were skipped, each with its `problem`. They are
             among `results`, as misses, only where the protocol counts them.
@@ -106,9 +71,8 @@ class GroundingEvaluation:
     unusable: list[PhraseResult] = field(default_factory=list)
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """The results as plain dictionaries, without what is summed over proposals."""
-        rows = [asdict(result) for result in self.results]
-        return [{name: value for name, value in row.items() if name != "heat_sums"} for row in rows]
+        """The results as plain dictionaries."""
+        return [result.to_row() for result in self.results]
 
 
 def evaluate_grounding(
@@ -120,37 +84,66 @@ def evaluate_grounding(
     rank: int = 0,
     world_size: int = 1,
     counts_unusable: bool = False,
-    **options: Any,
+    metrics: Sequence[str] | None = None,
+    mask_thresholds: Mapping[str, float] | None = None,
+    batch_size: int = 16,
+    phrases_per_chunk: int = 64,
+    num_workers: int = 0,
+    max_length: int | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
 ) -> GroundingEvaluation:
-    r"""Plays the pointing game (AMC, section 4): the heatmap's maximum must lie strictly inside a box of the phrase.
+    r"""Computes metrics of a model's heatmaps on a data set, in one pass of the model for all of them.
 
-    The heatmap is resized bicubically to the stored image; of equal maxima the first in row-major order counts. On
-    several processes each answers a block of the rows, and every process gets all results, once each and in the
-    order of the data set.
+    By default that is the pointing game (AMC, section 4): the heatmap's maximum must lie strictly inside a box of the
+    phrase. The heatmap is resized bicubically to the stored image; of equal maxima the first in row-major order
+    counts. On several processes each answers a block of the rows, and every process gets all results, once each and
+    in the order of the data set.
 
     Args:
-        model, processor, rows, options: as for [`predict_points`].
+        model, processor, rows, batch_size, phrases_per_chunk, num_workers, max_length, progress: as for
+            [`predict_points`].
         box_rule (`str`, defaults to `"any"`): of several boxes of a phrase, `"any"` one counts, or the `"merged"`
-            smallest box around them.
-        proposal_ranking ([`ProposalRanking`], *optional*): also rank the proposals of the rows, and add the metrics of
-            `metrics/box_accuracy`.
+            smallest box around them. For `pointing_game` and `box_accuracy`.
+        proposal_ranking ([`ProposalRanking`], *optional*): how `box_accuracy` ranks the proposals of the rows; by
+            default the sum of the heatmap over the square root of the area, and boxes as areas.
         rank, world_size (`int`, default to 0 and 1): this process among those that a launcher started.
         counts_unusable (`bool`, defaults to `False`): a phrase whose picture or words cannot be used is a miss, as a
             published protocol wants it; by default it is not scored. Either way a warning names it.
+        metrics (sequence of `str`, *optional*): some of `pointing_game`, `box_accuracy`, `heatmap_quality` and
+            `phrase_recall`. By default the first, and with `proposal_ranking` the second.
+        mask_thresholds (mapping, *optional*): for `phrase_recall`, protocol -> share of a heatmap's maximum that its
+            mask reaches, chosen on another split ([`~evaluation.heatmap_measures.choose_thresholds`]); 0.5 by default.
+
+    The region of a phrase in `heatmap_quality` is drawn from its polygons and masks, or else from its boxes.
 
     Boxes that reach beyond their picture, lie within 0..1 or have no area are counted in a warning.
 
     Raises:
-        ValueError: no phrase has a box, a box is not four finite numbers with its corners in order, or a picture has
-            another size than its row states.
+        ValueError: an unknown metric, no phrase has a box, no row has proposals for `box_accuracy`, a box is not four
+            finite numbers with its corners in order, or a picture has another size than its row states.
+
+    Example:
+
+    ```python
+    evaluation = evaluate_grounding(model, processor, rows, metrics=("pointing_game", "heatmap_quality"))
+    evaluation.metrics["pointing_game_accuracy"], evaluation.metrics["energy_inside"]
+    ```
     """
     rows = without_format(rows)
+    if metrics is None:
+        metrics = DEFAULT_METRICS if proposal_ranking is None else (*DEFAULT_METRICS, BOX_METRIC)
+    elif BOX_METRIC in (metrics := check_metrics(metrics)) and not has_proposals(rows):
+        raise ValueError(
+            f"`{BOX_METRIC}` ranks the proposals of a row, and no row has any. Give detections to the builder "
+            "(`detections_file`), or leave the metric out."
+        )
     if rank == 0:
         warn_about_boxes(rows, "evaluation data")
     rows = guard_images(rows, is_decoded=False)
     own_rows = rows if world_size == 1 else Subset(rows, split_rows(len(rows), rank, world_size))
-    sums_heat = proposal_ranking is not None
-    results, num_skipped = predict_points(model, processor, own_rows, sums_heat=sums_heat, **options)
+    results, num_skipped = predict_points(
+        model, processor, own_rows, batch_size, phrases_per_chunk, num_workers, max_length, metrics, progress
+    )
     if world_size > 1:
         results, num_skipped = gather_object(results), sum(gather_object([num_skipped]))
     evaluation = None
@@ -169,11 +162,42 @@ def evaluate_grounding(
             raise ValueError(
                 f"none of the {len(unusable)} phrases with a box can be used. First: {unusable[0].problem}"
             )
-        metrics = score_points(results, box_rule)
-        if proposal_ranking is not None:
-            metrics |= score_proposals(results, proposal_ranking, box_rule)
-        evaluation = GroundingEvaluation(metrics, results, num_skipped, unusable)
+        found = _score(results, metrics, box_rule, proposal_ranking or DEFAULT_RANKING, mask_thresholds)
+        evaluation = GroundingEvaluation(found, results, num_skipped, unusable)
     return evaluation if world_size == 1 else broadcast_object_list([evaluation])[0]
+
+
+def has_proposals(rows: Any) -> bool:
+    """Whether a row of a data set, or of a list of rows, has proposals; an empty list of an image counts."""
+    if hasattr(rows, "column_names"):
+        rows = rows.select_columns([name for name in rows.column_names if name == "proposals"])
+    return any(row.get("proposals") is not None for row in rows)
+
+
+def _score(
+    results: Sequence[PhraseResult],
+    metrics: Sequence[str],
+    box_rule: str,
+    proposal_ranking: ProposalRanking,
+    mask_thresholds: Mapping[str, float] | None,
+) -> dict[str, Any]:
+    """The metrics of all phrases; what several of them count, such as `num_phrases`, is that of the first."""
+    if not results:
+        raise ValueError("no phrase of the data set has a box: there is nothing to score.")
+    parts = []
+    if POINTING_GAME in metrics:
+        parts.append(score_points(results, box_rule))
+    if BOX_METRIC in metrics:
+        parts.append(score_proposals(results, proposal_ranking, box_rule))
+    if HEATMAP_METRIC in metrics:
+        parts.append(score_heatmaps(results))
+    if RECALL_METRIC in metrics:
+        thresholds = dict.fromkeys(RECALLS, MASK_THRESHOLD) if mask_thresholds is None else mask_thresholds
+        parts.append(score_masks(results, thresholds))
+    found: dict[str, Any] = {}
+    for part in parts:
+        found |= {name: value for name, value in part.items() if name not in found}
+    return found
 
 
 def _warn_of_unusable(unusable: Sequence[PhraseResult], counts_unusable: bool) -> None:
@@ -195,14 +219,14 @@ def predict_points(
     phrases_per_chunk: int = 64,
     num_workers: int = 0,
     max_length: int | None = None,
-    sums_heat: bool = False,
+    metrics: Collection[str] = DEFAULT_METRICS,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[list[PhraseResult], int]:
     """Points of all phrases that have a box, and the number of phrases without.
 
     A phrase whose picture or words cannot be used has no point but a `problem`; the others go on.
 
-    Results are fetched one batch behind, so that the device always has work.
+    Results are fetched once the next batch is given, so that the device always has work.
 
     Args:
         model, processor: the checkpoint.
@@ -210,8 +234,8 @@ def predict_points(
         batch_size (`int`, defaults to 16): images encoded together.
         phrases_per_chunk (`int`, defaults to 64): phrases explained together.
         num_workers (`int`, defaults to 0): processes that decode and resize images.
-        max_length (`int`, *optional*): pieces of a phrase at most, [CLS] included; all of them by default.
-        sums_heat (`bool`, defaults to `False`): also sum the heatmaps over the proposals of the images.
+        max_length (`int`, *optional*): tokens of a phrase at most, [CLS] included; all of them by default.
+        metrics (collection of `str`, defaults to `("pointing_game",)`): also measure the heatmaps for these.
         progress (callable, *optional*): wraps the iteration over batches, to show progress.
     """
     check_number("batch_size", batch_size, COUNT)
@@ -226,7 +250,7 @@ def predict_points(
     )
     results: list[PhraseResult] = []
     num_skipped, given = 0, None
-    for entries, inputs, proposals, skipped in progress(loader):
+    for entries, inputs, annotations, skipped in progress(loader):
         num_skipped += skipped
         results += entries
         phrases = [entry for entry in entries if entry.problem is None]
@@ -237,47 +261,47 @@ def predict_points(
         outputs = model.ground(**inputs, phrases_per_chunk=phrases_per_chunk, check_finite=False)
         points = locate_points(outputs.heatmap, sizes)
         if given is not None:
-            given.fetch(sums_heat)  # while the device has this batch to work on
-        given = _GivenBatch(phrases, proposals, sizes, outputs, points)
+            given.fetch(metrics)  # while the device has this batch to work on
+        given = _GivenBatch(phrases, annotations, sizes, outputs, points)
     if given is not None:
-        given.fetch(sums_heat)
+        given.fetch(metrics)
     return results, num_skipped
 
 
 @dataclass(frozen=True)
 class _GivenBatch:
-    """A batch that the device was given, with what it computes of it: P phrases, their proposals and image sizes."""
+    """A batch that the device was given, with what it computes of it: P phrases, their annotations and image sizes."""
 
     phrases: list[PhraseResult]
-    proposals: list[list]
+    annotations: list[dict[str, Any]]
     sizes: torch.Tensor
     outputs: AlbefGroundingOutput
     points: torch.Tensor
 
-    def fetch(self, sums_heat: bool) -> None:
-        """Waits for the results and enters them into the phrases."""
+    def fetch(self, metrics: Collection[str]) -> None:
+        """Waits for the results and enters them into the phrases, with what the metrics measure of their heatmaps."""
         self.outputs.check_finite()
         scores = self.outputs.itm_logits.float().softmax(dim=-1)[:, ITM_MATCH_INDEX].tolist()
         for phrase, (x, y), score in zip(self.phrases, self.points.tolist(), scores, strict=True):
             phrase.point, phrase.score = (float(x), float(y)), score
-        if sums_heat:
-            heatmaps = self.outputs.heatmap.cpu()
-            entries = zip(self.phrases, heatmaps, self.sizes.tolist(), self.proposals, strict=True)
-            for phrase, heatmap, size, boxes in entries:
-                sums = sum_heat_in_boxes(resize_heatmap(heatmap, *size), boxes)
-                phrase.heat_sums = list(zip(boxes, sums, strict=True))
+        if set(metrics) == {POINTING_GAME}:
+            return
+        heatmaps = self.outputs.heatmap.cpu()
+        entries = zip(self.phrases, heatmaps, self.sizes.tolist(), self.annotations, strict=True)
+        for phrase, heatmap, size, annotation in entries:
+            phrase.measures = measure_phrase(phrase, resize_heatmap(heatmap, *size), annotation, metrics)
 
 
 class _GroundingInputs:
-    """Collate function: rows to their phrases with a box; tensors and proposals of those that can be used; the number
-    of phrases without a box."""
+    """Collate function: rows to their phrases with a box; tensors and annotations of those that can be used; the
+    number of phrases without a box."""
 
     def __init__(self, processor: Any, max_length: int | None = None):
         self.processor = processor
         self.max_length = max_length
 
-    def __call__(self, rows: list[dict]) -> tuple[list[PhraseResult], dict[str, torch.Tensor], list[list], int]:
-        entries, images, texts, proposals, skipped = [], [], [], [], 0
+    def __call__(self, rows: list[dict]) -> tuple[list[PhraseResult], dict[str, torch.Tensor], list[dict], int]:
+        entries, images, texts, annotations, skipped = [], [], [], [], 0
         for row in map(read_row, rows):
             scored, num_phrases = list(iterate_phrases(row)), len(row["phrases"] or ())
             entries += scored
@@ -287,11 +311,15 @@ class _GroundingInputs:
             if image is not None and usable:
                 images.append(image)
                 texts.append([phrase.phrase for phrase in usable])
-                proposals += [[proposal["box"] for proposal in row.get("proposals") or ()]] * len(usable)
+                proposals = [proposal["box"] for proposal in row.get("proposals") or ()]
+                for phrase, source in zip(scored, filter(_has_box, row["phrases"]), strict=True):
+                    if phrase.problem is None:
+                        outlines = {name: source.get(name) for name in ("polygons", "masks")}
+                        annotations.append({"proposals": proposals, **outlines})
         inputs = {}
         if texts:
             inputs = dict(self.processor(images=images, text=texts, max_length=self.max_length, return_tensors="pt"))
-        return entries, inputs, proposals, skipped
+        return entries, inputs, annotations, skipped
 
     def _load_image(self, row: dict, phrases: list[PhraseResult]) -> Any:
         """The picture that usable phrases need; where it cannot be used, they get the problem."""
@@ -331,6 +359,10 @@ def _name_problem(phrase_id: str, image_id: str, words: Any, problem: str) -> st
     return f"phrase {phrase_id!r} of image {image_id!r}, {words!r:.80}, {problem}"
 
 
+def _has_box(phrase: dict | None) -> bool:
+    return bool(phrase and phrase.get("boxes"))
+
+
 def iterate_phrases(row: dict) -> Iterable[PhraseResult]:
     """The phrases of a row that have a box, with an undefined point, or with a problem and none.
 
@@ -338,7 +370,7 @@ def iterate_phrases(row: dict) -> Iterable[PhraseResult]:
         ValueError: a box is not four finite numbers with its corners in order; the message names phrase and image.
     """
     for index, phrase in enumerate(row["phrases"] or ()):
-        if phrase and phrase.get("boxes"):
+        if _has_box(phrase):
             phrase_id = phrase.get("phrase_id") or f"{row['image_id']}#{index}"
             try:
                 boxes = check_boxes(phrase["boxes"]).tolist()
@@ -368,68 +400,6 @@ def locate_points(heatmap: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
         rows = rows.to(heatmap.device, non_blocking=True)
         points[rows] = find_point(resize_heatmap(heatmap[rows], height, width))
     return points
-
-
-def apply_box_rule(boxes: list[list[float]], box_rule: str) -> list[list[float]]:
-    """The boxes that an answer is compared with: all of them for `"any"`, one around them for `"merged"`."""
-    if box_rule == "any":
-        return boxes
-    left, top, right, bottom = zip(*boxes, strict=True)
-    return [[min(left), min(top), max(right), max(bottom)]]
-
-
-def score_points(results: Sequence[PhraseResult], box_rule: str = "any") -> dict[str, Any]:
-    """Marks hits in `results` and returns the metrics of `metrics/pointing_game`; a phrase without a point is a miss.
-
-    Raises:
-        ValueError: `results` is empty.
-    """
-    if not results:
-        raise ValueError("no phrase of the data set has a box: there is nothing to score.")
-    metric = evaluate.load(str(get_metric_folder("pointing_game")))
-    metrics = metric.compute(
-        predictions=[list(result.point or _choose_miss(result.boxes)) for result in results],
-        references=[apply_box_rule(result.boxes, box_rule) for result in results],
-        phrase_types=[result.types for result in results],
-        return_hits=True,
-    )
-    for result, is_hit in zip(results, metrics.pop("hits"), strict=True):
-        result.is_hit = bool(is_hit)
-    return metrics
-
-
-def _choose_miss(boxes: list[list[float]]) -> tuple[float, float]:
-    """A point that lies strictly inside none of the boxes, nor of one around them."""
-    return min(box[0] for box in boxes), min(box[1] for box in boxes)
-
-
-def score_proposals(
-    results: Sequence[PhraseResult], ranking: ProposalRanking, box_rule: str = "any"
-) -> dict[str, Any]:
-    """Chooses a proposal for each of `results`, marks hits, and returns metrics of `metrics/box_accuracy`.
-
-    Returns:
-        `dict` with `box_accuracy_at_50` and `mean_box_accuracy` in [0, 1], `box_accuracy_at_50_by_type`, and
-        `num_phrases_without_proposal`, those for which none was chosen: misses.
-    """
-    metric = evaluate.load(str(get_metric_folder("box_accuracy")))
-    scores = metric.compute(
-        predictions=[[box for box, _ in result.heat_sums or ()] for result in results],
-        heat_sums=[[total for _, total in result.heat_sums or ()] for result in results],
-        references=[apply_box_rule(result.boxes, box_rule) for result in results],
-        phrase_types=[result.types for result in results],
-        area_exponent=ranking.area_exponent,
-        overlap_rule=ranking.overlap_rule,
-        return_hits=True,
-    )
-    for result, best, iou, is_hit in zip(results, scores["chosen"], scores["ious"], scores["hits"], strict=True):
-        result.proposal = result.heat_sums[best][0] if best >= 0 else None
-        result.proposal_iou, result.is_proposal_hit = iou, is_hit
-    kept = (BOX_ACCURACY, "mean_box_accuracy", f"{BOX_ACCURACY}_by_type")
-    return {
-        **{name: scores[name] for name in kept},
-        "num_phrases_without_proposal": scores["num_without_choice"],
-    }
 
 
 def shuffle_phrases(row: dict) -> dict:
@@ -491,20 +461,13 @@ def split_rows(num_rows: int, rank: int, world_size: int) -> range:
 
 __all__ = [
     "BASELINES",
-    "BOX_ACCURACY",
-    "BOX_RULES",
-    "POINTING_ACCURACY",
     "GroundingEvaluation",
-    "PhraseResult",
-    "ProposalRanking",
-    "apply_box_rule",
     "evaluate_baselines",
     "evaluate_grounding",
+    "has_proposals",
     "iterate_phrases",
     "locate_points",
     "predict_points",
-    "score_points",
-    "score_proposals",
     "shuffle_phrases",
     "split_rows",
 ]

@@ -132,12 +132,9 @@ def measure_distances(is_region: np.ndarray) -> np.ndarray:
 
 
 def measure_mask_ious(
-    heatmap: torch.Tensor,
-    boxes: Sequence[Sequence[float]] | None = None,
-    region_mask: torch.Tensor | None = None,
-    thresholds: Sequence[float] = MASK_THRESHOLDS,
+    heatmap: torch.Tensor, boxes: Sequence[Sequence[float]], thresholds: Sequence[float] = MASK_THRESHOLDS
 ) -> dict[str, np.ndarray]:
-    r"""IoU of a heatmap's mask with the region of a phrase, for every threshold and protocol (`phrase_recall`).
+    r"""IoU of a heatmap's mask with the boxes of a phrase, for every threshold and protocol (`phrase_recall`).
 
     The mask is what reaches a share of the map's maximum. `any` compares with the annotated box that fits best,
     `merged` with the smallest box around all, `all` with their union. Boxes are rounded to whole pixels. A map without
@@ -145,23 +142,15 @@ def measure_mask_ious(
 
     Args:
         heatmap (`torch.Tensor` of shape `(height, width)`): at the size of the stored image.
-        boxes (sequence of four `float`, *optional*): annotated boxes, x_min, y_min, x_max, y_max.
-        region_mask (`torch.Tensor` of shape `(height, width)`, *optional*): instead of boxes, an annotated region; a
-            pixel belongs to it when at least half is covered. Gives the protocol `all` alone.
+        boxes (sequence of four `float`): annotated boxes, x_min, y_min, x_max, y_max.
         thresholds (sequence of `float`, defaults to 0, 0.01, ..., 0.99): rising shares of the maximum.
 
     Returns:
         `dict[str, np.ndarray]`: protocol -> IoUs of shape `(num_thresholds,)`, float64.
     """
-    if (boxes is None) == (region_mask is None):
-        raise ValueError("give either `boxes` or `region_mask`: one annotated region is needed.")
     _check_map(heatmap, "heatmap")
     heat = heatmap.detach().cpu().double().numpy()
-    if region_mask is not None:
-        _check_region(region_mask, heatmap.shape)
-        regions = {"all": [region_mask.detach().cpu().numpy() >= HALF_COVERED]}
-    else:
-        regions = _draw_protocols(round_boxes(boxes or [], *heat.shape), *heat.shape)
+    regions = _draw_protocols(round_boxes(boxes, *heat.shape), *heat.shape)
     num_reached = np.zeros(heat.shape, dtype=np.int64)  # how many of the thresholds a pixel reaches
     if heat.max() > 0:
         num_reached = np.searchsorted(np.asarray(thresholds), heat / heat.max(), side="right")
@@ -179,8 +168,8 @@ def measure_mask_ious(
 
 def choose_thresholds(
     ious: Sequence[Mapping[str, np.ndarray]], thresholds: Sequence[float] = MASK_THRESHOLDS
-) -> dict[str, int]:
-    """Position of the best threshold per protocol, on phrases of a split that is not the one to be reported.
+) -> dict[str, float]:
+    """The best threshold per protocol, on phrases of a split that is not the one to be reported.
 
     The best threshold has the highest recall (IoU >= 0.5); of equal ones the highest mean IoU, then the lowest.
 
@@ -189,7 +178,8 @@ def choose_thresholds(
         thresholds (sequence of `float`): those that it was given.
 
     Returns:
-        `dict[str, int]`: protocol -> position in `thresholds`.
+        `dict[str, float]`: protocol -> threshold, the `mask_thresholds` of
+        [`~evaluation.grounding_evaluation.evaluate_grounding`].
     """
     if not ious:
         raise ValueError("`ious` is empty: thresholds are chosen on phrases. Pass those of the tuning split.")
@@ -199,7 +189,7 @@ def choose_thresholds(
         if table.shape[1] != len(thresholds):
             raise ValueError(f"`ious` has {table.shape[1]} thresholds but `thresholds` has {len(thresholds)}.")
         recalls, means = (table >= MIN_IOU).mean(axis=0), table.mean(axis=0)
-        chosen[protocol] = int(np.lexsort([np.arange(len(means)), -means, -recalls])[0])
+        chosen[protocol] = thresholds[np.lexsort([np.arange(len(means)), -means, -recalls])[0]]
     return chosen
 
 

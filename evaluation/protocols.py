@@ -15,7 +15,13 @@ from albef_amc.configuration.shipped_files import list_shipped, resolve_shipped
 from albef_amc.configuration.yaml_files import read_yaml
 from albef_amc.configuration_albef import LONGEST_SIDE
 from albef_amc.datasets_scripts import BUILDERS
-from albef_amc.evaluation.grounding_evaluation import BOX_ACCURACY, BOX_RULES, POINTING_ACCURACY, ProposalRanking
+from albef_amc.evaluation.grounding_metrics import (
+    ACCURACIES,
+    BOX_RULES,
+    POINTING_ACCURACY,
+    ProposalRanking,
+    check_metrics,
+)
 from albef_amc.model_cards.front_matter import hide_folder
 from albef_amc.ranges_albef import (
     COUNT,
@@ -30,7 +36,6 @@ from albef_amc.ranges_albef import (
 
 RESAMPLES = tuple(filter_.name.lower() for filter_ in PILImageResampling)
 PERCENT = Range(0, 100)
-MEASURES = (POINTING_ACCURACY, BOX_ACCURACY)
 PATTERN_CHARACTERS = "*?"
 
 
@@ -43,7 +48,8 @@ class PublishedNumber:
         split (`str`): split of the recipe.
         percent (`float`): the figure, in per cent.
         source (`str`): where it is printed.
-        measure (`str`, defaults to `"pointing_game_accuracy"`): that, or `"box_accuracy_at_50"`.
+        measure (`str`, defaults to `"pointing_game_accuracy"`): that, `"box_accuracy_at_50"`, or a recall such as
+            `"recall_at_1_any"`.
     """
 
     method: str
@@ -53,7 +59,7 @@ class PublishedNumber:
     measure: str = POINTING_ACCURACY
 
     def __post_init__(self):
-        check_choice("measure", self.measure, MEASURES, "published: ")
+        check_choice("measure", self.measure, ACCURACIES, "published: ")
         check_number(f"percent of {self.method}", self.percent, PERCENT)
 
 
@@ -67,11 +73,13 @@ class EvaluationRecipe:
             are scored together.
         image_size (`int`, *optional*): image side in pixels; the checkpoint's by default.
         resample (`str`, defaults to `"bicubic"`): filter that resizes images, to a square and without cropping.
-        max_length (`int`, *optional*): pieces of a phrase at most, [CLS] included; all of them by default.
+        max_length (`int`, *optional*): tokens of a phrase at most, [CLS] included; all of them by default.
         box_rule (`str`, defaults to `"any"`): of several boxes of a phrase, `"any"` one counts, or the `"merged"`
             smallest box around them.
         proposal_ranking (mapping, *optional*): fields of [`~evaluation.grounding_evaluation.ProposalRanking`], for
             rows with proposals.
+        metrics (list of `str`, *optional*): metrics to compute, of `pointing_game`, `box_accuracy`, `heatmap_quality`
+            and `phrase_recall`; by default the first, and where there are proposals to rank the second.
         num_phrases (mapping): split -> how many phrases the published evaluation scored.
         published (list of mappings): fields of [`PublishedNumber`].
         name (`str`): name of the file.
@@ -84,6 +92,7 @@ class EvaluationRecipe:
     max_length: int | None = None
     box_rule: str = "any"
     proposal_ranking: Any = None
+    metrics: list[str] | None = None
     num_phrases: dict[str, int] = field(default_factory=dict)
     published: list[Any] = field(default_factory=list)
     name: str = ""
@@ -100,6 +109,8 @@ class EvaluationRecipe:
         check_ranges(self, {"image_size": LONGEST_SIDE, "max_length": TEXT_LENGTH})
         if self.proposal_ranking is not None:
             self.proposal_ranking = _build(ProposalRanking, self.proposal_ranking, "proposal_ranking")
+        if self.metrics is not None:
+            self.metrics = list(check_metrics(self.metrics))
         if not isinstance(self.num_phrases, dict) or not isinstance(self.published, list):
             raise TypeError("`num_phrases` must hold keys with values, and `published` a list of such.")
         for split, number in self.num_phrases.items():

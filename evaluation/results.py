@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from albef_amc.evaluation.grounding_metrics import PHRASE_VALUES
 from albef_amc.saving_albef import write_atomically, write_json
 
 PARQUET = ".parquet"
@@ -38,13 +39,19 @@ def write_results(path: Path, results: Mapping[str, Mapping[str, Any]], phrases:
 
     Args:
         path (`Path`): a name that ends in `.parquet` gets one row per phrase, and the numbers as JSON in the header;
-            any other gets JSON: the result of the only split, or split -> result, each with its `phrases`.
+            any other gets JSON: the result of the only split, or split -> result, each with its `phrases`. Values of
+            a phrase that only some metrics give (`heatmap_quality`, `mask_iou`) are columns where they were computed.
         results (mapping): split -> result, finite numbers.
         phrases (mapping): split -> [`~evaluation.grounding_evaluation.PhraseResult`] as dictionaries.
     """
     if path.suffix == PARQUET:
         rows = [{"split": split, **phrase} for split, entries in phrases.items() for phrase in entries]
-        schema = PHRASE_SCHEMA.with_metadata({RESULTS_KEY: json.dumps(results)})
+        schema = PHRASE_SCHEMA
+        for name in PHRASE_VALUES:
+            keys = dict.fromkeys(key for row in rows for key in row.get(name) or ())
+            if keys:
+                schema = schema.append(pyarrow.field(name, pyarrow.struct([(key, pyarrow.float64()) for key in keys])))
+        schema = schema.with_metadata({RESULTS_KEY: json.dumps(results)})
         buffer = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), buffer)
         write_atomically(path, buffer.getvalue().to_pybytes())

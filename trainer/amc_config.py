@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from transformers import TrainingArguments
 
-from albef_amc.evaluation.grounding_evaluation import POINTING_ACCURACY
+from albef_amc.evaluation.grounding_metrics import POINTING_ACCURACY
 from albef_amc.explanation_albef import HeatmapDenominator
 from albef_amc.parallel_albef import CandidateScope
 from albef_amc.pretraining_losses_albef import DistillationAxis

@@ -13,7 +13,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from transformers.utils import is_torch_bf16_gpu_available, logging
 
 from albef_amc.configuration.installation import name_installation
-from albef_amc.evaluation.grounding_evaluation import POINTING_ACCURACY
+from albef_amc.evaluation.grounding_metrics import POINTING_ACCURACY
 from albef_amc.ranges_albef import check_names, shorten_value
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.callbacks import EVALUATION_SETTINGS

@@ -14,17 +14,14 @@ from albef_amc import AlbefGroundingOutput
 from albef_amc.evaluation.benchmark import evaluate_split
 from albef_amc.evaluation.grounding_evaluation import (
     BASELINES,
-    PhraseResult,
-    ProposalRanking,
     evaluate_baselines,
     evaluate_grounding,
     iterate_phrases,
     locate_points,
     predict_points,
-    score_points,
-    score_proposals,
     shuffle_phrases,
 )
+from albef_amc.evaluation.grounding_metrics import PhraseResult, ProposalRanking, score_points, score_proposals
 from albef_amc.evaluation.protocols import EvaluationRecipe
 from albef_amc.evaluation.results import write_results
 
@@ -90,7 +87,8 @@ def test_workers_and_batches_change_no_result(tiny_model, tiny_processor):
     rows = build_rows(5)
     rows[1]["phrases"] = []
     rows[2]["proposals"] = [{"box": [4.0, 4.0, 24.0, 20.0], "score": 1.0, "label": None}]
-    expected, num_skipped = predict_points(tiny_model, tiny_processor, rows, batch_size=1, sums_heat=True)
+    ranked = ("pointing_game", "box_accuracy")
+    expected, num_skipped = predict_points(tiny_model, tiny_processor, rows, batch_size=1, metrics=ranked)
     assert [answer.phrase_id for answer in expected] == [
         f"{row}-{phrase}" for row in (0, 2, 3, 4) for phrase in (0, 1)
     ]
@@ -101,7 +99,7 @@ def test_workers_and_batches_change_no_result(tiny_model, tiny_processor):
             counted.append(batch)
             yield batch
 
-    options = {"batch_size": 1, "sums_heat": True, "num_workers": 2, "progress": count}
+    options = {"batch_size": 1, "metrics": ranked, "num_workers": 2, "progress": count}
     assert predict_points(tiny_model, tiny_processor, rows, **options) == (expected, num_skipped)
     assert len(counted) == len(rows)
 
@@ -169,9 +167,9 @@ def test_proposals_are_ranked_by_the_heat_inside(tiny_model, tiny_processor):
     assert [answer.is_proposal_hit for answer in evaluation.results] == [True, True, False, False]
     assert evaluation.metrics["box_accuracy_at_50"] == 0.5
     assert evaluation.metrics["num_phrases_without_proposal"] == 2
-    assert "heat_sums" not in evaluation.to_rows()[0]
+    assert "measures" not in evaluation.to_rows()[0]
     answer = result((5, 5), [box])
-    answer.heat_sums = [(far, 8.0), (box, 9.0)]
+    answer.measures = {"box_accuracy": [(far, 8.0), (box, 9.0)]}
     assert score_proposals([answer], ranking)["box_accuracy_at_50"] == 0.0  # 8 over 60 ** 0.5, 9 over 320 ** 0.5
     assert score_proposals([answer], ProposalRanking(0, "area"))["box_accuracy_at_50"] == 1.0
 

@@ -5,7 +5,8 @@ import json
 import pyarrow.parquet
 import pytest
 
-from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation, PhraseResult, score_points
+from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation
+from albef_amc.evaluation.grounding_metrics import PhraseResult, score_points
 from albef_amc.evaluation.results import PHRASE_SCHEMA, RESULTS_KEY, write_results
 from albef_amc.model_cards import read_metrics
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from albef_amc.evaluation.heatmap_measures import choose_thresholds, measure_mask_ious
+from albef_amc.evaluation.heatmap_measures import MASK_THRESHOLDS, choose_thresholds, measure_mask_ious
 from albef_amc.metrics import get_metric_folder
 
 LEFT, RIGHT, AROUND = [0, 0, 10, 10], [20, 0, 30, 10], [0, 0, 30, 10]
@@ -98,8 +98,9 @@ def test_a_threshold_is_chosen_on_one_split_and_scored_on_another(phrase_recall)
     heatmap[:, :4], heatmap[:, :2] = 0.6, 1.0
     tuning = [measure_mask_ious(heatmap, [[0, 0, 4, 10]])]
     chosen = choose_thresholds(tuning)
-    assert chosen == dict.fromkeys(["any", "merged", "all"], 1)  # 0 covers the image, 0.01 the annotated box
-    phrase = {name: ious[chosen[name]] for name, ious in measure_mask_ious(heatmap, [[0, 0, 5, 10]]).items()}
+    assert chosen == dict.fromkeys(["any", "merged", "all"], 0.01)  # 0 covers the image, 0.01 the annotated box
+    found = measure_mask_ious(heatmap, [[0, 0, 5, 10]])
+    phrase = {name: ious[MASK_THRESHOLDS.index(chosen[name])] for name, ious in found.items()}
     phrase_recall.add(mask_ious=phrase)
     assert phrase_recall.compute()["mean_iou_at_1_merged"] == pytest.approx(0.8)
 

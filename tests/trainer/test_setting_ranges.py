@@ -12,7 +12,8 @@ from transformers import HfArgumentParser
 from albef_amc import AlbefConfig
 from albef_amc.cli.main import main
 from albef_amc.configuration.setting_types import list_simple_fields
-from albef_amc.evaluation.grounding_evaluation import ProposalRanking, predict_points
+from albef_amc.evaluation.grounding_evaluation import predict_points
+from albef_amc.evaluation.grounding_metrics import ProposalRanking
 from albef_amc.evaluation.protocols import load_evaluation_recipe
 from albef_amc.lora.adapters import check_lora_options
 from albef_amc.trainer import AmcConfig, AmcTrainer, DataCollatorForGrounding, GroundingAugmentation
