@@ -80,26 +80,20 @@ class AttentionMaskConsistencyLoss(RegionObjective):
         With `mean_reduction="batch"` the pooled mean term, a ratio of local sums, is weighted by local count /
         `denominator`.
         """
-        if self.mean_reduction == "batch":
-            mean_sum = self._mean_term(heatmap.flatten(), mask.flatten()) * len(heatmap)
-        else:
-            mean_sum = self._mean_term(heatmap, mask).sum()
-        mean_loss = mean_sum / denominator
-        max_loss = self._max_term(heatmap, mask).sum() / denominator
+        is_pooled = self.mean_reduction == "batch"
+        pixels, weights = (heatmap.flatten(), mask.flatten()) if is_pooled else (heatmap, mask)
+        inside_area, outside_area = weights.sum(-1), (1 - weights).sum(-1)
+        inside = (pixels * weights).sum(-1) / torch.where(inside_area > 0, inside_area, 1)
+        outside = (pixels * (1 - weights)).sum(-1) / torch.where(outside_area > 0, outside_area, 1)
+        mean_term = F.relu(outside - inside + self.mean_margin) * ((inside_area > 0) & (outside_area > 0))
+        mean_loss = (mean_term * len(heatmap) if is_pooled else mean_term.sum()) / denominator
+        max_term = F.relu((heatmap * (1 - mask)).amax(-1) - (heatmap * mask).amax(-1) + self.max_margin)
+        max_loss = max_term.sum() / denominator
         return {
             "amc_loss": self.mean_weight * mean_loss + self.max_weight * max_loss,
             "amc_mean_loss": mean_loss,
             "amc_max_loss": max_loss,
         }
-
-    def _mean_term(self, heatmap: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        inside_area, outside_area = mask.sum(-1), (1 - mask).sum(-1)
-        inside = (heatmap * mask).sum(-1) / torch.where(inside_area > 0, inside_area, 1)
-        outside = (heatmap * (1 - mask)).sum(-1) / torch.where(outside_area > 0, outside_area, 1)
-        return F.relu(outside - inside + self.mean_margin) * ((inside_area > 0) & (outside_area > 0))
-
-    def _max_term(self, heatmap: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return F.relu((heatmap * (1 - mask)).amax(-1) - (heatmap * mask).amax(-1) + self.max_margin)
 
 
 __all__ = ["MEAN_REDUCTIONS", "AttentionMaskConsistencyLoss"]
