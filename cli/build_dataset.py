@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 from tqdm.auto import tqdm
 
-from albef_amc.cli.evaluate import read_options
 from albef_amc.cli.output_paths import check_output_folder
 from albef_amc.cli.reporting import print_result, report
+from albef_amc.configuration.recipes import read_settings
 from albef_amc.publishing import dataset_building
 from albef_amc.publishing.dataset_publishing import open_repository, upload_dataset
 
@@ -71,7 +71,7 @@ def build_dataset(
 
 def gather_options(raw_dir: Path | None, options: list[str] | tuple[str, ...], flag: str) -> dict[str, Any]:
     """Arguments of a builder: the folder of the raw files, and `key=value` words."""
-    arguments = read_options(options, flag)
+    arguments = read_settings(options, flag)
     if raw_dir is not None:
         if RAW_OPTION in arguments:
             raise ValueError(f"`--raw-dir` and `{flag} {RAW_OPTION}=...` say the same: give one of them.")

@@ -1,14 +1,14 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """`albef-amc convert`: an original `.pth` of ALBEF or AMC to a checkpoint folder, and what became of every entry."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from albef_amc.cli.output_paths import check_output_folder
 from albef_amc.cli.reporting import print_result, report
+from albef_amc.configuration.recipes import read_settings
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -21,7 +21,7 @@ def convert(
         list[str] | None,
         typer.Option(
             "--set",
-            metavar="NAME=VALUE",
+            metavar="KEY=VALUE",
             help="Configuration value that the tensors do not tell, such as vision_config.num_attention_heads=4. "
             "Repeat for several.",
         ),
@@ -57,7 +57,7 @@ def convert(
             checkpoint,
             output,
             vocab=vocab,
-            overrides=parse_overrides(overrides or []),
+            overrides=read_settings(overrides or (), "--set"),
             image_size=image_size,
             keep_momentum=keep_momentum,
             dtype=getattr(torch, dtype),
@@ -73,27 +73,3 @@ def convert(
     written = {name: getattr(conversion, name) for name in ("output_dir", "kind", "model_class")}
     summary = {**written, **conversion.dimensions}
     print_result(conversion.to_dict() if as_json else summary, as_json=as_json)
-
-
-def parse_overrides(settings: list[str]) -> dict[str, Any]:
-    """Read `NAME=VALUE` settings; values are read as JSON, and as text where they are none.
-
-    Example:
-
-    ```python
-    >>> from albef_amc.cli.convert import parse_overrides
-    >>> parse_overrides(["vision_config.num_attention_heads=4"])
-    {'vision_config.num_attention_heads': 4}
-
-    ```
-    """
-    overrides = {}
-    for setting in settings:
-        name, separator, value = setting.partition("=")
-        if not separator or not name.strip():
-            raise ValueError(f"`--set {setting}` is not of the form NAME=VALUE.")
-        try:
-            overrides[name.strip()] = json.loads(value)
-        except json.JSONDecodeError:
-            overrides[name.strip()] = value
-    return overrides

@@ -16,7 +16,7 @@ from albef_amc.cli.loading import load_checkpoint
 from albef_amc.cli.output_paths import check_output_file
 from albef_amc.cli.reporting import is_main_process, print_result, report, to_plain, track
 from albef_amc.cli.switches import CompileOption, MatmulPrecisionOption, PrecisionOption, Switches
-from albef_amc.configuration.yaml_files import parse_yaml
+from albef_amc.configuration.recipes import read_settings
 from albef_amc.datasets_scripts import BUILDERS, check_builder_options, check_builder_split, load_grounding_dataset
 from albef_amc.evaluation.benchmark import evaluate_split
 from albef_amc.evaluation.checkpoints import hash_checkpoint
@@ -104,7 +104,7 @@ def evaluate(
     """Scores a checkpoint on a benchmark beside the published numbers, or on a data set; also under torchrun."""
     recipe = choose_recipe(target, split)
     chosen = choose_splits(splits or [], split, recipe)
-    data = read_options(options or ())
+    data = read_settings(options or (), "--data")
     asked = None if metrics is None else check_metrics([name.strip() for name in metrics.split(",")])
     if tuning_split is not None and RECALL_METRIC not in (asked or (recipe and recipe.metrics) or ()):
         raise ValueError(f"`--tuning-split` is for {RECALL_METRIC}: name it among the `--metrics`.")
@@ -284,18 +284,3 @@ def print_results(results: dict[str, dict[str, Any]], as_json: bool) -> None:
     lines = [line for split, result in results.items() for line in list_comparison_lines(split, result)]
     if is_main_process() and lines:
         print("\n".join(lines), flush=True)
-
-
-def read_options(options: list[str] | tuple[str, ...], flag: str = "--data") -> dict[str, Any]:
-    """`key=value` words behind an option as a dictionary, values read as YAML.
-
-    Raises:
-        ValueError: a word without `=`, or a key that is given twice.
-    """
-    pairs = [option.partition("=") for option in options]
-    for option, (name, separator, _) in zip(options, pairs, strict=True):
-        if not separator or not name:
-            raise ValueError(f"`{flag} {option}` is not of the form key=value.")
-        if [given for given, *_ in pairs].count(name) > 1:
-            raise ValueError(f"`{flag} {name}=...` is given more than once: give it once.")
-    return {name: parse_yaml(text, f"`{flag} {name}`") for name, _, text in pairs}

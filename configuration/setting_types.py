@@ -16,10 +16,13 @@ KINDS: dict[Any, tuple[Any, str]] = {
     bool: (bool, "true or false"),
     int: (numbers.Integral, "a whole number"),
     float: (numbers.Real, "a number"),
-    str: (str, "text"),
+    str: ((str, os.PathLike), "text"),
     list: ((list, tuple), "a list"),
+    tuple: ((list, tuple), "a list"),
     dict: (Mapping, "keys with values"),
+    type(None): (type(None), "null"),
 }
+PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
 def check_types(settings: Any, texts: Iterable[str] = (), prefix: str = "") -> None:
@@ -27,8 +30,8 @@ def check_types(settings: Any, texts: Iterable[str] = (), prefix: str = "") -> N
 
     Args:
         settings: an instance of a dataclass. Fields that are declared as something else than text, numbers, switches,
-            lists and mappings are not looked at.
-        texts (iterable of `str`): fields whose declared `str` is checked too, where it stands beside nothing but None.
+            lists and mappings are not looked at, nor are the entries of lists and mappings.
+        texts (iterable of `str`): fields whose declared `str` is checked too.
         prefix (`str`, *optional*): put before the names in messages.
 
     Raises:
@@ -36,21 +39,64 @@ def check_types(settings: Any, texts: Iterable[str] = (), prefix: str = "") -> N
     """
     texts = set(texts)
     for name, kinds in list_simple_fields(type(settings)).items():
-        value = getattr(settings, name)
-        if (value is None and type(None) in kinds) or (str in kinds and name not in texts):
-            continue
-        if isinstance(value, os.PathLike) and str in kinds:  # the Trainer takes it as text
-            continue
-        wanted = [KINDS[kind] for kind in kinds if kind is not type(None)]
-        is_switch = isinstance(value, bool)
-        if any(isinstance(value, kind) and is_switch == (kind is bool) for kind, _ in wanted):
-            continue
-        words = " or ".join([word for _, word in wanted] + ["null"] * (type(None) in kinds))
-        hint = ""
-        if isinstance(value, str) and str not in kinds:
-            hint = f" Write [{shorten_value(value)[1:-1]}]." if list in kinds else " Write it without quotes."
-        given = f"{shorten_value(value)} of type {type(value).__name__}"
-        raise TypeError(f"`{prefix}{name}` must be {words}, got {given}.{hint}")
+        if str not in kinds or name in texts:
+            check_type(f"{prefix}{name}", getattr(settings, name), typing.Union[kinds])  # noqa: UP007 - a tuple
+
+
+def check_type(name: str, value: Any, hint: Any) -> None:
+    """Refuses a value of another type.
+
+    Args:
+        name (`str`): of the setting, for the message.
+        value: what was given.
+        hint: the declared type; a list stands for a tuple, a whole number for a number, a path for text.
+
+    Raises:
+        TypeError: the value is of another type.
+
+    Example:
+
+    ```python
+    >>> from albef_amc.configuration.setting_types import check_type
+    >>> check_type("embed_images", True, bool)
+    >>> check_type("embed_images", "false", bool)
+    Traceback (most recent call last):
+    TypeError: `embed_images` must be true or false, got 'false' of type str. Write it without quotes.
+
+    ```
+    """
+    if _is_of_type(value, hint):
+        return
+    kinds = [typing.get_origin(part) or part for part in _list_parts(hint)]
+    words = " or ".join(dict.fromkeys(map(_describe, _list_parts(hint))))
+    advice = ""
+    if isinstance(value, str) and str not in kinds:
+        advice = f" Write [{shorten_value(value)[1:-1]}]." if {list, tuple} & {*kinds} else " Write it without quotes."
+    raise TypeError(f"`{name}` must be {words}, got {shorten_value(value)} of type {type(value).__name__}.{advice}")
+
+
+def _list_parts(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the only one."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _is_of_type(value: Any, hint: Any) -> bool:
+    for part in _list_parts(hint):
+        kind, arguments = typing.get_origin(part) or part, typing.get_args(part)
+        fits = isinstance(value, KINDS[kind][0]) and (kind is bool or not isinstance(value, bool))
+        if fits and kind in (list, tuple) and arguments:
+            fits = all(_is_of_type(item, arguments[0]) for item in value)
+        if fits and kind is dict and arguments:
+            fits = all(_is_of_type(key, arguments[0]) and _is_of_type(value[key], arguments[1]) for key in value)
+        if fits:
+            return True
+    return False
+
+
+def _describe(hint: Any) -> str:
+    kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    words = KINDS[kind][1]
+    return f"{words} of {PLURALS[arguments[0]]}" if kind in (list, tuple) and arguments else words
 
 
 def list_simple_fields(kind: type) -> dict[str, tuple[Any, ...]]:
@@ -59,12 +105,10 @@ def list_simple_fields(kind: type) -> dict[str, tuple[Any, ...]]:
     simple = {}
     for item in dataclasses.fields(kind):
         hint = hints[item.name]
-        is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-        kinds = typing.get_args(hint) if is_union else (hint,)
-        kinds = tuple(typing.get_origin(one) or one for one in kinds)
-        if all(one in KINDS or one is type(None) for one in kinds):
+        kinds = tuple(typing.get_origin(part) or part for part in _list_parts(hint))
+        if all(kind in KINDS for kind in kinds):
             simple[item.name] = kinds
     return simple
 
 
-__all__ = ["KINDS", "check_types", "list_simple_fields"]
+__all__ = ["KINDS", "check_type", "check_types", "list_simple_fields"]

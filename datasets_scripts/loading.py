@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
+from albef_amc.configuration.setting_types import check_type
 from albef_amc.datasets_scripts.albef_json.albef_json import AlbefJson
 from albef_amc.datasets_scripts.albef_nlvr2.albef_nlvr2 import AlbefNlvr2
 from albef_amc.datasets_scripts.albef_retrieval.albef_retrieval import AlbefRetrieval
@@ -28,7 +29,7 @@ from albef_amc.datasets_scripts.features import GROUNDING_FEATURES
 from albef_amc.datasets_scripts.flickr30k_entities.flickr30k_entities import Flickr30kEntities
 from albef_amc.datasets_scripts.jsonl.jsonl import Jsonl
 from albef_amc.datasets_scripts.kilogram.kilogram import KiloGram
-from albef_amc.datasets_scripts.option_types import check_option_type, list_option_types
+from albef_amc.datasets_scripts.option_types import list_option_types
 from albef_amc.datasets_scripts.phrasecut.phrasecut import PhraseCut
 from albef_amc.datasets_scripts.refcoco.refcoco import RefCoco
 from albef_amc.datasets_scripts.row_images import guard_images, list_image_folders
@@ -97,7 +98,7 @@ def check_builder_options(name: str, options: Mapping[str, Any]) -> None:
             hint = suggest_nearest(option, known, f"Options: {', '.join(known)}.")
             raise ValueError(f"`{name}` has no option `{option}`. {hint}")
         if option in hints:
-            check_option_type(option, value, hints[option])
+            check_type(option, value, hints[option])
     config_name = options.get("config_name")
     configurations = getattr(builder, "CONFIGURATIONS", {})
     if config_name is not None and config_name not in configurations:

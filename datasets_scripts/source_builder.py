@@ -14,7 +14,7 @@ from datasets.utils import logging
 from PIL import Image
 
 from albef_amc.datasets_scripts.features import GROUNDING_FEATURES
-from albef_amc.datasets_scripts.option_types import check_option_type, list_option_types
+from albef_amc.datasets_scripts.option_types import check_options
 from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
 from albef_amc.datasets_scripts.reading.image_files import StoredImage
 from albef_amc.datasets_scripts.task_features import find_task_schema
@@ -33,8 +33,7 @@ class SourceConfig(datasets.BuilderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, hint in list_option_types(type(self)).items():
-            check_option_type(name, getattr(self, name), hint)
+        check_options(self)
         if not str(self.data_root):
             raise ValueError("`data_root` is missing: pass the folder that holds the annotations of the data set.")
         self.data_root = str(self.data_root)

@@ -11,8 +11,8 @@ from typing import Any
 import datasets
 from transformers.image_utils import PILImageResampling
 
+from albef_amc.configuration.recipes import build_section, read_recipe
 from albef_amc.configuration.shipped_files import list_shipped, resolve_shipped
-from albef_amc.configuration.yaml_files import read_yaml
 from albef_amc.configuration_albef import LONGEST_SIDE
 from albef_amc.datasets_scripts import BUILDERS
 from albef_amc.evaluation.grounding_metrics import (
@@ -108,14 +108,14 @@ class EvaluationRecipe:
         check_choice("box_rule", self.box_rule, BOX_RULES)
         check_ranges(self, {"image_size": LONGEST_SIDE, "max_length": TEXT_LENGTH})
         if self.proposal_ranking is not None:
-            self.proposal_ranking = _build(ProposalRanking, self.proposal_ranking, "proposal_ranking")
+            self.proposal_ranking = build_section(ProposalRanking, self.proposal_ranking, "proposal_ranking")
         if self.metrics is not None:
             self.metrics = list(check_metrics(self.metrics))
         if not isinstance(self.num_phrases, dict) or not isinstance(self.published, list):
             raise TypeError("`num_phrases` must hold keys with values, and `published` a list of such.")
         for split, number in self.num_phrases.items():
             check_number(f"num_phrases.{split}", number, COUNT)
-        self.published = [_build(PublishedNumber, entry, "published") for entry in self.published]
+        self.published = [build_section(PublishedNumber, entry, "published") for entry in self.published]
         for split in (*self.num_phrases, *(number.split for number in self.published)):
             check_choice("split", split, self.splits)
 
@@ -152,9 +152,10 @@ def load_evaluation_recipe(name_or_path: str | Path) -> EvaluationRecipe:
     ```
     """
     path = resolve_shipped(name_or_path, "evaluation", ".yaml")
-    content = read_yaml(path)
+    keys = [item.name for item in dataclasses.fields(EvaluationRecipe) if item.name != "name"]
+    content = read_recipe(path, "evaluation", lambda section, where: check_names(section, [*keys, "base"], where))
     try:
-        recipe: EvaluationRecipe = _build(EvaluationRecipe, content, "an evaluation recipe")
+        recipe: EvaluationRecipe = build_section(EvaluationRecipe, content, "an evaluation recipe")
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
     recipe.name = path.stem
@@ -231,21 +232,6 @@ def list_departures(
     if used != recipe.resample:
         departures.append(f"images are resized by the filter {used}, not {recipe.resample}")
     return departures
-
-
-def _build(kind: type, content: Any, where: str) -> Any:
-    """A dataclass from a mapping, unknown and missing keys named."""
-    if not isinstance(content, dict):
-        raise ValueError(f"{where} must hold keys with values, got {shorten_value(content)}.")
-    fields = [item for item in dataclasses.fields(kind) if item.name != "name"]
-    names = [item.name for item in fields]
-    check_names(content, names, where)
-    unset = (dataclasses.MISSING, dataclasses.MISSING)
-    missing = [item.name for item in fields if (item.default, item.default_factory) == unset]
-    missing = [name for name in missing if name not in content]
-    if missing:
-        raise ValueError(f"{where} lacks {', '.join(f'`{name}`' for name in missing)}.")
-    return kind(**content)
 
 
 __all__ = [

@@ -2,7 +2,6 @@
 """Recipes: a training run as a YAML file of values, checked key by key before anything is loaded."""
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 from transformers import set_seed
 
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
+from albef_amc.configuration.recipes import read_number, read_recipe, split_setting
 from albef_amc.configuration.setting_types import check_types, list_simple_fields
 from albef_amc.configuration.shipped_files import resolve_shipped
-from albef_amc.configuration.yaml_files import parse_yaml, read_yaml
+from albef_amc.configuration.yaml_files import parse_yaml
 from albef_amc.configuration_albef import LONGEST_SIDE
 from albef_amc.conversion.from_encoders import build_processor
 from albef_amc.datasets_scripts import check_builder_options, check_builder_split
@@ -25,7 +25,6 @@ from albef_amc.text_files_albef import load_json
 from albef_amc.text_processing_albef import build_tokenizer, clean_caption
 from albef_amc.trainer.amc_config import AmcConfig
 
-MOST_BASES = 8
 DEFAULT_OUTPUT_FOLDER = Path("runs")
 OPTIONAL_SECTIONS = ("evaluation_data", "peft")
 SECTIONS = ("model", "train_data", "evaluation_data", "training", "card", "peft", "machine")
@@ -35,7 +34,6 @@ DATA_SECTIONS = ("train_data", "evaluation_data")
 VOCABULARY_OF_DATA = "data"
 # Weights that a matching checkpoint lacks and that are made at random.
 PRE_TRAINING_PARTS = ("mlm_head.",)
-SCIENTIFIC_NOTATION = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -133,7 +131,7 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
         FileNotFoundError: no such recipe.
     """
     path = resolve_shipped(name_or_path, "training", ".yaml")
-    content = _read_content(path, ())
+    content = read_recipe(path, "training", _check_sections)
     for override in overrides:
         _apply_override(content, override)
     _check_sections(content, str(path))
@@ -142,33 +140,6 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
         content["output_dir"] = str(DEFAULT_OUTPUT_FOLDER / path.stem)
     sections = {name: value for name, value in content.items() if value is not None and name != "model"}
     return Recipe(model=ModelRecipe(**(content.get("model") or {})), **sections)
-
-
-def _read_content(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
-    """Sections of a file on top of those of its `base`; `readers` are the files that led here."""
-    if path.resolve() in readers:
-        raise ValueError(f"{path}: its `base` leads back to itself.")
-    if len(readers) > MOST_BASES:
-        raise ValueError(f"{readers[0]}: more than {MOST_BASES} recipes stand below it by their `base`.")
-    content = read_yaml(path)
-    content = {} if content is None else content
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold sections (model, train_data, training), got {type(content).__name__}.")
-    base = content.pop("base", None)
-    _check_sections(content, str(path))
-    if base is None:
-        return content
-    if not isinstance(base, str):
-        raise TypeError(f"{path}: `base` must be the name or the path of a recipe, got {shorten_value(base)}.")
-    beside = path.parent / base
-    base_path = beside if beside.is_file() else resolve_shipped(base, "training", ".yaml")
-    merged = _read_content(base_path, (*readers, path.resolve()))
-    for name, value in content.items():
-        extends = isinstance(value, dict) and isinstance(merged.get(name), dict)
-        if name in DATA_SECTIONS and extends:
-            extends = "name" not in value
-        merged[name] = {**merged[name], **value} if extends else value
-    return merged
 
 
 def _check_sections(content: dict[str, Any], where: str) -> None:
@@ -257,9 +228,7 @@ def _training_fields() -> list[str]:
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ValueError(f"`--set {override}` is not of the form key=value.")
+    key, text = split_setting(override, "--set")
     if key == "output_dir":
         content[key] = None if text.strip().lower() in ("", "~", "null") else text
         return
@@ -283,12 +252,7 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
         hint = f" It is a list: begin with `{section}.0`, `{section}.1`, ..." if isinstance(owner, list) else ""
         raise ValueError(f"`--set {override}`: `{section}` is no section of a recipe.{hint}")
     is_option = section not in ("", *TYPED_SECTIONS)
-    owner[name] = _as_number(value) if isinstance(value, str) and is_option else value
-
-
-def _as_number(text: str) -> str | float:
-    """YAML reads 2e-5 as text; a recipe means the number."""
-    return float(text) if SCIENTIFIC_NOTATION.fullmatch(text) else text
+    owner[name] = read_number(value) if is_option else value
 
 
 def build_arguments(recipe: Recipe, output_dir: str | Path) -> AmcConfig:
@@ -300,8 +264,8 @@ def build_arguments(recipe: Recipe, output_dir: str | Path) -> AmcConfig:
     for name, value in recipe.training.items():
         if value is False and name.endswith("_strategy"):
             value = "no"
-        if isinstance(value, str) and str not in kinds.get(name, (str,)):
-            value = _as_number(value)
+        if str not in kinds.get(name, (str,)):
+            value = read_number(value)
         if isinstance(value, float) and value.is_integer() and int in kinds.get(name, ()):
             value = int(value)  # 1e3 steps
         values[name] = value

@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 
 from albef_amc.datasets_scripts.features import GROUNDING_FEATURES, build_phrase, build_row
-from albef_amc.datasets_scripts.option_types import check_option_type, list_option_types
+from albef_amc.datasets_scripts.option_types import check_options
 from albef_amc.datasets_scripts.synthetic_grounding.phrases import (
     PHRASE_TYPES,
     ScenePhrase,
@@ -72,8 +72,7 @@ class SyntheticGroundingConfig(datasets.BuilderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, hint in list_option_types(type(self)).items():
-            check_option_type(name, getattr(self, name), hint)
+        check_options(self)
         for name in ("num_train_scenes", "num_validation_scenes", "num_test_scenes"):
             check_number(name, getattr(self, name), SCENES)
         if self.image_side > MAX_IMAGE_SIDE:

@@ -7,6 +7,7 @@ import pytest
 from testing_utils import FIXTURES_FOLDER
 
 from albef_amc.cli.main import main
+from albef_amc.configuration.recipes import read_settings
 from albef_amc.configuration.yaml_files import MOST_BYTES, parse_yaml, read_yaml
 from albef_amc.evaluation.protocols import load_evaluation_recipe
 from albef_amc.trainer.recipes import load_recipe
@@ -100,6 +101,27 @@ def test_a_base_is_text(base, tmp_path):
     (tmp_path / "mine.yaml").write_text(f"base: {base}\n")
     with pytest.raises(TypeError, match=r"mine\.yaml: `base` must be the name or the path of a recipe"):
         load_recipe(tmp_path / "mine.yaml")
+
+
+def test_settings_of_a_command():
+    given = ["a.b=4", "c=0.5", "d=text", "e=[1, 2]", "f=a=b", "g=1e-5", "h="]
+    expected = {"a.b": 4, "c": 0.5, "d": "text", "e": [1, 2], "f": "a=b", "g": 1e-5, "h": None}
+    assert read_settings(given, "--data") == expected
+    for wrong in ("seed", "=3", " =3"):
+        with pytest.raises(ValueError, match=f"^`--data {wrong}` is not of the form key=value.$"):
+            read_settings([wrong], "--data")
+    with pytest.raises(ValueError, match=r"^`--set seed=\.\.\.` is given more than once"):
+        read_settings(["seed=1", "seed=2"], "--set")
+
+
+def test_an_evaluation_recipe_on_top_of_another(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: refcoco_plus\nimage_size: 256\ndata: {split_by: umd}\n")
+    mine, base = load_evaluation_recipe(tmp_path / "mine.yaml"), load_evaluation_recipe("refcoco_plus")
+    assert (mine.name, mine.image_size, mine.data) == ("mine", 256, {**base.data, "split_by": "umd"})
+    assert mine.published == base.published and mine.splits == base.splits
+    (tmp_path / "mine.yaml").write_text("bas: refcoco_plus\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml: unknown key `bas`\. Did you mean `base`"):
+        load_evaluation_recipe(tmp_path / "mine.yaml")
 
 
 def test_an_anchor_used_twice_is_two_values(tmp_path):

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from testing_utils import GOLDEN_FOLDER
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
-from albef_amc.cli.convert import parse_overrides
 from albef_amc.cli.main import main
 from albef_amc.conversion.convert_albef_original_to_hf import IncompleteCheckpointError, convert_checkpoint
 from albef_amc.conversion.original_names import infer_config, rename_original_key
@@ -368,10 +367,6 @@ def test_command_says_what_is_missing(tmp_path, vocabulary_file, tiny_state, cap
 def test_command_with_bad_options(tmp_path, vocabulary_file, options, capsys):
     assert main(command(tmp_path / "out", vocabulary_file, *options)) == 2
     assert len([line for line in capsys.readouterr().err.splitlines() if "error:" in line]) == 1
-
-
-def test_settings():
-    assert parse_overrides(["a.b=4", "c=0.5", "d=text", "e=[1, 2]"]) == {"a.b": 4, "c": 0.5, "d": "text", "e": [1, 2]}
 
 
 def test_nothing_is_logged_for_a_clean_conversion(tmp_path, caplog):

@@ -42,11 +42,11 @@ def test_a_value_of_another_type_is_refused_for_every_option_of_any_builder(name
     [
         ("jsonl", {"embed_images": "false"}, "`embed_images` must be true or false, got 'false'"),
         ("jsonl", {"embed_images": 0}, "`embed_images` must be true or false, got 0"),
-        ("jsonl", {"data_root": None}, "`data_root` must be a text, got None"),
+        ("jsonl", {"data_root": None}, "`data_root` must be text, got None"),
         ("synthetic", {"seed": True}, "`seed` must be a whole number, got True"),
         ("synthetic", {"num_test_scenes": 2.5}, "`num_test_scenes` must be a whole number, got 2.5"),
         ("synthetic", {"phrase_types": "size"}, "`phrase_types` must be a list of texts, got 'size'"),
-        ("coco", {"splits": [2017]}, "`splits` must be a list of texts or a text"),
+        ("coco", {"splits": [2017]}, "`splits` must be a list of texts or text"),
         ("kilogram", {"hold_out_validation": "yes"}, "`hold_out_validation` must be true or false"),
     ],
 )

@@ -87,7 +87,7 @@ def test_what_is_no_recipe(tmp_path):
     with pytest.raises(ValueError, match=r"mine\.yaml is not YAML"):
         load_evaluation_recipe(tmp_path / "mine.yaml")
     (tmp_path / "mine.yaml").write_text("text")
-    with pytest.raises(ValueError, match=r"mine\.yaml: an evaluation recipe must hold keys"):
+    with pytest.raises(ValueError, match=r"mine\.yaml must hold keys"):
         load_evaluation_recipe(tmp_path / "mine.yaml")
     with pytest.raises(FileNotFoundError, match="refcoco_plus"):
         load_evaluation_recipe("refcoco_minus")

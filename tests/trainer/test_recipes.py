@@ -204,7 +204,7 @@ def test_missing_and_broken_recipes(tmp_path):
     with pytest.raises(ValueError, match="is not YAML"):
         load_recipe(broken)
     broken.write_text("- a\n- b\n")
-    with pytest.raises(ValueError, match="must hold sections"):
+    with pytest.raises(ValueError, match="must hold keys"):
         load_recipe(broken)
 
 
