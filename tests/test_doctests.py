@@ -42,14 +42,12 @@ def test_examples(name, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", list_metrics(), ids=lambda path: path.stem)
 def test_examples_of_metrics(path, monkeypatch):
-    """A metric keeps its text in constants, which `evaluate` shows; its example loads it by name from beside."""
+    """A metric's class shows its example, which loads it by name from the folder that holds it."""
     monkeypatch.chdir(path.parents[1])
     spec = importlib.util.spec_from_file_location(f"doctest_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    values = {name: value for name, value in vars(module).items() if isinstance(value, str) and ">>>" in value}
-    parser = doctest.DocTestParser()
-    run([parser.get_doctest(text, dict(vars(module)), name, str(path), 0) for name, text in values.items()])
+    run(doctest.DocTestFinder(exclude_empty=True).find(module, module.__name__, module=module))
 
 
 def run(tests: list[doctest.DocTest]):

@@ -1,5 +1,23 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Box accuracy: does the box chosen for a phrase overlap the box that the phrase names?"""
+"""Box accuracy: does the box chosen for a phrase overlap the box that the phrase names?
+
+Box accuracy scores phrase grounding by boxes. Each phrase has candidate boxes; one of them is chosen and compared with
+the annotated boxes of the phrase by intersection over union (IoU).
+
+Rules:
+- Choice: with `heat_sums` (the sum of the heatmap over each candidate) the candidate with the largest
+  heat sum / area^area_exponent wins, of equal ones the first. Exponent 0.5 is the published ranking of detections by
+  ALBEF and AMC on RefCOCO+. Without `heat_sums` the first candidate is taken: a box read from a heatmap.
+- No choice: a phrase without candidates, or whose candidates hold no positive heat sum, is a miss with IoU 0. So is a
+  candidate without area. The released evaluation reuses the previous phrase's box instead.
+- Several annotated boxes: the one with the largest IoU counts.
+- Hit at 0.5: IoU >= 0.5. The mean accuracy averages over the thresholds 0.50, 0.55, ..., 0.95.
+- Overlap: boxes are areas, x_min to x_max and y_min to y_max. `overlap_rule="released"` is the published convention of
+  inclusive pixel ranges, x_min to x_max - 1: the same areas, except that an intersection at most one pixel wide or
+  high counts as none.
+"""
+
+import inspect
 
 import datasets
 import evaluate
@@ -9,65 +27,7 @@ MIN_IOU = 0.5
 IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 OVERLAP_RULES = ("area", "released")
 
-_DESCRIPTION = """
-Box accuracy scores phrase grounding by boxes. Each phrase has candidate boxes; one of them is chosen and compared with
-the annotated boxes of the phrase by intersection over union (IoU).
-
-Rules:
-- Choice: with `heat_sums` (the sum of the heatmap over each candidate) the candidate with the largest
-  heat sum / area^area_exponent wins, of equal ones the first. Exponent 0.5 is the published ranking of detections by
-  ALBEF and AMC on RefCOCO+. Without `heat_sums` the first candidate is taken: a box read from a heatmap.
-- No choice: a phrase without candidates, or whose candidates hold no positive heat sum, is a miss with IoU 0. So is a
-  candidate without area. The released evaluation reuses the box of the phrase before instead.
-- Several annotated boxes: the one with the largest IoU counts.
-- Hit at 0.5: IoU >= 0.5. The mean accuracy averages over the thresholds 0.50, 0.55, ..., 0.95.
-- Overlap: boxes are areas, x_min to x_max and y_min to y_max. `overlap_rule="released"` is the published convention of
-  inclusive pixel ranges, x_min to x_max - 1: the same areas, except that an intersection at most one pixel wide or
-  high counts as none.
-"""
-
-_INPUTS_DESCRIPTION = """
-Args:
-    predictions (list of lists of four `float`):
-        The candidate boxes of each phrase, x_min, y_min, x_max, y_max in pixels of the stored image, after its EXIF
-        rotation. The list of a phrase may be empty.
-    references (list of lists of four `float`):
-        The annotated boxes of each phrase, at least one, in the same pixels.
-    heat_sums (list of lists of `float`, *optional*):
-        For each phrase the sum of its heatmap over each candidate. Give them in every call or in none.
-    phrase_types (list of lists of `str`, *optional*):
-        The types of each phrase. A phrase of several types counts in each of them, one without types (an empty
-        list or `None`) in none. Give them in every call or in none.
-    area_exponent (`float`, defaults to 0.5, `compute` only):
-        Power of a candidate's area that its heat sum is divided by.
-    overlap_rule (`str`, defaults to `"area"`, `compute` only):
-        `"area"`, or `"released"` for the published convention.
-    return_hits (`bool`, defaults to `False`, `compute` only):
-        Also return hit, IoU and chosen candidate of each phrase.
-
-Returns:
-    `dict` with
-        - `box_accuracy_at_50` (`float` in [0, 1]; publications print percent): phrases with IoU >= 0.5 over phrases,
-        - `mean_box_accuracy` (`float` in [0, 1]): mean of the accuracies at 0.50, 0.55, ..., 0.95,
-        - `mean_iou` (`float` in [0, 1]),
-        - `num_phrases`, `num_without_choice` (`int`): all phrases, and those for which no candidate was chosen,
-        - `box_accuracy_at_50_by_type` (`dict`): type -> accuracy in [0, 1], types in alphabetical order,
-        - `num_phrases_by_type` (`dict`): type -> number of phrases,
-        - `hits` (list of `bool`), `ious` (list of `float`), `chosen` (list of `int`, -1 for none): one per phrase in
-          the order they were added, with `return_hits=True`.
-    In a distributed run (`num_process > 1`) process 0 gets it and the others get `None`; lists are in process order.
-
-Examples:
-    >>> box_accuracy = evaluate.load("box_accuracy")
-    >>> result = box_accuracy.compute(
-    ...     predictions=[[[0, 0, 10, 10], [40, 0, 60, 10]], [[0, 0, 10, 10]]],
-    ...     heat_sums=[[9.0, 15.0], [4.0]],
-    ...     references=[[[40, 0, 60, 10]], [[5, 0, 15, 10]]],
-    ...     return_hits=True,
-    ... )
-    >>> result["chosen"], result["hits"], result["box_accuracy_at_50"]
-    ([1, 0], [True, False], 0.5)
-"""
+NOTHING_ADDED = "no phrase was added: the accuracy of nothing is undefined. Pass at least one phrase."
 
 _CITATION = """
 @inproceedings{li2021align,
@@ -87,13 +47,55 @@ _CITATION = """
 
 
 class BoxAccuracy(evaluate.Metric):
-    """Accuracy of chosen boxes over all phrases and per phrase type; the module's `description` has the rules."""
+    """Accuracy of chosen boxes over all phrases and per phrase type; the module's docstring has the rules.
+
+    Args:
+        predictions (list of lists of four `float`):
+            The candidate boxes of each phrase: x_min, y_min, x_max, y_max in pixels of the stored image, after its
+            EXIF rotation. The list of a phrase may be empty.
+        references (list of lists of four `float`):
+            The annotated boxes of each phrase, at least one, in the same pixels.
+        heat_sums (list of lists of `float`, *optional*):
+            For each phrase the sum of its heatmap over each candidate. Give them in every call or in none.
+        phrase_types (list of lists of `str`, *optional*):
+            The types of each phrase. A phrase of several types counts in each of them, one without types (an empty
+            list or `None`) in none. Give them in every call or in none.
+        area_exponent (`float`, defaults to 0.5, `compute` only):
+            Power of a candidate's area that its heat sum is divided by.
+        overlap_rule (`str`, defaults to `"area"`, `compute` only):
+            `"area"`, or `"released"` for the published convention.
+        return_hits (`bool`, defaults to `False`, `compute` only):
+            Also return hit, IoU and chosen candidate of each phrase.
+
+    Returns:
+        `dict` with
+            - `box_accuracy_at_50` (`float` in [0, 1]; papers print percent): share of phrases with IoU >= 0.5,
+            - `mean_box_accuracy` (`float` in [0, 1]): mean of the accuracies at 0.50, 0.55, ..., 0.95,
+            - `mean_iou` (`float` in [0, 1]),
+            - `num_phrases`, `num_without_choice` (`int`): all phrases, and those for which no candidate was chosen,
+            - `box_accuracy_at_50_by_type` (`dict`): type -> accuracy in [0, 1], types in alphabetical order,
+            - `num_phrases_by_type` (`dict`): type -> number of phrases,
+            - `hits` (list of `bool`), `ious` (list of `float`), `chosen` (list of `int`, -1 for none): one per phrase
+              in the order they were added, with `return_hits=True`.
+        In a distributed run (`num_process > 1`) process 0 gets it, the others get `None`; lists are in process order.
+
+    Examples:
+        >>> box_accuracy = evaluate.load("box_accuracy")
+        >>> result = box_accuracy.compute(
+        ...     predictions=[[[0, 0, 10, 10], [40, 0, 60, 10]], [[0, 0, 10, 10]]],
+        ...     heat_sums=[[9.0, 15.0], [4.0]],
+        ...     references=[[[40, 0, 60, 10]], [[5, 0, 15, 10]]],
+        ...     return_hits=True,
+        ... )
+        >>> result["chosen"], result["hits"], result["box_accuracy_at_50"]
+        ([1, 0], [True, False], 0.5)
+    """
 
     def _info(self):
         return evaluate.MetricInfo(
-            description=_DESCRIPTION,
+            description=__doc__,
             citation=_CITATION,
-            inputs_description=_INPUTS_DESCRIPTION,
+            inputs_description=inspect.cleandoc(self.__doc__),
             features=datasets.Features(
                 {
                     "predictions": datasets.List(datasets.List(datasets.Value("float64"), length=4)),
@@ -135,9 +137,7 @@ class BoxAccuracy(evaluate.Metric):
             )
         if not len(self):
             if self.num_process == 1:
-                raise ValueError(
-                    "no phrase was added: the accuracy of nothing is undefined. Pass at least one phrase."
-                )
+                raise ValueError(NOTHING_ADDED)
             self.add_batch(predictions=[], references=[])  # the file of this process, which process 0 waits for
         return super().compute(area_exponent=area_exponent, overlap_rule=overlap_rule, return_hits=return_hits)
 
@@ -185,7 +185,7 @@ class BoxAccuracy(evaluate.Metric):
 
     def _compute(self, predictions, references, heat_sums, phrase_types, area_exponent, overlap_rule, return_hits):
         if not len(predictions):
-            raise ValueError("no phrase was added: the accuracy of nothing is undefined. Pass at least one phrase.")
+            raise ValueError(NOTHING_ADDED)
         chosen = [choose_box(boxes, sums, area_exponent) for boxes, sums in zip(predictions, heat_sums, strict=True)]
         ious = np.array(
             [

@@ -1,5 +1,28 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Heatmap quality: how much of a phrase's heat lies in its region, how well it fills it, how far the rest strays."""
+"""Heatmap quality: how much of a phrase's heat lies in its region, how well it fills it, how far the rest strays.
+
+Heatmap quality looks at a whole heatmap, not at its maximum alone. H is the heatmap at the resolution of the region
+mask M, negative values clipped, divided by its maximum; M in [0, 1] is the covered share of each pixel. Per phrase:
+
+- `energy_inside` = sum(H M) / sum(H). In [0, 1], higher is better.
+- `inside_outside_ratio` = m_in / (m_in + m_out), where m_in = sum(H M) / sum(M) and
+  m_out = sum(H (1 - M)) / sum(1 - M) are the mean heat inside and outside the region. In [0, 1], higher is better,
+  0.5 means that neither is preferred. m_in / m_out itself has no finite mean; it is s / (1 - s) of this value s.
+- `soft_iou` = sum(H M) / (sum(H) + sum(M) - sum(H M)). In [0, 1], higher is better.
+- `soft_dice` = 2 sum(H M) / (sum(H) + sum(M)). In [0, 1], higher is better.
+- `weighted_distance` = sum(H d) / sum(H), where d is the distance of a pixel's centre to that of the nearest pixel of
+  the region, over the diagonal of the image (0 in the region). In [0, 1], lower is better.
+- `pointing_uncertainty` = 1 where some of the map's peaks lie in the region and some do not, else 0. The peaks are the
+  pixels that reach 95 % of the maximum. Lower is better: a small change would not turn a hit into a miss.
+
+Results are means over phrases. Degenerate cases: a heatmap without heat has 0 in the first four, distance 1 and
+uncertainty 1, and is counted; a region that covers the whole image has `inside_outside_ratio` 0.5; a region without
+area is refused.
+
+The names follow Q-GroundCAM, which released no code. The formulas are those above: do not compare with its tables.
+"""
+
+import inspect
 
 import datasets
 import evaluate
@@ -18,66 +41,7 @@ REFERENCE_FIELDS = ("region_area", "image_area")
 NO_PREFERENCE = 0.5  # a region without an outside
 RELATIVE_ERROR = 1e-4  # of sums made in single precision
 
-_DESCRIPTION = """
-Heatmap quality looks at a whole heatmap, not at its maximum alone. H is the heatmap at the resolution of the region
-mask M, negative values clipped, divided by its maximum; M in [0, 1] is the covered share of each pixel. Per phrase:
-
-- `energy_inside` = sum(H M) / sum(H). In [0, 1], higher is better.
-- `inside_outside_ratio` = m_in / (m_in + m_out), where m_in = sum(H M) / sum(M) and
-  m_out = sum(H (1 - M)) / sum(1 - M) are the mean heat in and out of the region. In [0, 1], higher is better, 0.5 says
-  that neither is preferred. m_in / m_out itself has no finite mean; it is s / (1 - s) of this value s.
-- `soft_iou` = sum(H M) / (sum(H) + sum(M) - sum(H M)). In [0, 1], higher is better.
-- `soft_dice` = 2 sum(H M) / (sum(H) + sum(M)). In [0, 1], higher is better.
-- `weighted_distance` = sum(H d) / sum(H), where d is the distance of a pixel's centre to that of the nearest pixel of
-  the region, over the diagonal of the image (0 in the region). In [0, 1], lower is better.
-- `pointing_uncertainty` = 1 where some of the map's peaks lie in the region and some do not, else 0. The peaks are the
-  pixels that reach 95 % of the maximum. Lower is better: the outcome of the pointing game does not hang on a hair.
-
-Results are means over phrases. Degenerate cases: a heatmap without heat has 0 in the first four, distance 1 and
-uncertainty 1, and is counted; a region that covers the whole image has `inside_outside_ratio` 0.5; a region without
-area is refused.
-
-The names follow Q-GroundCAM, which released no code. The formulas are those above: do not compare with its tables.
-"""
-
-_INPUTS_DESCRIPTION = """
-Args:
-    predictions (list of `dict`): one per phrase, of
-        - `heat_inside`: sum(H M),
-        - `heat_total`: sum(H),
-        - `heat_distance`: sum(H d),
-        - `num_peaks_inside`, `num_peaks`: pixels that reach 95 % of the maximum, in the region and in all; 0 without
-          heat.
-    references (list of `dict`): one per phrase, of
-        - `region_area`: sum(M), more than 0,
-        - `image_area`: number of pixels of the mask.
-    phrase_types (list of lists of `str`, *optional*):
-        The types of each phrase. A phrase of several types counts in each of them, one without types (an empty
-        list or `None`) in none. Give them in every call or in none.
-    return_values (`bool`, defaults to `False`, `compute` only):
-        Also return the six values of each phrase.
-
-Returns:
-    `dict` with
-        - the six measures (`float`), means over phrases,
-        - `num_phrases`, `num_without_heat` (`int`),
-        - `energy_inside_by_type` (`dict`): type -> mean, types in alphabetical order,
-        - `num_phrases_by_type` (`dict`): type -> number of phrases,
-        - `values` (`dict`): measure -> list with one `float` per phrase in the order they were added, with
-          `return_values=True`.
-    In a distributed run (`num_process > 1`) process 0 gets it and the others get `None`; lists are in process order.
-
-Examples:
-    >>> heatmap_quality = evaluate.load("heatmap_quality")
-    >>> result = heatmap_quality.compute(
-    ...     predictions=[
-    ...         dict(heat_inside=30.0, heat_total=40.0, heat_distance=2.0, num_peaks_inside=1, num_peaks=1)
-    ...     ],
-    ...     references=[dict(region_area=50.0, image_area=100)],
-    ... )
-    >>> result["energy_inside"], result["inside_outside_ratio"], result["soft_iou"], result["weighted_distance"]
-    (0.75, 0.75, 0.5, 0.05)
-"""
+NOTHING_ADDED = "no phrase was added: the quality of nothing is undefined. Pass at least one phrase."
 
 _CITATION = """
 @misc{rajabi2024qgroundcam,
@@ -91,15 +55,53 @@ _CITATION = """
 
 
 class HeatmapQuality(evaluate.Metric):
-    """Six measures of heatmaps against regions; see the module's `description` for their formulas."""
+    """Six measures of heatmaps against regions; the module's docstring has their formulas.
+
+    Args:
+        predictions (list of `dict`): one per phrase, of
+            - `heat_inside`: sum(H M),
+            - `heat_total`: sum(H),
+            - `heat_distance`: sum(H d),
+            - `num_peaks_inside`, `num_peaks`: pixels that reach 95 % of the maximum, inside the region and in total;
+              0 without heat.
+        references (list of `dict`): one per phrase, of
+            - `region_area`: sum(M), more than 0,
+            - `image_area`: number of pixels of the mask.
+        phrase_types (list of lists of `str`, *optional*):
+            The types of each phrase. A phrase of several types counts in each of them, one without types (an empty
+            list or `None`) in none. Give them in every call or in none.
+        return_values (`bool`, defaults to `False`, `compute` only):
+            Also return the six values of each phrase.
+
+    Returns:
+        `dict` with
+            - the six measures (`float`), means over phrases,
+            - `num_phrases`, `num_without_heat` (`int`),
+            - `energy_inside_by_type` (`dict`): type -> mean, types in alphabetical order,
+            - `num_phrases_by_type` (`dict`): type -> number of phrases,
+            - `values` (`dict`): measure -> list with one `float` per phrase in the order they were added, with
+              `return_values=True`.
+        In a distributed run (`num_process > 1`) process 0 gets it, the others get `None`; lists are in process order.
+
+    Examples:
+        >>> heatmap_quality = evaluate.load("heatmap_quality")
+        >>> result = heatmap_quality.compute(
+        ...     predictions=[
+        ...         dict(heat_inside=30.0, heat_total=40.0, heat_distance=2.0, num_peaks_inside=1, num_peaks=1)
+        ...     ],
+        ...     references=[dict(region_area=50.0, image_area=100)],
+        ... )
+        >>> result["energy_inside"], result["inside_outside_ratio"], result["soft_iou"], result["weighted_distance"]
+        (0.75, 0.75, 0.5, 0.05)
+    """
 
     def _info(self):
         predictions = {name: datasets.Value("float64") for name in PREDICTION_FIELDS}
         references = {name: datasets.Value("float64") for name in REFERENCE_FIELDS}
         return evaluate.MetricInfo(
-            description=_DESCRIPTION,
+            description=__doc__,
             citation=_CITATION,
-            inputs_description=_INPUTS_DESCRIPTION,
+            inputs_description=inspect.cleandoc(self.__doc__),
             features=datasets.Features(
                 {
                     "predictions": predictions,
@@ -121,7 +123,7 @@ class HeatmapQuality(evaluate.Metric):
             raise ValueError("`phrase_types` were given without `predictions`: give them to `add_batch`.")
         if not len(self):
             if self.num_process == 1:
-                raise ValueError("no phrase was added: the quality of nothing is undefined. Pass at least one phrase.")
+                raise ValueError(NOTHING_ADDED)
             self.add_batch(predictions=[], references=[])  # the file of this process, which process 0 waits for
         return super().compute(return_values=return_values)
 
@@ -160,7 +162,7 @@ class HeatmapQuality(evaluate.Metric):
 
     def _compute(self, predictions, references, phrase_types, return_values):
         if not len(predictions):
-            raise ValueError("no phrase was added: the quality of nothing is undefined. Pass at least one phrase.")
+            raise ValueError(NOTHING_ADDED)
         measured = [measure_phrase(heat, area) for heat, area in zip(predictions, references, strict=True)]
         values = {name: np.array([measures[name] for measures in measured]) for name in MEASURES}
         names = sorted({name for types in phrase_types for name in types})
@@ -183,7 +185,7 @@ def measure_phrase(heat, area):
         area (`dict`): the fields of a reference.
 
     Returns:
-        `dict` of `float`: measure -> value; the module's description has the formulas.
+        `dict` of `float`: measure -> value; the module's docstring has the formulas.
     """
     inside, total, region = heat["heat_inside"], heat["heat_total"], area["region_area"]
     if total == 0:

@@ -1,15 +1,6 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Phrase recall: is a phrase's region among the first k boxes, under the any, merged and all protocols?"""
+"""Phrase recall: is a phrase's region among the first k boxes, under the any, merged and all protocols?
 
-import datasets
-import evaluate
-import numpy as np
-
-MIN_IOU = 0.5
-PROTOCOLS = ("any", "merged", "all")
-RANKS = (1, 5, 10, 100)
-
-_DESCRIPTION = """
 Phrase recall scores phrase grounding by ranked boxes. Recall@k is the share of phrases with a box of IoU >= 0.5 among
 their first k; the mean IoU at k is the mean over phrases of the best IoU among their first k. What a box is compared
 with, where a phrase has several annotated boxes, is the protocol:
@@ -25,42 +16,16 @@ A heatmap has one answer: its pixels that reach a threshold. Give its IoU with t
 mean IoU are then reported at k = 1. Choose the threshold on another split, once per protocol.
 """
 
-_INPUTS_DESCRIPTION = """
-Args:
-    predictions (list of lists of four `float`):
-        The boxes found for each phrase, best first: x_min, y_min, x_max, y_max in pixels of the stored image, after
-        its EXIF rotation. The list of a phrase may be empty.
-    references (list of lists of four `float`):
-        The annotated boxes of each phrase, at least one, in the same pixels.
-    mask_ious (list of `dict`):
-        Instead of the two: for each phrase the IoU of its mask under `"any"`, `"merged"` and `"all"`, or some of
-        them, the same for every phrase.
-    phrase_types (list of lists of `str`, *optional*):
-        The types of each phrase. A phrase of several types counts in each of them, one without types (an empty
-        list or `None`) in none. Give them in every call or in none.
-    return_ious (`bool`, defaults to `False`, `compute` only):
-        Also return the IoU of each phrase's first answer.
+import inspect
 
-Returns:
-    `dict`, for each protocol (`any`, `merged`, `all`) and k (1, 5, 10, 100; 1 alone for masks), with
-        - `recall_at_{k}_{protocol}`, `mean_iou_at_{k}_{protocol}` (`float` in [0, 1]),
-        - `recall_at_1_{protocol}_by_type` (`dict`): type -> recall, types in alphabetical order,
-        - `num_phrases` (`int`), `num_phrases_by_type` (`dict`),
-        - `ious` (`dict`): protocol -> list with the IoU of each phrase's first answer, in the order they were added,
-          with `return_ious=True`.
-    In a distributed run (`num_process > 1`) process 0 gets it and the others get `None`; lists are in process order.
+import datasets
+import evaluate
+import numpy as np
 
-Examples:
-    >>> phrase_recall = evaluate.load("phrase_recall")
-    >>> result = phrase_recall.compute(
-    ...     predictions=[[[0, 0, 10, 10], [0, 0, 30, 10]]],
-    ...     references=[[[0, 0, 10, 10], [20, 0, 30, 10]]],
-    ... )
-    >>> [result[f"recall_at_1_{protocol}"] for protocol in ("any", "merged", "all")]
-    [1.0, 0.0, 1.0]
-    >>> [round(result[f"mean_iou_at_5_{protocol}"], 2) for protocol in ("any", "merged", "all")]
-    [1.0, 1.0, 0.67]
-"""
+MIN_IOU = 0.5
+PROTOCOLS = ("any", "merged", "all")
+RANKS = (1, 5, 10, 100)
+NOTHING_ADDED = "no phrase was added: the recall of nothing is undefined. Pass at least one phrase."
 
 _CITATION = """
 @article{kojima2024joint,
@@ -73,13 +38,49 @@ _CITATION = """
 
 
 class PhraseRecall(evaluate.Metric):
-    """Recall@k and mean IoU under three protocols; see the module's `description` for the rules."""
+    """Recall@k and mean IoU under three protocols; the module's docstring has the rules.
+
+    Args:
+        predictions (list of lists of four `float`):
+            The boxes found for each phrase, best first: x_min, y_min, x_max, y_max in pixels of the stored image,
+            after its EXIF rotation. The list of a phrase may be empty.
+        references (list of lists of four `float`):
+            The annotated boxes of each phrase, at least one, in the same pixels.
+        mask_ious (list of `dict`):
+            Instead of the two: for each phrase the IoU of its mask under `"any"`, `"merged"` and `"all"`, or some of
+            them, the same for every phrase.
+        phrase_types (list of lists of `str`, *optional*):
+            The types of each phrase. A phrase of several types counts in each of them, one without types (an empty
+            list or `None`) in none. Give them in every call or in none.
+        return_ious (`bool`, defaults to `False`, `compute` only):
+            Also return the IoU of each phrase's first answer.
+
+    Returns:
+        `dict`, for each protocol (`any`, `merged`, `all`) and k (1, 5, 10, 100; 1 alone for masks), with
+            - `recall_at_{k}_{protocol}`, `mean_iou_at_{k}_{protocol}` (`float` in [0, 1]),
+            - `recall_at_1_{protocol}_by_type` (`dict`): type -> recall, types in alphabetical order,
+            - `num_phrases` (`int`), `num_phrases_by_type` (`dict`),
+            - `ious` (`dict`): protocol -> list with the IoU of each phrase's first answer, in the order they were
+              added, with `return_ious=True`.
+        In a distributed run (`num_process > 1`) process 0 gets it, the others get `None`; lists are in process order.
+
+    Examples:
+        >>> phrase_recall = evaluate.load("phrase_recall")
+        >>> result = phrase_recall.compute(
+        ...     predictions=[[[0, 0, 10, 10], [0, 0, 30, 10]]],
+        ...     references=[[[0, 0, 10, 10], [20, 0, 30, 10]]],
+        ... )
+        >>> [result[f"recall_at_1_{protocol}"] for protocol in ("any", "merged", "all")]
+        [1.0, 0.0, 1.0]
+        >>> [round(result[f"mean_iou_at_5_{protocol}"], 2) for protocol in ("any", "merged", "all")]
+        [1.0, 1.0, 0.67]
+    """
 
     def _info(self):
         return evaluate.MetricInfo(
-            description=_DESCRIPTION,
+            description=__doc__,
             citation=_CITATION,
-            inputs_description=_INPUTS_DESCRIPTION,
+            inputs_description=inspect.cleandoc(self.__doc__),
             features=datasets.Features(
                 {
                     "predictions": datasets.List(datasets.List(datasets.Value("float64"), length=4)),
@@ -103,7 +104,7 @@ class PhraseRecall(evaluate.Metric):
             raise ValueError("`phrase_types` were given without answers: give them to `add_batch`.")
         if not len(self):
             if self.num_process == 1:
-                raise ValueError("no phrase was added: the recall of nothing is undefined. Pass at least one phrase.")
+                raise ValueError(NOTHING_ADDED)
             self.add_batch(predictions=[], references=[])  # the file of this process, which process 0 waits for
         return super().compute(return_ious=return_ious)
 
@@ -145,7 +146,7 @@ class PhraseRecall(evaluate.Metric):
 
     def _compute(self, predictions, references, mask_ious, phrase_types, return_ious):
         if not len(predictions):
-            raise ValueError("no phrase was added: the recall of nothing is undefined. Pass at least one phrase.")
+            raise ValueError(NOTHING_ADDED)
         given = {tuple(name for name in PROTOCOLS if fields[name] is not None) for fields in mask_ious}
         if len(given) > 1:
             raise ValueError(

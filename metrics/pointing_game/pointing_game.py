@@ -1,11 +1,6 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Pointing game: does the strongest pixel of a phrase's heatmap lie in the region that the phrase names?"""
+"""Pointing game: does the strongest pixel of a phrase's heatmap lie in the region that the phrase names?
 
-import datasets
-import evaluate
-import numpy as np
-
-_DESCRIPTION = """
 The pointing game scores phrase grounding. The model points at one pixel per phrase, the maximum of its heatmap; the
 point is a hit when it lies in one of the phrase's annotated boxes. The accuracy is hits over phrases.
 
@@ -18,36 +13,13 @@ Rules, as in the published evaluation of ALBEF and AMC:
 - Every phrase counts once, also when phrases share an image or a box.
 """
 
-_INPUTS_DESCRIPTION = """
-Args:
-    predictions (list of pairs of `float`, or array of shape `(num_phrases, 2)`):
-        The points: x, y in pixels of the stored image, after its EXIF rotation.
-    references (list of lists of four `float`):
-        The boxes of each phrase, at least one: x_min, y_min, x_max, y_max in the same pixels.
-    phrase_types (list of lists of `str`, *optional*):
-        The types of each phrase. A phrase of several types counts in each of them, one without types (an empty
-        list or `None`) in none. Give them in every call or in none.
-    return_hits (`bool`, defaults to `False`, `compute` only):
-        Also return whether each phrase is a hit.
+import inspect
 
-Returns:
-    `dict` with
-        - `pointing_game_accuracy` (`float` in [0, 1]; publications print percent): hits over phrases,
-        - `num_phrases` (`int`),
-        - `pointing_game_accuracy_by_type` (`dict`): type -> accuracy in [0, 1], types in alphabetical order,
-        - `num_phrases_by_type` (`dict`): type -> number of phrases,
-        - `hits` (list of `bool`): one per phrase in the order they were added, with `return_hits=True`.
-    In a distributed run (`num_process > 1`) process 0 gets it and the others get `None`; hits are in process order.
+import datasets
+import evaluate
+import numpy as np
 
-Examples:
-    >>> pointing_game = evaluate.load("pointing_game")
-    >>> pointing_game.compute(
-    ...     predictions=[[5, 5], [10, 5]],
-    ...     references=[[[0, 0, 10, 10]], [[0, 0, 10, 10]]],
-    ...     phrase_types=[["animals"], ["animals", "people"]],
-    ... )["pointing_game_accuracy_by_type"]
-    {'animals': 0.5, 'people': 0.0}
-"""
+NOTHING_ADDED = "no phrase was added: the accuracy of nothing is undefined. Pass at least one phrase."
 
 _CITATION = """
 @article{zhang2018topdown,
@@ -68,13 +40,43 @@ _CITATION = """
 
 
 class PointingGame(evaluate.Metric):
-    """Pointing game accuracy over all phrases and per phrase type; see the module's `description` for the rules."""
+    """Pointing game accuracy over all phrases and per phrase type; the module's docstring has the rules.
+
+    Args:
+        predictions (list of pairs of `float`, or array of shape `(num_phrases, 2)`):
+            The points: x, y in pixels of the stored image, after its EXIF rotation.
+        references (list of lists of four `float`):
+            The boxes of each phrase, at least one: x_min, y_min, x_max, y_max in the same pixels.
+        phrase_types (list of lists of `str`, *optional*):
+            The types of each phrase. A phrase of several types counts in each of them, one without types (an empty
+            list or `None`) in none. Give them in every call or in none.
+        return_hits (`bool`, defaults to `False`, `compute` only):
+            Also return whether each phrase is a hit.
+
+    Returns:
+        `dict` with
+            - `pointing_game_accuracy` (`float` in [0, 1]; papers print percent): hits over phrases,
+            - `num_phrases` (`int`),
+            - `pointing_game_accuracy_by_type` (`dict`): type -> accuracy in [0, 1], types in alphabetical order,
+            - `num_phrases_by_type` (`dict`): type -> number of phrases,
+            - `hits` (list of `bool`): one per phrase in the order they were added, with `return_hits=True`.
+        In a distributed run (`num_process > 1`) process 0 gets it, the others get `None`; hits are in process order.
+
+    Examples:
+        >>> pointing_game = evaluate.load("pointing_game")
+        >>> pointing_game.compute(
+        ...     predictions=[[5, 5], [10, 5]],
+        ...     references=[[[0, 0, 10, 10]], [[0, 0, 10, 10]]],
+        ...     phrase_types=[["animals"], ["animals", "people"]],
+        ... )["pointing_game_accuracy_by_type"]
+        {'animals': 0.5, 'people': 0.0}
+    """
 
     def _info(self):
         return evaluate.MetricInfo(
-            description=_DESCRIPTION,
+            description=__doc__,
             citation=_CITATION,
-            inputs_description=_INPUTS_DESCRIPTION,
+            inputs_description=inspect.cleandoc(self.__doc__),
             features=datasets.Features(
                 {
                     "predictions": datasets.List(datasets.Value("float64"), length=2),
@@ -96,9 +98,7 @@ class PointingGame(evaluate.Metric):
             raise ValueError("`phrase_types` were given without `predictions`: give them to `add_batch`.")
         if not len(self):
             if self.num_process == 1:
-                raise ValueError(
-                    "no phrase was added: the accuracy of nothing is undefined. Pass at least one phrase."
-                )
+                raise ValueError(NOTHING_ADDED)
             self.add_batch(predictions=[], references=[])  # the file of this process, which process 0 waits for
         return super().compute(return_hits=return_hits)
 
@@ -128,7 +128,7 @@ class PointingGame(evaluate.Metric):
 
     def _compute(self, predictions, references, phrase_types, return_hits):
         if not len(predictions):
-            raise ValueError("no phrase was added: the accuracy of nothing is undefined. Pass at least one phrase.")
+            raise ValueError(NOTHING_ADDED)
         hits = [is_hit(point, boxes) for point, boxes in zip(predictions, references, strict=True)]
         hits_by_type = {}
         for hit, types in zip(hits, phrase_types, strict=True):
@@ -165,7 +165,7 @@ def _check_point(point, index):
         raise ValueError(f"`predictions[{index}]` must be a point x, y, got {np.shape(point)} numbers: {point}.")
     if not np.isfinite(values).all():
         raise ValueError(
-            f"`predictions[{index}]` is {values.tolist()}, which is no point: the heatmap held NaN or infinity. "
+            f"`predictions[{index}]` is {values.tolist()}, which is not a point: the heatmap held NaN or infinity. "
             "Check the model before it is scored."
         )
     return values.tolist()

@@ -1,5 +1,12 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Retrieval recall: is a right candidate among the first k that a query found?"""
+"""Retrieval recall: is a right candidate among the first k that a query found?
+
+Retrieval recall scores a search by its ranked results. Recall@k is the percentage of queries with a right candidate
+among their first k. Text recall is that of images that look for texts, image recall that of texts that look for
+images. One right candidate is enough: an image with five captions needs one of them.
+"""
+
+import inspect
 
 import datasets
 import evaluate
@@ -8,40 +15,7 @@ import numpy as np
 RANKS = (1, 5, 10)
 FOUND = {"image_to_text": "text", "text_to_image": "image"}  # direction -> what its queries look for
 
-_DESCRIPTION = """
-Retrieval recall scores a search by its ranked results. Recall@k is the percentage of queries with a right candidate
-among their first k. Text recall is that of images that look for texts, image recall that of texts that look for
-images. One right candidate is enough: an image with five captions needs one of them.
-"""
-
-_INPUTS_DESCRIPTION = """
-Args:
-    predictions (list of lists of `int`):
-        The candidates that each query found, best first, each at most once. The list may be shorter than the gallery,
-        and empty.
-    references (list of lists of `int`):
-        The right candidates of each query, at least one.
-    direction (`str`):
-        `"image_to_text"` where images look for texts, `"text_to_image"` where texts look for images. Add each
-        direction with a call of its own.
-
-Returns:
-    `dict`, for each direction that was added, with
-        - `text_recall_at_{k}` or `image_recall_at_{k}` (`float` in [0, 100]), for k of 1, 5 and 10,
-        - `num_image_queries` or `num_text_queries` (`int`): queries that looked for texts, or for images.
-    In a distributed run (`num_process > 1`) process 0 gets it and the others get `None`.
-
-Examples:
-    >>> retrieval_recall = evaluate.load("retrieval_recall")
-    >>> retrieval_recall.add_batch(
-    ...     predictions=[[1, 2, 0], [0, 1, 2]], references=[[0, 1], [2]], direction="image_to_text"
-    ... )
-    >>> result = retrieval_recall.compute(
-    ...     predictions=[[0, 1], [1, 0]], references=[[0], [0]], direction="text_to_image"
-    ... )
-    >>> result["text_recall_at_1"], result["text_recall_at_5"], result["image_recall_at_1"]
-    (50.0, 100.0, 50.0)
-"""
+NOTHING_ADDED = "no query was added: the recall of nothing is undefined. Pass at least one query."
 
 _CITATION = """
 @inproceedings{li2021align,
@@ -55,13 +29,41 @@ _CITATION = """
 
 
 class RetrievalRecall(evaluate.Metric):
-    """Text and image recall at 1, 5 and 10; see the module's `description` for the rules."""
+    """Text and image recall at 1, 5 and 10; the module's docstring has the rules.
+
+    Args:
+        predictions (list of lists of `int`):
+            The candidates that each query found, best first, each at most once. The list may be shorter than the
+            gallery, and empty.
+        references (list of lists of `int`):
+            The right candidates of each query, at least one.
+        direction (`str`):
+            `"image_to_text"` where images look for texts, `"text_to_image"` where texts look for images. Add each
+            direction with a call of its own.
+
+    Returns:
+        `dict`, for each direction that was added, with
+            - `text_recall_at_{k}` or `image_recall_at_{k}` (`float` in [0, 100]), for k of 1, 5 and 10,
+            - `num_image_queries` or `num_text_queries` (`int`): queries that looked for texts, or for images.
+        In a distributed run (`num_process > 1`) process 0 gets it and the others get `None`.
+
+    Examples:
+        >>> retrieval_recall = evaluate.load("retrieval_recall")
+        >>> retrieval_recall.add_batch(
+        ...     predictions=[[1, 2, 0], [0, 1, 2]], references=[[0, 1], [2]], direction="image_to_text"
+        ... )
+        >>> result = retrieval_recall.compute(
+        ...     predictions=[[0, 1], [1, 0]], references=[[0], [0]], direction="text_to_image"
+        ... )
+        >>> result["text_recall_at_1"], result["text_recall_at_5"], result["image_recall_at_1"]
+        (50.0, 100.0, 50.0)
+    """
 
     def _info(self):
         return evaluate.MetricInfo(
-            description=_DESCRIPTION,
+            description=__doc__,
             citation=_CITATION,
-            inputs_description=_INPUTS_DESCRIPTION,
+            inputs_description=inspect.cleandoc(self.__doc__),
             features=datasets.Features(
                 {
                     "predictions": datasets.List(datasets.Value("int64")),
@@ -81,7 +83,7 @@ class RetrievalRecall(evaluate.Metric):
             raise ValueError("`direction` was given without `predictions`: give it to `add_batch`.")
         if not len(self):
             if self.num_process == 1:
-                raise ValueError("no query was added: the recall of nothing is undefined. Pass at least one query.")
+                raise ValueError(NOTHING_ADDED)
             super().add_batch(predictions=[], references=[], directions=[])  # the file that process 0 waits for
         return super().compute()
 
@@ -110,7 +112,7 @@ class RetrievalRecall(evaluate.Metric):
 
     def _compute(self, predictions, references, directions):
         if not len(predictions):
-            raise ValueError("no query was added: the recall of nothing is undefined. Pass at least one query.")
+            raise ValueError(NOTHING_ADDED)
         result = {}
         for direction, found in FOUND.items():
             queries = [index for index, own in enumerate(directions) if own == direction]

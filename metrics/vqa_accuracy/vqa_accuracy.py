@@ -1,13 +1,6 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""VQA accuracy: does an answer agree with those of at least three other annotators, up to spelling?"""
+"""VQA accuracy: does an answer agree with those of at least three other annotators, up to spelling?
 
-import re
-
-import datasets
-import evaluate
-import numpy as np
-
-_DESCRIPTION = """
 VQA accuracy scores visual question answering against the answers of ten annotators. Each annotator is left out once;
 an answer that a of the nine others gave scores min(a / 3, 1); the question's accuracy is the mean over the ten. With
 0, 1, 2, 3 agreeing annotators among ten that is 0, 0.3, 0.6, 0.9, and 1 from four on.
@@ -24,40 +17,14 @@ punctuation alone, and only where they differ. It matters for annotators who wro
 contractions, since no prediction can then equal them.
 """
 
-_INPUTS_DESCRIPTION = """
-Args:
-    predictions (list of `str`):
-        The answer to each question. An empty one is wrong, unless annotators gave an empty answer.
-    references (list of lists of `str`):
-        The answers of each question's annotators, as published: ten, at least four.
-    question_types, answer_types (list of `str`, *optional*):
-        Types of each question ("what color is") and of its answer ("yes/no", "number", "other"); `None` where a
-        question has none. Give them in every call or in none.
-    answer_processing (`str`, defaults to `"described"`, `compute` only):
-        `"described"`: annotators are processed as predictions are. `"released"`: as in the released code.
-    return_accuracies (`bool`, defaults to `False`, `compute` only):
-        Also return the accuracy of each question.
+import inspect
+import re
 
-Returns:
-    `dict` with
-        - `vqa_accuracy` (`float` in [0, 1]; publications print percent): mean over questions,
-        - `num_questions` (`int`),
-        - `vqa_accuracy_by_question_type`, `vqa_accuracy_by_answer_type` (`dict`): type -> accuracy in [0, 1],
-        - `num_questions_by_question_type`, `num_questions_by_answer_type` (`dict`): type -> number of questions,
-        - `accuracies` (list of `float`): one per question in the order they were added, with
-          `return_accuracies=True`.
-    In a distributed run (`num_process > 1`) process 0 gets it and the others get `None`; lists are in process order.
+import datasets
+import evaluate
+import numpy as np
 
-Examples:
-    >>> vqa_accuracy = evaluate.load("vqa_accuracy")
-    >>> result = vqa_accuracy.compute(
-    ...     predictions=["A red one.", "two"],
-    ...     references=[["red 1"] * 2 + ["blue"] * 8, ["2"] * 10],
-    ...     answer_types=["other", "number"],
-    ... )
-    >>> {name: round(value, 2) for name, value in result["vqa_accuracy_by_answer_type"].items()}
-    {'number': 1.0, 'other': 0.6}
-"""
+NOTHING_ADDED = "no question was added: the accuracy of nothing is undefined. Pass at least one question."
 
 _CITATION = """
 @inproceedings{antol2015vqa,
@@ -107,13 +74,47 @@ CONTRACTIONS = {
 
 
 class VqaAccuracy(evaluate.Metric):
-    """VQA accuracy over all questions and per type; see the module's `description` for the rules."""
+    """VQA accuracy over all questions and per type; the module's docstring has the rules.
+
+    Args:
+        predictions (list of `str`):
+            The answer to each question. An empty one is wrong, unless annotators gave an empty answer.
+        references (list of lists of `str`):
+            The answers of each question's annotators, as published: ten, at least four.
+        question_types, answer_types (list of `str`, *optional*):
+            Types of each question ("what color is") and of its answer ("yes/no", "number", "other"); `None` where a
+            question has none. Give them in every call or in none.
+        answer_processing (`str`, defaults to `"described"`, `compute` only):
+            `"described"`: annotators are processed as predictions are. `"released"`: as in the released code.
+        return_accuracies (`bool`, defaults to `False`, `compute` only):
+            Also return the accuracy of each question.
+
+    Returns:
+        `dict` with
+            - `vqa_accuracy` (`float` in [0, 1]; papers print percent): mean over questions,
+            - `num_questions` (`int`),
+            - `vqa_accuracy_by_question_type`, `vqa_accuracy_by_answer_type` (`dict`): type -> accuracy in [0, 1],
+            - `num_questions_by_question_type`, `num_questions_by_answer_type` (`dict`): type -> number of questions,
+            - `accuracies` (list of `float`): one per question in the order they were added, with
+              `return_accuracies=True`.
+        In a distributed run (`num_process > 1`) process 0 gets it, the others get `None`; lists are in process order.
+
+    Examples:
+        >>> vqa_accuracy = evaluate.load("vqa_accuracy")
+        >>> result = vqa_accuracy.compute(
+        ...     predictions=["A red one.", "two"],
+        ...     references=[["red 1"] * 2 + ["blue"] * 8, ["2"] * 10],
+        ...     answer_types=["other", "number"],
+        ... )
+        >>> {name: round(value, 2) for name, value in result["vqa_accuracy_by_answer_type"].items()}
+        {'number': 1.0, 'other': 0.6}
+    """
 
     def _info(self):
         return evaluate.MetricInfo(
-            description=_DESCRIPTION,
+            description=__doc__,
             citation=_CITATION,
-            inputs_description=_INPUTS_DESCRIPTION,
+            inputs_description=inspect.cleandoc(self.__doc__),
             features=datasets.Features(
                 {
                     "predictions": datasets.Value("string"),
@@ -153,9 +154,7 @@ class VqaAccuracy(evaluate.Metric):
             raise ValueError("types were given without `predictions`: give them to `add_batch`.")
         if not len(self):
             if self.num_process == 1:
-                raise ValueError(
-                    "no question was added: the accuracy of nothing is undefined. Pass at least one question."
-                )
+                raise ValueError(NOTHING_ADDED)
             self.add_batch(predictions=[], references=[])  # the file of this process, which process 0 waits for
         return super().compute(answer_processing=answer_processing, return_accuracies=return_accuracies)
 
@@ -195,9 +194,7 @@ class VqaAccuracy(evaluate.Metric):
 
     def _compute(self, predictions, references, question_types, answer_types, answer_processing, return_accuracies):
         if not len(predictions):
-            raise ValueError(
-                "no question was added: the accuracy of nothing is undefined. Pass at least one question."
-            )
+            raise ValueError(NOTHING_ADDED)
         accuracies = [
             compute_accuracy(prediction, answers, answer_processing)
             for prediction, answers in zip(predictions, references, strict=True)

@@ -117,7 +117,7 @@ def test_a_second_computation_starts_afresh(pointing_game):
             {"predictions": [(1, 1)], "references": [[BOX]], "phrase_types": [[], []]},
             "1 `predictions` but 2 `phrase_types`",
         ),
-        ({"predictions": [(1, 1), (1, np.nan)], "references": [[BOX]] * 2}, r"`predictions\[1\]` is .* no point"),
+        ({"predictions": [(1, 1), (1, np.nan)], "references": [[BOX]] * 2}, r"`predictions\[1\]` is .* not a point"),
         ({"predictions": [(1, 1, 1)], "references": [[BOX]]}, r"`predictions\[0\]` must be a point x, y"),
         ({"predictions": [("a", "b")], "references": [[BOX]]}, r"`predictions\[0\]` must hold numbers"),
         ({"predictions": [(1, 1), (1, 1)], "references": [[BOX], []]}, r"`references\[1\]` has no box"),
