@@ -40,7 +40,7 @@ CLEAR_ERRORS = (
 UNCLEAR_ERRORS = (UnicodeError,)
 LONGEST_MESSAGE = 4000
 # Seconds that the processor may work on one input, and that may pass on a machine with other work to do.
-TIME_LIMIT, WAITING_LIMIT = 10.0, 120.0
+TIME_LIMIT, WAITING_LIMIT = 10.0, 600.0
 ABSOLUTE_TOLERANCE = 1e-4
 
 # Everything that is repaired in these inputs, by name, and the message that says so (docs/input-checks.md has all).

@@ -5,6 +5,9 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ FIXTURES_FOLDER = Path(__file__).parent / "fixtures"
 GOLDEN_FOLDER = Path(__file__).parent / "parity" / "golden"
 DATA_FOLDER = Path(os.environ.get("ALBEF_AMC_DATA", PROJECT_FOLDER.parent / "shared" / "data"))
 
+PATIENCE = 600  # seconds that a test waits for another process: a guard against hanging, never a measure of speed
 FLOAT64_FACTOR = 50
 RELATIVE_TOLERANCE = 1e-6
 UNSTATED_TOLERANCE = 5e-6  # of the maximum, where no `conditioning.json` says what float32 can reach
@@ -125,6 +129,14 @@ def build_rows(count: int = 4, phrases: int = 2) -> list[dict]:
             )
         )
     return rows
+
+
+@contextmanager
+def limit_work(seconds: float = 10) -> Iterator[None]:
+    """Fails if the block makes the processor work longer for this process; what other programs do is not counted."""
+    began = time.process_time()
+    yield
+    assert time.process_time() - began < seconds
 
 
 class Golden:

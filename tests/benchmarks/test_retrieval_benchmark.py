@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from testing_utils import PROJECT_FOLDER
+from testing_utils import PATIENCE, PROJECT_FOLDER
 
 sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
 import retrieval  # noqa: E402
@@ -64,7 +64,7 @@ def test_a_quick_run_writes_figures_and_pictures(tmp_path):
     output = tmp_path / "retrieval.json"
     words = ["--quick", "--repetitions", "1", "--threads", "1", "--output", str(output)]
     subprocess.run(
-        [sys.executable, str(PROJECT_FOLDER / "benchmarks" / "retrieval.py"), *words], check=True, timeout=250
+        [sys.executable, str(PROJECT_FOLDER / "benchmarks" / "retrieval.py"), *words], check=True, timeout=PATIENCE
     )
     result = json.loads(output.read_text())
     assert result["pairs_fused"]["every_pair"] == 500 > result["pairs_fused"]["released"] == 4 * 60

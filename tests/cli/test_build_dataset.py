@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import datasets
@@ -16,7 +15,7 @@ import pytest
 import yaml
 from datasets.exceptions import NonMatchingSplitsSizesError
 from PIL import Image
-from testing_utils import FIXTURES_FOLDER, PROJECT_FOLDER
+from testing_utils import FIXTURES_FOLDER, PATIENCE, PROJECT_FOLDER
 
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import BUILDERS, RefCoco, SyntheticGrounding, load_grounding_dataset
@@ -115,19 +114,32 @@ def test_a_stopped_build_continues_to_the_same_files(tmp_path, monkeypatch):
     assert hash_files(tmp_path / "stopped") == hash_files(tmp_path / "whole")
 
 
+# A build that stops when it has two shards, says so, and goes no further until it is killed.
+HELD_BUILD = """
+import json, sys, time
+from pathlib import Path
+from albef_amc.publishing.dataset_building import build_dataset
+
+folder, scenes = Path(sys.argv[1]), json.loads(sys.argv[2])
+
+def hold(split, read, total):
+    if list(folder.glob("data/train-0000[1-9].parquet")):
+        print("reached", flush=True)
+        time.sleep(600)
+
+build_dataset("synthetic", folder, scenes, num_workers=2, shard_size="100KB", progress=hold)
+"""
+
+
 @pytest.mark.slow
 def test_a_killed_build_leaves_no_process_and_continues(tmp_path):
     scenes = dict(SCENES, num_train_scenes=1000)
-    words = [word for name, value in scenes.items() for word in ("--option", f"{name}={value}")]
-    words += ["--output-dir", str(tmp_path / "killed"), "--num-workers", "2", "--shard-size", "100KB"]
-    command = [sys.executable, "-m", "albef_amc.cli.main", "build-dataset", "synthetic", *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "killed" / "data").glob("train-0000[1-9].parquet")):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0][-2000:]
-        time.sleep(0.02)
+    command = [sys.executable, "-c", HELD_BUILD, str(tmp_path / "killed"), json.dumps(scenes)]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command, **pipes, start_new_session=True)
+    assert "reached\n" in iter(process.stdout.readline, "")
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=30)  # ends when every process that has its output open has ended
+    process.communicate(timeout=PATIENCE)  # ends when every process that has its output open has ended
     assert process.returncode == -signal.SIGKILL
     build_dataset("synthetic", tmp_path / "killed", scenes, shard_size="100KB", resume=True)
     build_dataset("synthetic", tmp_path / "whole", scenes, shard_size="100KB")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from testing_utils import PATIENCE
 
 from albef_amc.cli import main as cli_main
 from albef_amc.cli.main import VERBS, main
@@ -62,7 +63,7 @@ def test_help_names_every_verb_and_imports_none():
         "assert not any(name.startswith('albef_amc.cli.') and name.split('.')[-1] in "
         f"{sorted(VERBS)!r} for name in sys.modules), 'a verb was imported'\nsys.exit(status)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     for verb in VERBS:
         assert verb in done.stdout
@@ -71,7 +72,7 @@ def test_help_names_every_verb_and_imports_none():
 @pytest.mark.slow
 def test_the_module_runs_as_a_program():
     done = subprocess.run(
-        [sys.executable, "-m", "albef_amc.cli.main", "--version"], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "albef_amc.cli.main", "--version"], capture_output=True, text=True, timeout=PATIENCE
     )
     assert (done.returncode, done.stdout.split()[0]) == (0, "albef-amc")
 

@@ -4,7 +4,6 @@
 import pickle
 import re
 import struct
-import time
 import zipfile
 from collections import OrderedDict
 
@@ -12,12 +11,11 @@ import pytest
 import torch
 from test_convert import TINY, VOCABULARY, assert_nothing_written, convert, save
 from test_ground import check_refusal
+from testing_utils import limit_work
 
 from albef_amc.conversion.pickle_files import PickleLimits, find_pickle_end
 from albef_amc.conversion.weight_files import load_original_state_dict
 from albef_amc.datasets_scripts.refcoco.restricted_pickle import load_plain_pickle
-
-SECONDS = 10
 
 
 @pytest.fixture
@@ -26,10 +24,8 @@ def state():
 
 
 def check_refused(path, folder, words: str) -> None:
-    start = time.monotonic()
-    with pytest.raises(ValueError, match=words):
+    with limit_work(), pytest.raises(ValueError, match=words):
         convert(path, folder / "out")
-    assert time.monotonic() - start < SECONDS
     assert_nothing_written(folder)
 
 
@@ -147,10 +143,8 @@ PICKLES = {
 def test_a_pickle_that_lies_is_refused(kind, tmp_path):
     path = tmp_path / "refs.p"
     path.write_bytes(PICKLES[kind])
-    start = time.monotonic()
-    with pytest.raises(ValueError, match="refs.p is not a complete pickle .*fetch it again"):
+    with limit_work(), pytest.raises(ValueError, match="refs.p is not a complete pickle .*fetch it again"):
         load_plain_pickle(path)
-    assert time.monotonic() - start < SECONDS
     rewrite(
         TINY,
         tmp_path / "a.pth",

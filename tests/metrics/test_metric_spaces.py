@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hub_server import OWNER
 from huggingface_hub import HfApi
-from testing_utils import PROJECT_FOLDER, run_without_package
+from testing_utils import PATIENCE, PROJECT_FOLDER, run_without_package
 
 from albef_amc.metrics import get_metric_folder
 
@@ -164,9 +164,9 @@ def test_two_processes_share_the_phrases(tmp_path):
     processes = [context.Process(target=score_shares, args=(rank, str(tmp_path), queue)) for rank in range(2)]
     for process in processes:
         process.start()
-    results = dict(queue.get(timeout=120) for _ in processes)
+    results = dict(queue.get(timeout=PATIENCE) for _ in processes)
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=PATIENCE)
         assert process.exitcode == 0
     assert set(results[1].values()) == {None}
     for name, (_, _, key, expected) in PHRASES.items():

@@ -11,7 +11,7 @@ import textwrap
 import pytest
 import torch
 from hub_server import OWNER, HubServer
-from testing_utils import PROJECT_FOLDER, build_batch, build_tiny_config, run_without_package
+from testing_utils import PATIENCE, PROJECT_FOLDER, build_batch, build_tiny_config, run_without_package
 from transformers import AutoModelForVisualQuestionAnswering
 
 from albef_amc import (
@@ -330,7 +330,7 @@ def test_hub_repository(source, pretraining, tmp_path):
         command = [sys.executable, "-c", textwrap.dedent(LOAD_FROM_HUB), f"{OWNER}/started", f"{OWNER}/answers"]
         environment = os.environ | hub.environment(tmp_path / "home")
         done = subprocess.run(
-            [*command, str(source)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+            [*command, str(source)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE
         )
     assert done.returncode == 0, done.stderr
     assert f"AlbefForQuestionAnswering starts from {OWNER}/started, a checkpoint for pre-training" in done.stderr

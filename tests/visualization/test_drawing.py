@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageColor
+from testing_utils import PATIENCE
 
 from albef_amc.visualization.drawing import (
     INNER_TONE,
@@ -224,7 +225,7 @@ def test_curves_need_a_curve(tmp_path):
 @pytest.mark.slow
 def test_drawing_leaves_pyplot_alone():
     program = "import sys, albef_amc.visualization.drawing; assert 'matplotlib.pyplot' not in sys.modules"
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "A.PNG"])

@@ -469,29 +469,45 @@ def test_a_checkpoint_at_the_end_of_an_epoch_holds_the_evaluation_that_belongs_t
     assert evaluated == {"checkpoint-1": [], "checkpoint-2": [], "checkpoint-3": [3], "checkpoint-4": [3, 4]}
 
 
-SLOW_SAVES = """
-import sys, time
-import albef_amc.trainer.reliability.run_checkpoints as run_checkpoints
+# The command stops at a moment, says so with a file, and goes no further until it is killed.
+HELD_COMMAND = """
+import os, sys, time
+from pathlib import Path
+from transformers import TrainerState
 from albef_amc.cli.main import main
+from albef_amc.trainer import AmcTrainer
 
-write_manifest = run_checkpoints.write_manifest
+def hold_after(owner, name, is_moment):
+    function = getattr(owner, name)
 
-def write_slowly(*arguments):
-    time.sleep(0.5)
-    write_manifest(*arguments)
-    time.sleep(0.5)
+    def call_and_hold(self, *arguments, **options):
+        result = function(self, *arguments, **options)
+        if is_moment(self, *arguments):
+            Path(f"{sys.argv[1]}-{os.environ.get('RANK', 0)}").touch()
+            time.sleep(600)
+        return result
 
-run_checkpoints.write_manifest = write_slowly
-main(sys.argv[1:])
+    setattr(owner, name, call_and_hold)
+
+kind, place = sys.argv[2].split()
+if kind == "step":
+    hold_after(AmcTrainer, "training_step", lambda trainer, *_: trainer.state.global_step == int(place) - 1)
+else:
+    hold_after(TrainerState, "save_to_json", lambda state, path: place in path)
+sys.exit(main(sys.argv[3:]))
 """
 
 
-def kill_at(folder, processes: int, command: list[str], is_reached) -> None:
-    """Starts a command, and kills it when it is as far as wanted."""
-    logs = folder.with_name("logs")
-    started = fault_tolerance.start(logs, processes, command)
-    assert fault_tolerance.wait_for(logs, started, is_reached), (logs / "log-0.txt").read_text()[-2000:]
+def kill_at(moment: str, folder, processes: int, command: list[str]) -> None:
+    """Starts a command and kills it at a moment: "step NUMBER", or "save FOLDER", after its state is written."""
+    logs, reached = folder.with_name("logs"), folder.with_name(f"at {moment}")
+    words = command[command.index("train") :]
+    held = [sys.executable, "-c", HELD_COMMAND, str(reached), moment, *words]
+    started = fault_tolerance.start(logs, processes, held)
+    files = [reached.with_name(f"{reached.name}-{rank}") for rank in range(processes)]
+    are_there = fault_tolerance.wait_for(logs, started, lambda: all(file.exists() for file in files))
     fault_tolerance.kill(started)
+    assert are_there, (logs / "log-0.txt").read_text()[-2000:]
 
 
 @pytest.mark.slow
@@ -500,13 +516,14 @@ def test_a_run_killed_before_its_first_checkpoint_in_a_step_and_in_a_save_ends_w
     workers = ["dataloader_num_workers=2", "dataloader_persistent_workers=true"]
     whole, folder = tmp_path / "whole", tmp_path / "killed"
     command = fault_tolerance.build_command(recipe, folder, *workers)
-    kill_at(folder, 1, command, (folder / "recipe.json").is_file)
-    kill_at(folder, 1, command, (folder / "checkpoint-2").is_dir)
-    words = command[command.index("train") :]
+    kill_at("step 1", folder, 1, command)
+    assert (folder / "recipe.json").is_file() and not list_checkpoints(folder)
+    kill_at("step 4", folder, 1, command)
+    assert fault_tolerance.find_newest(folder) == 2
     unfinished = folder / ".unfinished-checkpoint-6"
-    kill_at(folder, 1, [sys.executable, "-c", SLOW_SAVES, *words], (unfinished / "trainer_state.json").is_file)
+    kill_at(f"save {unfinished.name}", folder, 1, command)
     assert unfinished.is_dir() and not (folder / "checkpoint-6").exists()
-    assert main(words) == 0
+    assert main(command[command.index("train") :]) == 0
     command = fault_tolerance.build_command(recipe, whole, *workers)
     assert main(command[command.index("train") :]) == 0
     digests = fault_tolerance.read_digests(whole)
@@ -521,6 +538,7 @@ def test_a_run_on_two_processes_ends_with_the_same_bits(tmp_path):
     for target in (whole, folder):
         command = fault_tolerance.build_command(recipe, target, "dataloader_num_workers=1")
         if target == folder:
-            kill_at(folder, 2, command, (folder / "checkpoint-4").is_dir)
+            kill_at("step 5", folder, 2, command)
+            assert fault_tolerance.find_newest(folder) == 4
         fault_tolerance.finish(tmp_path / "logs", fault_tolerance.start(tmp_path / "logs", 2, command))
     assert fault_tolerance.read_digests(folder) == fault_tolerance.read_digests(whole)

@@ -23,7 +23,7 @@ from albef_amc.trainer.reliability.run_lock import lock_folder
 
 with lock_folder(sys.argv[1]):
     if sys.argv[2:] == ["fork"] and os.fork() == 0:
-        time.sleep(60)  # a worker that outlives the run
+        time.sleep(600)  # a worker that outlives the run; the test ends it
         os._exit(0)
     print("held", flush=True)
     sys.stdin.read()

@@ -12,7 +12,7 @@ import time
 
 import pytest
 import torch
-from testing_utils import PROJECT_FOLDER, build_rows, build_tiny_processor
+from testing_utils import PATIENCE, PROJECT_FOLDER, build_rows, build_tiny_processor
 from transformers import TrainerCallback
 
 from albef_amc.trainer import AmcConfig, AmcTrainer
@@ -321,7 +321,7 @@ torch.distributed.destroy_process_group()
 def test_two_processes_agree_on_a_skip_and_on_stopping(tmp_path):
     program = [sys.executable, "-c", textwrap.dedent(TWO_PROCESSES), os.pathsep.join(sys.path), str(tmp_path)]
     for process in fault_tolerance.start(tmp_path, 2, program):
-        assert process.wait(timeout=200) == 0, (tmp_path / "log-0.txt").read_text()
+        assert process.wait(timeout=PATIENCE) == 0, (tmp_path / "log-0.txt").read_text()
     logs = [(tmp_path / f"log-{rank}.txt").read_text() for rank in (0, 1)]
     results = [json.loads(line[7:]) for log in logs for line in log.splitlines() if line.startswith("RESULT ")]
     assert results[0] == results[1]
@@ -350,9 +350,9 @@ def endless_recipe(tmp_path, tiny_pretraining_model):
     return recipe
 
 
-def start_command(recipe, folder) -> subprocess.Popen:
-    program = ["-m", "albef_amc.cli.main", "train", str(recipe), "--output-dir", str(folder)]
-    return subprocess.Popen([sys.executable, *program], stderr=subprocess.PIPE, text=True)
+def start_command(program: list[str], recipe, folder) -> subprocess.Popen:
+    words = ["train", str(recipe), "--output-dir", str(folder)]
+    return subprocess.Popen([sys.executable, *program, *words], stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
@@ -363,10 +363,10 @@ def test_the_command_ends_with_the_status_of_its_signal_and_says_how_to_go_on(
     number, status, name, endless_recipe, tmp_path
 ):
     folder = tmp_path / "run"
-    process = start_command(endless_recipe, folder)
+    process = start_command(["-m", "albef_amc.cli.main"], endless_recipe, folder)
     fault_tolerance.wait_for(tmp_path, [process], lambda: any(folder.glob("checkpoint-*")))
     process.send_signal(number)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == status, error[-2000:]
     (checkpoint,) = folder.glob("checkpoint-*")
     assert f"stopped by {name}; {checkpoint} is saved. Go on with the same command and `--resume`" in error
@@ -374,12 +374,30 @@ def test_the_command_ends_with_the_status_of_its_signal_and_says_how_to_go_on(
     assert find_damage(checkpoint) is None
 
 
+# The command takes its folder, says so with a file, and waits where it would build the model.
+HELD_BEFORE_TRAINING = """
+import sys, time
+from pathlib import Path
+from albef_amc import AlbefForPreTraining
+from albef_amc.cli.main import main
+
+def wait(model, config):
+    Path(sys.argv[1]).touch()
+    time.sleep(600)
+
+AlbefForPreTraining.__init__ = wait
+sys.exit(main(sys.argv[2:]))
+"""
+
+
 @pytest.mark.slow
 def test_ctrl_c_before_training_ends_the_command_without_a_word(endless_recipe, tmp_path):
-    process = start_command(endless_recipe, tmp_path / "run")
-    fault_tolerance.wait_for(tmp_path, [process], (tmp_path / "run" / ".lock").is_file)  # the model comes next
+    waits = tmp_path / "waits"
+    process = start_command(["-c", HELD_BEFORE_TRAINING, str(waits)], endless_recipe, tmp_path / "run")
+    assert fault_tolerance.wait_for(tmp_path, [process], waits.is_file)
+    assert (tmp_path / "run" / ".lock").is_file()
     process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 130, error[-2000:]
     assert "Traceback" not in error and "resume" not in error
     assert not (tmp_path / "run").exists()

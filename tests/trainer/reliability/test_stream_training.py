@@ -11,7 +11,7 @@ import datasets
 import pytest
 import torch
 from datasets.distributed import split_dataset_by_node
-from testing_utils import PROJECT_FOLDER, build_rows, build_tiny_config, build_tiny_processor
+from testing_utils import PATIENCE, PROJECT_FOLDER, build_rows, build_tiny_config, build_tiny_processor
 from torch.utils.data import DataLoader
 
 from albef_amc import AlbefForPreTraining
@@ -288,7 +288,7 @@ def test_few_files_are_divided_by_row_groups(stream, phrase_parquet, tmp_path):
 
 
 KILLED = """
-import json, os, signal, sys
+import json, os, signal, sys, time
 sys.path[:0] = sys.argv[1].split(os.pathsep)
 import torch
 from transformers import TrainerCallback
@@ -298,8 +298,13 @@ from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.data.mixtures import Mixture
 
 class KillsAtStep(TrainerCallback):
+    # Ends this process when the other one is as far: none waits for the other in a collective operation.
+
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == 4:
+            open(f"{sys.argv[2]}/reached-{args.process_index}", "w").close()
+            while not os.path.exists(f"{sys.argv[2]}/reached-{1 - args.process_index}"):
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
 def train(folder, resume=False, callbacks=()):
@@ -336,7 +341,7 @@ def test_two_processes_with_two_workers_each_are_killed_and_go_on_with_the_rows_
     for expected in (-9, 0):
         folder = tmp_path / f"log{expected}"
         for process in fault_tolerance.start(folder, 2, program):
-            assert process.wait(timeout=200) == expected, (folder / "log-0.txt").read_text()
+            assert process.wait(timeout=PATIENCE) == expected, (folder / "log-0.txt").read_text()
         logs = [(folder / f"log-{rank}.txt").read_text() for rank in (0, 1)]
         results.append([json.loads(line[7:]) for log in logs for line in log.splitlines() if line[:7] == "RESULT "])
     whole, resumed = results
