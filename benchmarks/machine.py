@@ -12,7 +12,7 @@ import torch
 import transformers
 
 CPU_FILE = Path("/proc/cpuinfo")
-PLACE_OPTIONS = ("--folder", "--output")  # of one machine, and without effect on what is measured
+PLACE_OPTIONS = ("--folder", "--other", "--output")  # of one machine, and without effect on what is measured
 RESULTS_FOLDER = Path(__file__).parent / "results"
 
 
