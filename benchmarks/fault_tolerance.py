@@ -5,7 +5,7 @@
 
 A kill is SIGKILL to every process of the command, one shortly after the other, at any moment of its life: during the
 imports, before the first checkpoint, in a step, in a save, after the last checkpoint. A seed draws the moments, in one
-of four ways (`WAYS`), since most of the life of so small a run is imports. Dropout, augmentation,
+of four ways (`WAYS`), since imports take most of the time of so small a run. Dropout, augmentation,
 accumulation, an evaluation and a save every other step are on. The weights, momentum copies, queues and numbers of the
 run must be those of an uninterrupted run, no step may follow the last one, and resuming the finished run once more
 must change no file.
@@ -45,7 +45,7 @@ UNINTERRUPTED = "uninterrupted"
 STEPS_OF_A_SAVE = 2
 # How often each way of choosing the moment is drawn.
 WAYS = {"any moment": 6, "in the steps": 8, "in a save": 4, "after the last checkpoint": 2}
-CHANCE_TO_END = 0.4  # that a run which lacks its end alone is left alone
+CHANCE_TO_END = 0.4  # that a run which only lacks its end is not killed
 RECIPE = """
 model: {{config: {config}, vocabulary: data}}
 train_data: {{name: synthetic, split: train, num_train_scenes: 12, num_validation_scenes: 4, num_test_scenes: 4,
@@ -227,8 +227,8 @@ def kill_and_resume(
     draws, kills = random.Random(seed), []
     logs, command = folder.with_name(f"{folder.name}-logs"), build_command(recipe, folder)
     while True:
-        lacks_end_alone = find_newest(folder) == steps
-        is_killed = len(kills) < num_kills and not (lacks_end_alone and draws.random() < CHANCE_TO_END)
+        only_lacks_end = find_newest(folder) == steps
+        is_killed = len(kills) < num_kills and not (only_lacks_end and draws.random() < CHANCE_TO_END)
         way = draws.choices([*WAYS], [*WAYS.values()])[0] if is_killed else UNINTERRUPTED
         life = Life(folder, logs, processes, steps, command)
         if way == UNINTERRUPTED or not life.reach(way, draws, usual_seconds):
@@ -244,10 +244,10 @@ def measure(processes: int, num_kills: int, steps: int) -> dict:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         recipe = write_recipe(place, steps)
-        whole, logs = place / "whole", place / "whole-logs"
-        for target in (whole, place / "again"):  # the second one finds the data made, as most do
+        complete, logs = place / "complete", place / "complete-logs"
+        for target in (complete, place / "again"):  # the second one finds the data made, as most do
             usual_seconds = Life(target, logs, processes, steps, build_command(recipe, target)).end()
-        expected = read_digests(whole)
+        expected = read_digests(complete)
         kills, equal, last_steps, unchanged = [], [read_digests(place / "again") == expected], [], []
         while len(kills) < num_kills:
             number = len(last_steps)

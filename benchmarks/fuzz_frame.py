@@ -127,7 +127,7 @@ class Category:
 
     Args:
         name (`str`): in the table.
-        build (callable): makes the clean input of a number, anew at every call.
+        build (callable): makes the clean input of a number, a new one at every call.
         read (callable): code of the package; from an input to an output that can be compared.
         num_clean (`int`): different clean inputs.
         mutations (`dict`): name -> function of a clean input and a generator to (input, expectation).
@@ -195,7 +195,7 @@ def collecting_messages() -> Iterator[list[str]]:
 
 @contextmanager
 def limiting_time(working: float, waiting: float) -> Iterator[None]:
-    """Raises [`TookTooLong`] in the block after some seconds of work, or of waiting; in the main thread alone."""
+    """Raises [`TookTooLong`] in the block after some seconds of work, or of waiting; only in the main thread."""
 
     def stop(*_: Any) -> None:
         raise TookTooLong
@@ -268,7 +268,7 @@ def find_difference(found: Any, clean: Any, place: str = "output") -> str:
 
 
 def iterate_cases(category: Category, count: int, seed: int) -> Iterator[tuple[Case, int]]:
-    """Cases of a category with the number of their clean input: its mutations in turn, each drawn anew."""
+    """Cases of a category with the number of their clean input: its mutations in turn, each with new draws."""
     names = list(category.mutations)
     for number in range(count):
         generator = np.random.default_rng([seed, number, *category.name.encode()])

@@ -1,7 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Every message that says that an input was repaired or skipped, collected from the source of the package.
 
-python benchmarks/fuzz_repairs.py    # writes the tables of docs/input-checks.md anew
+python benchmarks/fuzz_repairs.py    # rewrites the tables of docs/input-checks.md
 """
 
 import ast

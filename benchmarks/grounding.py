@@ -8,11 +8,11 @@
     python benchmarks/grounding.py --quick    # a small model, to see that it runs
     python benchmarks/grounding.py --device cuda --precision bfloat16
 
-The released way (benchmarks/released.py) runs on the same layers and weights, in the same process; the sides take
-turns after a warm-up and medians are compared, turn by turn. Operations are counted as they run, and compared with the
-rate of a large matrix product that is measured between the turns. Peak memory is that of a process of its own per
-side, the interpreter and libraries included. Both sides must give the same heatmaps. `ground_medium` is the same call
-after `torch.set_float32_matmul_precision("medium")`, `ground_bfloat16` with weights in bfloat16.
+The released implementation (benchmarks/released.py) runs on the same layers and weights, in the same process; the
+sides take turns after a warm-up and medians are compared, turn by turn. Operations are counted as they run, and
+compared with the rate of a large matrix product that is measured between the turns. Peak memory is that of a process
+of its own per side, the interpreter and libraries included. Both sides must give the same heatmaps. `ground_medium` is
+the same call after `torch.set_float32_matmul_precision("medium")`, `ground_bfloat16` with weights in bfloat16.
 """
 
 import argparse
@@ -46,7 +46,7 @@ Inputs = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: images with as many phrases each, of 0.6 x `length` to `length` pieces."""
+    """What is measured: images with as many phrases each, of 0.6 x `length` to `length` tokens."""
 
     phrases: int = 14
     images: int = 1
@@ -56,7 +56,7 @@ class Case:
     def __str__(self) -> str:
         images = "" if self.images == 1 else f"{self.images} images, "
         phrases = "phrase" if self.phrases == 1 else "phrases"
-        return f"{images}{self.phrases} {phrases} per image, {self.size} px, up to {self.length} pieces"
+        return f"{images}{self.phrases} {phrases} per image, {self.size} px, up to {self.length} tokens"
 
 
 CASES = (Case(14), Case(8, size=384), Case(1))
@@ -70,11 +70,11 @@ SWEEP_LABELS = {
     "phrases": "phrases per image",
     "images": "images of 4 phrases in a batch",
     "size": "image size in pixels",
-    "length": "longest phrase in pieces",
+    "length": "longest phrase in tokens",
 }
 GAINS = {
     "released": RELEASED,
-    "gradients of activations alone": replace(RELEASED, all_parameters=False),
+    "gradients of activations only": replace(RELEASED, all_parameters=False),
     "and each image once": replace(RELEASED, all_parameters=False, image_per_phrase=False),
     "and its keys and values once": replace(
         RELEASED, all_parameters=False, image_per_phrase=False, keys_per_pass=False
@@ -213,7 +213,7 @@ def measure_sweeps(arguments: argparse.Namespace) -> dict[str, list[dict[str, An
 
 
 def compare_habits(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The released way with one habit less at a time, then `ground()`; with the operators that take most time."""
+    """The released implementation with one more habit removed each time, then `ground()`; with a profile of each."""
     model = build_model(arguments.quick, device=arguments.device, precision=arguments.precision)
     inputs = build_inputs(CASES[0], arguments.device)
     sides: dict[str, Callable] = {
@@ -263,7 +263,7 @@ def main() -> None:
         rows = measure_table(arguments)
         write({"cases": rows}, "_compiled" * arguments.compile)
         names = ("case", "speed_ratio", "flop_bound", "memory_share")
-        print_table("released way = 1", [{name: row[name] for name in names} | row["speed_ratios"] for row in rows])
+        print_table("released = 1", [{name: row[name] for name in names} | row["speed_ratios"] for row in rows])
 
 
 if __name__ == "__main__":

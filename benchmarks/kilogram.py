@@ -4,7 +4,7 @@
     python benchmarks/kilogram.py DATA_ROOT            # all of KiloGram (some minutes)
     python benchmarks/kilogram.py DATA_ROOT --quick    # every hundredth annotation
 
-Pictures are decoded from the rows and polygons drawn anew by another rule than the builder's (half-planes, centres of
+Pictures are decoded from the rows and polygons redrawn by another rule than the builder's (half-planes, centres of
 pixels). Pixels whose centre lies on an edge are not compared. Where the drawing itself overlaps, a pixel of a part may
 show a piece of another one: these are counted, and all others that differ.
 """

@@ -6,7 +6,7 @@
 
 All sides make the same batches with the same collator. `image_files` reads a list of annotations, opens the file of
 each image in a loop, and has no workers; `map_style` and `streamed` are what the trainer reads, with 0, 1 and 2
-workers. `rows_only` is the reading alone, without decoding and the collator. Without workers, the sides also make
+workers. `rows_only` only reads, without decoding and the collator. Without workers, the sides also make
 batches of other image sizes and of other numbers of phrases. Sides take turns; medians are compared.
 """
 
@@ -94,7 +94,7 @@ def write_parquet(folder: Path, records: list[dict]) -> None:
 
 
 def build_collator(image_size: int) -> DataCollatorForGrounding:
-    """That of training, with augmentation and masked pieces."""
+    """That of training, with augmentation and masked tokens."""
     tokenizer = build_tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
     processor = AlbefProcessor(AlbefImageProcessor(size=image_size), tokenizer)
     return DataCollatorForGrounding(processor, augmentation=GroundingAugmentation(), mlm_probability=0.15)
@@ -199,8 +199,8 @@ def measure_all(folder: Path, num_rows: int, rounds: int) -> dict[str, Any]:
     sides = {count: Sides(folder / f"phrases_{count}", paths, count) for count in PHRASES_PER_IMAGE}
     usual = sides[PHRASES]
     batches = measure(usual.list_batches(), num_rows, rounds)
-    alone = {name: batches[name] for name in usual.list_batches(workers=(0,))}
-    against_size, against_phrases = {IMAGE_SIZE: alone}, {PHRASES: alone}
+    of_size = {name: batches[name] for name in usual.list_batches(workers=(0,))}
+    against_size, against_phrases = {IMAGE_SIZE: of_size}, {PHRASES: of_size}
     for size in set(IMAGE_SIZES) - {IMAGE_SIZE}:
         against_size[size] = measure(usual.list_batches(size, workers=(0,)), num_rows, rounds)
     for count in set(PHRASES_PER_IMAGE) - {PHRASES}:

@@ -3,9 +3,9 @@
 
 Its habits that cost time, from reading it: every phrase has its image encoded again, in evaluation and in training;
 every fusion pass projects the keys and values of its images again; evaluation differentiates the score with respect
-to every parameter; the vocabulary projection runs on every piece, padding included; attention probabilities are
-stored in every layer; weights are averaged and updated in a loop over tensors. Each habit can be left out, to see what
-it costs.
+to every parameter; the vocabulary projection runs on every token, padding included; attention probabilities are
+stored in every layer; weights are averaged and updated in a loop over tensors. Each habit can be switched off, to see
+what it costs.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ class Habits:
     image_per_phrase: bool = True
     keys_per_pass: bool = True
     all_parameters: bool = True
-    whole_vocabulary: bool = True
+    all_vocabulary: bool = True
     eager_attention: bool = True
     loops_over_tensors: bool = True
 
@@ -180,7 +180,7 @@ class ReleasedTraining:
     def _predict_words(self, output: Any, image_embeds: Any, momentum_image_embeds: Any, shared: Any) -> None:
         ids, labels = self.inputs["mlm_input_ids"], self.inputs["mlm_labels"]
         read = labels != IGNORED_LABEL
-        if self.habits.whole_vocabulary:
+        if self.habits.all_vocabulary:
             read = torch.ones_like(read)
         layout = build_layout(self.mask, self.images, len(self.pixel_values), keep_padding=True)
         states = self.text_model.encode(ids, layout)

@@ -9,7 +9,7 @@ All sides run on the same layers, random weights and inputs, and encode every im
 
 - `every_pair` fuses every caption with every image;
 - `released` fuses every image with its k best captions by contrastive similarity, then every caption with its k best
-  images. As in the released code each query is a batch of its own, captions are padded to 30 pieces, and keys and
+  images. As in the released code each query is a batch of its own, captions are padded to 30 tokens, and keys and
   values are projected again for every pair;
 - `two_stage` is what `AlbefForImageTextRetrieval` does, in the matching class, which has no momentum copies. The
   shortlists are the same. A pair of both is scored once, keys and values are projected once an image, the captions of
@@ -38,7 +38,7 @@ from albef_amc.layout_albef import build_layout
 from albef_amc.matching_albef import NOT_LISTED
 
 CAPTIONS_PER_IMAGE = 5
-MAX_PIECES, SHORTEST, LONGEST = 30, 8, 20  # padded length of the released code; pieces of a caption
+MAX_TOKENS, SHORTEST, LONGEST = 30, 8, 20  # padded length of the released code; tokens of a caption
 IMAGE_BATCH, CAPTION_BATCH = 16, 256
 PAIRS_WITH_IMAGES = 64  # pairs at once that have image tokens of their own; more are slower and take more memory
 TOLERANCE = 1e-5
@@ -82,11 +82,11 @@ class Inputs:
 
     @classmethod
     def build(cls, size: Size) -> "Inputs":
-        """Smooth coloured pictures, kept small, and captions of 8 to 20 pieces."""
+        """Smooth coloured pictures, kept small, and captions of 8 to 20 tokens."""
         generator = torch.Generator().manual_seed(1)
         lengths = torch.randint(SHORTEST, LONGEST + 1, (size.captions,), generator=generator)
-        attention_mask = (torch.arange(MAX_PIECES)[None, :] < lengths[:, None]).long()
-        input_ids = torch.randint(1000, 30000, (size.captions, MAX_PIECES), generator=generator) * attention_mask
+        attention_mask = (torch.arange(MAX_TOKENS)[None, :] < lengths[:, None]).long()
+        input_ids = torch.randint(1000, 30000, (size.captions, MAX_TOKENS), generator=generator) * attention_mask
         input_ids[:, 0] = 101
         coarse_images = torch.randn(size.images, 3, 4, 4, generator=generator)
         return cls(coarse_images, size.vision.get("image_size", 256), input_ids, attention_mask)

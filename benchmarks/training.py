@@ -4,7 +4,7 @@
     python benchmarks/training.py            # full size, 256 px: 4 images with 1, 4 and 8 phrases each
     python benchmarks/training.py --sweep    # cost against phrases, images, image size and length, with plots
     python benchmarks/training.py --amc      # what AMC adds to a step, with 1 and 8 phrases per image
-    python benchmarks/training.py --memory   # the peak memory of these cases alone
+    python benchmarks/training.py --memory   # only the peak memory of these cases
     python benchmarks/training.py --gains    # what each habit of the released code costs, with a profile
     python benchmarks/training.py --quick    # a small model, to see that it runs
     python benchmarks/training.py --device cuda --images 32 --phrases 4
@@ -61,11 +61,11 @@ GAINS = {
     "released": RELEASED,
     "each image once": replace(RELEASED, image_per_phrase=False),
     "and its keys and values once": replace(RELEASED, image_per_phrase=False, keys_per_pass=False),
-    "and scores of masked words alone": replace(
-        RELEASED, image_per_phrase=False, keys_per_pass=False, whole_vocabulary=False
+    "and scores of masked words only": replace(
+        RELEASED, image_per_phrase=False, keys_per_pass=False, all_vocabulary=False
     ),
     "and fused updates": replace(
-        RELEASED, image_per_phrase=False, keys_per_pass=False, whole_vocabulary=False, loops_over_tensors=False
+        RELEASED, image_per_phrase=False, keys_per_pass=False, all_vocabulary=False, loops_over_tensors=False
     ),
 }
 
@@ -84,7 +84,7 @@ def build_model(arguments: argparse.Namespace, size: int = 256) -> AlbefForPreTr
 
 
 def build_inputs(case: Case, device: str = "cpu") -> Inputs:
-    """Images and phrases; a region each, 15 % of the pieces masked, negatives of the next image."""
+    """Images and phrases; a region each, 15 % of the tokens masked, negatives of the next image."""
     inputs, generator = build_phrases(case), torch.Generator().manual_seed(2)
     input_ids, image_index = inputs["input_ids"], inputs["image_index"]
     is_masked = (torch.rand(input_ids.shape, generator=generator) < MASKED_SHARE) & inputs["attention_mask"].bool()
@@ -286,7 +286,7 @@ def measure_sweeps(arguments: argparse.Namespace, folder: str) -> dict[str, list
 
 
 def compare_habits(arguments: argparse.Namespace, folder: str) -> list[dict[str, Any]]:
-    """The released way with one habit less at a time, then `AmcTrainer`; with the operators that take most time."""
+    """The released implementation with one more habit removed each time, then `AmcTrainer`; with a profile of each."""
     case = Case(4, images=2)
     model, inputs = build_model(arguments), build_inputs(case, arguments.device)
 
@@ -355,7 +355,8 @@ def main() -> None:
             write({"cases": rows})
             names = ("case", "speed_ratio", "flop_bound", "amc_share")
             print_table(
-                "released way = 1", [{name: row[name] for name in names} | row["speed_ratios"] for row in rows]
+                "released = 1",
+                [{name: row[name] for name in names} | row["speed_ratios"] for row in rows],
             )
 
 
