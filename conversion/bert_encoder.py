@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""BERT of transformers, read as ALBEF's text and fusion encoder; this file is never shipped with a checkpoint."""
+"""Reads a BERT of transformers as ALBEF's text and fusion encoder."""
 
 import os
 import re
@@ -9,13 +9,13 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
 
 from albef_amc.checkpoint_files_albef import CONFIG_FILE
-from albef_amc.conversion.encoder_files import EncoderWeights, build_unreachable_error, find_file
-from albef_amc.conversion.original_names import rename_original_key
-from albef_amc.conversion.weight_files import list_names
+from albef_amc.conversion.original_checkpoints import rename_original_key
+from albef_amc.conversion.report import list_names
+from albef_amc.conversion.weight_files import EncoderWeights, build_unreachable_error, find_file
 from albef_amc.saving_albef import is_safetensors_error
 from albef_amc.text_files_albef import load_json
 
-# What our layers compute; a BERT that is configured otherwise is refused.
+# What our layers compute; a BERT with other settings is refused.
 REQUIRED = {
     "hidden_act": "gelu",
     "position_embedding_type": "absolute",
@@ -35,13 +35,13 @@ SHAPES = (
 SETTINGS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "pad_token_id")
 SPECIAL_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
-OFFSET_TYPES = ("roberta", "camembert")  # their positions begin behind the id of padding
+OFFSET_TYPES = ("roberta", "camembert")  # their positions begin after the id of padding
 
 HEAD, TIED = "cls.predictions.", "cls.predictions.decoder.weight"
 IGNORED = (
     (r"(^|\.)pooler\.", "pooler of BERT"),
     (r"\.seq_relationship\.", "next-sentence head of BERT"),
-    (r"", "entries without a place in BERT"),
+    (r"", "entries that BERT does not have"),
 )
 
 
@@ -53,7 +53,7 @@ def read_text_encoder(text: str | os.PathLike) -> EncoderWeights:
 
     Raises:
         FileNotFoundError: there is no such folder or repository.
-        ValueError: a model that is no BERT, or one that ALBEF's text encoder cannot represent.
+        ValueError: a model that is not a BERT, or one that ALBEF's text encoder cannot represent.
     """
     source = os.path.expanduser(os.fspath(text))
     config = _read_config(source)
@@ -67,7 +67,7 @@ def read_text_encoder(text: str | os.PathLike) -> EncoderWeights:
     has_head = not any(name.startswith(HEAD) for name in missing)
     state = model.state_dict()
     if has_head and not torch.equal(state[TIED], model.get_input_embeddings().weight):
-        encoder.ignored["ALBEF reads words out with the word embeddings"] = [TIED]
+        encoder.ignored["ALBEF predicts words with the word embeddings"] = [TIED]
     for name, tensor in state.items():
         if name != TIED and (has_head or not name.startswith(HEAD)):
             encoder.state[rename_original_key(f"text_encoder.{name}")] = tensor
@@ -82,7 +82,7 @@ def read_tokenizer(text: str | os.PathLike, vocab_size: int) -> PreTrainedTokeni
         vocab_size (`int`): word embeddings of the model.
 
     Raises:
-        ValueError: the tokenizer has more pieces than the model, or lacks a special one.
+        ValueError: the tokenizer has more tokens than the model, or lacks a special one.
     """
     source = os.path.expanduser(os.fspath(text))
     if all(find_file("text", source, name, required=False) is None for name in TOKENIZER_FILES):
@@ -90,7 +90,7 @@ def read_tokenizer(text: str | os.PathLike, vocab_size: int) -> PreTrainedTokeni
     tokenizer = AutoTokenizer.from_pretrained(source)
     if len(tokenizer) > vocab_size:
         raise ValueError(
-            f"`text`: the tokenizer of {source} has {len(tokenizer)} pieces but the model {vocab_size} word "
+            f"`text`: the tokenizer of {source} has {len(tokenizer)} tokens but the model {vocab_size} word "
             "embeddings. Give the folder of a model with its own tokenizer."
         )
     missing = [name.removesuffix("_id") for name in SPECIAL_IDS if getattr(tokenizer, name) is None]
@@ -109,7 +109,7 @@ def _read_config(source: str) -> BertConfig:
     if model_type != BertConfig.model_type:
         reason = ""
         if any(part in str(model_type) for part in OFFSET_TYPES):
-            reason = " Its positions begin behind the id of padding, and its pieces are no word pieces of BERT."
+            reason = " Its positions begin after the id of padding, and its tokens are not those of BERT."
         raise ValueError(
             f"`text`: {source} has the `model_type` {model_type!r}; ALBEF's text encoder is a BERT.{reason} Give a "
             "model of type 'bert', such as `google-bert/bert-base-uncased`."
@@ -117,25 +117,25 @@ def _read_config(source: str) -> BertConfig:
     for name, required in REQUIRED.items():
         if values.get(name, required) != required:
             raise ValueError(
-                f"`text`: {source} has `{name}` {values[name]!r}; ALBEF's text encoder has {required!r} alone. Use a "
+                f"`text`: {source} has `{name}` {values[name]!r}; ALBEF's text encoder has only {required!r}. Use a "
                 "BERT that was trained with it."
             )
     config = BertConfig.from_dict(values)
     if config.num_hidden_layers < 2:
         raise ValueError(
-            f"`text`: {source} has {config.num_hidden_layers} layer; ALBEF needs two at least, one for the text and "
+            f"`text`: {source} has {config.num_hidden_layers} layer; ALBEF needs at least two, one for the text and "
             "one for the fusion with the image. Use a deeper BERT."
         )
     if config.hidden_size % config.num_attention_heads:
         raise ValueError(
-            f"`text`: {source} has the width {config.hidden_size}, which is no multiple of its "
+            f"`text`: {source} has the width {config.hidden_size}, which is not a multiple of its "
             f"{config.num_attention_heads} attention heads. Correct its `config.json`."
         )
     return config
 
 
 def _load(source: str, config: BertConfig) -> tuple[BertForMaskedLM, list[str], list[str]]:
-    """The model, the names of weights that the checkpoint lacks, and those of entries without a place."""
+    """The model, the names of weights that the checkpoint lacks, and those of entries that the model lacks."""
     options: dict[str, Any] = {"config": config, "dtype": torch.float32, "output_loading_info": True}
     try:
         model, information = BertForMaskedLM.from_pretrained(source, **options)

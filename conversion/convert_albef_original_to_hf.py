@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Original checkpoints of ALBEF and AMC to checkpoint folders; this file is never shipped with one."""
+"""Converts original checkpoints of ALBEF and AMC to checkpoint folders."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,23 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from albef_amc.configuration_albef import AlbefConfig, AlbefVisionConfig
-from albef_amc.conversion.original_kinds import OriginalKind, find_kind, list_kinds
-from albef_amc.conversion.original_names import IMAGES_PER_TEXT, find_ignored_reason, infer_config, rename_original_key
-from albef_amc.conversion.report import ConversionReport, IncompleteCheckpointError
-from albef_amc.conversion.weight_files import check_output_dir, list_names, load_original_state_dict, written_whole
-from albef_amc.encoders_albef import resize_position_embeddings
+from albef_amc.conversion.original_checkpoints import (
+    IMAGES_PER_TEXT,
+    OriginalKind,
+    find_ignored_reason,
+    find_kind,
+    infer_config,
+    list_kinds,
+    rename_original_key,
+)
+from albef_amc.conversion.report import ConversionReport, IncompleteCheckpointError, list_names
+from albef_amc.conversion.weight_files import (
+    check_output_dir,
+    check_values,
+    load_original_state_dict,
+    resize_positions,
+    written_whole,
+)
 from albef_amc.image_processing_albef import AlbefImageProcessor
 from albef_amc.pretrained_albef import AlbefPreTrainedModel
 from albef_amc.pretraining_losses_albef import UNKNOWN_IMAGE_ID
@@ -47,15 +59,15 @@ def convert_checkpoint(
 ) -> ConversionReport:
     """Convert an original checkpoint of ALBEF or AMC to a checkpoint folder with its processor.
 
-    The names of its entries tell which of the published models it is. The folder appears complete or not at all: it
-    is written beside its place and renamed.
+    The names of its entries show which of the published models it is. The folder appears complete or not at all: it
+    is written under another name and renamed.
 
     Args:
         path (`str` or `Path`): original `.pth`, `{'model': state_dict, ...}` or the state dict alone. It is read
-            without running any code that it may hold.
+            without running any code in it.
         output_dir (`str` or `Path`): folder to write.
-        vocab (`str`, `Path` or sequence of `str`): BERT's `vocab.txt`, or its pieces.
-        overrides (`Mapping[str, Any]`, *optional*): configuration values that the tensors do not tell, by dotted name
+        vocab (`str`, `Path` or sequence of `str`): BERT's `vocab.txt`, or its tokens.
+        overrides (`Mapping[str, Any]`, *optional*): configuration values that the tensors do not show, by dotted name
             (`{"vision_config.num_attention_heads": 4, "explanation_layer": 4}`).
         image_size (`int`, *optional*): resize the position embeddings for images of this side in pixels.
         keep_momentum (`bool`, defaults to `False`): keep momentum copies and queues, to train on. A pre-training
@@ -72,8 +84,8 @@ def convert_checkpoint(
     dtype = dtype or torch.float32
     if keep_momentum and dtype != torch.float32:
         raise ValueError(
-            f"momentum copies and queues stay float32: with {dtype} they would stop moving. Leave out `dtype` or "
-            "`keep_momentum`."
+            f"momentum copies and queues stay float32: with {dtype} they would stop moving. Do not give `dtype` "
+            "or do not give `keep_momentum`."
         )
     output_dir = Path(output_dir).expanduser().resolve()
     check_output_dir(output_dir, overwrite)
@@ -110,7 +122,7 @@ def choose_class(kind: OriginalKind, asked: str | None, keep_momentum: bool, sou
         )
     if keep_momentum and asked != trained_class:
         raise ValueError(
-            f"{asked} has no momentum copies to keep. Leave out `keep_momentum`, or write {trained_class}."
+            f"{asked} has no momentum copies to keep. Do not give `keep_momentum`, or write {trained_class}."
         )
     return asked
 
@@ -118,17 +130,17 @@ def choose_class(kind: OriginalKind, asked: str | None, keep_momentum: bool, sou
 def rename_state_dict(
     original: Mapping[str, torch.Tensor], report: ConversionReport, keep_momentum: bool
 ) -> dict[str, torch.Tensor]:
-    """Rename every entry, sort out what is not needed, and note both in `report`."""
+    """Rename every entry, skip what is not needed, and note both in `report`."""
     state: dict[str, torch.Tensor] = {}
     unused = MODEL_CLASSES[report.model_class]._keys_to_ignore_on_load_unexpected or ()
-    left_out = () if keep_momentum else MOMENTUM
+    skipped = () if keep_momentum else MOMENTUM
     if WORD_HEAD[0] in unused:
-        left_out += (WORD_HEAD,)
+        skipped += (WORD_HEAD,)
     for name, tensor in original.items():
         renamed = rename_original_key(name)
         reason = find_ignored_reason(name)
         if renamed is not None:
-            reason = next((reason for pattern, reason in left_out if re.search(pattern, renamed)), None)
+            reason = next((reason for pattern, reason in skipped if re.search(pattern, renamed)), None)
         if reason is not None:
             report.ignored.setdefault(reason, []).append(name)
         elif renamed is None:
@@ -167,25 +179,20 @@ def resize_images(
 ) -> None:
     """Fit position embeddings and configuration to images of `image_size` pixels a side, and note it in `report`."""
     old_grid = config.vision_config.grid_size
-    # Built anew, so that the size is checked.
+    # A new object, so that the size is checked.
     config.vision_config = AlbefVisionConfig(**{**config.vision_config.to_dict(), "image_size": image_size})
-    new_grid = config.vision_config.grid_size
-    for name in [name for name in state if name.endswith("vision_model.position_embeddings")]:
-        if new_grid != old_grid:
-            resized = resize_position_embeddings(state[name], old_grid, new_grid)
-            report.resized[name] = f"{tuple(state[name].shape)} to {tuple(resized.shape)}"
-            state[name] = resized
+    resize_positions(state, old_grid, config.vision_config.grid_size, report)
 
 
 def _build_matching_tokenizer(
     vocab: str | Path | Sequence[str], config: AlbefConfig, overrides: Mapping[str, Any]
 ) -> PreTrainedTokenizerFast:
-    """Build the tokenizer, check that it has a piece per embedding, and take the special ids from it."""
+    """Build the tokenizer, check that it has a token per embedding, and take the special ids from it."""
     text = config.text_config
     tokenizer = build_tokenizer(vocab, model_max_length=text.max_position_embeddings)
     if len(tokenizer) != text.vocab_size:
         raise ValueError(
-            f"`vocab` has {len(tokenizer)} pieces but the checkpoint {text.vocab_size} word embeddings: phrases would "
+            f"`vocab` has {len(tokenizer)} tokens but the checkpoint {text.vocab_size} word embeddings: phrases would "
             "be read as other words. Use the vocabulary that the checkpoint was trained with."
         )
     for name in ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
@@ -195,7 +202,7 @@ def _build_matching_tokenizer(
 
 
 def find_aliases(model: torch.nn.Module) -> dict[str, str]:
-    """Further names of weights that a model holds under several, each with the first."""
+    """Further names of weights that a model holds under several names, each with the first."""
     owners: dict[int, str] = {}
     names = {name: owners.setdefault(id(tensor), name) for name, tensor in model.state_dict(keep_vars=True).items()}
     return {name: owner for name, owner in names.items() if name != owner}
@@ -218,19 +225,18 @@ def _build_model(
     model.tie_weights()
     aliases = find_aliases(model)
     _join_aliases(state, aliases)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    weights = model.state_dict()
     needless = {
-        name for name in expected if not keep_momentum and any(re.search(pattern, name) for pattern, _ in MOMENTUM)
+        name for name in weights if not keep_momentum and any(re.search(pattern, name) for pattern, _ in MOMENTUM)
     }
-    report.missing = sorted(expected.keys() - state.keys() - aliases.keys() - needless)
+    report.missing = sorted(weights.keys() - state.keys() - aliases.keys() - needless)
     if report.missing:
         raise IncompleteCheckpointError(report)
-    for name in sorted(state.keys() - expected.keys()):
+    for name in sorted(state.keys() - weights.keys()):
         report.unexpected.append(name)
         report.num_converted -= 1
         del state[name]
-    _check_values(state, expected, report)
-    weights = model.state_dict()
+    check_values(state, weights, report.source)
     wrong = [name for name, tensor in state.items() if tensor.is_floating_point() != weights[name].is_floating_point()]
     if wrong:
         kinds = list_names([f"{name} ({state[name].dtype})" for name in wrong])
@@ -245,30 +251,11 @@ def _build_model(
 
 
 def _join_aliases(state: dict[str, torch.Tensor], aliases: Mapping[str, str]) -> None:
-    """Keep one name of every weight that the model holds under several; their values must be equal."""
+    """Keep one name of every weight that the model holds under several names; the values must be equal."""
     for name, owner in aliases.items():
         tied = state.pop(name, None)
         if tied is not None and not torch.equal(tied, state.setdefault(owner, tied)):
             raise ValueError(f"`{name}` differs from `{owner}`, to which ALBEF ties it: the checkpoint is damaged.")
-
-
-def _check_values(
-    state: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, ...]], report: ConversionReport
-) -> None:
-    """Refuse entries of another shape than the model's, and values that are not finite."""
-    misfits = [
-        f"{name} {tuple(tensor.shape)} instead of {expected[name]}"
-        for name, tensor in state.items()
-        if tuple(tensor.shape) != expected[name]
-    ]
-    if misfits:
-        raise ValueError(f"{report.source} has entries of another shape than its architecture: {list_names(misfits)}.")
-    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if broken:
-        raise ValueError(
-            f"{report.source} holds NaN or infinity in {len(broken)} entries: {list_names(broken)}. Its training "
-            "diverged or the file is damaged; use an earlier checkpoint."
-        )
 
 
 def _describe_dimensions(config: AlbefConfig, model_class: str) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Vision transformers of timm, read as ALBEF's image encoder; this file is never shipped with a checkpoint."""
+"""Reads a vision transformer of timm as ALBEF's image encoder."""
 
 import math
 import os
@@ -13,19 +13,19 @@ from safetensors.torch import load_file
 
 from albef_amc.checkpoint_files_albef import CONFIG_FILE
 from albef_amc.configuration.installation import name_installation
-from albef_amc.conversion.encoder_files import EncoderWeights, find_file
-from albef_amc.conversion.original_names import rename_original_key
-from albef_amc.conversion.weight_files import list_names
+from albef_amc.conversion.original_checkpoints import rename_original_key
+from albef_amc.conversion.report import list_names
+from albef_amc.conversion.weight_files import EncoderWeights, find_file
 from albef_amc.text_files_albef import load_json
 
 WEIGHTS_FILE, SUFFIX = "model.safetensors", ".safetensors"
 TIMM_NAME = re.compile(r"(local-dir|hf-hub):.+|[\w.-]+")
-# Attention heads of the published DeiT and ViT (tiny, small, base, large) by width: tensors keep no trace of them.
+# Attention heads of the published DeiT and ViT (tiny, small, base, large) by width: tensors do not show them.
 PUBLISHED_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}
 LAYER_NORM_EPS = 1e-6  # of timm's vision transformers
 GELU = "gelu"
-# Arguments of timm's class that change the function of the same tensors.
-TRACELESS_ARGUMENTS = ("act_layer", "norm_layer", "block_fn", "attn_layer", "mlp_layer")
+# Arguments of timm's class that change what is computed with the same tensors.
+HIDDEN_ARGUMENTS = ("act_layer", "norm_layer", "block_fn", "attn_layer", "mlp_layer")
 
 ENTRIES = ("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", "norm.weight", "norm.bias")
 BLOCK_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
@@ -33,11 +33,11 @@ IGNORED = (
     (r"^(head|pre_logits)\.", "classification head of the vision transformer"),
     (r"^(fc_norm|attn_pool)\.", "pooling of the vision transformer"),
 )
-# What our image encoder cannot represent, by the names that give it away.
+# What our image encoder cannot represent, by the names that show it.
 REFUSED = (
     (r"^(dist_token$|head_dist\.)", "a second class token (distilled DeiT: use the version without distillation)"),
     (r"\.ls[12]\.|\.gamma_[12]$", "layer scale"),
-    (r"^norm_pre\.", "a normalisation in front of the blocks (pre-norm)"),
+    (r"^norm_pre\.", "a normalisation before the blocks (pre-norm)"),
     (r"^reg_token$", "register tokens"),
     (r"\.(q_norm|k_norm|attn\.norm|mlp\.norm)\.", "normalisations inside attention or MLP"),
     (r"rel_pos|relative_position|rope", "relative positions"),
@@ -48,7 +48,7 @@ LACKED = (
     (r"^cls_token$", "a class token"),
     (r"^pos_embed$", "absolute positions"),
     (r"\.qkv\.bias$", "biases of query, key and value"),
-    (r"^norm\.", "the normalisation behind the last block"),
+    (r"^norm\.", "the normalisation after the last block"),
     (r"", "weights that every block has"),
 )
 
@@ -63,20 +63,20 @@ def read_image_encoder(vision: str | os.PathLike) -> EncoderWeights:
     Raises:
         FileNotFoundError: there is no such file, folder or repository.
         ImportError: a name of timm, and timm is not installed.
-        ValueError: a model that is no vision transformer, or one that ALBEF's image encoder cannot represent.
+        ValueError: a model that is not a vision transformer, or one that ALBEF's image encoder cannot represent.
     """
     source = os.path.expanduser(os.fspath(vision))
     if source.endswith(SUFFIX) and not Path(source).exists():
         raise FileNotFoundError(f"`vision`: no file {source}.")
     if TIMM_NAME.fullmatch(source) and not Path(source).exists():
-        state, told = _load_with_timm(source)
+        state, known = _load_with_timm(source)
     else:
-        state, told = _load_files(source)
+        state, known = _load_files(source)
     ignored = _sort_names(source, state)
     kept = {name: tensor for name, tensor in state.items() if not any(name in names for names in ignored.values())}
-    encoder = EncoderWeights(source, {}, {**_read_shapes(source, kept), **told}, ignored=ignored)
-    if "num_attention_heads" not in encoder.told:
-        width = encoder.told["hidden_size"]
+    encoder = EncoderWeights(source, {}, {**_read_shapes(source, kept), **known}, ignored=ignored)
+    if "num_attention_heads" not in encoder.known:
+        width = encoder.known["hidden_size"]
         if width in PUBLISHED_HEADS:
             heads = encoder.assumed["num_attention_heads"] = PUBLISHED_HEADS[width]
             encoder.notes.append(f"vision_config.num_attention_heads = {heads} is assumed (width {width}).")
@@ -89,26 +89,26 @@ def read_image_encoder(vision: str | os.PathLike) -> EncoderWeights:
 
 
 def _load_files(source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Weights, and what `config.json` says beside them, of a file, a folder or a repository."""
-    told: dict[str, Any] = {}
+    """Weights of a file, a folder or a repository, and the values that its `config.json` gives."""
+    known: dict[str, Any] = {}
     path = Path(source)
     if not path.is_file():
         path = find_file("vision", source, WEIGHTS_FILE)
-        told = _read_arguments(source)
+        known = _read_arguments(source)
     try:
-        return load_file(path), told
+        return load_file(path), known
     except SafetensorError as error:
         raise ValueError(
-            f"`vision`: {path} cannot be read ({error}). Give a safetensors file that is whole and holds a vision "
+            f"`vision`: {path} cannot be read ({error}). Give a safetensors file that is complete and holds a vision "
             "transformer with timm's names."
         ) from error
 
 
 def _read_arguments(source: str) -> dict[str, Any]:
-    """What timm's `config.json` tells of our configuration; an error for arguments that we have no place for."""
+    """Values of our configuration in timm's `config.json`; an error for arguments that we cannot represent."""
     path = find_file("vision", source, CONFIG_FILE, required=False)
     arguments = (load_json(path) if path else {}).get("model_args") or {}
-    given = {name: arguments[name] for name in TRACELESS_ARGUMENTS if arguments.get(name) not in (None, GELU)}
+    given = {name: arguments[name] for name in HIDDEN_ARGUMENTS if arguments.get(name) not in (None, GELU)}
     if given:
         raise ValueError(
             f"`vision`: `{CONFIG_FILE}` of {source} sets {given}; ALBEF's image encoder has timm's usual blocks, with "
@@ -118,7 +118,7 @@ def _read_arguments(source: str) -> dict[str, Any]:
 
 
 def _load_with_timm(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Weights of a name of timm, and what timm tells beside them."""
+    """Weights of a name of timm, and the values that its model gives."""
     try:
         import timm
         from timm.models.vision_transformer import Block, VisionTransformer
@@ -143,12 +143,12 @@ def _load_with_timm(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
     activation = blocks[0].mlp.act
     if type(activation).__name__ != "GELU" or getattr(activation, "approximate", "none") != "none":
         raise ValueError(f"`vision`: {name!r} has the activation {activation}; ALBEF's image encoder has exact GELU.")
-    told = {"num_attention_heads": blocks[0].attn.num_heads, "layer_norm_eps": float(blocks[0].norm1.eps)}
-    return model.state_dict(), told
+    known = {"num_attention_heads": blocks[0].attn.num_heads, "layer_norm_eps": float(blocks[0].norm1.eps)}
+    return model.state_dict(), known
 
 
 def _sort_names(source: str, state: dict[str, torch.Tensor]) -> dict[str, list[str]]:
-    """Entries to leave out, by reason; an error if the others are not exactly those of ALBEF's image encoder."""
+    """Entries to ignore, by reason; an error if the others are not exactly those of ALBEF's image encoder."""
     blocks = {int(match[1]) for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}
     if not blocks:
         raise ValueError(
@@ -182,7 +182,7 @@ def _find_meaning(meanings: tuple[tuple[str, str], ...], name: str) -> str | Non
 
 
 def _read_shapes(source: str, state: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Values of [`AlbefVisionConfig`] that shapes tell; an error if positions are no class token and square grid."""
+    """Values of [`AlbefVisionConfig`] that shapes determine; an error without class token and square grid."""
     hidden_size, num_channels, *patch = state["patch_embed.proj.weight"].shape
     num_positions = state["pos_embed"].shape[1]
     if math.isqrt(num_positions - 1) ** 2 != num_positions - 1:

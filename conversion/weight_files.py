@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Files of a conversion: originals are read without running any code they may hold, folders are written whole."""
+"""Weights of a conversion: read without running code, found in a folder or on the Hub, checked, written at once."""
 
 import errno
 import mmap
@@ -8,25 +8,28 @@ import re
 import shutil
 import uuid
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from transformers.utils import cached_file
 
 from albef_amc.checkpoint_files_albef import CONFIG_FILE
 from albef_amc.conversion.pickle_files import PickleLimits, find_pickle_end
-from albef_amc.messages_albef import list_first
+from albef_amc.conversion.report import NAMES_SHOWN, Report, list_names
+from albef_amc.encoders_albef import resize_position_embeddings
 from albef_amc.saving_albef import replace_folder
 
 ZIP_SIGNATURE = b"PK\x03\x04"
-NAMES_SHOWN = 8
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 LARGEST_PICKLE = 2**25  # bytes; names, shapes and settings of the published checkpoints take 200 kB
 PICKLE_LIMITS = PickleLimits(most_operations=2_000_000, most_containers=1_000_000)
 PICKLES_OF_OLD_FILES = 5  # magic number, version, machine, content, names of storages
-# Values that a file may state without holding them, by repeating one number: those of a published checkpoint.
+# Values that a file may claim without holding them, by repeating one number: those of a published checkpoint.
 LARGEST_REPEATED = 2**31  # bytes
 WEIGHT_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32)
 
@@ -106,10 +109,10 @@ def _check_pickles(data: bytes | mmap.mmap, number: int) -> None:
 
 
 def _check_entries(path: Path, state: dict[Any, Any]) -> None:
-    """Refuses entries that are no plain tensors, by name, and values that the file only states."""
+    """Refuses entries that are not plain tensors, by name, and values that the file claims but does not hold."""
     for name, value in state.items():
         if not isinstance(name, str):
-            raise ValueError(f"{path}: the entry {str(name)[:80]!r} of the state dict has a name that is no text.")
+            raise ValueError(f"{path}: the entry {str(name)[:80]!r} of the state dict has a name that is not text.")
         if not isinstance(value, torch.Tensor):
             raise ValueError(
                 f"{path}: the entry `{name}` of the state dict is of the type {type(value).__name__}, expected a "
@@ -131,13 +134,98 @@ def _check_entries(path: Path, state: dict[Any, Any]) -> None:
         )
 
 
-def list_names(names: Sequence[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    return list_first([f"`{name}`" for name in names], NAMES_SHOWN)
+@dataclass
+class EncoderWeights:
+    """A pretrained encoder.
+
+    Args:
+        source (`str`): file, folder, repository or name that it was read from.
+        state (`dict[str, torch.Tensor]`): its weights in float32, under the names of our models.
+        known (`dict[str, Any]`): values of our configuration that its shapes or its configuration determine.
+        assumed (`dict[str, Any]`): defaults of other values.
+        ignored (`dict[str, list[str]]`): entries that are skipped on purpose, by reason.
+        notes (`list[str]`): choices that the encoder does not determine.
+    """
+
+    source: str
+    state: dict[str, torch.Tensor]
+    known: dict[str, Any]
+    assumed: dict[str, Any] = field(default_factory=dict)
+    ignored: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def find_file(argument: str, source: str, name: str, required: bool = True) -> Path | None:
+    """Path of a file in a folder or a repository, which is downloaded where the cache has no copy.
+
+    Args:
+        argument (`str`): the argument that `source` was given as, for messages.
+        source (`str`): folder or repository.
+        name (`str`): name of the file.
+        required (`bool`, defaults to `True`): raise an error, rather than return `None`, if there is no such file.
+
+    Raises:
+        FileNotFoundError: no such folder, no such file, or a repository that cannot be reached.
+    """
+    if Path(source).is_dir():
+        path = Path(source, name)
+        if required and not path.is_file():
+            raise FileNotFoundError(f"`{argument}`: no `{name}` in {source}. Give the folder of a saved model.")
+        return path if path.is_file() else None
+    if not HUB_NAME.fullmatch(source):
+        raise FileNotFoundError(f"`{argument}`: no file or folder {source}. Give one, or a repository as `user/name`.")
+    options = {} if required else {"_raise_exceptions_for_missing_entries": False}
+    try:
+        found = cached_file(source, name, **options)
+    except OSError as error:
+        raise build_unreachable_error(argument, source, error) from error
+    if found is None and required:
+        raise build_unreachable_error(argument, source, f"it has no `{name}`")
+    return None if found is None else Path(found)
+
+
+def build_unreachable_error(argument: str, source: str, reason: object) -> FileNotFoundError:
+    """The error for a folder or a repository that cannot be read, with the remedy."""
+    first_line = str(reason).partition("\n")[0]
+    if Path(source).is_dir():
+        return FileNotFoundError(f"`{argument}`: {source} cannot be read ({first_line}). Save the model again.")
+    return FileNotFoundError(
+        f"`{argument}`: there is no folder {source} here, and no such repository can be read ({first_line}). Where "
+        f"the Hub cannot be reached, download it elsewhere (`hf download {source} --local-dir FOLDER`) and give the "
+        "folder."
+    )
+
+
+def resize_positions(
+    state: dict[str, torch.Tensor], old_grid: tuple[int, int], new_grid: tuple[int, int], report: Report
+) -> None:
+    """Resizes the position embeddings in `state` to another patch grid, (height, width), and notes it in `report`."""
+    for name in [name for name in state if name.endswith("vision_model.position_embeddings")]:
+        if new_grid != old_grid:
+            resized = resize_position_embeddings(state[name], old_grid, new_grid)
+            report.resized[name] = f"{tuple(state[name].shape)} to {tuple(resized.shape)}"
+            state[name] = resized
+
+
+def check_values(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], source: str) -> None:
+    """Refuses entries of another shape than the model's, and values that are not finite."""
+    misfits = [
+        f"{name} {tuple(tensor.shape)} instead of {tuple(expected[name].shape)}"
+        for name, tensor in state.items()
+        if tensor.shape != expected[name].shape
+    ]
+    if misfits:
+        raise ValueError(f"{source}: entries have other shapes than the architecture: {list_names(misfits)}.")
+    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{source}: NaN or infinity in {len(broken)} entries: {list_names(broken)}. The training diverged or the "
+            "file is damaged; use an earlier checkpoint."
+        )
 
 
 def check_output_dir(output_dir: Path, overwrite: bool) -> None:
-    """Refuse a folder that exists, unless it is a checkpoint (or empty) and `overwrite` says to replace it."""
+    """Refuse a folder that exists, unless it is a checkpoint (or empty) and `overwrite` allows replacing it."""
     if not output_dir.exists():
         return
     if not overwrite:
@@ -161,4 +249,13 @@ def written_whole(output_dir: Path) -> Iterator[Path]:
         shutil.rmtree(incomplete, ignore_errors=True)
 
 
-__all__ = ["check_output_dir", "list_names", "load_original_state_dict", "written_whole"]
+__all__ = [
+    "EncoderWeights",
+    "build_unreachable_error",
+    "check_output_dir",
+    "check_values",
+    "find_file",
+    "load_original_state_dict",
+    "resize_positions",
+    "written_whole",
+]

@@ -16,7 +16,7 @@ from testing_utils import GOLDEN_FOLDER
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
 from albef_amc.cli.main import main
 from albef_amc.conversion.convert_albef_original_to_hf import IncompleteCheckpointError, convert_checkpoint
-from albef_amc.conversion.original_names import infer_config, rename_original_key
+from albef_amc.conversion.original_checkpoints import infer_config, rename_original_key
 from albef_amc.conversion.weight_files import load_original_state_dict
 from albef_amc.processing_albef import AlbefProcessor
 
@@ -143,7 +143,7 @@ def test_unexpected_entries_are_named(tmp_path, tiny_state):
     tiny_state["mystery"] = torch.ones(2)
     report = convert(save(tiny_state, tmp_path / "more.pth"), tmp_path / "out")
     assert sorted(report.unexpected) == ["albef.vision_model.extra.weight", "mystery"]
-    assert "UNEXPECTED  mystery: has no place in our models, left out" in report.describe()
+    assert "UNEXPECTED  mystery: has no place in our models, skipped" in report.describe()
 
 
 # What is refused
@@ -269,8 +269,8 @@ def test_no_file(tmp_path):
     ("overrides", "words"),
     [
         ({}, "`vision_config.num_attention_heads` leaves no trace"),
-        ({**HEADS, "vision_config.heads": 4}, "`vision_config.heads` is no configuration value"),
-        ({**HEADS, "vision_config.hidden_size": 64}, "is 48, as the shapes of the checkpoint tell"),
+        ({**HEADS, "vision_config.heads": 4}, "`vision_config.heads` is not a configuration value"),
+        ({**HEADS, "vision_config.hidden_size": 64}, "is 48 according to the shapes of the checkpoint"),
         ({**HEADS, "vision_config.image_size": 96}, "--image-size"),
         ({**HEADS, "explanation_layer": 1}, "must be a fusion layer"),
         ({**HEADS, "explanation_layer": "four"}, "explanation_layer"),
@@ -282,7 +282,7 @@ def test_overrides_that_cannot_be(tiny_state, overrides, words):
 
 
 def test_vocabulary_of_another_size(tmp_path):
-    with pytest.raises(ValueError, match="`vocab` has 119 pieces but the checkpoint 120"):
+    with pytest.raises(ValueError, match="`vocab` has 119 tokens but the checkpoint 120"):
         convert(TINY, tmp_path / "out", vocab=VOCABULARY[:-1])
 
 

@@ -22,8 +22,13 @@ from albef_amc import (
 )
 from albef_amc.cli.main import main
 from albef_amc.conversion.convert_albef_original_to_hf import MODEL_CLASSES, convert_checkpoint, find_aliases
-from albef_amc.conversion.original_kinds import find_kind, list_kinds
-from albef_amc.conversion.original_names import find_ignored_reason, infer_config, rename_original_key
+from albef_amc.conversion.original_checkpoints import (
+    find_ignored_reason,
+    find_kind,
+    infer_config,
+    list_kinds,
+    rename_original_key,
+)
 from albef_amc.conversion.weight_files import load_original_state_dict
 
 KINDS = {kind.name: kind for kind in list_kinds()}

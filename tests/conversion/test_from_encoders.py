@@ -228,7 +228,7 @@ def test_published_depths_have_the_published_layers(tmp_path):
     model, report = AlbefForPreTraining.from_encoders(TIMM_FOLDER, bert, **SMALL, output_loading_info=True)
     assert (model.config.text_config.fusion_layer, model.config.explanation_layer) == (6, 8)
     assert [note for note in report.notes if "GUESS" in note] == [
-        "explanation_block = 1 IS A GUESS: the depth is not the published one."
+        "explanation_block = 1 IS A GUESS: the depth is not the published one. Set it if you know it."
     ]
 
 
@@ -252,7 +252,7 @@ def test_the_masked_word_head_is_read_where_there_is_one(tmp_path, model_class, 
 def test_a_decoder_of_its_own_is_left_out(tmp_path):
     bert = save_bert(tmp_path / "bert", BertForMaskedLM, tie_word_embeddings=False)
     model, report = AlbefForPreTraining.from_encoders(TIMM_FOLDER, bert, **SMALL, output_loading_info=True)
-    assert report.ignored["ALBEF reads words out with the word embeddings"] == ["cls.predictions.decoder.weight"]
+    assert report.ignored["ALBEF predicts words with the word embeddings"] == ["cls.predictions.decoder.weight"]
     state = load_file(bert / "model.safetensors")
     assert not torch.equal(model.mlm_head.decoder.weight, state["cls.predictions.decoder.weight"])
     assert torch.equal(model.mlm_head.decoder.weight, state["bert.embeddings.word_embeddings.weight"])
@@ -353,7 +353,7 @@ def test_another_language_keeps_its_letters_and_special_pieces(tmp_path):
 
 def test_without_a_tokenizer(tmp_path):
     bert = save_bert(tmp_path / "bert", with_tokenizer=False)
-    with pytest.raises(ValueError, match=r"`text_config.cls_token_id` is 101.*Save its tokenizer beside it"):
+    with pytest.raises(ValueError, match=r"`text_config.cls_token_id` is 101.*Save its tokenizer with it"):
         AlbefForPreTraining.from_encoders(TIMM_FOLDER, bert, **SMALL)
     options = {**SMALL, "text_config": SPECIAL, "output_loading_info": True}
     model, report = AlbefForPreTraining.from_encoders(TIMM_FOLDER, bert, **options)
@@ -365,7 +365,7 @@ def test_without_a_tokenizer(tmp_path):
 
 def test_a_tokenizer_of_another_model(tmp_path):
     bert = save_bert(tmp_path / "bert", vocab_size=len(VOCABULARY) - 1)
-    with pytest.raises(ValueError, match=rf"has {len(VOCABULARY)} pieces but the model {len(VOCABULARY) - 1} word"):
+    with pytest.raises(ValueError, match=rf"has {len(VOCABULARY)} tokens but the model {len(VOCABULARY) - 1} word"):
         AlbefForPreTraining.from_encoders(TIMM_FOLDER, bert, **SMALL)
 
 
@@ -441,7 +441,7 @@ VISION_CHANGES = {
     "unknown": ({"adapter.weight": (8,)}, (), "no place: `adapter.weight`"),
     "no_class_token": ({}, ("cls_token",), "it lacks a class token: `cls_token`"),
     "no_qkv_bias": ({}, (r".*qkv\.bias",), "it lacks biases of query, key and value: `blocks.0.attn.qkv.bias`"),
-    "pooled": ({"fc_norm.weight": (24,)}, (r"norm\..*",), "lacks the normalisation behind the last block"),
+    "pooled": ({"fc_norm.weight": (24,)}, (r"norm\..*",), "lacks the normalisation after the last block"),
     "incomplete": ({}, (r"blocks\.1\.mlp\.fc1\.weight",), "lacks weights that every block has: `blocks.1.mlp.fc1"),
     "no_class_position": ({"pos_embed": (1, 16, 24)}, (), "16 positions, which are not those of a class token"),
     "pruned": ({"blocks.1.attn.qkv.weight": (48, 24)}, (), r"other shapes.*layers.1.attention.qkv.weight \(48, 24\)"),
@@ -491,10 +491,10 @@ def test_arguments_of_timm_that_leave_no_trace(bert, tmp_path):
         ({"position_embedding_type": "relative_key"}, "`position_embedding_type` 'relative_key'"),
         ({"hidden_act": "relu"}, "`hidden_act` 'relu'"),
         ({"is_decoder": True}, "`is_decoder` True"),
-        ({"model_type": "xlm-roberta"}, "`model_type` 'xlm-roberta'.*positions begin behind the id of padding"),
+        ({"model_type": "xlm-roberta"}, "`model_type` 'xlm-roberta'.*positions begin after the id of padding"),
         ({"model_type": "distilbert"}, "`model_type` 'distilbert'; ALBEF's text encoder is a BERT. Give"),
-        ({"num_hidden_layers": 1}, "has 1 layer; ALBEF needs two at least"),
-        ({"num_attention_heads": 5}, "width 24, which is no multiple of its 5 attention heads"),
+        ({"num_hidden_layers": 1}, "has 1 layer; ALBEF needs at least two"),
+        ({"num_attention_heads": 5}, "width 24, which is not a multiple of its 5 attention heads"),
         ({"num_hidden_layers": 5}, r"lacks 16 weights of a BERT: `bert.encoder.layer.4"),
         ({"intermediate_size": 41}, "have other shapes than its `config.json` says"),
     ],
@@ -520,9 +520,9 @@ def test_text_folders_of_another_kind(bert, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"queue_sizes": 4}, "`queue_sizes` is no configuration value"),
-        ({"text_config": {"layers": 4}}, "`text_config.layers` is no configuration value"),
-        ({"text_config": {"vocab_size": 9}}, r"`text_config.vocab_size` is \d+, as .* tells, and cannot be set"),
+        ({"queue_sizes": 4}, "`queue_sizes` is not a configuration value"),
+        ({"text_config": {"layers": 4}}, "`text_config.layers` is not a configuration value"),
+        ({"text_config": {"vocab_size": 9}}, r"`text_config.vocab_size` is \d+ according to .*, and cannot be set"),
         ({"vision_config": {"num_attention_heads": 4}}, "`vision_config.num_attention_heads` is 3"),
         ({"fusion_layer": 4}, "`text_config.fusion_layer` must lie between 1 and 3"),
         ({"image_size": 30}, "30, which is not a positive multiple of the patch"),

@@ -60,7 +60,7 @@ def test_an_entry_that_is_no_weight_is_named(state, tmp_path, entry, words):
 def test_a_name_that_is_no_text_is_named(state, tmp_path):
     state[5] = torch.ones(1)
     check_refused(
-        save(state, tmp_path / "a.pth"), tmp_path, "the entry '5' of the state dict has a name that is no text"
+        save(state, tmp_path / "a.pth"), tmp_path, "the entry '5' of the state dict has a name that is not text"
     )
 
 

@@ -5,7 +5,7 @@ import torch
 from testing_utils import Golden
 
 from albef_amc import AlbefForPreTraining
-from albef_amc.conversion.original_names import infer_config, rename_original_key
+from albef_amc.conversion.original_checkpoints import infer_config, rename_original_key
 
 
 @pytest.fixture

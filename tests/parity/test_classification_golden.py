@@ -11,7 +11,7 @@ from testing_utils import GOLDEN_FOLDER, Golden
 from transformers.initialization import no_init_weights
 
 from albef_amc import AlbefConfig, AlbefForTextAssignment, AlbefForVisualEntailment, AlbefForVisualReasoning
-from albef_amc.conversion.original_names import rename_original_key
+from albef_amc.conversion.original_checkpoints import rename_original_key
 
 GOLDENS = {"tiny_ve": AlbefForVisualEntailment, "tiny_nlvr": AlbefForVisualReasoning}
 # class, changes of the text configuration, image size, classes

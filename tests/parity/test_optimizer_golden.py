@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from testing_utils import Golden
 
 from albef_amc import AlbefImageProcessor, AlbefProcessor
-from albef_amc.conversion.original_names import rename_original_key
+from albef_amc.conversion.original_checkpoints import rename_original_key
 from albef_amc.text_processing_albef import build_tokenizer
 from albef_amc.trainer import AmcConfig, AmcTrainer, AttentionMaskConsistencyLoss
 from albef_amc.trainer.schedules import AlbefCosineScheduler, build_albef_cosine

@@ -5,7 +5,7 @@ import torch
 from testing_utils import Golden
 
 from albef_amc import AlbefConfig, AlbefForQuestionAnswering, AlbefTextConfig
-from albef_amc.conversion.original_names import rename_original_key
+from albef_amc.conversion.original_checkpoints import rename_original_key
 
 GOLDEN = Golden("tiny_vqa")
 QUESTIONS = {
