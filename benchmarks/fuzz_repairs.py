@@ -20,7 +20,7 @@ ROW_FILES = (
     "trainer/callbacks.py",
     "trainer/data/data_collator.py",
     "evaluation/grounding_evaluation.py",
-    "trainer/reliability/stream_training.py",
+    "trainer/reliability/stream_batches.py",
 )
 GAP = "..."
 

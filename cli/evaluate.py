@@ -36,7 +36,7 @@ from albef_amc.model_cards import WEIGHTS_KEY
 from albef_amc.trainer.callbacks import MOST_PHRASES
 from albef_amc.trainer.data.mixtures import iterate_texts
 from albef_amc.trainer.run_facts import build_evaluation_command
-from albef_amc.trainer.setting_ranges import MOST_WORKERS
+from albef_amc.trainer.setting_checks import MOST_WORKERS
 
 DEFAULT_SPLIT = "test"
 MAX_WORKERS = 8

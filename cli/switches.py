@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 
-from albef_amc.trainer.switches import MatmulPrecision
+from albef_amc.trainer.setting_checks import MatmulPrecision
 
 Precision = Literal["float32", "bfloat16"]
 PrecisionOption = Annotated[Precision, typer.Option(help="Of layers; heatmaps are float32 in both.")]

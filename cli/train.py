@@ -28,7 +28,7 @@ from albef_amc.trainer.machine_checks import (
     check_regions,
     warn_of_other_batch,
 )
-from albef_amc.trainer.parallel import do_on_main_process, refuse_zero3
+from albef_amc.trainer.processes import do_on_main_process
 from albef_amc.trainer.recipes import (
     VOCABULARY_OF_DATA,
     Recipe,
@@ -43,6 +43,7 @@ from albef_amc.trainer.reliability.run_folder import check_run_folder, read_end,
 from albef_amc.trainer.reliability.run_lock import lock_run_folder
 from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
 from albef_amc.trainer.run_facts import describe_recipe
+from albef_amc.trainer.sharding import refuse_zero3
 
 
 def train(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from albef_amc.checkpoint_checks_albef import check_weight_types
 from albef_amc.checkpoint_files_albef import (
@@ -23,7 +22,6 @@ from albef_amc.lora.adapters import (
     ADAPTER_NAME,
     MASKED_WORD_HEAD,
     GroundingModel,
-    LoraMomentum,
     add_lora,
     check_peft_is_installed,
     complete_lora_config,
@@ -36,9 +34,6 @@ from albef_amc.saving_albef import is_safetensors_error
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
-TRAINING_STATE_FILE = "pretraining_state.safetensors"
-# A checkpoint continues a run only with these as they were.
-SETTINGS_OF_A_RUN = ("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "bias")
 LORA_TYPE = "LORA"
 COMMON_RANK = 1024  # ranks up to this one need no proof that the weights have them
 SETTINGS_OF_THE_SCALE = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
@@ -149,7 +144,7 @@ def load_adapter_weights(peft_model: "PeftModel", adapter: str | Path) -> None:
         weights = {name: value for name, value in weights.items() if f".{MASKED_WORD_HEAD}." not in name}
     with without_momentum_copies(model):
         expected = get_peft_model_state_dict(peft_model, adapter_name=ADAPTER_NAME, save_embedding_layers=False)
-        _check_weights(weights, expected, f"{ADAPTER_WEIGHTS_FILE} of {adapter}")
+        check_weights(weights, expected, f"{ADAPTER_WEIGHTS_FILE} of {adapter}")
         set_peft_model_state_dict(peft_model, weights, adapter_name=ADAPTER_NAME)
 
 
@@ -173,7 +168,8 @@ def describe_adapter(adapter: str | Path) -> tuple[str, dict[str, torch.Tensor]]
     return json.dumps(settings, sort_keys=True), weights
 
 
-def _check_weights(given: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], source: str) -> None:
+def check_weights(given: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], source: str) -> None:
+    """Raises `ValueError` where names or shapes of stored weights are not those of the model."""
     wrong = sorted(given.keys() ^ expected.keys())
     wrong += [name for name in given.keys() & expected.keys() if given[name].shape != expected[name].shape]
     if wrong:
@@ -181,41 +177,6 @@ def _check_weights(given: dict[str, torch.Tensor], expected: dict[str, torch.Ten
             f"{source} does not fit this model: {len(wrong)} weights are missing, unknown or of another shape "
             f"({list_first(wrong)}). Use the base and the LoRA settings that it was trained with."
         )
-
-
-def save_training_state(momentum: LoraMomentum, folder: Path) -> None:
-    """Writes what a run needs to go on, beside base and adapter."""
-    state = {name: tensor.contiguous() for name, tensor in momentum.collect_state().items()}
-    save_file(state, folder / TRAINING_STATE_FILE, metadata={"format": "pt"})
-
-
-@torch.no_grad()
-def load_run(momentum: LoraMomentum, checkpoint: str | Path) -> None:
-    """Puts a run's adapter, momentum weights and queues back as its checkpoint holds them.
-
-    Raises:
-        ValueError: no checkpoint of a LoRA run, one of other settings, or of another base.
-    """
-    folder = Path(checkpoint)
-    for name in (ADAPTER_CONFIG_FILE, TRAINING_STATE_FILE):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder} cannot be resumed with LoRA: it has no {name}. Give a `checkpoint-N` folder.")
-    _check_settings(momentum.peft_model.peft_config[ADAPTER_NAME], folder)
-    state, present = load_file(folder / TRAINING_STATE_FILE), momentum.collect_state()
-    _check_weights(state, present, str(folder / TRAINING_STATE_FILE))
-    load_adapter_weights(momentum.peft_model, folder)
-    for name, tensor in present.items():
-        tensor.copy_(state[name])
-
-
-def _check_settings(config: "LoraConfig", folder: Path) -> None:
-    stored = read_adapter_config(folder)
-    for name in SETTINGS_OF_A_RUN:
-        ours, theirs = getattr(config, name), getattr(stored, name, None)
-        if ours != theirs:
-            raise ValueError(
-                f"`peft_config.{name}` is {ours!r}, but {folder} was trained with {theirs!r}. Resume with the same."
-            )
 
 
 def merge_into(model: GroundingModel, adapter: str | Path) -> None:
@@ -248,13 +209,12 @@ def merge_into(model: GroundingModel, adapter: str | Path) -> None:
 
 __all__ = [
     "ADAPTER_CONFIG_FILE",
-    "TRAINING_STATE_FILE",
+    "check_weights",
     "describe_adapter",
     "is_adapter",
     "load_adapter_weights",
-    "load_run",
     "merge_into",
+    "read_adapter_config",
     "read_base_name",
     "save_adapter",
-    "save_training_state",
 ]

@@ -1,88 +1,148 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""What [`AmcTrainer`] does with an adapter: attach it, move momentum weights, save and resume without the base."""
+"""Training an adapter: putting it in, momentum weights that follow it, saving and resuming it without its base."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import TrainingArguments
 from transformers.utils import logging
 
 from albef_amc import AlbefForPreTraining
 from albef_amc.lora.adapter_files import (
     ADAPTER_CONFIG_FILE,
-    is_adapter,
+    check_weights,
     load_adapter_weights,
-    load_run,
+    read_adapter_config,
     save_adapter,
-    save_training_state,
 )
-from albef_amc.lora.adapters import MASKED_WORD_HEAD, LoraMomentum, complete_lora_config
-from albef_amc.saving_albef import replacing_files
+from albef_amc.lora.adapters import (
+    ADAPTER_NAME,
+    MASKED_WORD_HEAD,
+    MOMENTUM_PREFIX,
+    add_lora,
+    complete_lora_config,
+)
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
 logger = logging.get_logger(__name__)
 
-TRAINING_ARGUMENTS_FILE = "training_args.bin"
+TRAINING_STATE_FILE = "pretraining_state.safetensors"
+# A checkpoint continues a run only with these as they were.
+SETTINGS_OF_A_RUN = ("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "bias")
 
 
 class AdapterTraining:
-    """Part of [`AmcTrainer`]: with `lora_momentum` set, checkpoints hold the adapter and not its base.
+    r"""LoRA layers that are trained in place of their model, with momentum weights that follow the adapted ones.
 
-    A folder of the adapter holds `adapter_model.safetensors`, `adapter_config.json`, the processor and the card.
-    `checkpoint-N` folders also hold `pretraining_state.safetensors`: momentum weights that move, and the queues.
+    `W_m <- m W_m + (1 - m) (W + scale B A)`, in float32; the online model is not changed. Modules that are trained in
+    full (`modules_to_save`) are followed as they are. A copy that equals its frozen original stays as it is, to the
+    bit.
+
+    Args:
+        model ([`AlbefForPreTraining`]): the base, before LoRA layers are put into it.
+        config (`peft.LoraConfig`): as [`complete_lora_config`] returns it.
+
+    Attributes:
+        peft_model (`peft.PeftModel`): the model with its LoRA layers.
+        pairs (`list`): momentum parameter, online parameter, and the LoRA layer of the latter or None.
     """
 
-    lora_momentum: LoraMomentum | None = None
-    args: Any
-    model: Any
-    processing_class: Any
-    state: Any
+    def __init__(self, model: AlbefForPreTraining, config: "LoraConfig"):
+        pairs = list(model.iterate_momentum_pairs())
+        self.model = model
+        self.peft_model = add_lora(model, config)
+        layers, trained = self._find_changed()
+        followed = [(own, trained.get(id(online), online), layers.get(id(online))) for own, online in pairs]
+        self.pairs = [
+            (own, online, layer)
+            for own, online, layer in followed
+            if layer is not None or online.requires_grad or not torch.equal(own, online.to(own.dtype))
+        ]
 
-    def move_momentum(self, model: AlbefForPreTraining) -> None:
-        """Momentum weights follow the online ones, merged with their adapter where there is one."""
-        if not self.args.use_momentum_updates:
-            return
-        if self.lora_momentum is None:
-            model.update_momentum()
-        else:
-            self.lora_momentum.update()
+    def _find_changed(self) -> tuple[dict[int, Any], dict[int, nn.Parameter]]:
+        """By identity of the base's parameter: its LoRA layer; the parameter that is trained in its place."""
+        from peft.tuners.lora import LoraLayer
+        from peft.utils import ModulesToSaveWrapper
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if self.lora_momentum is None:
-            super()._save(output_dir, state_dict)  # type: ignore[misc]
-            return
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or self.args.output_dir)
-        with replacing_files(folder) as unfinished:
-            save_adapter(self.lora_momentum.peft_model, unfinished)
-            if PREFIX_CHECKPOINT_DIR in folder.name:
-                save_training_state(self.lora_momentum, unfinished)
-            self.processing_class.save_pretrained(unfinished)
-            torch.save(self.args, unfinished / TRAINING_ARGUMENTS_FILE)
+        layers: dict[int, Any] = {}
+        trained: dict[int, nn.Parameter] = {}
+        for module in self.peft_model.modules():
+            if isinstance(module, LoraLayer):
+                layers[id(module.base_layer.weight)] = module
+            elif isinstance(module, ModulesToSaveWrapper):
+                copies = module.modules_to_save[ADAPTER_NAME].parameters()
+                for original, own in zip(module.original_module.parameters(), copies, strict=True):
+                    trained[id(original)] = own
+        return layers, trained
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.lora_momentum is not None:
-            load_run(self.lora_momentum, resume_from_checkpoint)
-        elif is_adapter(resume_from_checkpoint):
-            raise ValueError(f"{resume_from_checkpoint} is of a LoRA run: resume it with its `peft_config`.")
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+    @torch.no_grad()
+    def update_momentum(self) -> None:
+        """Moves every momentum weight towards its online weight, merged with its adapter where there is one."""
+        momentum = self.model.config.momentum
+        for own, online, layer in self.pairs:
+            merged = online.to(own.dtype)
+            if layer is not None:
+                merged = merged + layer.get_delta_weight(ADAPTER_NAME).to(own.dtype)
+            own.mul_(momentum).add_(merged, alpha=1 - momentum)
 
-    def _load_best_model(self) -> None:
-        if self.lora_momentum is None:
-            super()._load_best_model()  # type: ignore[misc]
-        else:
-            load_adapter_weights(self.lora_momentum.peft_model, self.state.best_model_checkpoint)
+    def collect_state(self) -> dict[str, torch.Tensor]:
+        """What a run needs to resume, besides base and adapter, by name.
+
+        Momentum weights that move, the queues with pointers and ids, and a masked-word head that is not trained: a
+        matching checkpoint as base has none, so its values were drawn at random.
+        """
+        moving = {id(own) for own, _, _ in self.pairs}
+        heads = (f"{MASKED_WORD_HEAD}.", f"{MOMENTUM_PREFIX}{MASKED_WORD_HEAD}.")
+        parameters = {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if id(parameter) in moving or (name.startswith(heads) and not parameter.requires_grad)
+        }
+        queues = {name: buffer for name, buffer in self.model.named_buffers() if "_queue" in name}
+        return {name: tensor.detach() for name, tensor in {**parameters, **queues}.items()}
+
+    def save(self, folder: Path, with_state: bool) -> None:
+        """Writes the adapter; `with_state` also what a run needs to resume, besides base and adapter."""
+        save_adapter(self.peft_model, folder)
+        if with_state:
+            state = {name: tensor.contiguous() for name, tensor in self.collect_state().items()}
+            save_file(state, folder / TRAINING_STATE_FILE, metadata={"format": "pt"})
+
+    @torch.no_grad()
+    def load(self, checkpoint: str | Path) -> None:
+        """Restores adapter, momentum weights and queues from a checkpoint of the run.
+
+        Raises:
+            ValueError: not a checkpoint of a LoRA run, one of other settings, or of another base.
+        """
+        folder = Path(checkpoint)
+        for name in (ADAPTER_CONFIG_FILE, TRAINING_STATE_FILE):
+            if not (folder / name).is_file():
+                raise ValueError(
+                    f"{folder} cannot be resumed with LoRA: it has no {name}. Give a `checkpoint-N` folder."
+                )
+        config, stored = self.peft_model.peft_config[ADAPTER_NAME], read_adapter_config(folder)
+        for name in SETTINGS_OF_A_RUN:
+            ours, theirs = getattr(config, name), getattr(stored, name, None)
+            if ours != theirs:
+                raise ValueError(
+                    f"`peft_config.{name}` is {ours!r}, but {folder} was trained with {theirs!r}. Resume with the "
+                    "same."
+                )
+        state, present = load_file(folder / TRAINING_STATE_FILE), self.collect_state()
+        check_weights(state, present, str(folder / TRAINING_STATE_FILE))
+        load_adapter_weights(self.peft_model, folder)
+        for name, tensor in present.items():
+            tensor.copy_(state[name])
 
 
-def attach_adapter(model: AlbefForPreTraining, config: "LoraConfig", args: TrainingArguments) -> LoraMomentum:
+def attach_adapter(model: AlbefForPreTraining, config: "LoraConfig", args: TrainingArguments) -> AdapterTraining:
     """Checks that LoRA makes sense on this base, and puts the layers in.
 
     Raises:
@@ -107,7 +167,7 @@ def attach_adapter(model: AlbefForPreTraining, config: "LoraConfig", args: Train
         _check_vocabulary(model)
     with torch.random.fork_rng(devices=[]):  # the same start in every process and every run of this seed
         torch.manual_seed(args.seed)
-        momentum = LoraMomentum(model, config)
+        adapter = AdapterTraining(model, config)
     stored_class = (model.config.architectures or [type(model).__name__])[0]
     head_is_trained = any(parameter.requires_grad for parameter in getattr(model, MASKED_WORD_HEAD).parameters())
     if args.mlm_weight > 0 and stored_class != type(model).__name__ and not head_is_trained:
@@ -115,7 +175,7 @@ def attach_adapter(model: AlbefForPreTraining, config: "LoraConfig", args: Train
             f"{model.name_or_path} has no masked-word head, and LoRA would leave a random one as it is. Set "
             "`mlm_weight=0`, or train it: `modules_to_save=['itm_head', 'mlm_head']` with `target_modules`."
         )
-    return momentum
+    return adapter
 
 
 def _check_vocabulary(model: AlbefForPreTraining) -> None:

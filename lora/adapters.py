@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""LoRA: which modules get an adapter, and momentum weights that follow the adapted ones.
+"""LoRA layers: which modules get them.
 
 `peft` is imported when an adapter is used, not before. The momentum copies are hidden from it while it looks for
 modules, since a plain name such as `q_proj` or `mlm_head` matches them as well.
@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from albef_amc import AlbefConfig, AlbefForImageTextMatching, AlbefForPreTraining
@@ -225,79 +224,8 @@ def _tie_saved_head(model: GroundingModel) -> None:
         head.modules_to_save[ADAPTER_NAME].decoder.weight = model.get_input_embeddings().weight
 
 
-class LoraMomentum:
-    r"""Momentum weights that follow the adapted weights: `W_m <- m W_m + (1 - m) (W + scale B A)`, in float32.
-
-    The online model is not changed. Modules that are trained in full (`modules_to_save`) are followed as they are. A
-    copy that equals its frozen original stays where it is, to the bit.
-
-    Args:
-        model ([`AlbefForPreTraining`]): the base, before LoRA layers are put into it.
-        config (`peft.LoraConfig`): as [`complete_lora_config`] returns it.
-
-    Attributes:
-        peft_model (`peft.PeftModel`): the model with its LoRA layers.
-        pairs (`list`): momentum parameter, online parameter, and the LoRA layer of the latter or None.
-    """
-
-    def __init__(self, model: AlbefForPreTraining, config: "LoraConfig"):
-        pairs = list(model.iterate_momentum_pairs())
-        self.model = model
-        self.peft_model = add_lora(model, config)
-        layers, trained = self._find_changed()
-        followed = [(own, trained.get(id(online), online), layers.get(id(online))) for own, online in pairs]
-        self.pairs = [
-            (own, online, layer)
-            for own, online, layer in followed
-            if layer is not None or online.requires_grad or not torch.equal(own, online.to(own.dtype))
-        ]
-
-    def _find_changed(self) -> tuple[dict[int, Any], dict[int, nn.Parameter]]:
-        """By identity of the base's parameter: its LoRA layer; the parameter that is trained in its place."""
-        from peft.tuners.lora import LoraLayer
-        from peft.utils import ModulesToSaveWrapper
-
-        layers: dict[int, Any] = {}
-        trained: dict[int, nn.Parameter] = {}
-        for module in self.peft_model.modules():
-            if isinstance(module, LoraLayer):
-                layers[id(module.base_layer.weight)] = module
-            elif isinstance(module, ModulesToSaveWrapper):
-                copies = module.modules_to_save[ADAPTER_NAME].parameters()
-                for original, own in zip(module.original_module.parameters(), copies, strict=True):
-                    trained[id(original)] = own
-        return layers, trained
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Moves every momentum weight that has somewhere to go."""
-        momentum = self.model.config.momentum
-        for own, online, layer in self.pairs:
-            merged = online.to(own.dtype)
-            if layer is not None:
-                merged = merged + layer.get_delta_weight(ADAPTER_NAME).to(own.dtype)
-            own.mul_(momentum).add_(merged, alpha=1 - momentum)
-
-    def collect_state(self) -> dict[str, torch.Tensor]:
-        """What a run needs to go on, beside base and adapter, by name.
-
-        Momentum weights that move, the queues with pointers and ids, and a masked-word head that is not trained: a
-        matching checkpoint as base has none, so its values were drawn at random.
-        """
-        moving = {id(own) for own, _, _ in self.pairs}
-        heads = (f"{MASKED_WORD_HEAD}.", f"{MOMENTUM_PREFIX}{MASKED_WORD_HEAD}.")
-        parameters = {
-            name: parameter
-            for name, parameter in self.model.named_parameters()
-            if id(parameter) in moving or (name.startswith(heads) and not parameter.requires_grad)
-        }
-        queues = {name: buffer for name, buffer in self.model.named_buffers() if "_queue" in name}
-        return {name: tensor.detach() for name, tensor in {**parameters, **queues}.items()}
-
-
 __all__ = [
     "ADAPTER_NAME",
-    "LoraMomentum",
     "add_lora",
     "build_lora_config",
     "check_peft_is_installed",

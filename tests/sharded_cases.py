@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from albef_amc.trainer import AmcConfig, AmcTrainer
-from albef_amc.trainer.parallel import build_whole_model
+from albef_amc.trainer.sharding import build_full_model
 
 ZERO_CASES = {"zero1": 1, "zero2": 2}
 FSDP_CASES = {"fsdp2_whole": (), "fsdp2_layers": ("AlbefVisionLayer",)}
@@ -38,7 +38,7 @@ def build_inputs(trainer: AmcTrainer, rank: int, world_size: int) -> dict:
 
 
 def compute_loss(trainer: AmcTrainer, wrapped, inputs: dict) -> torch.Tensor:
-    counts = trainer._get_num_items_in_batch([inputs], torch.device("cpu"))
+    _, counts = trainer.get_batch_samples(iter([inputs]), 1, torch.device("cpu"))
     return trainer.compute_loss(wrapped, inputs, num_items_in_batch=counts)
 
 
@@ -70,7 +70,7 @@ def run_fsdp2(case: str, folder: Path) -> dict:
     model.clamp_temperature()
     model.update_momentum()
     momentum = {name: value.full_tensor() for name, value in model.named_parameters() if "momentum" in name}
-    whole = build_whole_model(model)
+    whole = build_full_model(model)
     return {
         "wrapper": type(model).__name__,
         "parameter": type(next(model.parameters())).__name__,

@@ -22,8 +22,7 @@ from albef_amc.trainer.objectives.weighted_objectives import (
     build_objective,
 )
 from albef_amc.trainer.schedules import SCHEDULES
-from albef_amc.trainer.setting_ranges import check_schedule, check_training_settings
-from albef_amc.trainer.switches import check_switches
+from albef_amc.trainer.setting_checks import check_schedule, check_training_settings
 
 
 @dataclass
@@ -149,7 +148,6 @@ class AmcConfig(TrainingArguments):
         has_best = self.load_best_model_at_end or self.save_strategy == "best" or self.early_stopping_patience
         if has_best and self.metric_for_best_model is None:
             self.metric_for_best_model = POINTING_ACCURACY  # the Trainer's own default, a loss, is not evaluated
-        check_switches(self)
         super().__post_init__()
         for name, choices in (
             ("heatmap_denominator", get_args(HeatmapDenominator)),

@@ -2,7 +2,7 @@
 """`transformers`' Trainer with ALBEF's pre-training objectives and AMC (Yang et al., CVPR 2023, section 3)."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from albef_amc.collections_albef import without_format
 from albef_amc.configuration_albef import MODEL_RANGES
 from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation, evaluate_grounding
-from albef_amc.lora.adapter_training import AdapterTraining, attach_adapter
+from albef_amc.lora.adapter_training import attach_adapter
 from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
 from albef_amc.pretraining_losses_albef import IGNORED_LABEL
 from albef_amc.processor_checks_albef import check_fits_model
@@ -27,21 +27,11 @@ from albef_amc.trainer.data.augmentation import GroundingAugmentation
 from albef_amc.trainer.data.data_collator import DataCollatorForGrounding
 from albef_amc.trainer.data.mixtures import build_training_dataset, check_evaluation_rows
 from albef_amc.trainer.freezing import check_loss_trains, freeze_parameters
-from albef_amc.trainer.hub_publisher import HubPublisher
-from albef_amc.trainer.parallel import (
-    average_over_processes,
-    build_whole_model,
-    keeping_parameters,
-    refuse_zero3,
-    sum_counts,
-)
-from albef_amc.trainer.reliability.run_checkpoints import WholeCheckpoints
-from albef_amc.trainer.reliability.stop_signals import SurvivingTrainer
-from albef_amc.trainer.reliability.stream_training import StreamingTrainer
+from albef_amc.trainer.processes import average_over_processes, sum_counts
+from albef_amc.trainer.reliability.reliable_trainer import ReliableTrainer
 from albef_amc.trainer.run_facts import TrainingClock, describe_run
-from albef_amc.trainer.schedules import PublishedOptimization
-from albef_amc.trainer.setting_ranges import TRAINING_RANGES
-from albef_amc.trainer.switches import apply_switches
+from albef_amc.trainer.setting_checks import TRAINING_RANGES
+from albef_amc.trainer.sharding import build_full_model, keeping_parameters, refuse_zero3
 
 logger = logging.get_logger(__name__)
 
@@ -61,9 +51,7 @@ MODEL_INPUTS = (
 )
 
 
-class AmcTrainer(
-    StreamingTrainer, WholeCheckpoints, SurvivingTrainer, AdapterTraining, PublishedOptimization, HubPublisher
-):
+class AmcTrainer(ReliableTrainer):
     r"""Trains [`AlbefForPreTraining`] on phrases with regions: ITC + ITM + MLM + AMC.
 
     The heatmap is part of the model's `forward`, so that wrappers see one ordinary forward pass. Every term is logged
@@ -126,18 +114,18 @@ class AmcTrainer(
             check_fits_model(processing_class, model.config)
             data_collator = build_training_collator(processing_class, args, model.config.mlm_probability)
         refuse_zero3(args)
-        apply_switches(args)
+        if args.float32_matmul_precision is not None:
+            torch.set_float32_matmul_precision(args.float32_matmul_precision)
         given_rows = train_dataset = without_format(train_dataset)
         if train_dataset is not None:
             train_dataset = build_training_dataset(train_dataset, args)
-        if peft_config is not None:
-            self.lora_momentum = attach_adapter(model, peft_config, args)
-            model = self.lora_momentum.peft_model
-        elif args.freeze:
+        adapter = None if peft_config is None else attach_adapter(model, peft_config, args)
+        if adapter is None and args.freeze:
             freeze_parameters(model, args.freeze)
         super().__init__(
-            model=model,
-            args=args,
+            model if adapter is None else adapter.peft_model,
+            args,
+            adapter,
             processing_class=processing_class,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -169,7 +157,8 @@ class AmcTrainer(
             self._momentum_step = self.state.global_step
             if unwrapped.albef.temperature.requires_grad:
                 unwrapped.clamp_temperature()
-            self.move_momentum(unwrapped)
+            if self.args.use_momentum_updates:
+                (unwrapped if self.adapter is None else self.adapter).update_momentum()
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.throughput.count(inputs)
         if self._pending_features is not None:
@@ -231,11 +220,12 @@ class AmcTrainer(
     def _count_micro_batches(self) -> int:
         return self.args.world_size * self.current_gradient_accumulation_steps
 
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
-        """Counts of an optimizer step, over its micro-batches and all processes."""
-        if not batch_samples:
-            return None
-        return sum_counts([self._count_items(inputs) for inputs in batch_samples], device)
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], torch.Tensor | None]:
+        """Micro-batches of an optimizer step, and their counts over all of them and all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return batches, sum_counts([self._count_items(inputs) for inputs in batches], device) if batches else None
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """Rough count of a micro-batch, of which the log and `trainer_state.json` hold the sum (`total_flos`).
@@ -252,13 +242,6 @@ class AmcTrainer(
         return sum(
             6 * tokens * encoder.num_parameters(exclude_embeddings=True) for encoder, tokens in num_tokens.items()
         )
-
-    def _track_num_input_tokens(self, inputs: Mapping[str, Any]) -> None:
-        """Counts text tokens for `include_num_input_tokens_seen`, not the pixels, which are the model's main input.
-
-        Checked against transformers 5.23.
-        """
-        super()._track_num_input_tokens({**inputs, AlbefForPreTraining.main_input_name: inputs["input_ids"]})
 
     def get_distillation_alpha(self) -> float:
         """Weight of the momentum model's targets at this point of the run: a linear ramp, then constant."""
@@ -307,7 +290,7 @@ class AmcTrainer(
     def evaluate_phrases(self, dataset: Any) -> GroundingEvaluation:
         """Every phrase's point and hit, once each and in the order of the data set, on any number of processes."""
         return evaluate_grounding(
-            build_whole_model(self.accelerator.unwrap_model(self.model)),
+            build_full_model(self.accelerator.unwrap_model(self.model)),
             self.processing_class,
             dataset,
             batch_size=self.args.per_device_eval_batch_size,
@@ -316,17 +299,12 @@ class AmcTrainer(
             world_size=self.args.world_size,
         )
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            self._write_card(Path(output_dir or self.args.output_dir))
-
     def create_model_card(self, **kwargs) -> None:
         """Writes the card of the run's last weights."""
         if self.is_world_process_zero():
-            self._write_card(Path(self.args.output_dir))
+            self.write_card(Path(self.args.output_dir))
 
-    def _write_card(self, folder: Path) -> None:
+    def write_card(self, folder: Path) -> None:
         """Card of the present weights, which lie in `folder`; its numbers are those of an evaluation at this very
         step, or none."""
         details = {**describe_run(self), **self.card_details}

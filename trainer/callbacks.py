@@ -24,8 +24,8 @@ from albef_amc.parallel_albef import sum_over_processes
 from albef_amc.saving_albef import replace_folder, restore_folders, write_json
 from albef_amc.text_processing_albef import find_text_problem
 from albef_amc.trainer.data.mixtures import iterate_texts
-from albef_amc.trainer.parallel import build_whole_model
 from albef_amc.trainer.reliability.finite_weights import check_finite_weights
+from albef_amc.trainer.sharding import build_full_model
 from albef_amc.visualization.drawing import draw_sheet, overlay_heatmap
 
 logger = logging.get_logger(__name__)
@@ -117,7 +117,7 @@ class HeatmapSheetCallback(TrainerCallback):
             return
         self.last_step = state.global_step
         with torch.random.fork_rng(devices=[]):  # making a model of the parts draws numbers
-            results = self._ground(build_whole_model(model))
+            results = self._ground(build_full_model(model))
         if state.is_world_process_zero:
             headings = ["phrase", "region", f"heatmap at step {state.global_step}"]
             path = draw_sheet(self._draw_rows(results), headings, self.folder / f"step-{state.global_step}.png")
@@ -185,10 +185,10 @@ class KeepBestCallback(TrainerCallback):
             self.best[name] = accuracy
             with torch.random.fork_rng(devices=[]):  # making a model draws numbers, and a resumed run makes fewer
                 check_finite_weights(model, state.global_step, args.device)
-                whole_model = build_whole_model(model)
+                full_model = build_full_model(model)
                 if state.is_world_process_zero:
                     record = {"pointing_game_accuracy": accuracy, "step": state.global_step}
-                    self._save(Path(args.output_dir) / f"{BEST_FOLDER}{name}", whole_model, record)
+                    self._save(Path(args.output_dir) / f"{BEST_FOLDER}{name}", full_model, record)
 
     def _save(self, target: Path, model: Any, record: Mapping[str, Any]) -> None:
         unfinished = target.with_name(f".unfinished-{target.name}")
@@ -196,12 +196,12 @@ class KeepBestCallback(TrainerCallback):
         if isinstance(model, AlbefForPreTraining):
             model = model.export_matching_model()
         try:
-            if self.trainer.lora_momentum is None:
+            if self.trainer.adapter is None:
                 model.save_pretrained(unfinished)
             else:
                 save_adapter(model, unfinished)
             self.trainer.processing_class.save_pretrained(unfinished)
-            self.trainer._write_card(unfinished)
+            self.trainer.write_card(unfinished)
             write_json(unfinished / RECORD_FILE, record)
             replace_folder(unfinished, target)
         finally:

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -105,39 +103,38 @@ class AlbefCosineScheduler(LRScheduler):
 _SETTINGS = ("schedule", "steps_per_epoch")
 
 
-class PublishedOptimization(Trainer):
-    """The part of [`AmcTrainer`] that groups parameters as published and makes the scheduler `albef_cosine`."""
+def find_decay_parameters(model: nn.Module) -> list[str]:
+    """Names of the parameters with weight decay: all but vectors and those called bias, and the temperature.
 
-    lr_scheduler: Any
-    _steps_per_epoch: int
+    The temperature is a scalar in the released code, which excludes vectors: it decays there, as do the class token
+    and the position embedding.
+    """
+    return [
+        name
+        for name, value in model.named_parameters()
+        if name.rpartition(".")[2] == TEMPERATURE or (value.dim() != 1 and not name.endswith(".bias"))
+    ]
 
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Parameters with weight decay: all but those of one dimension and those called bias, and the temperature.
 
-        The temperature is a scalar in the released code, which excludes vectors: it decays there, as do the class
-        token and the position embedding.
-        """
-        return [
-            name
-            for name, value in model.named_parameters()
-            if name.rpartition(".")[2] == TEMPERATURE or (value.dim() != 1 and not name.endswith(".bias"))
-        ]
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, args: Any, steps_per_epoch: int, num_steps: int
+) -> AlbefCosineScheduler:
+    """The scheduler `albef_cosine` of a run, with a warning where an epoch is too short for its warm-up.
 
-    def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader) -> tuple:
-        """Numbers of steps and epochs of the run; keeps the optimizer steps of an epoch for the scheduler."""
-        values = super().set_initial_training_values(args, dataloader)
-        self._steps_per_epoch = values[1]
-        return values
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        """The scheduler that `lr_scheduler` names, or `lr_scheduler_type` where it is None."""
-        if self.lr_scheduler is None and self.args.lr_scheduler == ALBEF_COSINE:
-            schedule = build_albef_cosine(self.args)
-            _warn_of_cut_warmup(schedule, self._steps_per_epoch, num_training_steps)
-            optimizer = self.optimizer if optimizer is None else optimizer
-            self.lr_scheduler = AlbefCosineScheduler(optimizer, schedule, self._steps_per_epoch)
-            self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer)
+    Args:
+        optimizer (`torch.optim.Optimizer`): of the run.
+        args ([`AmcConfig`]): the run's settings.
+        steps_per_epoch (`int`), num_steps (`int`): optimizer steps of an epoch, and of the run.
+    """
+    schedule = build_albef_cosine(args)
+    warmup_steps = schedule.warmup_intervals * schedule.warmup_interval_steps
+    if steps_per_epoch <= warmup_steps and num_steps > steps_per_epoch:
+        logger.warning(
+            f"An epoch has {steps_per_epoch} steps and the warm-up {warmup_steps}: as published, the warm-up ends "
+            "with the first epoch and the learning rate jumps. Set `warmup_interval_steps` to "
+            f"{max(steps_per_epoch // max(schedule.warmup_intervals, 1), 1)} for a full warm-up."
+        )
+    return AlbefCosineScheduler(optimizer, schedule, steps_per_epoch)
 
 
 def build_albef_cosine(args: Any) -> AlbefCosine:
@@ -155,21 +152,12 @@ def build_albef_cosine(args: Any) -> AlbefCosine:
     )
 
 
-def _warn_of_cut_warmup(schedule: AlbefCosine, steps_per_epoch: int, num_steps: int) -> None:
-    warmup_steps = schedule.warmup_intervals * schedule.warmup_interval_steps
-    if steps_per_epoch <= warmup_steps and num_steps > steps_per_epoch:
-        logger.warning(
-            f"An epoch has {steps_per_epoch} steps and the warm-up {warmup_steps}: as published, the warm-up ends "
-            "with the first epoch and the learning rate jumps. Set `warmup_interval_steps` to "
-            f"{max(steps_per_epoch // max(schedule.warmup_intervals, 1), 1)} for a whole warm-up."
-        )
-
-
 __all__ = [
     "ALBEF_COSINE",
     "SCHEDULES",
     "AlbefCosine",
     "AlbefCosineScheduler",
-    "PublishedOptimization",
     "build_albef_cosine",
+    "build_scheduler",
+    "find_decay_parameters",
 ]

@@ -116,7 +116,7 @@ def test_momentum_weights_follow_the_merged_weights(base, tiny_processor, tmp_pa
         )
     }
     assert model.config.momentum == 0.995
-    trainer.move_momentum(model)
+    trainer.adapter.update_momentum()
     after = copy_state(model)
     for name, value in expected.items():
         torch.testing.assert_close(after[name], value, rtol=0, atol=1e-6, msg=name)
@@ -161,7 +161,7 @@ def test_a_copy_that_equals_its_frozen_original_is_neither_moved_nor_stored(
     checkpoint, tiny_processor, tmp_path, tiny_model
 ):
     trainer = build_lora_trainer(checkpoint, tiny_processor, tmp_path / "run", mlm_weight=0.0)
-    keys = trainer.lora_momentum.collect_state().keys()
+    keys = trainer.adapter.collect_state().keys()
     moving = [key for key in keys if key.startswith("momentum_text_model")]
     assert len(moving) == 2 * (8 + 2)
     assert not [key for key in keys if key.startswith("momentum_vision")]
@@ -262,7 +262,7 @@ def test_a_masked_word_head_trained_in_full_keeps_the_frozen_embeddings(base, ti
     embeddings = "albef.text_model.word_embeddings.weight"
     assert torch.equal(before[prefix + embeddings], model.state_dict()[embeddings])
     assert not torch.equal(before[prefix + "mlm_head.original_module.dense.weight"], head.dense.weight)
-    pairs = {id(own): online for own, online, _ in trainer.lora_momentum.pairs}
+    pairs = {id(own): online for own, online, _ in trainer.adapter.pairs}
     assert pairs[id(model.momentum_mlm_head.dense.weight)] is head.dense.weight
 
 
@@ -469,7 +469,7 @@ def test_bfloat16_and_gradient_checkpointing(base, tiny_processor, tmp_path, cha
         trainer.train()
         logs.append([entry["loss"] for entry in training_logs(trainer)])
         gradients.append({name: value for name, value in copy_state(trainer.model).items() if "lora_B" in name})
-        assert all(own.dtype == torch.float32 for own, _, _ in trainer.lora_momentum.pairs)
+        assert all(own.dtype == torch.float32 for own, _, _ in trainer.adapter.pairs)
     assert logs[0] == pytest.approx(logs[1], rel=1e-4 if "bf16" not in changes else 3e-2)
     assert all(value.abs().max() > 0 for value in gradients[1].values())
     if "bf16" not in changes:

@@ -330,7 +330,7 @@ def test_a_failed_save_leaves_the_best_of_before(tiny_pretraining_model, tiny_pr
     def fail(folder):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(trainer, "_write_card", fail)
+    monkeypatch.setattr(trainer, "write_card", fail)
     with pytest.raises(OSError, match="No space left"):
         trainer.evaluate()
     assert [path.name for path in tmp_path.iterdir()] == ["best-eval"]

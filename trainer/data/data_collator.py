@@ -17,7 +17,7 @@ from albef_amc.pretraining_losses_albef import IGNORED_LABEL, mask_tokens
 from albef_amc.ranges_albef import check_choice, check_number
 from albef_amc.text_processing_albef import find_broken_character, find_text_problem
 from albef_amc.trainer.data.augmentation import GroundingAugmentation
-from albef_amc.trainer.setting_ranges import MASK_SIDE, TRAINING_RANGES
+from albef_amc.trainer.setting_checks import MASK_SIDE, TRAINING_RANGES
 
 logger = logging.get_logger(__name__)
 

@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 class EpochDataset(Dataset):
     """Wraps a map-style data set; every row gets `draw`, the epoch, which seeds the collator's random choices.
 
-    [`~trainer.reliability.run_checkpoints.WholeCheckpoints`] calls `set_epoch` at the beginning of an epoch, also
-    after a resume: a row's augmentation, masks and negatives depend on (seed, epoch, row) and on nothing that ran
+    [`~trainer.reliability.reliable_trainer.ReliableTrainer`] calls `set_epoch` at the start of an epoch, also after
+    a resume: a row's augmentation, masks and negatives depend on (seed, epoch, row) and on nothing that ran
     before. The epoch lies in shared memory, where worker processes that live longer than an epoch see it change.
 
     Args:

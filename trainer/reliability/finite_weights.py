@@ -4,7 +4,7 @@
 import torch
 from torch import nn
 
-from albef_amc.trainer.parallel import is_true_anywhere
+from albef_amc.trainer.processes import is_true_anywhere
 
 
 def find_not_finite(model: nn.Module) -> str | None:

@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Checkpoint folders that are whole or recognised as damaged: a manifest written last, then one rename."""
+"""Checkpoint folders that are complete or recognised as damaged: a manifest written last, then one rename."""
 
+import errno
 import json
 import os
 import platform
@@ -13,7 +14,14 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from albef_amc.saving_albef import hash_file, replace_folder, restore_folders, synchronize, write_json
+from albef_amc.saving_albef import (
+    hash_file,
+    is_safetensors_error,
+    replace_folder,
+    restore_folders,
+    synchronize,
+    write_json,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -23,7 +31,8 @@ UNFINISHED, REPLACED = ".unfinished-", ".replaced-"
 STATE_FILE, SHARDS_FILE = "trainer_state.json", "model.safetensors.index.json"
 MAX_JSON_BYTES = 2**28  # the log of a run of millions of steps is smaller
 MAX_PROCESSES = 2**16
-# What a run needs to continue, and how names of the files that hold it begin: those of the Trainer itself, of LoRA, of
+FULL_DISK_BYTES = 2**20  # a file that could not be written and less than this left: the disk is full
+# What a run needs to continue, and the prefixes of the files that hold it: those of the Trainer itself, of LoRA, of
 # FSDP and of DeepSpeed, whose folder holds all three of the first.
 PARTS = {
     "weights": ("model.safetensors", "model-", "adapter_model.safetensors", "pytorch_model", "global_step"),
@@ -51,7 +60,7 @@ def list_checkpoints(run_folder: Path) -> list[Path]:
 
 
 def describe_circumstances(world_size: int) -> dict[str, Any]:
-    """What decides, beside the checkpoint, whether a resumed run computes the same bits."""
+    """What decides, besides the checkpoint, whether a resumed run computes the same bits."""
     return {
         "world_size": world_size,
         "threads": torch.get_num_threads(),
@@ -95,6 +104,24 @@ def remove_checkpoint(checkpoint: Path) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def rotate_checkpoints(newest: Path, best: str | None, limit: int | None) -> None:
+    """Keeps `limit` checkpoints of a run: the one just written, the best one, then the newest before it.
+
+    Args:
+        newest (`Path`): the checkpoint just written.
+        best (`str`, *optional*): the best one.
+        limit (`int`, *optional*): how many are kept; all for `None` or 0.
+    """
+    if limit is None or limit <= 0:
+        return
+    protected = {newest.name, *({Path(best).name} if best else ())}
+    others = [path for path in list_checkpoints(newest.parent) if path.name not in protected]
+    # Those after the present step are of a future that was given up: first to go.
+    others.sort(key=lambda path: (get_step(path) < get_step(newest), get_step(path)))
+    for checkpoint in others[: max(0, len(others) - max(0, limit - len(protected)))]:
+        remove_checkpoint(checkpoint)
+
+
 def clear_leftovers(run_folder: Path) -> None:
     """Removes what a killed run left unfinished, and gives a checkpoint back that was about to be replaced."""
     restore_folders(run_folder, "checkpoint-*", REPLACED)
@@ -103,10 +130,10 @@ def clear_leftovers(run_folder: Path) -> None:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, as the end of a sentence that begins with its path; `None` if it is whole.
+    """What is wrong with a checkpoint, as the end of a sentence that starts with its path; `None` if it is complete.
 
-    A whole one has a manifest, the manifest names all that a run needs to continue, every file has the bytes that were
-    written, and folder, manifest and state agree on the step.
+    A complete one has a manifest, the manifest names all that a run needs to continue, every file has the bytes that
+    were written, and folder, manifest and state agree on the step.
     """
     try:
         manifest = read_manifest(checkpoint)
@@ -131,13 +158,13 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"has no {MANIFEST_FILE}")
     manifest = _read_json(path)
     if not _is_manifest(manifest):
-        raise ValueError(f"has a {MANIFEST_FILE} that is none: entries are missing or of another type")
+        raise ValueError(f"has an invalid {MANIFEST_FILE}: entries are missing or of another type")
     names = [entry["name"] for entry in manifest["files"]]
     outside = [name for name in names if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]
     if outside:
-        raise ValueError(f"has a {MANIFEST_FILE} that is none: it lists {outside[0]!r}, outside the checkpoint")
+        raise ValueError(f"has an invalid {MANIFEST_FILE}: it lists {outside[0]!r}, outside the checkpoint")
     if len({*names}) < len(names):
-        raise ValueError(f"has a {MANIFEST_FILE} that is none: it lists a file twice")
+        raise ValueError(f"has an invalid {MANIFEST_FILE}: it lists a file twice")
     return manifest
 
 
@@ -161,8 +188,8 @@ def _is_manifest(content: Any) -> bool:
 def _check_parts(manifest: dict[str, Any]) -> None:
     """Refuses a manifest that does not list what a run needs, or lists an empty file for it."""
     names = [entry["name"] for entry in manifest["files"] if entry["size"] > 0]
-    for part, beginnings in PARTS.items():
-        if not any(name.startswith(beginnings) for name in names):
+    for part, prefixes in PARTS.items():
+        if not any(name.startswith(prefixes) for name in names):
             raise ValueError(
                 f"lists no {part} in its {MANIFEST_FILE}: a run cannot continue from it (with `save_only_model` the "
                 "weights alone are kept)"
@@ -235,11 +262,11 @@ def ends_run(checkpoint: Path, max_steps: int) -> bool:
     return isinstance(length, int) and max_steps <= length
 
 
-def find_newest_whole(run_folder: Path) -> Path | None:
-    """The newest checkpoint whose manifest holds, with a warning about every newer one; `None` if there is none.
+def find_newest_complete(run_folder: Path) -> Path | None:
+    """The newest complete checkpoint, with a warning about every newer one; `None` if there is no checkpoint.
 
     Raises:
-        ValueError: there are checkpoints, and none is whole.
+        ValueError: there are checkpoints, and none is complete.
     """
     damages = []
     for checkpoint in reversed(list_checkpoints(run_folder)):
@@ -247,26 +274,82 @@ def find_newest_whole(run_folder: Path) -> Path | None:
         if damage is None:
             return checkpoint
         damages.append(f"{checkpoint} {damage}")
-        logger.warning(f"{damages[-1]}: it is passed over.")
+        logger.warning(f"{damages[-1]}: it is skipped.")
     if damages:
         raise ValueError(
             f"no checkpoint of {run_folder} can be resumed from: {'; '.join(damages)}. Name one without a "
-            f"{MANIFEST_FILE} by its path (`resume_from_checkpoint=PATH`), or begin anew in another folder."
+            f"{MANIFEST_FILE} by its path (`resume_from_checkpoint=PATH`), or start again in another folder."
         )
     return None
 
 
+def choose_checkpoint(run_folder: Path, wanted: str | bool | None) -> Path | None:
+    """The checkpoint that `resume_from_checkpoint` means; see `ReliableTrainer.train`."""
+    if wanted is None or wanted is False:
+        if list_checkpoints(run_folder):
+            logger.warning(
+                f"{run_folder} holds checkpoints of an earlier run, which this one will replace. To resume that run, "
+                "pass `resume_from_checkpoint=True`."
+            )
+        return None
+    if wanted is True:
+        newest = find_newest_complete(run_folder)
+        if newest is None:
+            logger.warning(f"{run_folder} holds no checkpoint: the run starts from the beginning.")
+        return newest
+    checkpoint = Path(wanted)
+    if not checkpoint.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "`resume_from_checkpoint`: no such folder", str(checkpoint))
+    if not (checkpoint / MANIFEST_FILE).is_file():
+        logger.warning(f"{checkpoint} has no {MANIFEST_FILE}: whether it is complete is not known.")
+        return checkpoint
+    damage = find_damage(checkpoint)
+    if damage is not None:
+        raise ValueError(
+            f"`resume_from_checkpoint`: {checkpoint} {damage}. Choose another checkpoint, or pass `True` for the "
+            "newest complete one."
+        )
+    return checkpoint
+
+
+def compare_circumstances(checkpoint: Path, world_size: int) -> None:
+    """Warns where a run resumes from a checkpoint under other circumstances than it was written under."""
+    stored, now = read_manifest(checkpoint)["circumstances"], describe_circumstances(world_size)
+    different = [f"{name} {stored.get(name)} -> {value}" for name, value in now.items() if stored.get(name) != value]
+    if different:
+        logger.warning(
+            f"{checkpoint} was written under other circumstances ({', '.join(different)}): the run continues, but its "
+            "weights will not be those of an uninterrupted run bit by bit."
+        )
+
+
+def describe_failure(error: Exception, final: Path) -> tuple[int | None, str]:
+    """Number of the operating system (`None`: not an error of the disk) and words for an error during a save."""
+    is_torch_writer = isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error)
+    if not (isinstance(error, OSError) or is_torch_writer or is_safetensors_error(error)):
+        return None, f"saving {final} failed on another process: {error}"
+    number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
+    if "No space left" in str(error) or shutil.disk_usage(final.parent).free < FULL_DISK_BYTES:
+        number = errno.ENOSPC
+    words = os.strerror(number) if number == errno.ENOSPC else str(error)
+    return number, f"cannot write the checkpoint; earlier ones are unchanged, and nothing is left of this one: {words}"
+
+
 __all__ = [
     "MANIFEST_FILE",
+    "choose_checkpoint",
     "clear_leftovers",
+    "compare_circumstances",
     "describe_circumstances",
+    "describe_failure",
     "ends_run",
     "find_damage",
-    "find_newest_whole",
+    "find_newest_complete",
     "get_step",
     "list_checkpoints",
     "put_in_place",
     "read_manifest",
     "remove_checkpoint",
+    "rotate_checkpoints",
     "write_manifest",
 ]

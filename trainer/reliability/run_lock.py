@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from albef_amc.trainer.parallel import do_on_main_process
+from albef_amc.trainer.processes import do_on_main_process
 
 try:
     import fcntl

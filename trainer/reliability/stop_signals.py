@@ -1,35 +1,28 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""What a run does when something goes wrong around it: a loss that is not finite, and a request to stop (a signal)."""
+"""Requests to stop a run: Ctrl-C and SIGTERM, on which all processes agree."""
 
-import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from accelerate.utils import DistributedType, gather_object
-from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.utils import logging
 
-from albef_amc.messages_albef import list_first
 from albef_amc.parallel_albef import sum_over_processes
-from albef_amc.trainer.parallel import do_on_main_process, is_true_anywhere
-from albef_amc.trainer.reliability.finite_weights import check_finite_weights
 
 logger = logging.get_logger(__name__)
 
-IDS_SHOWN = 64
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # a run is stopped by the last of them that any process got
-NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+# A run is stopped by the last of them that any process got; the words are those of messages.
+STOP_SIGNALS: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
 class TrainingTerminated(SystemExit):
-    """SIGTERM ended a run after it saved a checkpoint; left alone it ends the process with status 143.
+    """SIGTERM ended a run after it saved a checkpoint; nobody catching it, the process ends with status 143.
 
     Args:
         checkpoint (`Path`): the checkpoint to continue from.
@@ -124,139 +117,6 @@ class StopOnSignal(TrainerCallback):
         self.on_step_end(args, state, control)
 
 
-class SurvivingTrainer(Trainer):
-    """Trainer that skips steps whose loss or gradient is not finite, and that saves and stops on Ctrl-C and SIGTERM.
-
-    A step is skipped where the loss of any micro-batch on any process, or the norm of the gradient, is not finite:
-    there is no optimizer step, so parameters and optimizer stay as they were, and the features of a micro-batch whose
-    loss is not finite do not enter the queues. The learning rate and the count of steps move on. Skips are counted
-    under `skipped_steps` in the log; after `args.max_skipped_steps` in a row the run stops.
-
-    DeepSpeed takes its step inside the backward pass and cannot skip it: there the run stops at the first loss that
-    is not finite, before the step, and after a step whose gradient was not.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.stop_signal = StopOnSignal()
-        self.add_callback(self.stop_signal)
-        self._clear_step()
-        self._is_skipped = False
-        self._skipped_in_a_row: list[tuple[int, list[str]]] = []
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As for `Trainer`.
-
-        Raises:
-            TrainingTerminated: SIGTERM came; a checkpoint of the step is saved.
-            TrainingInterrupted: Ctrl-C came (a `KeyboardInterrupt`); a checkpoint of the step is saved.
-            FloatingPointError: `max_skipped_steps` steps in a row were skipped, or a weight is NaN or infinite.
-        """
-        self._clear_step()
-        self._skipped_in_a_row.clear()
-        with self.stop_signal.listening():
-            return super().train(*args, **kwargs)
-
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Ends a run; one that a signal ended keeps every checkpoint and does nothing more."""
-        check_finite_weights(self.model, self.state.global_step, self.args.device)
-        if not self.stop_signal.agree(self.args.device):
-            if not self.state.global_step:
-                raise ValueError("the run ended without a step: the training data gave no batch. Look at its rows.")
-            return super()._finalize_training(*args, **kwargs)
-        self.control: Any = self.callback_handler.on_train_end(self.args, self.state, self.control)
-        self.is_in_train = False
-        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if not do_on_main_process(checkpoint.is_dir):  # the signal came after the last step
-            self._save_checkpoint(self.model, trial=None)
-        logger.warning(
-            f"stopped by {NAMES[signal.Signals(self.stop_signal.agreed)]} after step {self.state.global_step} of "
-            f"{self.state.max_steps}. Continue from {checkpoint} with `resume_from_checkpoint=True`."
-        )
-        is_interrupted = self.stop_signal.agreed == signal.SIGINT
-        raise TrainingInterrupted(checkpoint) if is_interrupted else TrainingTerminated(checkpoint)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As for `Trainer`.
-
-        Raises:
-            FloatingPointError: a weight is NaN or infinite; nothing is written.
-        """
-        check_finite_weights(self.model, self.state.global_step, self.args.device)
-        super().save_model(output_dir, _internal_call)
-
-    @property
-    def skipped_steps(self) -> int:
-        """Steps of the run that were skipped, those before a resume included."""
-        return max((entry["skipped_steps"] for entry in self.state.log_history if "skipped_steps" in entry), default=0)
-
-    def is_finite_loss(self, loss: torch.Tensor, inputs: Mapping[str, Any]) -> bool:
-        """Whether the loss of a micro-batch is finite on every process; takes note of the rows where it is not.
-
-        Args:
-            loss (`torch.Tensor`): the loss before the backward pass.
-            inputs (mapping): the batch, with the `row_ids` that the collator gives.
-        """
-        row_ids = list(inputs.get("row_ids", ()))
-        self._row_ids += row_ids
-        is_finite = bool(torch.isfinite(loss.detach()).all())
-        if not is_finite:
-            self._suspect_ids += row_ids
-        if not is_true_anywhere(not is_finite, loss.device):
-            return True
-        self._has_bad_loss = True
-        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            self._stop([(self.state.global_step + 1, self._suspect_ids)], "the loss is not finite")
-        return False
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """The norm of the gradient, which every process has alike; drops gradients that must not be used."""
-        grad_norm = super()._get_grad_norm(model, grad_norm)
-        is_finite = grad_norm is None or math.isfinite(float(grad_norm))
-        if is_finite and not self._has_bad_loss:
-            self._skipped_in_a_row.clear()
-        else:
-            self._skip(model)
-        self._clear_step()
-        return grad_norm
-
-    def _skip(self, model: nn.Module) -> None:
-        """Leaves the optimizer nothing to do in this step; stops after too many such steps in a row."""
-        step = self.state.global_step + 1
-        reason, row_ids = "the gradient is not finite", self._row_ids
-        if self._has_bad_loss:
-            reason, row_ids = "the loss is not finite", self._suspect_ids
-        self._skipped_in_a_row.append((step, row_ids))
-        if row_ids:
-            logger.warning(f"step {step} is skipped: {reason}. Images: {', '.join(row_ids)}.")
-        is_too_late = self.accelerator.distributed_type == DistributedType.DEEPSPEED
-        if is_too_late or len(self._skipped_in_a_row) >= self.args.max_skipped_steps:
-            self._stop(self._skipped_in_a_row, reason)
-        model.zero_grad()
-        self._is_skipped = True
-
-    def _stop(self, steps: list[tuple[int, list[str]]], reason: str) -> NoReturn:
-        ids: dict[int, list[str]] = {}
-        for step, row_ids in gather_object(steps):
-            ids.setdefault(step, []).extend(row_ids)
-        batches = "; ".join(f"step {step}: {_shorten(row_ids)}" for step, row_ids in ids.items())
-        raise FloatingPointError(
-            f"{reason}; {len(ids)} steps in a row could not be taken. Images of the batches: {batches}. Look at these "
-            "rows, lower `learning_rate` or set `max_grad_norm`, and resume from the newest checkpoint."
-        )
-
-    def _clear_step(self) -> None:
-        self._has_bad_loss = False
-        self._row_ids: list[str] = []
-        self._suspect_ids: list[str] = []
-
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        if self._is_skipped:
-            self._is_skipped = False
-            self.log({"skipped_steps": self.skipped_steps + 1})
-        super()._maybe_log_save_evaluate(*args, **kwargs)
-
-
 def begin_worker(worker_id: int, then: Callable[[int], None] | None = None) -> None:
     """First act of a worker of a data loader: Ctrl-C, which all processes of a terminal get, is left to the run.
 
@@ -269,13 +129,9 @@ def begin_worker(worker_id: int, then: Callable[[int], None] | None = None) -> N
         then(worker_id)
 
 
-def _shorten(row_ids: list[str]) -> str:
-    return list_first(row_ids, IDS_SHOWN) or "the collator gives no `row_ids`"
-
-
 __all__ = [
+    "STOP_SIGNALS",
     "StopOnSignal",
-    "SurvivingTrainer",
     "TrainingInterrupted",
     "TrainingTerminated",
     "begin_worker",

@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import islice
 
 import pytest
-from test_stream_training import build_table, build_trainer, list_changes, write_parquet
+from test_stream_batches import build_table, build_trainer, list_changes, write_parquet
 from test_train import train
 from testing_utils import PROJECT_FOLDER
 

@@ -1,10 +1,12 @@
-"""Checkpoints that are whole or refused, and resumed runs that end with the bits of an uninterrupted one."""
+"""Checkpoints that are complete or refused, and resumed runs that end with the bits of an uninterrupted one."""
 
 import copy
 import errno
 import hashlib
+import inspect
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -14,16 +16,25 @@ import pytest
 import torch
 from testing_utils import PROJECT_FOLDER, build_rows, build_tiny_processor
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from albef_amc.cli.main import main
 from albef_amc.trainer import AmcConfig, AmcTrainer, DataCollatorForGrounding, GroundingAugmentation
 from albef_amc.trainer.data.epoch_dataset import EpochDataset
-from albef_amc.trainer.reliability.manifests import clear_leftovers, find_damage, list_checkpoints, put_in_place
-from albef_amc.trainer.reliability.run_checkpoints import choose_checkpoint
+from albef_amc.trainer.reliability.manifests import (
+    choose_checkpoint,
+    clear_leftovers,
+    find_damage,
+    list_checkpoints,
+    put_in_place,
+    rotate_checkpoints,
+)
+from albef_amc.trainer.reliability.reliable_trainer import CHECKED_TRANSFORMERS, ReliableTrainer
 
 sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
 import fault_tolerance  # noqa: E402
+
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def build_trainer(model, folder, rows=None, callbacks=None, **changes) -> AmcTrainer:
@@ -69,7 +80,7 @@ def finished_run(_finished_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_is_whole_and_its_manifest_names_every_file(finished_run):
+def test_a_checkpoint_is_complete_and_its_manifest_names_every_file(finished_run):
     assert sorted(path.name for path in finished_run.iterdir()) == ["checkpoint-2", "checkpoint-4"]
     for step in (2, 4):
         folder = finished_run / f"checkpoint-{step}"
@@ -79,6 +90,21 @@ def test_a_checkpoint_is_whole_and_its_manifest_names_every_file(finished_run):
         assert files == {name: len(data) for name, data in read_folder(folder).items() if name != "manifest.json"}
         assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= {*files}
         assert find_damage(folder) is None
+
+
+def test_private_methods_of_transformers_are_overridden_in_one_class_with_their_parameters():
+    assert AmcTrainer.__mro__[:3] == (AmcTrainer, ReliableTrainer, Trainer)
+    private = {name for name in vars(Trainer) if name.startswith("_") and not name.startswith("__")}
+    assert not private & {*vars(AmcTrainer)}
+    overridden = sorted(private & {*vars(ReliableTrainer)})
+    assert "_save_checkpoint" in overridden and "_run_epoch" in overridden
+    for name in overridden:
+        theirs, ours = (inspect.signature(getattr(owner, name)).parameters for owner in (Trainer, ReliableTrainer))
+        takes_the_rest = any(parameter.kind == parameter.VAR_KEYWORD for parameter in ours.values())
+        named = {parameter.name for parameter in ours.values() if parameter.kind not in VARIADIC}
+        assert named <= {*theirs} and (takes_the_rest or named == {*theirs}), name
+    pinned = re.search(r"^transformers==(\S+)$", (PROJECT_FOLDER / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned[1] in CHECKED_TRANSFORMERS
 
 
 def change_manifest(change):
@@ -138,22 +164,22 @@ DAMAGES = {
     "cut": (lambda folder: (folder / "optimizer.pt").write_bytes(b"0"), r"has 1 bytes in optimizer\.pt"),
     "flipped": (lambda folder: flip_last_byte(folder / "model.safetensors"), r"other bytes in model\.safetensors"),
     "garbled": (lambda folder: (folder / "manifest.json").write_text("{"), "cannot be read"),
-    "list": (lambda folder: (folder / "manifest.json").write_text("[]"), "that is none"),
+    "list": (lambda folder: (folder / "manifest.json").write_text("[]"), "an invalid manifest"),
     "deep": (lambda folder: (folder / "manifest.json").write_text("[" * 100_000), "cannot be read"),
     "not UTF-8": (lambda folder: (folder / "manifest.json").write_bytes(b"\xff{"), "cannot be read"),
     "outside": (change_first_file(name="../outside"), r"lists '\.\./outside', outside the checkpoint"),
     "outside by a detour": (change_first_file(name="a/../../outside"), "outside the checkpoint"),
     "absolute": (change_first_file(name="/etc/hostname"), "lists '/etc/hostname', outside the checkpoint"),
-    "name of another type": (change_first_file(name=3), "that is none"),
-    "size of another type": (change_first_file(size="12"), "that is none"),
-    "size that is a truth value": (change_first_file(size=True), "that is none"),
-    "size below 0": (change_first_file(size=-1), "that is none"),
-    "digest of another type": (change_first_file(sha256=None), "that is none"),
-    "entry of another type": (change_manifest(lambda manifest: manifest["files"].append("a")), "that is none"),
+    "name of another type": (change_first_file(name=3), "an invalid manifest"),
+    "size of another type": (change_first_file(size="12"), "an invalid manifest"),
+    "size that is a truth value": (change_first_file(size=True), "an invalid manifest"),
+    "size below 0": (change_first_file(size=-1), "an invalid manifest"),
+    "digest of another type": (change_first_file(sha256=None), "an invalid manifest"),
+    "entry of another type": (change_manifest(lambda manifest: manifest["files"].append("a")), "an invalid manifest"),
     "a file twice": (change_manifest(lambda manifest: manifest["files"].append(manifest["files"][0])), "file twice"),
-    "no list": (change_manifest(lambda manifest: manifest.pop("files")), "that is none"),
-    "files are a mapping": (change_manifest(lambda manifest: manifest.update(files={})), "that is none"),
-    "no circumstances": (change_manifest(lambda manifest: manifest.pop("circumstances")), "that is none"),
+    "no list": (change_manifest(lambda manifest: manifest.pop("files")), "an invalid manifest"),
+    "files are a mapping": (change_manifest(lambda manifest: manifest.update(files={})), "an invalid manifest"),
+    "no circumstances": (change_manifest(lambda manifest: manifest.pop("circumstances")), "an invalid manifest"),
     "no files": (change_manifest(lambda manifest: manifest.update(files=[])), "lists no weights"),
     "no weights": (forget("model.safetensors"), "lists no weights"),
     "no optimizer": (forget("optimizer.pt"), "lists no state of the optimizer"),
@@ -172,19 +198,19 @@ DAMAGES = {
         "lists no state of the optimizer",
     ),
     "generators of one process of two": (set_world_size(2), r"does not list rng_state_0\.pth"),
-    "no processes": (set_world_size(0), "that is none"),
-    "too many processes": (set_world_size(10**12), "that is none"),
+    "no processes": (set_world_size(0), "an invalid manifest"),
+    "too many processes": (set_world_size(10**12), "an invalid manifest"),
     "streams of one process": (rewrite("stream-1.json", b"{}"), r"does not list stream-0\.json"),
     "adapter alone": (rewrite("adapter_model.safetensors", b"1"), r"does not list pretraining_state\.safetensors"),
     "a shard is missing": (
         rewrite("model.safetensors.index.json", b'{"weight_map": {"a": "model-1.safetensors"}}'),
         r"does not list model-1\.safetensors",
     ),
-    "end of another type": (change_manifest(lambda manifest: manifest.update(is_last="no")), "that is none"),
-    "no step": (change_manifest(lambda manifest: manifest.pop("step")), "that is none"),
+    "end of another type": (change_manifest(lambda manifest: manifest.update(is_last="no")), "an invalid manifest"),
+    "no step": (change_manifest(lambda manifest: manifest.pop("step")), "an invalid manifest"),
     "another step": (change_manifest(lambda manifest: manifest.update(step=2)), "manifest.json of step 2"),
-    "step with a point": (change_manifest(lambda manifest: manifest.update(step=4.0)), "that is none"),
-    "step as text": (change_manifest(lambda manifest: manifest.update(step="4")), "that is none"),
+    "step with a point": (change_manifest(lambda manifest: manifest.update(step=4.0)), "an invalid manifest"),
+    "step as text": (change_manifest(lambda manifest: manifest.update(step="4")), "an invalid manifest"),
     "state of another step": (
         rewrite("trainer_state.json", b'{"global_step": 2}'),
         r"trainer_state\.json of step 2, and a manifest\.json of step 4",
@@ -208,7 +234,7 @@ def test_damage_is_found_and_an_older_checkpoint_taken(kind, finished_run, caplo
     with pytest.raises(ValueError, match=rf"checkpoint-4 .*{words}"):
         choose_checkpoint(finished_run, str(finished_run / "checkpoint-4"))
     assert choose_checkpoint(finished_run, True) == finished_run / "checkpoint-2"
-    assert sum("passed over" in record.getMessage() for record in caplog.records) == 1
+    assert sum("is skipped" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_only_damaged_checkpoints_are_an_error_and_none_a_beginning(finished_run, tmp_path, caplog):
@@ -217,7 +243,7 @@ def test_only_damaged_checkpoints_are_an_error_and_none_a_beginning(finished_run
     with pytest.raises(ValueError, match=r"has other bytes in scheduler\.pt.*has no manifest\.json"):
         choose_checkpoint(finished_run, True)
     assert choose_checkpoint(finished_run, str(finished_run / "checkpoint-2")) is not None
-    assert "whether it is whole is not known" in caplog.text
+    assert "whether it is complete is not known" in caplog.text
     assert choose_checkpoint(tmp_path / "nothing", True) is None
     assert "starts from the beginning" in caplog.text
     with pytest.raises(FileNotFoundError, match="no such folder"):
@@ -259,13 +285,10 @@ def test_the_same_step_is_saved_twice(tiny_pretraining_model, tmp_path):
     assert find_damage(tmp_path / "checkpoint-2") is None
 
 
-def test_rotation_keeps_the_best_and_the_newest(tiny_pretraining_model, tmp_path):
-    for step in (1, 3, 9):
+def test_rotation_keeps_the_best_and_the_newest(tmp_path):
+    for step in (1, 3, 4, 9):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    trainer = build_trainer(tiny_pretraining_model, tmp_path, save_total_limit=3)
-    trainer.state.best_model_checkpoint = str(tmp_path / "checkpoint-1")
-    (tmp_path / "checkpoint-4").mkdir()
-    trainer._rotate(tmp_path, tmp_path / "checkpoint-4")
+    rotate_checkpoints(tmp_path / "checkpoint-4", best=str(tmp_path / "checkpoint-1"), limit=3)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-1", "checkpoint-3", "checkpoint-4"]
 
 

@@ -1,4 +1,4 @@
-"""Streamed rows: dealt out once each, grouped by image, and found again by a resumed run."""
+"""Streamed rows: each to one reader, grouped by image, and found again by a resumed run."""
 
 import json
 import os
@@ -292,7 +292,7 @@ import json, os, signal, sys, time
 sys.path[:0] = sys.argv[1].split(os.pathsep)
 import torch
 from transformers import TrainerCallback
-from test_stream_training import build_trainer
+from test_stream_batches import build_trainer
 from testing_utils import build_rows
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.data.mixtures import Mixture

@@ -1,12 +1,12 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""What the settings of a run may be: types as they are declared, and one table of ranges."""
+"""What the settings of a run may be: types as they are declared, one table of ranges, and what excludes what."""
 
 import dataclasses
 import math
 import typing
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from accelerate import ParallelismConfig
@@ -28,6 +28,10 @@ from albef_amc.ranges_albef import (
     shorten_value,
 )
 
+MatmulPrecision = Literal["highest", "high", "medium"]
+
+COMPILE_SETTINGS = ("torch_compile", "torch_compile_backend", "torch_compile_mode")
+EXACT: MatmulPrecision = "highest"
 COUNT = Range(1, LARGE, is_whole=True)
 WHOLE = Range(0, LARGE, is_whole=True)
 STEPS = Range(0, LARGE)  # below 1: a share of all steps
@@ -137,6 +141,27 @@ def check_training_settings(settings: Any) -> None:
         )
     for name in ("lr_scheduler_kwargs", "extra_objectives"):
         _check_numbers_inside(name, getattr(settings, name))
+    _check_compilation_and_precision(settings)
+
+
+def _check_compilation_and_precision(settings: Any) -> None:
+    """Refuses compilation of the whole model, and `float32_matmul_precision` against `tf32`."""
+    for name in COMPILE_SETTINGS:
+        if getattr(settings, name):
+            raise ValueError(
+                f"`{name}={getattr(settings, name)}` compiles the whole model, but AMC differentiates its upper "
+                "layers twice, which compiled code cannot be. Leave it out, and call `model.compile_encoders()` "
+                "before training: it compiles the layers below."
+            )
+    precision = settings.float32_matmul_precision
+    if precision is None:
+        return
+    check_choice("float32_matmul_precision", precision, get_args(MatmulPrecision))
+    if settings.tf32 is not None and settings.tf32 == (precision == EXACT):
+        raise ValueError(
+            f"`float32_matmul_precision={precision}` and `tf32={settings.tf32}` contradict each other: TF32 is on "
+            'with "high" and "medium", and off with "highest". Give one of the two.'
+        )
 
 
 def _check_enumerations(settings: Any) -> None:
@@ -207,6 +232,7 @@ __all__ = [
     "MASK_SIDE",
     "MOST_WORKERS",
     "TRAINING_RANGES",
+    "MatmulPrecision",
     "check_schedule",
     "check_training_settings",
 ]

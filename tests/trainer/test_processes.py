@@ -18,7 +18,7 @@ from albef_amc.layout_albef import pad_tokens
 from albef_amc.parallel_albef import JointRows, gather_rows
 from albef_amc.pretraining_losses_albef import JointBatch
 from albef_amc.trainer import AmcConfig, AmcTrainer
-from albef_amc.trainer.parallel import build_whole_model, keeping_parameters
+from albef_amc.trainer.sharding import build_full_model, keeping_parameters
 
 RELATIVE_TOLERANCE = 1e-6
 
@@ -129,7 +129,7 @@ def test_zero3_is_refused_with_the_alternative(tmp_path):
     program = """
         import sys
         from albef_amc.trainer import AmcConfig
-        from albef_amc.trainer.parallel import refuse_zero3
+        from albef_amc.trainer.sharding import refuse_zero3
 
         for stage in (2, 3):
             settings = {"zero_optimization": {"stage": stage}, "train_micro_batch_size_per_gpu": "auto"}
@@ -176,7 +176,7 @@ def test_a_single_process_is_its_own_joint_batch():
 
 def test_padding_pieces_and_whole_models(tiny_pretraining_model):
     assert pad_tokens(torch.ones(2, 3, 4), 5).shape == (2, 5, 4) and pad_tokens(torch.ones(2, 3), 5).sum() == 6
-    assert build_whole_model(tiny_pretraining_model) is tiny_pretraining_model
+    assert build_full_model(tiny_pretraining_model) is tiny_pretraining_model
     with keeping_parameters(tiny_pretraining_model):
         pass
 
@@ -185,9 +185,10 @@ def test_loss_without_global_counts_is_that_of_the_batch(tmp_path):
     """Called on its own, outside of the training loop, `compute_loss` takes means over its batch."""
     trainer = build_trainer(build_model(torch.float32), tmp_path)
     inputs = build_inputs(trainer, 0, 1)
-    counts = trainer._get_num_items_in_batch([inputs], torch.device("cpu"))
+    batches, counts = trainer.get_batch_samples(iter([inputs]), 2, torch.device("cpu"))
+    assert batches == [inputs]
     assert counts.tolist() == [(inputs["mlm_labels"] != -100).sum(), inputs["has_region"].sum()]
-    assert trainer._get_num_items_in_batch([], torch.device("cpu")) is None
+    assert trainer.get_batch_samples(iter([]), 1, torch.device("cpu")) == ([], None)
     trainer.model.eval()
     own = trainer.compute_loss(trainer.model, inputs)
     torch.testing.assert_close(own, trainer.compute_loss(trainer.model, inputs, num_items_in_batch=counts))

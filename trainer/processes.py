@@ -1,0 +1,48 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""What several processes do together: one acts for all, sums over all, agreement."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from albef_amc.parallel_albef import count_processes, sum_over_processes
+
+Value = TypeVar("Value")
+
+
+def do_on_main_process(action: Callable[[], Value]) -> Value:
+    """The result, or the error, of what the first process does; the same on every process, each of which must call."""
+    outcome: list[Any] = [None, None]
+    if PartialState().process_index == 0:
+        try:
+            outcome = [action(), None]
+        except Exception as error:
+            outcome = [None, error]
+    value, failure = broadcast_object_list(outcome)
+    if failure is not None:
+        raise failure
+    return value
+
+
+def sum_counts(counts: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Sum of the counts of all micro-batches and processes, a tensor like one of them."""
+    return sum_over_processes(torch.stack(list(counts)).sum(dim=0).to(device))
+
+
+def is_true_anywhere(value: bool, device: torch.device) -> bool:
+    """Whether a value is true on any process; every process must ask."""
+    return bool(sum_over_processes(torch.tensor(int(value), device=device)))
+
+
+def average_over_processes(values: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Mean of every scalar over the processes. Every process must call it with the same names."""
+    if not values:
+        return {}
+    total = sum_over_processes(torch.stack([value.float() for value in values.values()])) / count_processes()
+    return dict(zip(values, total.tolist(), strict=True))
+
+
+__all__ = ["average_over_processes", "do_on_main_process", "is_true_anywhere", "sum_counts"]
