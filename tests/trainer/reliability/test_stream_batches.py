@@ -155,6 +155,9 @@ def test_a_batch_of_a_stream_is_that_of_the_same_rows_read_by_number(parquet, st
     expected = collator([rows[index] for index in range(4)])
     batch = collator([row for row, _ in islice(streamed, 4)])
     assert batch.keys() == expected.keys()
+    layout, expected_layout = batch.pop("layout"), expected.pop("layout")
+    assert torch.equal(layout.attention_mask, expected_layout.attention_mask)
+    assert torch.equal(layout.image_index, expected_layout.image_index)
     for name, value in expected.items():
         assert torch.equal(batch[name], value) if isinstance(value, torch.Tensor) else batch[name] == value
 
