@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Model cards from what a run left behind: a number on a card is read from the run's metrics file, never typed."""
+"""Model cards from the files of a run: a number on a card is read from the run's metrics file, never typed."""
 
 import json
 import math

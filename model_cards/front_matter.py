@@ -81,7 +81,7 @@ def build_front_matter(
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether the Hub can link to the name; a file or words stay in the text of the card alone."""
+    """Whether the Hub can link to the name; a file or words stay only in the text of the card."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -118,7 +118,7 @@ def is_inside(text: str, folder: str | None) -> bool:
 
 
 def shorten_place(text: str) -> str:
-    """A text as a card shows it: of a path of one machine the last part alone."""
+    """A text as a card shows it: of a path of one machine only the last part."""
     parts = [part for part in re.split(r"[/\\]", text) if part]
     return parts[-1] if parts and is_place(text) else text
 
@@ -127,7 +127,7 @@ def check_front_matter(text: str) -> None:
     """Refuses a card whose front matter the Hub cannot read.
 
     Args:
-        text (`str`): the whole card.
+        text (`str`): the complete card.
 
     Raises:
         ValueError: no front matter, invalid YAML, no licence, or a `model-index` with a part missing.

@@ -15,7 +15,7 @@ FIELDS_FILE = "model_card.json"
 
 
 def write_model_card(folder: str | Path, card: ModelCard) -> Path:
-    """Writes the card as `README.md` into a checkpoint folder, whole or not at all.
+    """Writes the card as `README.md` into a checkpoint folder, completely or not at all.
 
     Beside it lie its fields (`model_card.json`), and the metrics file, which is copied if it is elsewhere.
 

@@ -67,7 +67,7 @@ def find_loose_numbers(text: str) -> list[str]:
     """What is wrong with the numbers of a Markdown page: every decimal outside code must be tied to a key of a file.
 
     A paragraph or table has its ties in a comment directly above it (see [`render_ties`]). They are compared with its
-    numbers in order; whole numbers without a tie are ignored.
+    numbers in order, up to the first difference; integers without a tie are ignored.
     """
     text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^    .*$", "", text, flags=re.MULTILINE)
@@ -81,5 +81,7 @@ def find_loose_numbers(text: str) -> list[str]:
                 expected.pop(0)
             elif not number.isdigit():
                 problems.append(f"{number} is not tied to a file; the next number of its block is {expected[:1]}")
-        problems += [f"{number} of a file is not in its block" for number in expected]
+                break
+        else:
+            problems += [f"{number} of a file is not in its block" for number in expected[:1]]
     return problems
