@@ -256,7 +256,7 @@ def main() -> None:
     if arguments.sweep:
         sweeps = measure_sweeps(arguments)
         file = write({"sweeps": sweeps}, "_sweep")
-        plot_sweeps(file, "Grounding", "ms a phrase", sweeps, SWEEP_LABELS)
+        plot_sweeps(file, "Grounding", "ms per phrase", sweeps, SWEEP_LABELS)
     elif arguments.gains:
         write({"gains": compare_habits(arguments)}, "_gains")
     else:

@@ -11,7 +11,7 @@ ROOM_ABOVE = 1.08  # end of an axis over the largest value
 
 
 def plot_sweeps(result: Path, title: str, y_label: str, sweeps: dict[str, list[dict]], labels: dict[str, str]) -> None:
-    """A picture for each sweep beside a result file: milliseconds a phrase of every side.
+    """A picture for each sweep beside a result file: milliseconds per phrase of every side.
 
     Args:
         result (`Path`): the result file.
@@ -37,7 +37,7 @@ def plot_curves(
     log_x: bool = False,
     log_y: bool = False,
 ) -> None:
-    """Writes a picture with one line a curve.
+    """Writes a picture with one line per curve.
 
     Args:
         path (`Path`): PNG to write.

@@ -339,7 +339,7 @@ def main() -> None:
             print_peak_memory(arguments, folder)
         elif arguments.sweep:
             sweeps = measure_sweeps(arguments, folder)
-            plot_sweeps(write({"sweeps": sweeps}, "_sweep"), "Training", "ms a pair", sweeps, SWEEP_LABELS)
+            plot_sweeps(write({"sweeps": sweeps}, "_sweep"), "Training", "ms per pair", sweeps, SWEEP_LABELS)
         elif arguments.amc:
             sides = ("trainer", "without_amc")
             rows = [measure_case(case, arguments, folder, arguments.repetitions, sides) for case in AMC_CASES]
