@@ -10,14 +10,12 @@ from typing import Annotated, Any
 import typer
 from tqdm.auto import tqdm
 
-from albef_amc.cli.output_paths import check_output_folder
+from albef_amc.cli.options import DataOption, JsonOption, OutputFolderOption, PrivateOption, RawFolderOption, read_data
 from albef_amc.cli.reporting import print_result, report
-from albef_amc.configuration.recipes import read_settings
 from albef_amc.publishing import dataset_building
 from albef_amc.publishing.dataset_publishing import open_repository, upload_dataset
 
 DEFAULT_SHARD_SIZE = dataset_building.DEFAULT_SHARD_SIZE
-RAW_OPTION = "data_root"
 # Of the statistics, those printed for every split; which of them there are depends on the task.
 SHOWN_COUNTS = (
     "num_images", "num_phrases", "num_boxes", "num_captions", "num_questions", "num_sentences", "num_hypotheses",
@@ -26,25 +24,21 @@ SHOWN_COUNTS = (
 
 def build_dataset(
     name: Annotated[str, typer.Argument(help="Builder: synthetic, coco_phrases, refcoco, amc_json, ...")],
-    output_dir: Annotated[
-        Path, typer.Option("--output-dir", "-o", callback=check_output_folder, help="Folder to write.")
-    ],
-    raw_dir: Annotated[Path | None, typer.Option(help="Folder of the raw files (`data_root` of the builder).")] = None,
-    options: Annotated[
-        list[str] | None, typer.Option("--option", help="Argument of the builder: dataset=refcoco+. Repeatable.")
-    ] = None,
+    output_dir: OutputFolderOption,
+    options: DataOption = None,
+    raw_dir: RawFolderOption = None,
     splits: Annotated[list[str] | None, typer.Option("--split", help="Split, if not all. Repeatable.")] = None,
     push_to_hub: Annotated[str | None, typer.Option(help="your-name/data; made if it does not exist.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    private: PrivateOption = False,
     num_workers: Annotated[int, typer.Option(min=1, help="Processes that read images.")] = 1,
     shard_size: Annotated[str, typer.Option(help="Size of a file, such as 500MB.")] = DEFAULT_SHARD_SIZE,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a build; whole shards are kept.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Builds a data set from raw files: Parquet shards, checksums, a report of what was left out, and a card."""
     if private and push_to_hub is None:
         raise ValueError("`--private` is about the repository: give its name with `--push-to-hub`.")
-    arguments = gather_options(raw_dir, options or (), "--option")
+    arguments = read_data(options, raw_dir)
     with redirect_stdout(sys.stderr):  # libraries speak on standard output
         url = open_repository(push_to_hub, private=private) if push_to_hub else None
         with _showing_progress() as progress:
@@ -67,16 +61,6 @@ def build_dataset(
     if not as_json:
         del result["left_out"]  # was said on standard error
     print_result(result, as_json)
-
-
-def gather_options(raw_dir: Path | None, options: list[str] | tuple[str, ...], flag: str) -> dict[str, Any]:
-    """Arguments of a builder: the folder of the raw files, and `key=value` words."""
-    arguments = read_settings(options, flag)
-    if raw_dir is not None:
-        if RAW_OPTION in arguments:
-            raise ValueError(f"`--raw-dir` and `{flag} {RAW_OPTION}=...` say the same: give one of them.")
-        arguments[RAW_OPTION] = str(raw_dir)
-    return arguments
 
 
 @contextmanager

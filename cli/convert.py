@@ -6,17 +6,17 @@ from typing import Annotated
 
 import typer
 
+from albef_amc.cli.options import OUTPUT_FOLDER, JsonOption, StoredType
 from albef_amc.cli.output_paths import check_output_folder
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.configuration.recipes import read_settings
 
-DTYPES = ("float32", "bfloat16", "float16")
-
 
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="Original checkpoint (.pth) of ALBEF or AMC, of any kind.")],
-    output: Annotated[Path, typer.Argument(callback=check_output_folder, help="Checkpoint folder to write.")],
-    vocab: Annotated[Path, typer.Option(help="vocab.txt of bert-base-uncased, one piece per line.")],
+    vocab: Annotated[Path, typer.Option(help="vocab.txt of bert-base-uncased, one token per line.")],
+    output: Annotated[Path | None, typer.Argument(hidden=True, callback=check_output_folder)] = None,
+    output_dir: Annotated[Path | None, OUTPUT_FOLDER] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -37,9 +37,9 @@ def convert(
         str | None,
         typer.Option(help="Class to write where the kind has several, such as AlbefForImageTextMatching."),
     ] = None,
-    dtype: Annotated[str, typer.Option(help=f"Data type of the weights: {', '.join(DTYPES)}.")] = DTYPES[0],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it is a checkpoint.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as one JSON document.")] = False,
+    dtype: Annotated[StoredType, typer.Option(help="Data type of the weights.")] = "float32",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it is a checkpoint.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Turn an original .pth of ALBEF or AMC into a checkpoint folder.
 
@@ -50,12 +50,15 @@ def convert(
 
     from albef_amc.conversion.convert_albef_original_to_hf import IncompleteCheckpointError, convert_checkpoint
 
-    if dtype not in DTYPES:
-        raise ValueError(f"`--dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+    if output is not None:
+        report(f"the folder is accepted as a word of its own, but its name is `--output-dir {output}` now.")
+    folder = output_dir or output
+    if folder is None or (output is not None and output_dir is not None):
+        raise ValueError("give the folder to write once: `--output-dir FOLDER`.")
     try:
         conversion = convert_checkpoint(
             checkpoint,
-            output,
+            folder,
             vocab=vocab,
             overrides=read_settings(overrides or (), "--set"),
             image_size=image_size,

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor
-from albef_amc.cli.output_paths import check_output_folder
+from albef_amc.cli.options import JsonOption, OutputFolderOption, SettingsOption
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.evaluation.grounding_evaluation import evaluate_baselines, evaluate_grounding, shuffle_phrases
@@ -36,15 +36,10 @@ MOST_SHUFFLED_ACCURACY = 0.40
 
 
 def demo(
-    output_dir: Annotated[
-        Path,
-        typer.Option("--output-dir", "-o", callback=check_output_folder, help="Folder for everything it makes."),
-    ] = Path("runs/demo"),
+    output_dir: OutputFolderOption = Path("runs/demo"),
     recipe: Annotated[str, typer.Option(help="Recipe of both runs.")] = "demo",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", "-s", help="Change a value: max_steps=50. Repeatable.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    settings: SettingsOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Trains a small ALBEF from scratch on made-up scenes, without and with AMC, and compares the two."""
     with redirect_stdout(sys.stderr), lock_folder(output_dir):  # the Trainer prints its log

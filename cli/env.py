@@ -5,10 +5,9 @@ import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
+from albef_amc.cli.options import JsonOption
 from albef_amc.cli.reporting import print_result
 
 PACKAGES = (
@@ -29,9 +28,7 @@ PACKAGES = (
 )
 
 
-def env(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-) -> None:
+def env(as_json: JsonOption = False) -> None:
     """Print versions, devices and attention back-ends: paste this into a bug report."""
     print_result(describe_environment(), as_json=as_json)
 

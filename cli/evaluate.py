@@ -13,10 +13,10 @@ from accelerate import PartialState
 
 from albef_amc.cli.comparison import list_comparison_lines
 from albef_amc.cli.loading import load_checkpoint
+from albef_amc.cli.options import DataOption, DeviceOption, ImageSizeOption, JsonOption, read_data
 from albef_amc.cli.output_paths import check_output_file
 from albef_amc.cli.reporting import is_main_process, print_result, report, to_plain, track
 from albef_amc.cli.switches import CompileOption, MatmulPrecisionOption, PrecisionOption, Switches
-from albef_amc.configuration.recipes import read_settings
 from albef_amc.datasets_scripts import BUILDERS, check_builder_options, check_builder_split, load_grounding_dataset
 from albef_amc.evaluation.benchmark import evaluate_split
 from albef_amc.evaluation.checkpoints import hash_checkpoint
@@ -59,9 +59,7 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="One split of a data set, such as test or all, read without a recipe.")
     ] = None,
-    options: Annotated[
-        list[str] | None, typer.Option("--data", help="Argument of the builder: data_root=photos. Repeatable.")
-    ] = None,
+    options: DataOption = None,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -81,10 +79,8 @@ def evaluate(
             help="Processes that decode and resize images; on a CPU 0 by default, since it is busy.",
         ),
     ] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Image side in pixels, if not the recipe's or the checkpoint's.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... (the fastest one by default).")] = None,
+    image_size: ImageSizeOption = None,
+    device: DeviceOption = None,
     precision: PrecisionOption = "float32",
     matmul_precision: MatmulPrecisionOption = "highest",
     compile_encoders: CompileOption = False,
@@ -99,12 +95,12 @@ def evaluate(
             "--output", "-o", callback=check_output_file, help="Also write metrics and points: .parquet or JSON."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Scores a checkpoint on a benchmark beside the published numbers, or on a data set; also under torchrun."""
     recipe = choose_recipe(target, split)
     chosen = choose_splits(splits or [], split, recipe)
-    data = read_settings(options or (), "--data")
+    data = read_data(options)
     asked = None if metrics is None else check_metrics([name.strip() for name in metrics.split(",")])
     if tuning_split is not None and RECALL_METRIC not in (asked or (recipe and recipe.metrics) or ()):
         raise ValueError(f"`--tuning-split` is for {RECALL_METRIC}: name it among the `--metrics`.")

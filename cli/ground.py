@@ -11,7 +11,7 @@ from PIL import Image
 
 from albef_amc.cli.ground_output import GroundOutput
 from albef_amc.cli.loading import load_checkpoint
-from albef_amc.cli.output_paths import check_output_folder
+from albef_amc.cli.options import DeviceOption, ImageSizeOption, JsonOption, OutputFolderOption
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.cli.switches import MatmulPrecisionOption, PrecisionOption, Switches
 from albef_amc.evaluation.phrase_coverage import find_unknown_words
@@ -30,16 +30,13 @@ def ground(
     checkpoint: Annotated[
         str, typer.Option("--checkpoint", "-c", help="Folder or Hub repository of the model; what `make demo` made.")
     ] = "runs/demo/with_amc",
-    output_dir: Annotated[
-        Path,
-        typer.Option("--output-dir", "-o", callback=check_output_folder, help="Folder for JSON and overlays."),
-    ] = Path("runs/ground"),
+    output_dir: OutputFolderOption = Path("runs/ground"),
     box_threshold: Annotated[float, typer.Option(help="Share of the maximum inside a box, in (0, 1].")] = 0.5,
-    image_size: Annotated[int | None, typer.Option(help="Image side in pixels, if not the checkpoint's.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... (the fastest one by default).")] = None,
+    image_size: ImageSizeOption = None,
+    device: DeviceOption = None,
     precision: PrecisionOption = "float32",
     matmul_precision: MatmulPrecisionOption = "highest",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Shows where phrases are in photographs: points and boxes as JSON, heatmaps as overlays."""
     for words in phrase:

@@ -10,7 +10,7 @@ import datasets
 import typer
 from PIL import Image
 
-from albef_amc.cli.build_dataset import gather_options
+from albef_amc.cli.options import DataOption, JsonOption, RawFolderOption, read_data
 from albef_amc.cli.output_paths import check_output_file
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.datasets_scripts import load_task_dataset
@@ -30,20 +30,18 @@ CELL_SIZE = 320  # width of a column in pixels: words under a photograph stay le
 def inspect_dataset(
     dataset: Annotated[str, typer.Argument(help="Builder, folder that build-dataset wrote, or Hub repository.")],
     split: Annotated[str, typer.Option(help="Split, such as test; all joins them.")] = "all",
-    raw_dir: Annotated[Path | None, typer.Option(help="Folder of the raw files, for a builder.")] = None,
-    options: Annotated[
-        list[str] | None, typer.Option("--option", help="Argument of the builder: dataset=refcoco+. Repeatable.")
-    ] = None,
+    options: DataOption = None,
+    raw_dir: RawFolderOption = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows to draw, evenly spread over the split.")] = 12,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", callback=check_output_file, help="Picture to draw: .png, .jpg, .webp."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Prints statistics of a data set and draws rows with their phrases and regions."""
     with redirect_stdout(sys.stderr):  # libraries speak on standard output
-        found = load_task_dataset(dataset, split, **gather_options(raw_dir, options or (), "--option"))
+        found = load_task_dataset(dataset, split, **read_data(options, raw_dir))
         result: dict[str, Any] = {"dataset": dataset, "split": split, **describe_dataset(found)}
         for warning in count_boxes(found).list_warnings():
             report(warning)

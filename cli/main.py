@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from albef_amc.cli.options import report_earlier_names
 from albef_amc.cli.reporting import keep_deepspeed_quiet, logging_to_stderr
 from albef_amc.interrupts_albef import restore_interrupts
 
@@ -58,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         with logging_to_stderr():
             command = build_command(verb)
             restore_interrupts()
+            report_earlier_names(verb, argv)
             command(args=argv, prog_name="albef-amc")
     except SystemExit as leaving:
         status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from albef_amc.cli.convert import DTYPES
+from albef_amc.cli.options import JsonOption, PrivateOption, StoredType
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.publishing.checkpoint_publishing import (
     DEFAULT_MESSAGE,
@@ -23,25 +23,24 @@ from albef_amc.publishing.checkpoint_publishing import (
 def push(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder: of a run, of the demo, of convert.")],
     repository: Annotated[str, typer.Argument(help="your-name/model; made if it does not exist.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    private: PrivateOption = False,
     revision: Annotated[str | None, typer.Option(help="Branch to push to; made if it does not exist.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help=f"Data type of the weights, if not the checkpoint's: {', '.join(DTYPES)}.")
-    ] = None,
+    dtype: Annotated[StoredType | None, typer.Option(help="Type of the weights, if not the checkpoint's.")] = None,
     message: Annotated[str, typer.Option("--message", "-m", help="Message of the commit.")] = DEFAULT_MESSAGE,
-    metrics: Annotated[
-        Path | None, typer.Option(help="File of `albef-amc evaluate --output` about this checkpoint, for the card.")
+    metrics_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--metrics-file", "--metrics", help="File of `albef-amc evaluate --output` about this checkpoint."
+        ),
     ] = None,
     source: Annotated[
         str | None,
         typer.Option(help="Whose weights these derive from (albef, amc, albef-amc), for a checkpoint without a card."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be uploaded; contact nobody.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Uploads a checkpoint for grounding with its processor, code and card."""
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"`--dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
     if not dry_run:
         check_token()
     with redirect_stdout(sys.stderr), TemporaryDirectory() as folder:  # libraries speak on standard output
@@ -51,7 +50,7 @@ def push(
             repository,
             revision=revision,
             dtype=None if dtype is None else getattr(torch, dtype),
-            metrics_file=metrics,
+            metrics_file=metrics_file,
             source=source,
         )
         if publication.card is None:

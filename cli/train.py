@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from albef_amc.cli.output_paths import check_folder, check_output_folder
+from albef_amc.cli.options import OUTPUT_FOLDER, JsonOption, SettingsOption
+from albef_amc.cli.output_paths import check_folder
 from albef_amc.cli.reporting import print_result, report, to_plain
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.lora.adapters import build_lora_config
@@ -47,22 +48,14 @@ from albef_amc.trainer.sharding import refuse_zero3
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="YAML file, or the name of a recipe that ships.")],
-    output_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--output-dir",
-            "-o",
-            callback=check_output_folder,
-            help="Folder of the run: checkpoints, log, card. Default: runs/RECIPE.",
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", help="Change a value: learning_rate=2e-5, train_data.split=all. Repeatable."),
-    ] = None,
+    recipe: Annotated[
+        str,
+        typer.Argument(help="YAML file, or the name of a recipe that ships."),
+    ],
+    output_dir: Annotated[Path | None, OUTPUT_FOLDER] = None,  # by default that of the recipe, else runs/RECIPE
+    settings: SettingsOption = None,
     resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in the folder of the run.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Fine-tunes from a recipe; also under torchrun and accelerate launch."""
     with redirect_stdout(sys.stderr):  # the Trainer prints its log

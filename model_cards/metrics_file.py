@@ -57,9 +57,8 @@ def check_weights(path: str | Path, results: Mapping[str, Mapping[str, Any]], we
         command = str(result.get("command") or "")
         if " evaluate " not in command:
             command = "albef-amc evaluate CHECKPOINT RECIPE_OR_DATASET"
-        remedy = (
-            f"Measure this checkpoint: `{command} --output scores.json`, then push it with `--metrics scores.json`."
-        )
+        remedy = f"Measure this checkpoint: `{command} --output scores.json`, then push it with"
+        remedy += " `--metrics-file scores.json`."
         if measured is None:
             raise ValueError(
                 f"{path}: the result of {split} does not say which weights it was measured on (no `{WEIGHTS_KEY}`): "

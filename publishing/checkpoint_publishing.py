@@ -112,7 +112,9 @@ def prepare_publication(
     _check_checkpoint(checkpoint)
     card = _gather_card(checkpoint, repo_id, source)
     if card is None and metrics_file is not None:
-        raise ValueError(f"{checkpoint / CARD_FILE} was edited by hand: write the metrics into it, not `--metrics`.")
+        raise ValueError(
+            f"{checkpoint / CARD_FILE} was edited by hand: write the metrics into it, not `--metrics-file`."
+        )
     if card is not None:
         changes = {} if metrics_file is None else _describe_metrics(metrics_file)
         name = repo_id.rpartition("/")[2]
