@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from albef_amc.cli.options import OUTPUT_FOLDER, JsonOption, StoredType
+from albef_amc.cli.options import OUTPUT_FOLDER, STORED_TYPES, JsonOption
 from albef_amc.cli.output_paths import check_output_folder
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.configuration.recipes import read_settings
+from albef_amc.ranges_albef import check_choice
 
 
 def convert(
@@ -37,7 +38,7 @@ def convert(
         str | None,
         typer.Option(help="Class to write where the kind has several, such as AlbefForImageTextMatching."),
     ] = None,
-    dtype: Annotated[StoredType, typer.Option(help="Data type of the weights.")] = "float32",
+    dtype: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(STORED_TYPES)}.")] = STORED_TYPES[0],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it is a checkpoint.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -50,6 +51,7 @@ def convert(
 
     from albef_amc.conversion.convert_albef_original_to_hf import IncompleteCheckpointError, convert_checkpoint
 
+    check_choice("--dtype", dtype, STORED_TYPES)
     if output is not None:
         report(f"the folder is accepted as a word of its own, but its name is `--output-dir {output}` now.")
     folder = output_dir or output

@@ -4,7 +4,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from albef_amc.cli.output_paths import check_output_folder
 from albef_amc.cli.reporting import report
 from albef_amc.configuration.recipes import read_settings
 
-StoredType = Literal["float32", "bfloat16", "float16"]
+STORED_TYPES = ("float32", "bfloat16", "float16")
 
 DataOption = Annotated[
     list[str] | None,
@@ -66,6 +66,7 @@ def read_data(options: Iterable[str] | None, raw_folder: Path | None = None) -> 
 
 __all__ = [
     "OUTPUT_FOLDER",
+    "STORED_TYPES",
     "DataOption",
     "DeviceOption",
     "ImageSizeOption",
@@ -74,7 +75,6 @@ __all__ = [
     "PrivateOption",
     "RawFolderOption",
     "SettingsOption",
-    "StoredType",
     "read_data",
     "report_earlier_names",
 ]

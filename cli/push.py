@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from albef_amc.cli.options import JsonOption, PrivateOption, StoredType
+from albef_amc.cli.options import STORED_TYPES, JsonOption, PrivateOption
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.publishing.checkpoint_publishing import (
     DEFAULT_MESSAGE,
@@ -18,6 +18,7 @@ from albef_amc.publishing.checkpoint_publishing import (
     prepare_publication,
     upload_publication,
 )
+from albef_amc.ranges_albef import check_choice
 
 
 def push(
@@ -25,7 +26,7 @@ def push(
     repository: Annotated[str, typer.Argument(help="your-name/model; made if it does not exist.")],
     private: PrivateOption = False,
     revision: Annotated[str | None, typer.Option(help="Branch to push to; made if it does not exist.")] = None,
-    dtype: Annotated[StoredType | None, typer.Option(help="Type of the weights, if not the checkpoint's.")] = None,
+    dtype: Annotated[str | None, typer.Option(help=f"{', '.join(STORED_TYPES)}; the checkpoint's by default.")] = None,
     message: Annotated[str, typer.Option("--message", "-m", help="Message of the commit.")] = DEFAULT_MESSAGE,
     metrics_file: Annotated[
         Path | None,
@@ -41,6 +42,8 @@ def push(
     as_json: JsonOption = False,
 ) -> None:
     """Uploads a checkpoint for grounding with its processor, code and card."""
+    if dtype is not None:
+        check_choice("--dtype", dtype, STORED_TYPES)
     if not dry_run:
         check_token()
     with redirect_stdout(sys.stderr), TemporaryDirectory() as folder:  # libraries speak on standard output

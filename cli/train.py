@@ -50,7 +50,7 @@ from albef_amc.trainer.sharding import refuse_zero3
 def train(
     recipe: Annotated[
         str,
-        typer.Argument(help="YAML file, or the name of a recipe that ships."),
+        typer.Argument(help="YAML file, or the name of a recipe that ships. The folder is runs/RECIPE by default."),
     ],
     output_dir: Annotated[Path | None, OUTPUT_FOLDER] = None,  # by default that of the recipe, else runs/RECIPE
     settings: SettingsOption = None,

@@ -123,7 +123,7 @@ def test_evaluation_commands_name_data_sets_and_arguments_that_exist(document, w
 def test_building_commands_name_data_sets_and_arguments_that_exist(document, words):
     name = words[1] if len(words) > 1 else "NAME"
     if name in BUILDERS:
-        options = read_settings(list_values(words, "--option"), "--option")
+        options = read_settings(list_values(words, "--data"), "--data")
         configuration = options.pop("config_name", None)
         assert configuration is None or configuration in BUILDERS[name].CONFIGURATIONS, document
         assert options.keys() <= set(inspect.signature(BUILDERS[name].BUILDER_CONFIG_CLASS).parameters), document

@@ -169,7 +169,7 @@ def test_a_card_edited_by_hand_stays(tmp_path):
 
 
 def test_a_split_without_a_row_is_named_and_not_written(tmp_path, capsys):
-    words = [word for name in SCENES for word in ("--option", f"{name}={2 * ('test' not in name)}")]
+    words = [word for name in SCENES for word in ("--data", f"{name}={2 * ('test' not in name)}")]
     assert main(["build-dataset", "synthetic", *words, "--output-dir", str(tmp_path / "built")]) == 0
     assert "test: no image can be used" in capsys.readouterr().err
     found = datasets.load_dataset(str(tmp_path / "built"), cache_dir=str(tmp_path / "cache"))
@@ -189,8 +189,8 @@ def test_other_raw_files_are_another_build(tmp_path):
 
 def test_what_was_left_out_is_reported_without_folders_of_the_machine(tmp_path, capsys):
     lists = [f"{AMC['data_root']}/vg_descriptions.json", "vg_attributes.json", "vg_attributes_spatial.json"]
-    words = ["--raw-dir", AMC["data_root"], "--option", f"image_root={AMC['image_root']}", "--json"]
-    words += ["--option", f"annotation_files={json.dumps(lists)}"]
+    words = ["--data", f"data_root={AMC['data_root']}", "--data", f"image_root={AMC['image_root']}", "--json"]
+    words += ["--data", f"annotation_files={json.dumps(lists)}"]
     assert main(["build-dataset", "amc_json", *words, "--output-dir", str(tmp_path / "built")]) == 0
     streams = capsys.readouterr()
     result = json.loads(streams.out)
@@ -215,7 +215,7 @@ def test_what_was_left_out_is_reported_without_folders_of_the_machine(tmp_path, 
 def test_published_counts_are_compared(tmp_path, capsys, monkeypatch):
     published = {"testA": {"refs": 2, "images": 10}, "all": {"phrases": 1}, "nowhere": {"images": 5}}
     monkeypatch.setattr(RefCoco, "get_published_counts", lambda builder: published)
-    words = ["--raw-dir", str(FIXTURES_FOLDER / "refer"), "--output-dir", str(tmp_path / "built"), "--json"]
+    words = ["--data", f"data_root={FIXTURES_FOLDER / 'refer'}", "--output-dir", str(tmp_path / "built"), "--json"]
     assert main(["build-dataset", "refcoco", *words]) == 0
     streams = capsys.readouterr()
     counts = {
@@ -244,7 +244,7 @@ def test_published_counts_of_refcoco_belong_to_the_data_set_and_its_splits(tmp_p
 
 
 def test_only_the_chosen_splits_are_built(tmp_path, capsys):
-    words = [word for name, value in SCENES.items() for word in ("--option", f"{name}={value}")]
+    words = [word for name, value in SCENES.items() for word in ("--data", f"{name}={value}")]
     command = ["build-dataset", "synthetic", *words, "--output-dir", str(tmp_path / "built")]
     assert main([*command, "--split", "test", "--split", "validation"]) == 0
     assert {path.name for path in (tmp_path / "built" / "data").iterdir()} == {
@@ -306,24 +306,40 @@ def prepare(kind, folder):
         (folder / "images").mkdir()
 
 
+def test_earlier_names_of_options_are_accepted_with_the_present_ones(tmp_path, capsys):
+    folder = tmp_path / "of: [mine]"  # YAML would read this otherwise
+    prepare("no image", folder)
+    Image.new("RGB", (8, 8)).save(folder / "images" / "a.jpg")
+    words = ["build-dataset", "coco_phrases", "--json", "--output-dir"]
+    assert main([*words, str(tmp_path / "new"), "--data", f"data_root='{folder}'", "--data", "images_folder=images"]) == 0
+    new = capsys.readouterr()
+    assert main([*words, str(tmp_path / "old"), f"--raw-dir={folder}", "--option", "images_folder=images"]) == 0
+    old = capsys.readouterr()
+    assert old.out.replace("/old", "/new") == new.out and "is accepted" not in new.err
+    assert [line for line in old.err.splitlines() if "is accepted" in line] == [
+        "`--raw-dir` is accepted, but its name is `--data data_root=FOLDER` now.",
+        "`--option` is accepted, but its name is `--data` now.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("kind", "words", "message"),
     [
         ("", ["no_such_builder"], "coco_phrases"),
-        ("", ["synthetic", "--option", "seed"], "--option seed"),
-        ("", ["synthetic", "--option", "no_argument=1"], "no_argument"),
-        ("", ["synthetic", "--raw-dir", "RAW"], "data_root"),
+        ("", ["synthetic", "--data", "seed"], "--data seed"),
+        ("", ["synthetic", "--data", "no_argument=1"], "no_argument"),
+        ("", ["synthetic", "--data", "data_root=RAW"], "data_root"),
         ("", ["synthetic", "--shard-size", "much"], "much"),
         ("", ["synthetic", "--num-workers", "0"], "--num-workers"),
         ("", ["synthetic", "--private"], "--push-to-hub"),
         ("", ["coco_phrases"], "data_root"),
-        ("", ["coco_phrases", "--raw-dir", "RAW"], "annotations.json"),
-        ("", ["coco_phrases", "--raw-dir", "RAW", "--option", "data_root=RAW"], "give one of them"),
+        ("", ["coco_phrases", "--data", "data_root=RAW"], "annotations.json"),
+        ("", ["coco_phrases", "--data", "data_root=RAW", "--raw-dir", "RAW"], "given more than once"),
         ("file", ["synthetic"], "is a file"),
         ("filled", ["synthetic"], "not empty"),
         ("filled", ["synthetic", "--resume"], "not empty"),
         ("damaged manifest", ["synthetic", "--resume"], "damaged"),
-        ("no image", ["coco_phrases", "--raw-dir", "RAW"], "a.jpg"),
+        ("no image", ["coco_phrases", "--data", "data_root=RAW"], "a.jpg"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(kind, words, message, tmp_path, capsys):
@@ -353,7 +369,7 @@ def test_an_error_in_a_process_that_reads_is_one_line(tmp_path, capsys, monkeypa
 @pytest.mark.slow
 @pytest.mark.data
 def test_every_phrase_of_the_photographs_arrives(data_folder, tmp_path, capsys):
-    words = ["--raw-dir", str(data_folder / "coco_cc_mini"), "--output-dir", str(tmp_path / "built"), "--json"]
+    words = ["--data", f"data_root={data_folder / 'coco_cc_mini'}", "--output-dir", str(tmp_path / "built"), "--json"]
     assert main(["build-dataset", "coco_phrases", *words, "--num-workers", "2"]) == 0
     assert json.loads(capsys.readouterr().out)["splits"]["all"]["num_phrases"] == 413
     with Image.open(data_folder / "coco_cc_mini" / "images" / "000000005001.jpg") as picture:

@@ -17,7 +17,7 @@ from albef_amc.publishing.dataset_building import build_dataset
 from albef_amc.regions_albef import encode_rle
 
 SCENES = {"num_train_scenes": 12, "num_validation_scenes": 2, "num_test_scenes": 2}
-SCENE_OPTIONS = [word for name, value in SCENES.items() for word in ("--option", f"{name}={value}")]
+SCENE_OPTIONS = [word for name, value in SCENES.items() for word in ("--data", f"{name}={value}")]
 
 
 def build_data(*rows) -> datasets.Dataset:
@@ -77,7 +77,7 @@ def test_rows_without_a_box_have_no_area():
 
 def test_a_folder_a_builder_and_a_split(tmp_path, capsys):
     built = build_dataset("synthetic", tmp_path / "built", SCENES)
-    cache = ["--option", f"cache_dir={tmp_path / 'cache'}"]
+    cache = ["--data", f"cache_dir={tmp_path / 'cache'}"]
     statistics = built["statistics"]["all"]
     for words in (["synthetic", *SCENE_OPTIONS], [tmp_path / "built"]):
         found = inspect(capsys, *words, *cache)
@@ -87,7 +87,7 @@ def test_a_folder_a_builder_and_a_split(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_sheet_has_a_line_for_each_row(tmp_path, capsys):
-    words = ["synthetic", *SCENE_OPTIONS, "--option", f"cache_dir={tmp_path / 'cache'}", "--output"]
+    words = ["synthetic", *SCENE_OPTIONS, "--data", f"cache_dir={tmp_path / 'cache'}", "--output"]
     heights = []
     for rows in (2, 4, 1000):
         path = tmp_path / f"{rows}.png"
@@ -123,16 +123,16 @@ def test_regions_are_outlined_where_they_are(tmp_path):
     [
         (["no_such_data"], "no_such_data"),
         (["synthetic", "--split", "no_split", *SCENE_OPTIONS], "no_split"),
-        (["synthetic", "--option", "seed"], "--option seed"),
+        (["synthetic", "--data", "seed"], "--data seed"),
         (["synthetic", "--rows", "0"], "--rows"),
         (["synthetic", *SCENE_OPTIONS, "--output", "sheet.txt"], "sheet.txt"),
-        (["amc_json", "--raw-dir", str(FIXTURES_FOLDER)], "vg_descriptions.json"),
+        (["amc_json", "--data", f"data_root={FIXTURES_FOLDER}"], "vg_descriptions.json"),
     ],
 )
 def test_bad_input_is_one_line(words, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if "synthetic" in words:
-        words = [*words, "--option", f"cache_dir={tmp_path / 'cache'}"]
+        words = [*words, "--data", f"cache_dir={tmp_path / 'cache'}"]
     assert main(["inspect-dataset", *words]) == 2
     streams = capsys.readouterr()
     assert message in streams.err.splitlines()[-1]

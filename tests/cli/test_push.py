@@ -135,14 +135,14 @@ def test_metrics_of_a_later_evaluation_take_the_place_of_the_runs(carded, hub, t
         "phrases": [{"phrase": "a secret"}],
     }
     (tmp_path / "scores.json").write_text(json.dumps(scores))
-    push(capsys, carded, REPOSITORY, "--metrics", tmp_path / "scores.json")
+    push(capsys, carded, REPOSITORY, "--metrics-file", tmp_path / "scores.json")
     files = hub.files(REPOSITORY)
     text = files["README.md"].decode()
     assert "| testA | 75.00 | 4 |" in text and "Data: refcoco." in text and "62.50" not in text
     assert f"albef-amc evaluate {REPOSITORY} refcoco --split testA" in text
     assert json.loads(files["metrics.json"])["testA"].keys() == scores.keys() - {"checkpoint", "phrases"}
     (tmp_path / "scores.json").write_text(json.dumps({"pointing_game_accuracy": 0.75, "num_phrases": 4}))
-    words = [carded, REPOSITORY, "--metrics", tmp_path / "scores.json"]
+    words = [carded, REPOSITORY, "--metrics-file", tmp_path / "scores.json"]
     assert "names no `dataset`" in push(capsys, *words, status=2)
 
 
@@ -203,9 +203,9 @@ def test_a_hub_that_fails_or_is_not_there(carded, hub, capsys, monkeypatch):
         (["nowhere", REPOSITORY], "No checkpoint folder at nowhere"),
         (["CHECKPOINT", "tiny"], "named your-name/model, got 'tiny'"),
         (["CHECKPOINT", "your-name/a model"], "Repo id must"),
-        (["CHECKPOINT", REPOSITORY, "--dtype", "int8"], "`--dtype` must be one of float32, bfloat16, float16"),
+        (["CHECKPOINT", REPOSITORY, "--dtype", "int8"], "`--dtype` must be one of 'float32', 'bfloat16', 'float16'"),
         (["CHECKPOINT", REPOSITORY, "--source", "amc"], "says whose weights these are"),
-        (["CHECKPOINT", REPOSITORY, "--metrics", "nowhere.json"], "nowhere.json"),
+        (["CHECKPOINT", REPOSITORY, "--metrics-file", "nowhere.json"], "nowhere.json"),
     ],
 )
 def test_bad_input_is_one_line(words, message, carded, capsys, tmp_path, monkeypatch):

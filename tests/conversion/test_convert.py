@@ -334,7 +334,7 @@ def vocabulary_file(tmp_path):
 
 def command(output, vocabulary_file, *options, source=TINY) -> list[str]:
     settings = [word for name, value in HEADS.items() for word in ("--set", f"{name}={value}")]
-    return ["convert", str(source), str(output), "--vocab", vocabulary_file, *settings, *options]
+    return ["convert", str(source), "--output-dir", str(output), "--vocab", vocabulary_file, *settings, *options]
 
 
 def test_command(tmp_path, vocabulary_file, capsys):
@@ -361,6 +361,18 @@ def test_command_says_what_is_missing(tmp_path, vocabulary_file, tiny_state, cap
     assert all(f"MISSING     {rename_original_key(name)}\n" in printed for name in lost)
     assert printed.splitlines()[-1].startswith("albef-amc: error:")
     assert not (tmp_path / "out").exists()
+
+
+def test_command_takes_the_folder_as_a_word_too(tmp_path, vocabulary_file, capsys):
+    words = command(tmp_path / "out", vocabulary_file)
+    words.remove("--output-dir")
+    assert main(words) == 0 and (tmp_path / "out" / "config.json").is_file()
+    assert f"its name is `--output-dir {tmp_path / 'out'}` now" in capsys.readouterr().err
+    assert main([*words, "--output-dir", str(tmp_path / "other")]) == 2
+    assert "give the folder to write once" in capsys.readouterr().err
+    words.remove(str(tmp_path / "out"))
+    assert main(words) == 2 and "give the folder to write once" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("options", [("--dtype", "int8"), ("--set", "queue_size"), ("--set", "nothing=1")])

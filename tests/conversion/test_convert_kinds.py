@@ -180,7 +180,7 @@ def vocabulary_file(tmp_path):
 @pytest.mark.parametrize("name", GOLDEN_KINDS)
 def test_command_converts_every_kind(name, keep_momentum, tmp_path, vocabulary_file, capsys):
     kind, original = GOLDEN_KINDS[name], read_golden(name)
-    words = ["convert", str(golden(name)), str(tmp_path / "out"), "--vocab", vocabulary_file, "--json"]
+    words = ["convert", str(golden(name)), "--output-dir", str(tmp_path / "out"), "--vocab", vocabulary_file, "--json"]
     words += [word for key, value in HEADS.items() for word in ("--set", f"{key}={value}")]
     assert main(words + ["--keep-momentum"] * keep_momentum) == 0
     printed = capsys.readouterr()

@@ -172,5 +172,6 @@ def test_every_protocol_is_read_to_its_end(protocol):
 def test_one_line_from_the_command(tmp_path, capsys):
     rewrite(TINY, tmp_path / "bomb.pth", lambda name, content: (content, zipfile.ZIP_DEFLATED))
     (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY))
-    words = ["convert", str(tmp_path / "bomb.pth"), str(tmp_path / "out"), "--vocab", str(tmp_path / "vocab.txt")]
+    words = ["convert", str(tmp_path / "bomb.pth"), "--vocab", str(tmp_path / "vocab.txt")]
+    words += ["--output-dir", str(tmp_path / "out")]
     check_refusal(words, "bomb.pth is not a checkpoint that torch can read: its part", capsys)

@@ -148,15 +148,15 @@ def test_every_way_to_data_checks_its_options(tmp_path):
 
 @pytest.mark.parametrize("verb", [["build-dataset", "jsonl", "-o", "never-written"], ["inspect-dataset", "jsonl"]])
 def test_the_command_line_says_it_in_one_line(verb, capsys):
-    assert main([*verb, "--option", "box_fromat=xywh"]) == 2
+    assert main([*verb, "--data", "box_fromat=xywh"]) == 2
     error = capsys.readouterr().err.strip()
     assert error == "albef-amc: error: `jsonl` has no option `box_fromat`. Did you mean `box_format`?"
 
 
 @pytest.mark.parametrize("command", ["build-dataset synthetic -o never-written", "inspect-dataset synthetic"])
 def test_an_option_that_is_given_twice_is_refused(command, capsys):
-    assert main([*command.split(), "--option", "seed=1", "--option", "seed=2"]) == 2
-    assert "`--option seed=...` is given more than once" in capsys.readouterr().err
+    assert main([*command.split(), "--data", "seed=1", "--data", "seed=2"]) == 2
+    assert "`--data seed=...` is given more than once" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", ["-5MB", "0", "0MB", "5", "nanMB", "5.5MB", "many"])

@@ -33,7 +33,7 @@ LOAD = """
 
 @pytest.mark.slow
 def test_built_pushed_loaded_streamed_and_evaluated(hub, checkpoint, tmp_path, capsys):
-    words = [word for option in SCENES for word in ("--option", option)]
+    words = [word for option in SCENES for word in ("--data", option)]
     words += ["--output-dir", str(tmp_path / "built"), "--shard-size", "100KB", "--push-to-hub", REPOSITORY, "--json"]
     assert main(["build-dataset", "synthetic", *words]) == 0
     built = json.loads(capsys.readouterr().out)
@@ -58,13 +58,13 @@ def test_built_pushed_loaded_streamed_and_evaluated(hub, checkpoint, tmp_path, c
 
 
 def push(folder, *words) -> int:
-    options = ("--option", "num_train_scenes=2", "--option", "num_validation_scenes=2", *words)
+    options = ("--data", "num_train_scenes=2", "--data", "num_validation_scenes=2", *words)
     return main(["build-dataset", "synthetic", *options, "--output-dir", str(folder), "--push-to-hub", REPOSITORY])
 
 
 @pytest.mark.slow
 def test_a_second_push_replaces_the_shards_of_the_first(hub, tmp_path):
-    small = ("--option", "num_test_scenes=40")
+    small = ("--data", "num_test_scenes=40")
     assert push(tmp_path / "many", *small, "--shard-size", "100KB") == 0
     files = hub.files(f"datasets/{REPOSITORY}")
     assert "data/test-00001.parquet" in files
@@ -93,8 +93,8 @@ def test_a_refusal_comes_before_the_work(hub, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_a_private_data_set(hub, tmp_path, capsys):
-    assert push(tmp_path / "private", "--option", "num_test_scenes=2", "--private") == 0
+    assert push(tmp_path / "private", "--data", "num_test_scenes=2", "--private") == 0
     assert hub.repositories[f"datasets/{REPOSITORY}"].private
     hub.repositories[f"datasets/{REPOSITORY}"].private = False
-    assert push(tmp_path / "again", "--option", "num_test_scenes=2", "--private") == 2
+    assert push(tmp_path / "again", "--data", "num_test_scenes=2", "--private") == 2
     assert "public" in capsys.readouterr().err.splitlines()[-1]

@@ -91,14 +91,12 @@ def test_an_empty_prefix_is_refused(prefixes, tmp_path):
 def test_the_command_line_takes_prefixes_and_publishes_no_path_of_the_machine(tmp_path, capsys):
     options = write_list(tmp_path, "albef_json", f"{PUBLISHED}/val2014/a.png")
     words = [
-        word
-        for key in ("data_root", "image_root", "annotation_files")
-        for word in ("--option", f"{key}={options[key]}")
+        word for key in ("data_root", "image_root", "annotation_files") for word in ("--data", f"{key}={options[key]}")
     ]
     command = ["build-dataset", "albef_json", "-o", str(tmp_path / "built"), *words]
     assert main(command) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "No image of" in line and "the option `path_prefixes` replaces its prefix" in line and PUBLISHED in line
-    assert main([*command, "--option", f"path_prefixes={{{PUBLISHED}: ''}}"]) == 0
+    assert main([*command, "--data", f"path_prefixes={{{PUBLISHED}: ''}}"]) == 0
     assert "/export" not in (tmp_path / "built" / "manifest.json").read_text()
     assert build_dataset("albef_json", tmp_path / "other", {**options, "path_prefixes": PUBLISHED})

@@ -317,7 +317,8 @@ def test_a_wrong_configuration_is_refused(tmp_path, options, words):
 
 
 def test_a_built_configuration_is_loaded_by_its_name(tmp_path):
-    words = ["--raw-dir", str(REFER), "--option", "config_name=refcoco+_unc", "--output-dir", str(tmp_path / "built")]
+    words = ["--data", f"data_root={REFER}", "--data", "config_name=refcoco+_unc"]
+    words += ["--output-dir", str(tmp_path / "built")]
     assert main(["build-dataset", "refcoco", *words]) == 0
     assert datasets.get_dataset_config_names(str(tmp_path / "built")) == ["refcoco+_unc"]
     rows = datasets.load_dataset(str(tmp_path / "built"), "refcoco+_unc", split="testA", cache_dir=str(tmp_path / "c"))

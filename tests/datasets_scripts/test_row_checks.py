@@ -203,7 +203,7 @@ def test_evaluate_ends_in_one_line_that_names_image_and_sizes(checkpoint, tmp_pa
 @pytest.mark.slow
 def test_inspect_says_what_is_wrong_and_draws_all_the_same(tmp_path, capsys):
     folder = save(make_rows(OUTSIDE, IN_SHARES, width=30, height=40), tmp_path / "data")
-    words = ["--option", f"cache_dir={tmp_path / 'cache'}", "--output", str(tmp_path / "sheet.png"), "--json"]
+    words = ["--data", f"cache_dir={tmp_path / 'cache'}", "--output", str(tmp_path / "sheet.png"), "--json"]
     assert main(["inspect-dataset", folder, *words]) == 0
     streams = capsys.readouterr()
     assert "1 of 3 boxes reach beyond their picture, 1 of them lie outside it" in streams.err

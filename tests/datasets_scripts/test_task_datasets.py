@@ -142,9 +142,9 @@ def test_schemas_are_told_apart_by_their_columns():
 @pytest.mark.parametrize("name", TASKS)
 def test_the_command_draws_and_counts(name, tmp_path, capsys):
     options, counts = TASKS[name]
-    words = [word for option, value in options.items() for word in ("--option", f"{option}={json.dumps(value)}")]
+    words = [word for option, value in options.items() for word in ("--data", f"{option}={json.dumps(value)}")]
     sheet = tmp_path / "sheet.png"
-    words += ["--option", f"cache_dir={tmp_path / 'cache'}", "--split", "train", "--output", str(sheet), "--json"]
+    words += ["--data", f"cache_dir={tmp_path / 'cache'}", "--split", "train", "--output", str(sheet), "--json"]
     assert main(["inspect-dataset", name, *words]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found[f"num_{find_task_schema(BUILDERS[name].FEATURES).texts}"] == counts["train"]
@@ -174,7 +174,7 @@ LOAD = """
 @pytest.mark.slow
 def test_pairs_are_loaded_from_the_hub_without_this_package(hub, tmp_path, capsys):
     options = TASKS["albef_nlvr2"][0]
-    words = [word for option, value in options.items() for word in ("--option", f"{option}={value}")]
+    words = [word for option, value in options.items() for word in ("--data", f"{option}={value}")]
     repository = f"{OWNER}/pairs"
     words += ["--output-dir", str(tmp_path / "built"), "--push-to-hub", repository]
     assert main(["build-dataset", "albef_nlvr2", *words]) == 0
@@ -326,8 +326,8 @@ def test_a_changed_picture_of_any_folder_is_read_again(tmp_path):
 
 
 def test_a_bad_list_is_one_line_of_the_command(tmp_path, capsys):
-    words = ["--raw-dir", str(ALBEF / "bad"), "--option", "train_files=ve_unknown_label.json"]
-    words += ["--option", f"image_root={IMAGES / 'flickr30k' / 'flickr30k-images'}"]
+    words = ["--data", f"data_root={ALBEF / 'bad'}", "--data", "train_files=ve_unknown_label.json"]
+    words += ["--data", f"image_root={IMAGES / 'flickr30k' / 'flickr30k-images'}"]
     assert main(["build-dataset", "albef_snli_ve", *words, "--output-dir", str(tmp_path / "out")]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert "entry 0: `label` must be one of 'contradiction', 'neutral', 'entailment', got 'maybe'" in line

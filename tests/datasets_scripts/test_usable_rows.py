@@ -162,7 +162,7 @@ def test_a_build_without_a_usable_phrase_is_one_line(tmp_path, capsys):
     (tmp_path / "raw").mkdir()
     build_photo().save(tmp_path / "raw" / "a.png")
     write_jsonl(tmp_path / "raw", ["..."])
-    arguments = ["jsonl", "-o", str(tmp_path / "built"), "--raw-dir", str(tmp_path / "raw")]
+    arguments = ["jsonl", "-o", str(tmp_path / "built"), "--data", f"data_root={tmp_path / 'raw'}"]
     assert main(["build-dataset", *arguments]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert REASON in last and "image a.png, phrase train:1#0" in last

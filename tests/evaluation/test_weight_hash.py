@@ -132,11 +132,12 @@ def test_a_result_names_its_weights_and_is_published_with_them_alone(trained, sc
     assert published["test"][WEIGHTS_KEY] == result[WEIGHTS_KEY]
 
     change_weight(trained, "itm_head.bias")
-    words = ["push", str(trained), "your-name/tiny", "--source", "albef-amc", "--metrics", str(scores), "--dry-run"]
+    words = ["push", str(trained), "your-name/tiny", "--source", "albef-amc", "--dry-run"]
+    words += ["--metrics-file", str(scores)]
     assert main(words) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert result[WEIGHTS_KEY] in error and hash_checkpoint(trained) in error
-    assert f"`{result['command']} --output scores.json`" in error and "`--metrics scores.json`" in error
+    assert f"`{result['command']} --output scores.json`" in error and "`--metrics-file scores.json`" in error
     assert "--image-size 64" in error
 
 

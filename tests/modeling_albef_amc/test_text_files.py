@@ -146,6 +146,6 @@ def test_xml_that_cannot_be_read_says_why(content, message, tmp_path):
 
 def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
     path = write(tmp_path / "raw", "train.jsonl", '{"image": "a.png"}\n'.encode("utf-16"))
-    assert main(["build-dataset", "jsonl", "--raw-dir", str(path.parent), "-o", str(tmp_path / "built")]) == 2
+    assert main(["build-dataset", "jsonl", "--data", f"data_root={path.parent}", "-o", str(tmp_path / "built")]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"albef-amc: error: {path} is UTF-16 text; UTF-8 is expected.")

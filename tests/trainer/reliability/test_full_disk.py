@@ -12,7 +12,7 @@ from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.publishing.dataset_building import build_dataset
 
 SCENES = {"num_train_scenes": 200, "num_validation_scenes": 0, "num_test_scenes": 0}
-WORDS = [word for name, value in SCENES.items() for word in ("--option", f"{name}={value}")]
+WORDS = [word for name, value in SCENES.items() for word in ("--data", f"{name}={value}")]
 # In a process of its own: a Parquet writer that meets a full disk by itself ends its process.
 RUN = """
     import resource, sys
