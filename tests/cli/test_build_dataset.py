@@ -311,9 +311,11 @@ def test_earlier_names_of_options_are_accepted_with_the_present_ones(tmp_path, c
     prepare("no image", folder)
     Image.new("RGB", (8, 8)).save(folder / "images" / "a.jpg")
     words = ["build-dataset", "coco_phrases", "--json", "--output-dir"]
-    assert main([*words, str(tmp_path / "new"), "--data", f"data_root='{folder}'", "--data", "images_folder=images"]) == 0
+    data = ["--data", f"data_root='{folder}'", "--data", "images_folder=images"]
+    assert main([*words, str(tmp_path / "new"), *data]) == 0
     new = capsys.readouterr()
-    assert main([*words, str(tmp_path / "old"), f"--raw-dir={folder}", "--option", "images_folder=images"]) == 0
+    words.append(str(tmp_path / "old"))
+    assert main([*words, f"--raw-dir={folder}", "--option", "images_folder=images"]) == 0
     old = capsys.readouterr()
     assert old.out.replace("/old", "/new") == new.out and "is accepted" not in new.err
     assert [line for line in old.err.splitlines() if "is accepted" in line] == [
