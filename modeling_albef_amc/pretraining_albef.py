@@ -30,7 +30,7 @@ from .pretraining_losses_albef import (
 from .ranges_albef import check_choice
 from .retrieval_albef import AlbefContrastiveModel, MaskedStates
 
-OBJECTIVES = ("itc", "itm", "mlm")
+PRETRAINING_OBJECTIVES = ("itc", "itm", "mlm")
 
 
 class AlbefMaskedWordHead(nn.Module):
@@ -152,7 +152,7 @@ class AlbefForPreTraining(AlbefContrastiveModel):
         distillation_alpha: float | None = None,
         distillation_axis: DistillationAxis = "vocabulary",
         candidate_scope: CandidateScope = "local",
-        objectives: tuple[str, ...] = OBJECTIVES,
+        objectives: tuple[str, ...] = PRETRAINING_OBJECTIVES,
         output_heatmap: bool = False,
         output_token_heatmap: bool = False,
         heatmap_denominator: HeatmapDenominator = "kept",
@@ -185,8 +185,10 @@ class AlbefForPreTraining(AlbefContrastiveModel):
             explained_phrases (`torch.Tensor` of shape `(P,)`, bool, *optional*): the phrases whose heatmap is needed;
                 those of the others are 0. Every phrase by default.
         """
-        if not set(objectives) <= set(OBJECTIVES):
-            raise ValueError(f"`objectives` may hold {', '.join(map(repr, OBJECTIVES))}, got {objectives}.")
+        if not set(objectives) <= set(PRETRAINING_OBJECTIVES):
+            raise ValueError(
+                f"`objectives` may hold {', '.join(map(repr, PRETRAINING_OBJECTIVES))}, got {objectives}."
+            )
         check_choice("distillation_axis", distillation_axis, get_args(DistillationAxis))
         pairs = self._check_pairs(
             pixel_values,
@@ -255,4 +257,4 @@ class AlbefForPreTraining(AlbefContrastiveModel):
         return model.train(self.training)
 
 
-__all__ = ["OBJECTIVES", "AlbefForPreTraining", "AlbefMaskedWordHead"]
+__all__ = ["PRETRAINING_OBJECTIVES", "AlbefForPreTraining", "AlbefMaskedWordHead"]

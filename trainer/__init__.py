@@ -8,7 +8,7 @@ from .amc_config import AmcConfig
 from .amc_trainer import AmcTrainer
 from .data.augmentation import GroundingAugmentation
 from .data.data_collator import DataCollatorForGrounding
-from .objectives.weighted_objectives import AttentionMaskConsistencyLoss
+from .objectives.amc import AttentionMaskConsistencyLoss
 
 __all__ = [
     "AmcConfig",

@@ -1,10 +1,12 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Settings of a training run: those of `transformers`' Trainer, and the objectives' margins, weights and choices."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from transformers import TrainingArguments
+from transformers.utils import logging
 
 from albef_amc.evaluation.grounding_metrics import POINTING_ACCURACY
 from albef_amc.explanation_albef import HeatmapDenominator
@@ -14,15 +16,22 @@ from albef_amc.ranges_albef import check_choice
 from albef_amc.trainer.data.augmentation import FLIPS
 from albef_amc.trainer.data.data_collator import BOX_CHOICES, REGION_SOURCES
 from albef_amc.trainer.data.phrase_epochs import EPOCH_UNITS
-from albef_amc.trainer.objectives.weighted_objectives import (
-    MEAN_REDUCTIONS,
-    AttentionMaskConsistencyLoss,
-    HeatmapObjective,
-    HeatmapObjectives,
-    build_objective,
-)
+from albef_amc.trainer.objectives.amc import MEAN_REDUCTIONS
+from albef_amc.trainer.objectives.weighted_objectives import HeatmapObjectives, build_objective
 from albef_amc.trainer.schedules import SCHEDULES
 from albef_amc.trainer.setting_checks import check_schedule, check_training_settings
+
+logger = logging.get_logger(__name__)
+
+# Option of `objectives.amc`: the field that is its short form.
+AMC_SHORT_FORM = {
+    "weight": "amc_weight",
+    "mean_margin": "mean_margin",
+    "max_margin": "max_margin",
+    "mean_weight": "mean_weight",
+    "max_weight": "max_weight",
+    "mean_reduction": "amc_mean_reduction",
+}
 
 
 @dataclass
@@ -37,10 +46,12 @@ class AmcConfig(TrainingArguments):
         amc_weight, itc_weight, itm_weight, mlm_weight (`float`, default to 1): weights of the four objectives in the
             loss; an objective of weight 0 is not computed. `amc_weight=0` is the baseline without AMC.
         mean_margin (`float`, defaults to 0.1), max_margin (`float`, defaults to 0.5), mean_weight (`float`, defaults
-            to 0.2), max_weight (`float`, defaults to 0.8), amc_mean_reduction (`str`, defaults to `"sample"`): see
-            [`~trainer.objectives.weighted_objectives.AttentionMaskConsistencyLoss`].
-        extra_objectives (`dict`, *optional*): further objectives on heatmaps (docs/objectives.md), name -> weight, or
-            name -> options with `weight` among them: `{"dice": 0.5, "kl": {"weight": 0.1, "epsilon": 0.01}}`.
+            to 0.2), max_weight (`float`, defaults to 0.8), amc_mean_reduction (`str`, defaults to `"sample"`): with
+            `amc_weight` the short form of `objectives.amc`; see [`~trainer.AttentionMaskConsistencyLoss`].
+        objectives (`dict`, *optional*): objectives on heatmaps (docs/objectives.md), name -> weight, or name ->
+            options with `weight` among them: `{"amc": {"mean_margin": 0.2}, "dice": 0.5}`. Where `amc` is not among
+            them, its short form decides.
+        extra_objectives (`dict`, *optional*): earlier name of `objectives`.
         heatmap_denominator (`str`, defaults to `"kept"`): pieces that divide the heatmap's sum over pieces.
         distillation_axis (`str`, defaults to `"vocabulary"`): axis of the masked-word distillation.
         candidate_scope (`str`, defaults to `"joint"`): with several processes, contrastive candidates and hard
@@ -99,6 +110,7 @@ class AmcConfig(TrainingArguments):
     mean_weight: float = 0.2
     max_weight: float = 0.8
     amc_mean_reduction: str = "sample"
+    objectives: dict[str, Any] | None = None
     extra_objectives: dict[str, Any] | None = None
     heatmap_denominator: str = "kept"
     distillation_axis: str = "vocabulary"
@@ -171,7 +183,12 @@ class AmcConfig(TrainingArguments):
         if self.fp16:
             raise ValueError("`fp16=True` is refused: gradients of AMC underflow in half precision. Use `bf16=True`.")
 
-        if not self.build_heatmap_objectives() and not self.objectives:
+        if self.extra_objectives and self.process_index == 0:
+            logger.warning(
+                "`extra_objectives` is the earlier name of `objectives`, which takes `amc` as well: rename it."
+            )
+        self._fill_short_form()
+        if not self.build_heatmap_objectives() and not self.pretraining_objectives:
             raise ValueError("`amc_weight`, `itc_weight`, `itm_weight` and `mlm_weight` are all 0: nothing to learn.")
         self._check_batches()
         self._check_evaluation()
@@ -195,35 +212,47 @@ class AmcConfig(TrainingArguments):
         self.restore_callback_states_from_checkpoint = True  # a resumed run stops where the whole one would have
 
     @property
-    def objectives(self) -> tuple[str, ...]:
+    def pretraining_objectives(self) -> tuple[str, ...]:
         """Pre-training objectives with a weight, as the model's `forward` takes them."""
         return tuple(name for name in ("itc", "itm", "mlm") if getattr(self, f"{name}_weight") > 0)
 
-    def build_amc_loss(self) -> AttentionMaskConsistencyLoss:
-        """The AMC objective with this run's margins and weights."""
-        return AttentionMaskConsistencyLoss(
-            mean_margin=self.mean_margin,
-            max_margin=self.max_margin,
-            mean_weight=self.mean_weight,
-            max_weight=self.max_weight,
-            mean_reduction=self.amc_mean_reduction,
-        )
+    def _list_objectives(self) -> dict[str, Any]:
+        """`objectives` under both of its names."""
+        objectives, earlier = self.objectives or {}, self.extra_objectives or {}
+        twice = [name for name in earlier if name in objectives]
+        if twice:
+            raise ValueError(
+                f"{twice[0]!r} is in `objectives` and in `extra_objectives`, its earlier name: name it once."
+            )
+        return {**earlier, **objectives}
+
+    def _fill_short_form(self) -> None:
+        """Sets the short form to what `objectives.amc` has, so that each option has one value."""
+        given = self._list_objectives().get("amc", {})
+        weight, objective = build_objective("amc", given)
+        for option in given if isinstance(given, Mapping) else ("weight",):
+            name = AMC_SHORT_FORM[option]
+            value, short = weight if option == "weight" else getattr(objective, option), getattr(self, name)
+            if short not in (value, type(self).__dataclass_fields__[name].default):
+                raise ValueError(
+                    f"`{name}={short}` is the short form of `objectives.amc.{option}`, which is {value}: give one."
+                )
+            setattr(self, name, value)
 
     def build_heatmap_objectives(self) -> HeatmapObjectives:
-        """Every objective on heatmaps with a weight: AMC first, then `extra_objectives` in their order.
+        """Every objective on heatmaps with a weight: AMC first, then the others in their order.
 
         Raises:
             ValueError: an unknown name or option, or an objective that needs paraphrases without `use_paraphrases`.
         """
-        weighted: list[tuple[float, HeatmapObjective]] = [(self.amc_weight, self.build_amc_loss())]
-        for name, setting in (self.extra_objectives or {}).items():
-            if name == "amc":
-                raise ValueError("`extra_objectives` has `amc`: set `amc_weight` and the margins beside it instead.")
-            weight, objective = build_objective(name, setting)
-            if weight > 0 and "paraphrase_index" in objective.inputs and not self.use_paraphrases:
-                raise ValueError(f"`extra_objectives`: {name!r} compares paraphrases. Set `use_paraphrases=True`.")
-            weighted.append((weight, objective))
-        return HeatmapObjectives([(weight, objective) for weight, objective in weighted if weight > 0])
+        amc = {option: getattr(self, name) for option, name in AMC_SHORT_FORM.items()}
+        settings = {"amc": amc} | self._list_objectives() | {"amc": amc}
+        built = [build_objective(name, setting) for name, setting in settings.items()]
+        weighted = [(weight, objective) for weight, objective in built if weight > 0]
+        for _, objective in weighted:
+            if "paraphrase_index" in objective.inputs and not self.use_paraphrases:
+                raise ValueError(f"`objectives`: {objective.name!r} compares paraphrases. Set `use_paraphrases=True`.")
+        return HeatmapObjectives(weighted)
 
 
 __all__ = ["AmcConfig"]

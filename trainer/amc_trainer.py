@@ -56,7 +56,7 @@ class AmcTrainer(ReliableTrainer):
 
     The heatmap is part of the model's `forward`, so that wrappers see one ordinary forward pass. Every term is logged
     (`itc_loss`, `itm_loss`, `mlm_loss`, `amc_loss`, `amc_mean_loss`, `amc_max_loss`, and those of
-    `extra_objectives`), with `phrases_per_second` and `images_per_second` over all processes. Order of events in a
+    `objectives`), with `phrases_per_second` and `images_per_second` over all processes. Order of events in a
     step: before the first micro-batch the temperature is clamped and the momentum weights are updated; after each
     micro-batch's backward pass its momentum features enter the queues.
 
@@ -179,7 +179,7 @@ class AmcTrainer(ReliableTrainer):
         with keeping_parameters(model):
             outputs = model(
                 **{name: inputs[name] for name in MODEL_INPUTS if name in inputs},
-                objectives=args.objectives,
+                objectives=args.pretraining_objectives,
                 distillation_alpha=self.get_distillation_alpha(),
                 distillation_axis=args.distillation_axis,
                 candidate_scope=args.candidate_scope,
@@ -190,10 +190,10 @@ class AmcTrainer(ReliableTrainer):
         counts = self._count_items(inputs)
         shares = counts if num_items_in_batch is None else num_items_in_batch / self._count_micro_batches()
         shares = torch.where(shares > 0, shares, 1)
-        terms = {f"{name}_loss": getattr(outputs, f"{name}_loss") for name in args.objectives}
+        terms = {f"{name}_loss": getattr(outputs, f"{name}_loss") for name in args.pretraining_objectives}
         if "mlm_loss" in terms and "mlm_labels" in inputs:
             terms["mlm_loss"] = terms["mlm_loss"] * (counts[0] / shares[0])
-        loss = sum(getattr(args, f"{name}_weight") * terms[f"{name}_loss"] for name in args.objectives)
+        loss = sum(getattr(args, f"{name}_weight") * terms[f"{name}_loss"] for name in args.pretraining_objectives)
         if self.heatmap_objectives:
             heatmap_loss, heatmap_terms = self.heatmap_objectives(outputs.normalized_heatmap, inputs, shares[1:])
             loss = loss + heatmap_loss

@@ -139,7 +139,7 @@ def check_training_settings(settings: Any) -> None:
         raise TypeError(
             f"`freeze` must be a list of parts such as [vision_model], got {shorten_value(settings.freeze)}."
         )
-    for name in ("lr_scheduler_kwargs", "extra_objectives"):
+    for name in ("lr_scheduler_kwargs", "objectives", "extra_objectives"):
         _check_numbers_inside(name, getattr(settings, name))
     _check_compilation_and_precision(settings)
 

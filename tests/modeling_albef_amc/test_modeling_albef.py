@@ -37,7 +37,7 @@ from albef_amc import (
 )
 from albef_amc.encoders_albef import AlbefTextLayer, AlbefVisionLayer
 from albef_amc.pretrained_albef import resize_position_embeddings
-from albef_amc.trainer.objectives.weighted_objectives import AttentionMaskConsistencyLoss
+from albef_amc.trainer import AttentionMaskConsistencyLoss
 
 AUTO_CLASSES = {
     AlbefModel: AutoModel,

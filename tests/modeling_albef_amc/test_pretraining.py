@@ -11,7 +11,7 @@ from testing_utils import build_batch, build_tiny_config
 from torch import nn
 
 from albef_amc import AlbefForPreTraining
-from albef_amc.pretraining_albef import OBJECTIVES
+from albef_amc.pretraining_albef import PRETRAINING_OBJECTIVES
 from albef_amc.pretraining_losses_albef import JointBatch
 
 TOLERANCE = dict(atol=1e-10, rtol=1e-8)
@@ -353,7 +353,7 @@ def test_class_token_and_padding_are_never_masked(model):
 
 
 @pytest.mark.parametrize(
-    "objectives", [("itc",), ("itm",), ("mlm",), ("itm", "mlm"), ("itc", "mlm"), OBJECTIVES], ids="+".join
+    "objectives", [("itc",), ("itm",), ("mlm",), ("itm", "mlm"), ("itc", "mlm"), PRETRAINING_OBJECTIVES], ids="+".join
 )
 def test_subset_of_objectives(model, objectives):
     inputs = build_inputs(model)

@@ -15,7 +15,8 @@ from transformers.initialization import no_init_weights
 from albef_amc import AlbefConfig, AlbefForPreTraining
 from albef_amc.conversion.original_checkpoints import rename_original_key
 from albef_amc.layout_albef import build_layout
-from albef_amc.trainer.objectives.weighted_objectives import AttentionMaskConsistencyLoss, resize_to_mask
+from albef_amc.trainer import AttentionMaskConsistencyLoss
+from albef_amc.trainer.objectives.heatmap_objective import resize_to_mask
 
 pytestmark = pytest.mark.slow
 

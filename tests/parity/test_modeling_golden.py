@@ -7,7 +7,7 @@ from testing_utils import Golden
 from albef_amc.conversion.original_checkpoints import rename_original_key
 from albef_amc.layout_albef import build_layout
 from albef_amc.pretraining_losses_albef import compute_negative_probabilities
-from albef_amc.trainer.objectives.weighted_objectives import AttentionMaskConsistencyLoss
+from albef_amc.trainer import AttentionMaskConsistencyLoss
 
 GOLDEN = Golden("tiny_pretrain")
 STEP = Golden("tiny_pretrain_step")

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from albef_amc.trainer.objectives.weighted_objectives import AttentionMaskConsistencyLoss, resize_to_mask
+from albef_amc.trainer import AttentionMaskConsistencyLoss
+from albef_amc.trainer.objectives.heatmap_objective import resize_to_mask
 
 GOLDEN = Path(__file__).parent / "golden" / "tiny_pretrain"
 

@@ -293,10 +293,10 @@ def test_configuration_refuses_bad_values(tmp_path, changes, words):
 
 def test_published_values_are_the_defaults(tmp_path):
     config = AmcConfig(output_dir=str(tmp_path))
-    loss = config.build_amc_loss()
+    (loss,) = config.build_heatmap_objectives().objectives
     assert (loss.mean_margin, loss.max_margin, loss.mean_weight, loss.max_weight) == (0.1, 0.5, 0.2, 0.8)
     assert (config.learning_rate, config.weight_decay, config.max_length) == (1e-5, 0.02, 25)
-    assert config.objectives == ("itc", "itm", "mlm")
+    assert config.pretraining_objectives == ("itc", "itm", "mlm")
 
 
 def test_rows_know_their_epoch():

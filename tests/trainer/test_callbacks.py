@@ -66,15 +66,13 @@ def training_logs(trainer) -> list[dict]:
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
-# ---- extra objectives, as they are logged
+# ---- objectives, as they are logged
 
 
 @pytest.mark.slow
-def test_extra_objectives_are_logged_and_added(tiny_pretraining_model, tiny_processor, tmp_path):
+def test_objectives_are_logged_and_added(tiny_pretraining_model, tiny_processor, tmp_path):
     extra = {"dice": 0.5, "kl": {"weight": 0.1, "epsilon": 0.1}, "selfeq": {}}
-    trainer = build_trainer(
-        tiny_pretraining_model, tiny_processor, tmp_path, extra_objectives=extra, use_paraphrases=True
-    )
+    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, objectives=extra, use_paraphrases=True)
     for row in trainer.train_dataset.rows:
         row["phrases"][0]["paraphrases"] = ["the small cup"]
     trainer.train()
@@ -91,7 +89,7 @@ def test_objectives_without_amc_and_without_the_others(tiny_pretraining_model, t
     weights = dict.fromkeys(("amc_weight", "itc_weight", "itm_weight", "mlm_weight"), 0.0)
     before = {name: tensor.clone() for name, tensor in tiny_pretraining_model.state_dict().items()}
     trainer = build_trainer(
-        tiny_pretraining_model, tiny_processor, tmp_path, extra_objectives={"dice": 2.0, "kl": 0}, **weights
+        tiny_pretraining_model, tiny_processor, tmp_path, objectives={"dice": 2.0, "kl": 0}, **weights
     )
     trainer.train()
     entry = training_logs(trainer)[0]
@@ -112,9 +110,15 @@ def test_rows_are_grouped_where_the_run_says_so(tiny_pretraining_model, tiny_pro
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"objectives": {"dise": 1.0}}, "unknown objective `dise`. Did you mean `dice`"),
         ({"extra_objectives": {"dise": 1.0}}, "unknown objective `dise`. Did you mean `dice`"),
-        ({"extra_objectives": {"amc": 1.0}}, "set `amc_weight`"),
-        ({"extra_objectives": {"selfeq": 1.0}}, "Set `use_paraphrases=True`"),
+        ({"objectives": {"amc": {"mean_marign": 1.0}}}, "unknown option `mean_marign`. Did you mean `mean_margin`"),
+        ({"objectives": {"amc": 1.0}, "amc_weight": 2.0}, "the short form of `objectives.amc.weight`, which is 1.0"),
+        (
+            {"objectives": {"dice": 1.0}, "extra_objectives": {"dice": 1.0}},
+            "'dice' is in `objectives` and in `extra_objectives`",
+        ),
+        ({"objectives": {"selfeq": 1.0}}, "Set `use_paraphrases=True`"),
         ({"accelerator_config": {"dispatch_batches": True}}, "`dispatch_batches=True`.*Leave it out"),
         ({"num_heatmaps_drawn": -1}, "`num_heatmaps_drawn` must be a whole number of at least 0"),
         (
@@ -478,7 +482,7 @@ def run(folder, batch_size):
         dataloader_pin_memory=False,
         use_augmentation=False,
         use_paraphrases=True,
-        extra_objectives={"dice": 0.5, "kl": 0.5, "selfeq": 1.0},
+        objectives={"dice": 0.5, "kl": 0.5, "selfeq": 1.0},
         keep_best=True,
         num_heatmaps_drawn=1,
         early_stopping_patience=2,

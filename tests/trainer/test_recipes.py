@@ -91,7 +91,7 @@ def test_amc_vg_has_the_published_values(tmp_path):
     assert [arguments.adam_beta1, arguments.adam_beta2] == group["betas"] and arguments.adam_epsilon == group["eps"]
     assert arguments.weight_decay == group["weight_decay"] == 0.02
     assert (arguments.per_device_train_batch_size, load_shipped("amc_vg").machine) == (64, {"num_processes": 8})
-    objective = arguments.build_amc_loss()
+    (objective,) = arguments.build_heatmap_objectives().objectives
     assert (objective.mean_margin, objective.max_margin) == (0.1, 0.5)
     assert (objective.mean_weight, objective.max_weight) == (0.2, 0.8)
     assert (arguments.distillation_alpha, arguments.mlm_probability, arguments.max_length) == (0.4, 0.15, 25)

@@ -110,9 +110,9 @@ def test_no_switch_is_text_or_a_number(tmp_path, value):
         ("flip", "never"),
         ("amc_mean_reduction", "median"),
         ("lr_scheduler_kwargs", {"num_cycles": math.nan}),
-        ("extra_objectives", {"dice": math.nan}),
+        ("objectives", {"dice": math.nan}),
         ("extra_objectives", {"dice": {"weight": math.inf}}),
-        ("extra_objectives", {"kl": {"epsilon": math.nan}}),
+        ("objectives", {"kl": {"epsilon": math.nan}}),
     ],
 )
 def test_no_number_is_outside_its_range(tmp_path, name, value):
@@ -123,7 +123,7 @@ def test_no_number_is_outside_its_range(tmp_path, name, value):
 
 @pytest.mark.parametrize("value", [True, "much", [1], {"weight": True}, {"weight": "much"}, {"wieght": 1}])
 def test_a_weight_of_an_objective_is_a_number(value):
-    with pytest.raises(ValueError, match=r"extra_objectives\.dice"):
+    with pytest.raises(ValueError, match=r"objectives\.dice"):
         build_objective("dice", value)
 
 
@@ -141,7 +141,7 @@ def test_numbers_of_numpy_and_whole_floats_of_a_recipe_are_numbers(tmp_path):
         ("freeze", "vision_model"),
         ("freeze", 5),
         ("freeze", [1]),
-        ("extra_objectives", [1]),
+        ("objectives", [1]),
         ("extra_objectives", "dice"),
         ("accelerator_config", 5),
         ("lr_scheduler_kwargs", 5),

@@ -53,7 +53,7 @@ class AttentionMaskConsistencyLoss(RegionObjective):
 
     ```python
     >>> import torch
-    >>> from albef_amc.trainer.objectives.weighted_objectives import AttentionMaskConsistencyLoss
+    >>> from albef_amc.trainer.objectives.amc import AttentionMaskConsistencyLoss
     >>> heatmap = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
     >>> region = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
     >>> AttentionMaskConsistencyLoss()(heatmap, region, torch.tensor([True]))["amc_loss"].item()

@@ -10,13 +10,7 @@ from typing import Any
 import torch
 
 from albef_amc.ranges_albef import NOT_NEGATIVE, check_names, check_number, shorten_value
-from albef_amc.trainer.objectives.amc import MEAN_REDUCTIONS, AttentionMaskConsistencyLoss
-from albef_amc.trainer.objectives.heatmap_objective import (
-    OBJECTIVES,
-    HeatmapObjective,
-    register_objective,
-    resize_to_mask,
-)
+from albef_amc.trainer.objectives.heatmap_objective import OBJECTIVES, HeatmapObjective
 
 for _path in sorted(Path(__file__).parent.glob("[!_]*.py")):
     if _path.stem != Path(__file__).stem:
@@ -121,23 +115,20 @@ def build_objective(name: str, setting: float | Mapping[str, Any]) -> tuple[floa
     Raises:
         ValueError: an unknown objective or option (the nearest valid one is named), or a negative weight.
     """
-    check_names([name], sorted(OBJECTIVES), "`extra_objectives`", "objective")
+    check_names([name], sorted(OBJECTIVES), "`objectives`", "objective")
     options = dict(setting) if isinstance(setting, Mapping) else {"weight": setting}
-    defaults = {"weight": 1.0, **_list_defaults(OBJECTIVES[name])}
-    check_names(options, [*defaults], f"`extra_objectives.{name}`", "option")
+    fields: Any = dataclasses.fields(OBJECTIVES[name])  # type: ignore[arg-type]
+    defaults = {"weight": 1.0, **{item.name: item.default for item in fields}}
+    check_names(options, [*defaults], f"`objectives.{name}`", "option")
     for option, value in options.items():
         if isinstance(defaults[option], float):
-            options[option] = _as_number(f"extra_objectives.{name}.{option}", value)
+            options[option] = _as_number(f"objectives.{name}.{option}", value)
     weight = options.pop("weight", defaults["weight"])
-    check_number(f"extra_objectives.{name}.weight", weight, NOT_NEGATIVE)
+    check_number(f"objectives.{name}.weight", weight, NOT_NEGATIVE)
     try:
         return weight, OBJECTIVES[name](**options)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"`extra_objectives.{name}`: {error}") from error
-
-
-def _list_defaults(objective: type[HeatmapObjective]) -> dict[str, Any]:
-    return {item.name: item.default for item in dataclasses.fields(objective)}  # type: ignore[arg-type]
+        raise type(error)(f"`objectives.{name}`: {error}") from error
 
 
 def _as_number(option: str, value: Any) -> float:
@@ -150,13 +141,4 @@ def _as_number(option: str, value: Any) -> float:
         raise ValueError(f"`{option}` must be a number, got {shorten_value(value)}.") from None
 
 
-__all__ = [
-    "MEAN_REDUCTIONS",
-    "OBJECTIVES",
-    "AttentionMaskConsistencyLoss",
-    "HeatmapObjective",
-    "HeatmapObjectives",
-    "build_objective",
-    "register_objective",
-    "resize_to_mask",
-]
+__all__ = ["HeatmapObjectives", "build_objective"]

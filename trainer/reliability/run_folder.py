@@ -146,6 +146,7 @@ def compare_recipes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> lis
 
 
 def _compare_training(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    stored, wanted = _rename_objectives(stored), _rename_objectives(wanted)
     defaults = {item.name: item.default for item in dataclasses.fields(AmcConfig)}
     different = []
     for name in sorted({*stored, *wanted}):
@@ -159,6 +160,12 @@ def _compare_training(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> l
         else:
             logger.warning(f"{name} was {old} and is {new} now: from here on the learning rate follows {new}.")
     return different
+
+
+def _rename_objectives(training: Mapping[str, Any]) -> dict[str, Any]:
+    """`training` with `objectives` in place of its earlier name."""
+    objectives = {**(training.get("extra_objectives") or {}), **(training.get("objectives") or {})}
+    return {**training, "extra_objectives": None, "objectives": objectives or None}
 
 
 def _to_number(value: Any) -> Any:

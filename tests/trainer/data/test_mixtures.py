@@ -250,7 +250,7 @@ def test_the_speed_on_the_page_is_what_the_benchmark_wrote():
         f"| image files, one by one | {speed['image_files']} | |",
         f"| map-style Parquet | {speed['map_style_0_workers']} | {speed['map_style_2_workers']} |",
         f"| streamed Parquet | {speed['streamed_0_workers']} | {speed['streamed_2_workers']} |",
-        f"reading alone gives {rows_alone} rows a second from the stream",
+        f"reading alone gives {rows_alone} rows per second from the stream",
     ]
     text = (PROJECT_FOLDER / "docs" / "training-data.md").read_text()
     assert [row for row in rows if row not in text] == []

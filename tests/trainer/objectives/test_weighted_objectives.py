@@ -9,7 +9,7 @@ import torch
 import yaml
 from testing_utils import PROJECT_FOLDER
 
-from albef_amc.trainer import AmcConfig
+from albef_amc.trainer import AmcConfig, AttentionMaskConsistencyLoss
 from albef_amc.trainer.objectives.heatmap_objective import (
     OBJECTIVES,
     RegionObjective,
@@ -191,16 +191,36 @@ def test_options_of_a_recipe_reach_the_objective():
     [
         ("dise", 1.0, "unknown objective `dise`. Did you mean `dice`"),
         ("hinge", 1.0, "Valid: amc, dice, kl, selfeq"),
-        ("kl", {"epsilom": 1.0}, "`extra_objectives.kl`: unknown option `epsilom`. Did you mean `epsilon`"),
-        ("kl", {"epsilon": "small"}, "`extra_objectives.kl.epsilon` must be a number, got 'small'"),
-        ("kl", "much", "`extra_objectives.kl.weight` must be a number"),
-        ("kl", None, "`extra_objectives.kl.weight` must be a number"),
-        ("dice", -1.0, "`extra_objectives.dice.weight` must be a finite number of at least 0, got -1.0"),
+        ("kl", {"epsilom": 1.0}, "`objectives.kl`: unknown option `epsilom`. Did you mean `epsilon`"),
+        ("kl", {"epsilon": "small"}, "`objectives.kl.epsilon` must be a number, got 'small'"),
+        ("kl", "much", "`objectives.kl.weight` must be a number"),
+        ("kl", None, "`objectives.kl.weight` must be a number"),
+        ("dice", -1.0, "`objectives.dice.weight` must be a finite number of at least 0, got -1.0"),
     ],
 )
 def test_wrong_settings_are_named(name, setting, words):
     with pytest.raises(ValueError, match=words):
         build_objective(name, setting)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"amc_weight": 2.0, "mean_margin": 0.3, "amc_mean_reduction": "batch", "objectives": {"dice": 0.5}},
+        {"objectives": {"amc": {"weight": 2.0, "mean_margin": "3e-1", "mean_reduction": "batch"}, "dice": 0.5}},
+        {"objectives": {"dice": 0.5, "amc": {"mean_margin": 0.3, "mean_reduction": "batch"}}, "amc_weight": 2.0},
+        {"extra_objectives": {"dice": 0.5, "amc": {"weight": 2, "mean_margin": 0.3, "mean_reduction": "batch"}}},
+    ],
+    ids=["short form", "objectives", "both", "earlier name"],
+)
+def test_amc_is_set_like_any_other_objective(settings, tmp_path, caplog):
+    arguments = AmcConfig(output_dir=str(tmp_path), use_cpu=True, **settings)
+    assert (arguments.amc_weight, arguments.mean_margin, arguments.amc_mean_reduction) == (2.0, 0.3, "batch")
+    objectives = arguments.build_heatmap_objectives()
+    assert list(objectives.weights.items()) == [("amc", 2.0), ("dice", 0.5)]
+    assert objectives.objectives[0] == AttentionMaskConsistencyLoss(mean_margin=0.3, mean_reduction="batch")
+    assert ("the earlier name of `objectives`" in caplog.text) == ("extra_objectives" in settings)
+    assert dataclasses.replace(arguments, seed=1).build_heatmap_objectives().weights == objectives.weights
 
 
 def test_a_batch_without_the_tensor_says_which_option_makes_it():
@@ -226,7 +246,7 @@ def test_a_new_objective_needs_nothing_but_its_name(tmp_path, request):
         def compare(self, heatmap, mask, denominator):
             return {"brightness_loss": (heatmap.mean(-1) - self.target).abs().sum() / denominator}
 
-    arguments = AmcConfig(output_dir=str(tmp_path), use_cpu=True, extra_objectives={"brightness": {"target": 0.25}})
+    arguments = AmcConfig(output_dir=str(tmp_path), use_cpu=True, objectives={"brightness": {"target": 0.25}})
     inputs = build_inputs()
     _, terms = arguments.build_heatmap_objectives()(torch.ones(NUM_PHRASES, GRID, GRID), inputs)
     assert terms["brightness_loss"].item() == 0.75 and "amc_loss" in terms

@@ -79,6 +79,13 @@ def test_what_does_not_decide_the_weights_may_differ(settings, recipe_file, run_
     assert ("learning rate follows 20" in caplog.text) == (settings == ["max_steps=20"])
 
 
+def test_objectives_are_compared_under_either_of_their_names():
+    stored = {"training": {"extra_objectives": {"dice": 0.5}}}
+    assert compare_recipes(stored, {"training": {"objectives": {"dice": 0.5}}}) == []
+    assert compare_recipes(stored, {"training": {"objectives": {"dice": 1.0}}}) != []
+    assert compare_recipes(stored, {"training": {}}) != []
+
+
 def test_a_folder_of_a_run_is_refused_without_resume(recipe_file, run_folder):
     recipe = load_recipe(recipe_file)
     with pytest.raises(ValueError, match="holds a run already.*--resume"):
