@@ -20,7 +20,7 @@ import numpy as np
 from machine import write_result
 
 from albef_amc.datasets_scripts import KiloGram, compute_statistics
-from albef_amc.datasets_scripts.kilogram.drawings import PICTURE_SIDE, read_drawing
+from albef_amc.datasets_scripts.kilogram.drawings import IMAGE_SIDE, read_drawing
 from albef_amc.datasets_scripts.kilogram.kilogram import SAME_DRAWINGS
 
 EDGE_TOLERANCE = 1e-3
@@ -29,9 +29,9 @@ QUICK_STEP = 100
 
 def find_pixels(polygon: list[float]) -> tuple[np.ndarray, np.ndarray]:
     """Pixels whose centres lie inside all edges of a convex polygon, and those whose centres lie on an edge."""
-    centers = np.arange(PICTURE_SIDE) + 0.5
-    inside = [np.ones((PICTURE_SIDE, PICTURE_SIDE), dtype=bool) for _ in range(2)]
-    on_edge = np.zeros((PICTURE_SIDE, PICTURE_SIDE), dtype=bool)
+    centers = np.arange(IMAGE_SIDE) + 0.5
+    inside = [np.ones((IMAGE_SIDE, IMAGE_SIDE), dtype=bool) for _ in range(2)]
+    on_edge = np.zeros((IMAGE_SIDE, IMAGE_SIDE), dtype=bool)
     corners = np.array(polygon).reshape(-1, 2)
     for (x_from, y_from), (x_to, y_to) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         length = np.hypot(x_to - x_from, y_to - y_from)

@@ -5,14 +5,15 @@ from .albef_json.albef_json import AlbefJson
 from .albef_nlvr2.albef_nlvr2 import AlbefNlvr2
 from .albef_retrieval.albef_retrieval import AlbefRetrieval
 from .albef_snli_ve.albef_snli_ve import AlbefSnliVe
-from .albef_vqa.albef_vqa import AlbefVqa, AlbefVqaConfig, read_answer_list
+from .albef_vqa.albef_vqa import AlbefVqa, AlbefVqaConfig
 from .amc_json.amc_json import AmcJson, AmcJsonConfig
 from .coco.coco import Coco, CocoConfig
 from .coco_phrases.coco_phrases import CocoPhrases, CocoPhrasesConfig, choose_split
-from .features import GROUNDING_FEATURES, PHRASE_FEATURES, build_phrase, build_row, compute_statistics
+from .features import GROUNDING_FEATURES, PHRASE_FEATURES, build_phrase, build_row
 from .flickr30k_entities.flickr30k_entities import Flickr30kEntities, Flickr30kEntitiesConfig
 from .jsonl.jsonl import Jsonl, JsonlConfig
 from .kilogram.kilogram import KiloGram, KiloGramConfig
+from .list_builder import AnnotationListConfig, TaskListConfig
 from .loading import (
     BUILDERS,
     check_builder_options,
@@ -21,10 +22,10 @@ from .loading import (
     load_task_dataset,
 )
 from .phrasecut.phrasecut import PhraseCut, PhraseCutConfig
-from .reading.annotation_lists import AnnotationListConfig
-from .reading.coco_records import ReadingReport
-from .reading.task_lists import TaskListConfig
+from .reading.reading_report import ReadingReport
+from .reading.texts import read_answer_list
 from .refcoco.refcoco import RefCoco, RefCocoConfig
+from .statistics import compute_statistics
 from .synthetic_grounding.phrase_reader import find_referents
 from .synthetic_grounding.phrases import vocabulary
 from .synthetic_grounding.scenes import HELD_OUT_COMPOSITIONS

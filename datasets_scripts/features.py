@@ -1,10 +1,9 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""The one row schema of every grounding data set: one row per image, its phrases and their regions inside.
+"""Row schema of every grounding data set: one row per image, its phrases and their regions inside.
 
 The schemas of the other tasks (retrieval, question answering, reasoning, entailment) are in `task_features.py`.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,20 +16,20 @@ PROPOSAL_FEATURES = {
     "box": List(Value("float32"), length=4),
     # confidence of the detector in [0, 1]; 1 where the proposals are annotations
     "score": Value("float32"),
-    # what the detector calls it; null where it does not say
+    # class that the detector predicts; null where it predicts none
     "label": Value("string"),
 }
 
-# Types of a phrase of whose region a part was damaged in the source and is not in the row. What is left is right but
-# not the whole: training takes such a phrase as one without a region, since it would punish heat on what was lost.
+# Types of a phrase that lost a damaged part of its region. The rest is correct but incomplete: training treats such a
+# phrase as one without a region, because it would punish heat on the lost part.
 INCOMPLETE_BOXES, INCOMPLETE_OUTLINES = "incomplete_boxes", "incomplete_outlines"
 
 PHRASE_FEATURES = {
     # unique in the data set: results are keyed by it
     "phrase_id": Value("string"),
-    # what is to be grounded, as written in the source
+    # text to be grounded, as written in the source
     "phrase": Value("string"),
-    # one box per object meant, x_min, y_min, x_max, y_max in pixels after EXIF rotation; null: not annotated
+    # one box per named object, x_min, y_min, x_max, y_max in pixels after EXIF rotation; null: not annotated
     "boxes": List(List(Value("float32"), length=4)),
     # annotated points x, y in the same pixels; null where the source has none
     "points": List(List(Value("float32"), length=2)),
@@ -38,12 +37,12 @@ PHRASE_FEATURES = {
     "masks": List({"size": List(Value("int32"), length=2), "counts": Value("string")}),
     # flat lists x, y, x, y, ... in the same pixels; the union of all of them (and of `masks`) is the region
     "polygons": List(List(Value("float32"))),
-    # kinds the phrase belongs to; metrics are reported for each. `INCOMPLETE_BOXES` and `INCOMPLETE_OUTLINES` among
-    # them say that a part of `boxes`, or of `masks` and `polygons` together, was lost
+    # categories of the phrase; metrics are reported for each. `INCOMPLETE_BOXES` and `INCOMPLETE_OUTLINES` mean that a
+    # part of `boxes`, or of `masks` and `polygons` together, was lost
     "types": List(Value("string")),
     # sentence the phrase was taken from
     "caption": Value("string"),
-    # [start, end) character offsets of the phrase in `caption`; several where its words are apart
+    # [start, end) character offsets of the phrase in `caption`; several where its words are not adjacent
     "spans": List(List(Value("int32"), length=2)),
     # other wordings with the same region
     "paraphrases": List(Value("string")),
@@ -51,7 +50,7 @@ PHRASE_FEATURES = {
 
 GROUNDING_FEATURES = Features(
     {
-        # picture as stored; bytes are in the row, once per image
+        # image as stored; its bytes are in the row once
         "image": Image(),
         # stable identity of the image within its data set
         "image_id": Value("string"),
@@ -60,16 +59,21 @@ GROUNDING_FEATURES = Features(
         "height": Value("int32"),
         # boxes for protocols that rank given boxes; null where the source has none
         "proposals": List(PROPOSAL_FEATURES),
-        # what is asked of this image; at least one entry
+        # phrases about this image; at least one
         "phrases": List(PHRASE_FEATURES),
     }
 )
 
-# What training and evaluation read of a row.
+# Columns that training and evaluation read.
 ROW_FIELDS = ("image", "image_id", "phrases")
 
 
-def _fill(fields: Mapping[str, Any], names: Iterable[str], kind: str) -> dict[str, Any]:
+def fill_fields(fields: Mapping[str, Any], names: Iterable[str], kind: str) -> dict[str, Any]:
+    """Return a mapping with every field of a schema in its order; those not given are null.
+
+    Raises:
+        ValueError: a field that the schema does not have.
+    """
     names = list(names)
     unknown = sorted(set(fields) - set(names))
     if unknown:
@@ -78,11 +82,11 @@ def _fill(fields: Mapping[str, Any], names: Iterable[str], kind: str) -> dict[st
 
 
 def build_phrase(phrase_id: str | int, phrase: str, **fields: Any) -> dict[str, Any]:
-    """One entry of `phrases` in which every field of the schema is present; those not given are null.
+    """Build an entry of `phrases` with every field of the schema; those not given are null.
 
     Args:
         phrase_id (`str` or `int`): unique in the data set.
-        phrase (`str`): the words.
+        phrase (`str`): its text.
         **fields: any other field of `PHRASE_FEATURES`.
 
     Returns:
@@ -92,7 +96,7 @@ def build_phrase(phrase_id: str | int, phrase: str, **fields: Any) -> dict[str, 
         >>> build_phrase(7, "the red circle", boxes=[[1.0, 2.0, 9.0, 8.0]])["masks"] is None
         True
     """
-    return _fill({"phrase_id": str(phrase_id), "phrase": phrase, **fields}, PHRASE_FEATURES, "phrase")
+    return fill_fields({"phrase_id": str(phrase_id), "phrase": phrase, **fields}, PHRASE_FEATURES, "phrase")
 
 
 def build_row(
@@ -103,10 +107,10 @@ def build_row(
     phrases: list[dict[str, Any]],
     proposals: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """One row of the schema.
+    """Build a row of the schema.
 
     Args:
-        image: what `datasets.Image` takes: a PIL image, a path, or `{"path": ..., "bytes": ...}`.
+        image: anything that `datasets.Image` encodes: a PIL image, a path, or `{"path": ..., "bytes": ...}`.
         image_id (`str` or `int`): identity of the image.
         width, height (`int`): pixels after EXIF rotation.
         phrases (`list[dict]`): entries made by `build_phrase`.
@@ -121,25 +125,25 @@ def build_row(
         ('3', True)
     """
     if proposals is not None:
-        proposals = [_fill(proposal, PROPOSAL_FEATURES, "proposal") for proposal in proposals]
+        proposals = [fill_fields(proposal, PROPOSAL_FEATURES, "proposal") for proposal in proposals]
     values = (image, str(image_id), width, height, proposals, phrases)
     return dict(zip(GROUNDING_FEATURES, values, strict=True))
 
 
 def read_row(row: Any, fields: Iterable[str] = ROW_FIELDS) -> dict[str, Any]:
-    """A row as people hold it: of a list, or of a data set in the format of torch or NumPy.
+    """Normalise a row of a list, or of a data set in the format of torch or NumPy.
 
     Args:
         row: mapping with the fields of the schema; numbers and lists may be tensors and arrays.
         fields (iterable of `str`): fields that the caller reads.
 
     Returns:
-        `dict`: the row with plain lists and numbers, the image as it was; phrases that have no `phrase_id` get
+        `dict`: the row with plain lists and numbers, the image unchanged; phrases without `phrase_id` get
         `<image_id>#<position>`, and null among `types` is dropped.
 
     Raises:
-        TypeError: something that is not a row.
-        ValueError: a field is missing, or `phrases` are no mappings.
+        TypeError: not a row.
+        ValueError: a field is missing, or `phrases` are not mappings.
 
     Example:
         >>> row = {"image": "scene.png", "image_id": "3", "phrases": [{"phrase": "a dog", "types": None}]}
@@ -148,8 +152,8 @@ def read_row(row: Any, fields: Iterable[str] = ROW_FIELDS) -> dict[str, Any]:
     """
     if not isinstance(row, Mapping):
         raise TypeError(
-            f"a row is {describe_type(row)}, expected a mapping with {', '.join(map(repr, fields))}. Of a data set in "
-            "the format of pandas, Polars or Arrow give `dataset.with_format(None)`."
+            f"a row is {describe_type(row)}, expected a mapping with {', '.join(map(repr, fields))}. For a data set "
+            "in the format of pandas, Polars or Arrow, pass `dataset.with_format(None)`."
         )
     missing = [name for name in fields if name not in row]
     if missing:
@@ -182,38 +186,3 @@ def _to_lists(value: Any) -> Any:
     if hasattr(value, "tolist"):
         value = value.tolist()
     return [_to_lists(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def compute_statistics(rows: Any) -> dict[str, Any]:
-    """Counts of a data set or of a list of rows; images of a `datasets.Dataset` are not decoded.
-
-    Args:
-        rows (`datasets.Dataset` or iterable of `dict`): rows of the schema.
-
-    Returns:
-        `dict`: `num_images`, `num_phrases`, `num_annotated_phrases` (with boxes, points, masks or polygons),
-        `num_boxes`, `num_words` (distinct, lower case), `num_phrases_by_type`.
-
-    Example:
-        >>> compute_statistics([{"phrases": [build_phrase(0, "a red dog", types=["category"])]}])["num_words"]
-        3
-    """
-    if hasattr(rows, "select_columns"):
-        rows = rows.select_columns(["phrases"])
-    totals: Counter[str] = Counter()
-    types: Counter[str] = Counter()
-    words: set[str] = set()
-    for row in rows:
-        totals["num_images"] += 1
-        for phrase in row["phrases"]:
-            totals["num_phrases"] += 1
-            totals["num_annotated_phrases"] += any(phrase[name] for name in ("boxes", "points", "masks", "polygons"))
-            totals["num_boxes"] += len(phrase["boxes"] or [])
-            types.update(phrase["types"] or [])
-            words.update(phrase["phrase"].lower().split())
-    names = ("num_images", "num_phrases", "num_annotated_phrases", "num_boxes")
-    return {
-        **{name: totals[name] for name in names},
-        "num_words": len(words),
-        "num_phrases_by_type": dict(sorted(types.items())),
-    }

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Whether the regions of a row are those of its picture: the size that is stated, and boxes in pixels."""
+"""Checks that the regions of a row fit its image: the stated size, and boxes in pixels."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,18 +10,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers.utils import logging
 
-from albef_amc.datasets_scripts.reading.coco_records import BORDER_TOLERANCE
-
 logger = logging.get_logger(__name__)
 
 COLUMNS = ("width", "height", "phrases")
 ROWS_AT_ONCE = 1000
-# Boxes in thousandths of the picture's sides have no larger coordinate.
+# Boxes may leave the image by this many pixels before it is reported: coordinates are rounded in the files.
+BORDER_TOLERANCE = 0.05
+# Largest coordinate of boxes in thousandths of the image sides.
 THOUSANDTHS = 1000
 
 
 def is_stated_size(stated: tuple[Any, Any], size: tuple[int, int]) -> bool:
-    """Whether a width and height that are stated, None where they are not, are those of a picture.
+    """Whether a stated width and height, None where not stated, are those of an image.
 
     Example:
         >>> is_stated_size((640, None), (640, 480)), is_stated_size((480, 640), (640, 480))
@@ -31,7 +31,7 @@ def is_stated_size(stated: tuple[Any, Any], size: tuple[int, int]) -> bool:
 
 
 def format_sizes(size: tuple[int, int], stated: tuple[Any, Any]) -> str:
-    """Both sizes in words, however long the numbers of the stated one are.
+    """Describe both sizes; long numbers of the stated one are cut.
 
     Example:
         >>> format_sizes((640, 480), (480, 640))
@@ -41,14 +41,14 @@ def format_sizes(size: tuple[int, int], stated: tuple[Any, Any]) -> str:
 
 
 def check_picture_size(row: Mapping[str, Any], size: tuple[int, int]) -> None:
-    """Refuses a row that states another size than its picture has; training, evaluation and drawing call it.
+    """Refuse a row that states another size than its image has; training, evaluation and drawing call it.
 
     Args:
         row (`dict`): data set row; `width` and `height` may be missing.
-        size (`tuple[int, int]`): width and height of its picture, upright.
+        size (`tuple[int, int]`): width and height of its upright image.
 
     Raises:
-        ValueError: they differ; the message names image and sizes.
+        ValueError: the sizes differ; the message names image and sizes.
     """
     stated = (row.get("width"), row.get("height"))
     if not is_stated_size(stated, size):
@@ -61,7 +61,7 @@ def check_picture_size(row: Mapping[str, Any], size: tuple[int, int]) -> None:
 
 
 class BoxCounts:
-    """Counts boxes that do not lie in their picture, or cannot be in pixels; [`list_warnings`] says what was found.
+    """Counts of boxes that leave their image or cannot be in pixels; [`list_warnings`] describes them.
 
     Example:
         >>> counts = BoxCounts()
@@ -75,7 +75,7 @@ class BoxCounts:
         self.largest = 0.0
 
     def add(self, boxes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> None:
-        """Counts boxes `(n, 4)`, x_min, y_min, x_max, y_max, of pictures with these widths and heights `(n,)`."""
+        """Count boxes `(n, 4)`, x_min, y_min, x_max, y_max, of images with these widths and heights `(n,)`."""
         if not len(boxes):
             return
         x_min, y_min, x_max, y_max = boxes.T
@@ -90,7 +90,7 @@ class BoxCounts:
         self.largest = max(self.largest, float(boxes.max()))
 
     def list_warnings(self) -> list[str]:
-        """What is wrong with the boxes, each with its count; empty where nothing is."""
+        """Problems of the boxes, each with its count; empty where there are none."""
         warnings = []
         if self.num_beyond:
             hint = ""
@@ -112,10 +112,10 @@ class BoxCounts:
 
 
 def count_boxes(rows: Any) -> BoxCounts:
-    """Counts the boxes of a data set; its pictures are not decoded.
+    """Count the boxes of a data set; its images are not decoded.
 
     Args:
-        rows (`datasets.Dataset` or list of `dict`): rows of the schema. Of anything else, such as a stream, nothing is
+        rows (`datasets.Dataset` or list of `dict`): rows of the schema. Anything else, such as a stream, is not
             counted: reading it would cost as much as training on it.
     """
     counts = BoxCounts()
@@ -129,11 +129,11 @@ def count_boxes(rows: Any) -> BoxCounts:
 
 
 def warn_about_boxes(rows: Any, name: str) -> None:
-    """Logs what [`count_boxes`] finds, once for each data set.
+    """Log what [`count_boxes`] finds, once per data set.
 
     Args:
         rows: as for [`count_boxes`].
-        name (`str`): what the data set is called in the warning.
+        name (`str`): name of the data set in the warning.
     """
     for warning in count_boxes(rows).list_warnings():
         logger.warning_once(f"{name}: {warning}")
@@ -154,7 +154,7 @@ def _add_table(counts: BoxCounts, table: pa.Table) -> None:
 
 
 def _add_row(counts: BoxCounts, row: Mapping[str, Any]) -> None:
-    """Counts the boxes of a row that states its size; what has another form is refused where it is used."""
+    """Count the boxes of a row that states its size; a row of another form is refused where it is used."""
     try:
         width, height = row.get("width"), row.get("height")
         boxes = [box for phrase in row.get("phrases") or () if phrase for box in (phrase.get("boxes") or ())]

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""A split of a data set, read in parts: any range of its sources becomes rows, without the rows before it."""
+"""Reading a split in parts: any range of its sources becomes rows without reading those before it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ import datasets
 import pyarrow as pa
 from datasets.table import embed_table_storage
 
-from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
 from albef_amc.datasets_scripts.source_builder import SourceBuilder
 
 
@@ -17,9 +17,9 @@ class SplitReader:
     """Reads a range of the sources (images, scenes) of a split.
 
     Args:
-        builder (`datasets.GeneratorBasedBuilder`): one whose generator takes `sources`.
+        builder (`datasets.GeneratorBasedBuilder`): a builder whose generator takes `sources`.
         name (`str`): the split.
-        arguments (`dict`): what the builder's generator takes; `sources` is a mapping or a sequence.
+        arguments (`dict`): arguments of the builder's generator; `sources` is a mapping or a sequence.
     """
 
     builder: datasets.GeneratorBasedBuilder
@@ -39,7 +39,7 @@ class SplitReader:
         return self.builder.info.features
 
     def read(self, start: int, stop: int) -> tuple[pa.Table, ReadingReport]:
-        """Rows of the sources from `start` to before `stop`, the images' bytes inside, and what was left out."""
+        """Read the sources `start` to `stop - 1` as rows with image bytes, and report what was skipped."""
         sources, keys = self.arguments["sources"], self.keys[start:stop]
         part = {key: sources[key] for key in keys} if isinstance(sources, dict) else keys
         report = ReadingReport()
@@ -52,13 +52,13 @@ class SplitReader:
 
 
 def list_split_readers(builder: datasets.GeneratorBasedBuilder) -> tuple[dict[str, SplitReader], ReadingReport]:
-    """Reads the annotations of a data set, and no image.
+    """Read the annotations of a data set, without its images.
 
     Args:
         builder (`datasets.GeneratorBasedBuilder`): one of `BUILDERS`.
 
     Returns:
-        `dict` of [`SplitReader`] by split, and the report of what was left out so far.
+        `dict` of [`SplitReader`] by split, and the report so far.
 
     Raises:
         ValueError: annotations that cannot be used.

@@ -1,9 +1,8 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Row schemas of the tasks beside grounding: one row per image (or pair of images), its texts inside.
+"""Row schemas of the other tasks (not grounding): one row per image or pair of images, its texts inside.
 
-What these schemas share with `GROUNDING_FEATURES`: an image is stored once, whatever is asked of it; `image_id` is its
-identity within the data set; `width` and `height` are pixels after EXIF rotation; texts are kept as written; a field
-without a value is null, never absent.
+As in `GROUNDING_FEATURES`, an image is stored once; `image_id` is its identity within the data set; `width` and
+`height` are pixels after EXIF rotation; texts are kept as written; a field without a value is null, never absent.
 """
 
 from collections import Counter
@@ -13,15 +12,14 @@ from typing import Any
 
 from datasets import ClassLabel, Features, Image, List, Value
 
-IMAGE_COLUMNS = {
-    # picture as stored; bytes are in the row, once per image
-    "image": Image(),
-    # stable identity of the image within its data set
-    "image_id": Value("string"),
-    # pixels of the image after EXIF rotation
-    "width": Value("int32"),
-    "height": Value("int32"),
-}
+from albef_amc.datasets_scripts.features import GROUNDING_FEATURES, fill_fields
+
+IMAGE_COLUMNS = {name: GROUNDING_FEATURES[name] for name in ("image", "image_id", "width", "height")}
+
+# Source of a question of VQA v2.
+VQA = "vqa"
+# Splits whose questions must have answers; those of the test splits are not published.
+ANSWERED_SPLITS = ("train", "val")
 
 CAPTION_FEATURES = {
     # unique in the split
@@ -33,11 +31,11 @@ QUESTION_FEATURES = {
     # unique among the questions of one `source` in a split; a number, as the evaluation servers expect it
     "question_id": Value("int64"),
     "question": Value("string"),
-    # different answers in the order of their first appearance: what is trained on; null where there are none (test)
+    # distinct answers in the order of their first appearance: the training targets; null where there are none (test)
     "answers": List(Value("string")),
-    # weight of each of `answers` in the loss: its share among the annotators' answers, 0.5 for Visual Genome
+    # weight of each of `answers` in the loss: fraction of annotators who gave it, 0.5 for Visual Genome
     "answer_weights": List(Value("float32")),
-    # what each annotator answered, repeated where they agree, as stored: what VQA accuracy is measured against
+    # one answer per annotator, as stored: the references of VQA accuracy
     "annotator_answers": List(Value("string")),
     # first words of the question ("what color is"), and "yes/no", "number" or "other"; null where not annotated
     "question_type": Value("string"),
@@ -58,7 +56,7 @@ HYPOTHESIS_FEATURES = {
     # unique in the split
     "hypothesis_id": Value("string"),
     "hypothesis": Value("string"),
-    # what the image says of it: 0, 1 or 2, in the order of ALBEF's classifier
+    # relation of the image to it: 0, 1 or 2, in the order of ALBEF's classifier
     "label": ClassLabel(names=["contradiction", "neutral", "entailment"]),
 }
 
@@ -71,7 +69,7 @@ ANSWERED_FEATURES = Features({**IMAGE_COLUMNS, "questions": List(QUESTION_FEATUR
 # Visual reasoning about two images.
 PAIRED_FEATURES = Features(
     {
-        # two, left and right; a pair is stored once, also where several sentences speak of it
+        # two, left and right; a pair is stored once, also with several sentences
         "images": List(Image()),
         "image_ids": List(Value("string")),
         "sentences": List(SENTENCE_FEATURES),
@@ -84,14 +82,14 @@ ENTAILED_FEATURES = Features({**IMAGE_COLUMNS, "hypotheses": List(HYPOTHESIS_FEA
 
 @dataclass(frozen=True)
 class TextSchema:
-    """Where the texts of a schema are, for statistics and cards.
+    """Schema of a task with the names of its texts, for statistics and cards.
 
     Args:
-        features (`datasets.Features`): the schema.
+        features (`datasets.Features`): columns of a row.
         texts (`str`): column that lists the texts.
-        text (`str`): field of an entry that holds its words; `{text}_id` is the one that names it.
-        kinds (sequence of `str`): fields that entries are counted by.
-        about (`str`): what a row is, in words.
+        text (`str`): field of an entry that holds its text; `{text}_id` is its id.
+        kinds (sequence of `str`): fields by which entries are counted.
+        about (`str`): description of a row.
     """
 
     features: Features
@@ -122,7 +120,7 @@ TASK_SCHEMAS = (
 
 
 def find_task_schema(columns: Iterable[str]) -> TextSchema | None:
-    """The task schema whose columns these are (others may stand beside them); `None` where there is none.
+    """Find the task schema whose columns are among these; `None` where there is none.
 
     Example:
         >>> find_task_schema(["image", "image_id", "width", "height", "questions"]).text
@@ -133,9 +131,9 @@ def find_task_schema(columns: Iterable[str]) -> TextSchema | None:
 
 
 def weigh_answers(annotator_answers: Sequence[str]) -> tuple[list[str], list[float]]:
-    """Different answers with the share of the annotators who gave them, as ALBEF weighs them in its loss.
+    """Distinct answers with the fraction of annotators who gave them, as ALBEF weighs them in its loss.
 
-    Answers are compared as written. One without words is no target, but keeps its share of the annotators.
+    Answers are compared as written. One without words is not a target, but its annotators still count.
 
     Args:
         annotator_answers (sequence of `str`): one per annotator.
@@ -159,11 +157,11 @@ def build_question(
     annotator_answers: Sequence[str] | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
-    """One entry of `questions` in which every field of the schema is present.
+    """Build an entry of `questions` with every field of the schema.
 
     Args:
         question_id (`int`): identity of the question.
-        question (`str`): its words.
+        question (`str`): its text.
         source (`str`): "vqa" or "vg".
         annotator_answers (sequence of `str`, *optional*): one per annotator; `None` where they are not published.
         **fields: any other field of `QUESTION_FEATURES`; `answers` and `answer_weights` follow from the annotators'
@@ -176,9 +174,6 @@ def build_question(
         >>> build_question(7, "What is it?", "vqa", ["a cup", "cup", "a cup", "a cup"])["answer_weights"]
         [0.75, 0.25]
     """
-    unknown = sorted(set(fields) - set(QUESTION_FEATURES))
-    if unknown:
-        raise ValueError(f"A question has no field `{unknown[0]}`. Fields: {list(QUESTION_FEATURES)}.")
     answers, weights = (None, None) if annotator_answers is None else weigh_answers(annotator_answers)
     known = {
         "question_id": question_id,
@@ -189,4 +184,4 @@ def build_question(
         "answer_weights": weights,
         **fields,
     }
-    return {name: known.get(name) for name in QUESTION_FEATURES}
+    return fill_fields(known, QUESTION_FEATURES, "question")

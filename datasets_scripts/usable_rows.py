@@ -1,23 +1,24 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Texts of a row that training and evaluation can use: what every builder keeps, decided by the processor's rule."""
+"""Usable texts of a row: every builder keeps those that the processor accepts, and reports the others."""
 
 from collections.abc import Callable
 from typing import Any
 
-from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
 from albef_amc.datasets_scripts.task_features import find_task_schema
 from albef_amc.text_processing_albef import find_broken_character, find_text_problem
 
 BROKEN_FIELD = "field with broken characters: field dropped"
 OTHER_FIELD = "field is not text: field dropped"
+BROKEN_PARAPHRASE = "paraphrase without words or with broken characters: paraphrase dropped"
 
 
 def keep_usable_texts(row: dict[str, Any], report: ReadingReport) -> dict[str, Any] | None:
-    """The row without the texts that no run can use, or `None` (reported) where none is left.
+    """Drop the texts that the processor refuses; `None` (reported) where none remains.
 
     Args:
         row (`dict`): a row of one of the schemas.
-        report (`ReadingReport`): receives what was left out.
+        report (`ReadingReport`): collects what is dropped.
 
     Example:
         >>> from albef_amc.datasets_scripts import ReadingReport, build_phrase, build_row
@@ -51,16 +52,15 @@ def keep_usable_texts(row: dict[str, Any], report: ReadingReport) -> dict[str, A
 
 
 def _keep_usable_fields(phrase: dict[str, Any], where: str, report: ReadingReport) -> dict[str, Any]:
-    """A phrase without paraphrases that no run can use, and without fields that cannot be stored."""
+    """Drop paraphrases that the processor refuses, and fields that cannot be stored."""
     kept = dict(phrase)
     caption = phrase.get("caption")
     if caption is not None and (problem := _find_field_problem(caption)):
         report.add(problem, f"{where}, caption")
         kept |= {"caption": None, "spans": None}
-    types = _filter(phrase.get("types"), _is_no_text, OTHER_FIELD, f"{where}, types", report)
+    types = _filter(phrase.get("types"), _is_not_text, OTHER_FIELD, f"{where}, types", report)
     kept["types"] = _filter(types, find_broken_character, BROKEN_FIELD, f"{where}, types", report)
-    reason = "paraphrase without words or with broken characters: paraphrase dropped"
-    kept["paraphrases"] = _filter(phrase.get("paraphrases"), find_text_problem, reason, where, report)
+    kept["paraphrases"] = _filter(phrase.get("paraphrases"), find_text_problem, BROKEN_PARAPHRASE, where, report)
     return kept
 
 
@@ -88,14 +88,11 @@ def _keep_label(proposal: dict[str, Any], where: str, report: ReadingReport) -> 
 
 
 def _find_field_problem(value: Any) -> str | None:
-    """Why a field cannot be stored as text; `None` where it can."""
-    if _is_no_text(value):
+    """Reason why a field cannot be stored as text; `None` where it can."""
+    if _is_not_text(value):
         return OTHER_FIELD
-    if find_broken_character(value):
-        return BROKEN_FIELD
-    return None
+    return BROKEN_FIELD if find_broken_character(value) else None
 
 
-def _is_no_text(value: Any) -> bool:
-    """Whether a value is of another type than text."""
+def _is_not_text(value: Any) -> bool:
     return not isinstance(value, str)

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.config import DEFAULT_CDC_OPTIONS
 
-from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
 from albef_amc.datasets_scripts.split_reader import SplitReader
 from albef_amc.saving_albef import hash_file
 

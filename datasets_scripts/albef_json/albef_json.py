@@ -3,19 +3,13 @@
 
 from typing import Any
 
-from albef_amc.datasets_scripts.features import build_phrase, build_row
-from albef_amc.datasets_scripts.reading.annotation_lists import (
-    AnnotationListConfig,
-    group_by_image,
-    iterate_group,
-    name_phrase,
-)
-from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
-from albef_amc.datasets_scripts.reading.image_files import read_image_file
-from albef_amc.datasets_scripts.source_builder import SourceBuilder
+from albef_amc.datasets_scripts.features import build_phrase
+from albef_amc.datasets_scripts.list_builder import AnnotationListConfig, Entry, ListBuilder, name_phrase
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
+from albef_amc.datasets_scripts.reading.record_groups import iterate_records
 
 
-class AlbefJson(SourceBuilder):
+class AlbefJson(ListBuilder):
     """Builder for ALBEF's caption lists: one row per image, one phrase per caption; the only split is "train".
 
     Example:
@@ -28,22 +22,22 @@ class AlbefJson(SourceBuilder):
     BUILDER_CONFIG_CLASS = AnnotationListConfig
     DESCRIPTION = "ALBEF's caption lists: images with captions, without boxes."
 
-    def _read_splits(self) -> dict[str, dict[str, Any]]:
-        return {"train": group_by_image(self.config, lambda entry, where: None, self.report)}
+    def _read_entry(self, entry: Entry) -> tuple[str, Any] | None:
+        image = entry.read_path(entry.read("image"), "image")
+        captions = [caption for _, caption in entry.read_captions()]
+        return (image, [entry.place, captions]) if image and captions else None
 
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
-        stored = read_image_file(self.config.get_image_folder() / image, report)
-        if stored is None:
+        columns = self._read_image(image, report)
+        if columns is None:
             return None
-        width, height = stored.upright_size
-        phrases = _read_phrases(source, report)
-        return build_row(self.config.build_image(image, stored), image, width, height, phrases)
+        return {**columns, "image_id": image, "proposals": None, "phrases": _read_phrases(source, report)}
 
 
 def _read_phrases(group: bytearray, report: ReadingReport) -> list[dict[str, Any]]:
-    """Captions of an image in the order of the lists, each wording once."""
+    """Distinct captions of an image, in the order of the lists."""
     phrases: dict[str, dict[str, Any]] = {}
-    for place, captions, _ in iterate_group(group):
+    for place, captions in iterate_records(group):
         for number, caption in enumerate(captions):
             if caption in phrases:
                 report.add("caption repeats one of the same image: caption skipped", place)

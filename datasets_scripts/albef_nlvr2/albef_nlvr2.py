@@ -4,16 +4,17 @@
 import json
 from typing import Any
 
-from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
-from albef_amc.datasets_scripts.reading.task_lists import Entry, TaskListBuilder, iterate_lines
-from albef_amc.datasets_scripts.task_features import PAIRED_FEATURES
+from albef_amc.datasets_scripts.list_builder import Entry, ListBuilder
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
+from albef_amc.datasets_scripts.reading.record_groups import iterate_records
+from albef_amc.datasets_scripts.task_features import PAIRED_FEATURES, SENTENCE_FEATURES
 
 NUM_IMAGES = 2
-# Labels as the lists write them, and as JSON knows them.
+# Labels as the lists write them, and as JSON booleans.
 LABELS = {"False": 0, "True": 1, False: 0, True: 1}
 
 
-class AlbefNlvr2(TaskListBuilder):
+class AlbefNlvr2(ListBuilder):
     """Builder for ALBEF's NLVR2 lists: one row per pair of images with the sentences about it.
 
     Example:
@@ -34,11 +35,11 @@ class AlbefNlvr2(TaskListBuilder):
         if not isinstance(images, list) or len(images) != NUM_IMAGES:
             found = f"{len(images)} of them" if isinstance(images, list) else repr(images)[:80]
             raise ValueError(f"{entry.where}: `images` must be a list of two paths (left, right), got {found}.")
-        paths = [entry.read_path(image, "images", self.report) for image in images]
+        paths = [entry.read_path(image, "images") for image in images]
         label = entry.read("label")
         if not isinstance(label, str | bool) or label not in LABELS:
             raise ValueError(f'{entry.where}: `label` must be "True" or "False", got {label!r:.80}.')
-        sentence = entry.read_text("sentence", self.report)
+        sentence = entry.read_text("sentence")
         if sentence is None or None in paths:
             return None
         return json.dumps(paths), [entry.place, sentence, LABELS[label]]
@@ -46,12 +47,9 @@ class AlbefNlvr2(TaskListBuilder):
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
         names = json.loads(image)
         found = [self._read_image(name, report) for name in names]
-        pictures = [columns["image"] for columns in found if columns is not None]
-        if len(pictures) < NUM_IMAGES:
+        images = [columns["image"] for columns in found if columns is not None]
+        if len(images) < NUM_IMAGES:
             report.add("pair without both images: pair skipped", " ".join(names))
             return None
-        sentences = [
-            {"sentence_id": place, "sentence": sentence, "label": label}
-            for place, sentence, label in iterate_lines(source)
-        ]
-        return {"images": pictures, "image_ids": names, "sentences": sentences}
+        sentences = [dict(zip(SENTENCE_FEATURES, record, strict=True)) for record in iterate_records(source)]
+        return {"images": images, "image_ids": names, "sentences": sentences}

@@ -3,13 +3,13 @@
 
 from typing import Any
 
-from albef_amc.datasets_scripts.reading.annotation_lists import name_phrase
-from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
-from albef_amc.datasets_scripts.reading.task_lists import Entry, TaskListBuilder, iterate_lines
-from albef_amc.datasets_scripts.task_features import CAPTIONED_FEATURES
+from albef_amc.datasets_scripts.list_builder import Entry, ListBuilder, name_phrase
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
+from albef_amc.datasets_scripts.reading.record_groups import RecordGroups, iterate_records
+from albef_amc.datasets_scripts.task_features import CAPTION_FEATURES, CAPTIONED_FEATURES
 
 
-class AlbefRetrieval(TaskListBuilder):
+class AlbefRetrieval(ListBuilder):
     """Builder for ALBEF's retrieval lists (COCO, Flickr30k): one row per image with its captions.
 
     Example:
@@ -25,29 +25,21 @@ class AlbefRetrieval(TaskListBuilder):
     DESCRIPTION = "ALBEF's lists for image-text retrieval: one row per image with its captions."
     FEATURES = CAPTIONED_FEATURES
 
-    def _read_split(self, split: str) -> dict[str, Any]:
-        # Image by path to its id, and back.
+    def _read_split(self, split: str) -> RecordGroups:
+        # Image path -> id, and id -> path.
         self._ids: dict[str, str] = {}
         self._paths: dict[str, str] = {}
         return super()._read_split(split)
 
     def _read_entry(self, entry: Entry) -> tuple[str, Any] | None:
-        path = entry.read_path(entry.read("image"), "image", self.report)
-        captions = entry.read("caption")
-        captions = [captions] if isinstance(captions, str) else captions
-        if not isinstance(captions, list) or not captions or not all(isinstance(text, str) for text in captions):
-            raise ValueError(f"{entry.where}: `caption` must be a text or a list of texts, got {captions!r:.80}.")
-        kept = [
-            [name_phrase(entry.place, number), caption]
-            for number, caption in enumerate(captions)
-            if entry.keep_text(caption, "caption", self.report)
-        ]
-        if path is None or not kept:
+        path = entry.read_path(entry.read("image"), "image")
+        captions = [[name_phrase(entry.place, number), caption] for number, caption in entry.read_captions()]
+        if path is None or not captions:
             return None
-        return path, [self._read_image_id(entry, path), kept]
+        return path, [self._read_image_id(entry, path), captions]
 
     def _read_image_id(self, entry: Entry, path: str) -> str:
-        """The id that the list gives, or else the path.
+        """Id in the list, otherwise the path.
 
         Raises:
             ValueError: an image with two ids, or an id of two images: it would be unclear which captions match.
@@ -67,11 +59,9 @@ class AlbefRetrieval(TaskListBuilder):
         return image_id
 
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
-        found = self._read_image(image, report)
-        if found is None:
+        columns = self._read_image(image, report)
+        if columns is None:
             return None
-        entries = list(iterate_lines(source))
-        captions = [
-            {"caption_id": caption_id, "caption": caption} for _, kept in entries for caption_id, caption in kept
-        ]
-        return {**found, "image_id": entries[0][0], "captions": captions}
+        records = list(iterate_records(source))
+        captions = [dict(zip(CAPTION_FEATURES, caption, strict=True)) for _, kept in records for caption in kept]
+        return {**columns, "image_id": records[0][0], "captions": captions}

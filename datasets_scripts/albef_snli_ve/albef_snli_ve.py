@@ -1,19 +1,20 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""ALBEF's lists for SNLI-VE: photographs of Flickr30k and hypotheses about them."""
+"""ALBEF's lists for SNLI-VE: images of Flickr30k and hypotheses about them."""
 
 from typing import Any
 
-from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
-from albef_amc.datasets_scripts.reading.task_lists import Entry, TaskListBuilder, iterate_lines
+from albef_amc.datasets_scripts.list_builder import Entry, ListBuilder
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
+from albef_amc.datasets_scripts.reading.record_groups import iterate_records
 from albef_amc.datasets_scripts.task_features import ENTAILED_FEATURES, HYPOTHESIS_FEATURES
 from albef_amc.ranges_albef import check_choice
 
 LABELS = tuple(HYPOTHESIS_FEATURES["label"].names)
-# The lists name images without their ending.
+# The lists name images without their suffix.
 IMAGE_SUFFIX = ".jpg"
 
 
-class AlbefSnliVe(TaskListBuilder):
+class AlbefSnliVe(ListBuilder):
     """Builder for ALBEF's SNLI-VE lists: one row per image with its hypotheses.
 
     Example:
@@ -30,20 +31,17 @@ class AlbefSnliVe(TaskListBuilder):
     FEATURES = ENTAILED_FEATURES
 
     def _read_entry(self, entry: Entry) -> tuple[str, Any] | None:
-        image = entry.read_path(entry.read("image"), "image", self.report)
+        image = entry.read_path(entry.read("image"), "image")
         label = entry.read("label")
         check_choice("label", label, LABELS, f"{entry.where}: ")
-        hypothesis = entry.read_text("sentence", self.report)
+        hypothesis = entry.read_text("sentence")
         if image is None or hypothesis is None:
             return None
         return image, [entry.place, hypothesis, LABELS.index(label)]
 
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
-        found = self._read_image(image + IMAGE_SUFFIX, report)
-        if found is None:
+        columns = self._read_image(image + IMAGE_SUFFIX, report)
+        if columns is None:
             return None
-        hypotheses = [
-            {"hypothesis_id": place, "hypothesis": hypothesis, "label": label}
-            for place, hypothesis, label in iterate_lines(source)
-        ]
-        return {**found, "image_id": image, "hypotheses": hypotheses}
+        hypotheses = [dict(zip(HYPOTHESIS_FEATURES, record, strict=True)) for record in iterate_records(source)]
+        return {**columns, "image_id": image, "hypotheses": hypotheses}

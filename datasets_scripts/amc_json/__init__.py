@@ -1,5 +1,1 @@
 """AMC's training lists: Visual Genome as entries of an image, its captions and the boxes they stand for."""
-
-from .amc_json import AmcJson, AmcJsonConfig
-
-__all__ = ["AmcJson", "AmcJsonConfig"]

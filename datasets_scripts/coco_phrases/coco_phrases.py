@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""COCO-style files with phrases: `annotations.json` as COCO has it, phrases with their boxes in `phrases.json`."""
+"""COCO-style files with phrases: `annotations.json` in COCO's format, phrases with their boxes in `phrases.json`."""
 
 import hashlib
 from collections import defaultdict
@@ -9,16 +9,15 @@ from typing import Any
 
 from albef_amc.datasets_scripts.features import build_phrase, build_row
 from albef_amc.datasets_scripts.reading.coco_files import index_by_id, load_annotations
-from albef_amc.datasets_scripts.reading.coco_records import (
-    ReadingReport,
+from albef_amc.datasets_scripts.reading.image_files import read_annotated_image
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
+from albef_amc.datasets_scripts.reading.regions import (
     mark_incomplete,
     read_boxes,
     read_proposals,
     read_region,
     read_spans,
 )
-from albef_amc.datasets_scripts.reading.image_files import UPRIGHT, StoredImage, read_image_file
-from albef_amc.datasets_scripts.row_checks import format_sizes, is_stated_size
 from albef_amc.datasets_scripts.source_builder import SourceBuilder, SourceConfig
 from albef_amc.text_files_albef import load_json
 
@@ -28,45 +27,34 @@ SPLIT_BOUNDS = {"train": 70, "validation": 85, "test": 100}
 
 @dataclass
 class CocoPhrasesConfig(SourceConfig):
-    """Where the files are.
+    """Folder and names of the files.
 
     Args:
-        data_root (`str`): folder that holds everything below.
+        data_root (`str`): folder of the files below.
         annotations_file (`str`, defaults to "annotations.json"): COCO `images`, `annotations`, `categories`.
         phrases_file (`str`, defaults to "phrases.json"): list of phrase records.
-        images_folder (`str`, defaults to "images"): folder of the images named by `file_name`.
+        images_folder (`str`, defaults to "images"): folder that `file_name` is relative to.
     """
 
     annotations_file: str = "annotations.json"
     phrases_file: str = "phrases.json"
     images_folder: str = "images"
 
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("annotations_file", "phrases_file", "images_folder"):
-            path = self.get_path(name)
-            if not path.exists():
-                raise FileNotFoundError(f"No `{path.name}` in {path.parent}. Put it there or pass `{name}`.")
-
-    def get_path(self, name: str) -> Path:
-        """Path of one of the files, by the name of its argument."""
-        return Path(self.data_root) / getattr(self, name)
-
     def list_splits(self) -> list[str]:
-        """Splits that images are dealt to."""
+        """Splits that images are assigned to."""
         return list(SPLIT_BOUNDS)
 
     def list_annotation_paths(self) -> list[Path]:
         """The two JSON files."""
-        return [self.get_path("annotations_file"), self.get_path("phrases_file")]
+        return [Path(self.data_root) / self.annotations_file, Path(self.data_root) / self.phrases_file]
 
     def get_image_folder(self) -> Path:
         """`images_folder` below `data_root`."""
-        return self.get_path("images_folder")
+        return Path(self.data_root) / self.images_folder
 
 
 def choose_split(image_id: str | int) -> str:
-    """Split of an image, from a hash of its id: the same in every version and order of the files.
+    """Choose the split of an image by a hash of its id: the same in every version and order of the files.
 
     Example:
         >>> choose_split(790)
@@ -79,9 +67,6 @@ def choose_split(image_id: str | int) -> str:
 class CocoPhrases(SourceBuilder):
     """Builder for COCO-style files with phrases: one row per image that has a phrase; "all" joins the three splits.
 
-    What cannot be used is left out with a reason, counted in `report` and logged; what would be ambiguous or unsafe
-    (repeated ids, paths that leave the folder, files of another kind) raises a `ValueError`.
-
     Example:
 
         builder = CocoPhrases(cache_dir="cache", data_root="coco_cc_mini")
@@ -93,8 +78,9 @@ class CocoPhrases(SourceBuilder):
     DESCRIPTION = "Photographs with phrases, their boxes and, where the source has them, outlines."
 
     def _read_splits(self) -> dict[str, dict[str, Any]]:
-        images, annotations, categories = load_annotations(self.config.get_path("annotations_file"))
-        records = _load_records(self.config.get_path("phrases_file"), images, self.report)
+        annotations_path, phrases_path = self.config.list_annotation_paths()
+        images, annotations, categories = load_annotations(annotations_path)
+        records = _load_records(phrases_path, images, self.report)
         splits: dict[str, dict[str, Any]] = {split: {} for split in SPLIT_BOUNDS}
         for image_id, image in images.items():
             if image_id in records:
@@ -106,11 +92,25 @@ class CocoPhrases(SourceBuilder):
 
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
         entry, records, annotations, categories = source
-        return _read_row(self.config.get_image_folder(), entry, records, annotations, categories, report)
+        path = self.config.get_image_folder() / entry["file_name"]
+        size = (entry.get("width"), entry.get("height"))
+        stored = read_annotated_image(path, size, report, is_upright=True)
+        if stored is None:
+            return None
+        width, height = stored.upright_size
+        phrases = [_read_phrase(record, annotations, width, height, report) for record in records]
+        return build_row(
+            image={"path": entry["file_name"], "bytes": stored.data},
+            image_id=image,
+            width=width,
+            height=height,
+            phrases=[phrase for phrase in phrases if phrase is not None],
+            proposals=read_proposals(annotations, categories, width, height, report),
+        )
 
 
 def _load_records(path: Path, images: dict, report: ReadingReport) -> dict[str, list[dict[str, Any]]]:
-    """Phrase records that have words and a known image, by image id."""
+    """Phrase records with words and a known image, by image id."""
     contents = load_json(path)
     if not isinstance(contents, list):
         raise ValueError(f"{path} holds a {type(contents).__name__}; a list of phrase records is expected.")
@@ -125,51 +125,10 @@ def _load_records(path: Path, images: dict, report: ReadingReport) -> dict[str, 
     return records
 
 
-def _read_row(
-    folder: Path,
-    image: dict[str, Any],
-    records: list[dict[str, Any]],
-    annotations: dict[str, dict[str, Any]],
-    categories: dict[str, str],
-    report: ReadingReport,
-) -> dict[str, Any] | None:
-    """One row, or None where the image cannot be used or no phrase is left."""
-    path = folder / image["file_name"]
-    stored = read_image_file(path, report)
-    if stored is None or not _has_annotated_size(path, image, stored, report):
-        return None
-    width, height = stored.upright_size
-    entries = (_read_phrase(record, annotations, width, height, report) for record in records)
-    phrases = [entry for entry in entries if entry is not None]
-    if not phrases:
-        report.add("image without a usable phrase: image skipped", image["file_name"])
-        return None
-    return build_row(
-        image={"path": image["file_name"], "bytes": stored.data},
-        image_id=image["id"],
-        width=width,
-        height=height,
-        phrases=phrases,
-        proposals=read_proposals(annotations, categories, width, height, report),
-    )
-
-
-def _has_annotated_size(path: Path, image: dict[str, Any], stored: StoredImage, report: ReadingReport) -> bool:
-    """Whether the upright picture has the size that the annotations were made for."""
-    stated = (image.get("width"), image.get("height"))
-    if not is_stated_size(stated, stored.upright_size):
-        sizes = format_sizes(stored.upright_size, stated)
-        report.add("image size differs from the annotation: image skipped", f"{path} ({sizes})")
-        return False
-    if stored.orientation != UPRIGHT:
-        report.add("image is rotated by its EXIF data: boxes belong to the upright image", str(path))
-    return True
-
-
 def _read_phrase(
     record: dict[str, Any], annotations: dict[str, dict], width: int, height: int, report: ReadingReport
 ) -> dict[str, Any] | None:
-    """One entry of `phrases`, or None where none of the annotated boxes can be used."""
+    """Entry of `phrases`, or `None` (reported) where none of the annotated boxes can be used."""
     where = f"record {record['id']}"
     boxes, lost_boxes = read_boxes(record.get("bbox"), width, height, where, report)
     if record.get("bbox") and not boxes:

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Flickr30k Entities as its authors ship it: lists of ids, captions with mentions in brackets, boxes in XML."""
+"""Flickr30k Entities as published: lists of ids, captions with mentions in brackets, boxes in XML."""
 
 import re
 from collections import defaultdict
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
 from albef_amc.datasets_scripts.reading.xml_files import read_xml
 from albef_amc.text_files_albef import read_text_file
 
@@ -22,11 +22,11 @@ WITHOUT_SIZE = "annotation without a size: size of the image used"
 
 
 class Mention(NamedTuple):
-    """Words of a caption that mean the objects of a chain.
+    """Words of a caption that refer to the objects of a chain.
 
     Args:
         chain (`str`): id of the chain; "0" is not visual.
-        phrase (`str`): the words.
+        phrase (`str`): its text.
         types (`list[str]`): such as "people" or "scene".
         span (`list[int]`, *optional*): [start, end) characters of the caption.
     """
@@ -38,13 +38,13 @@ class Mention(NamedTuple):
 
 
 class ChainBoxes(NamedTuple):
-    """What an image's annotation says of its chains.
+    """Annotation of the chains of an image.
 
     Args:
-        boxes (`dict`): boxes of a chain, x_min, y_min, x_max, y_max counted from 0, not yet checked.
+        boxes (`dict`): boxes by chain, x_min, y_min, x_max, y_max counted from 0, unchecked.
         scenes (`set[str]`): chains that mean the whole scene.
         without_box (`set[str]`): chains that cannot be boxed.
-        size (`tuple`, *optional*): width and height that the annotation gives, not yet checked.
+        size (`tuple`, *optional*): stated width and height, unchecked.
     """
 
     boxes: dict[str, list[Any]]
@@ -53,25 +53,25 @@ class ChainBoxes(NamedTuple):
     size: tuple[float, float] | None
 
 
-# Captions with their mentions by their number in the file, counted from 0.
+# Number in the file, counted from 0 -> caption and its mentions.
 Captions = dict[int, tuple[str, list[Mention]]]
 
 
 def check_image_id(image_id: str, where: str) -> None:
-    """Ids become file names: only digits are taken."""
+    """Refuse an id with anything but digits: ids become file names."""
     if not IMAGE_ID_PATTERN.fullmatch(image_id):
         raise ValueError(f"{where}: {image_id!r:.80} is not an image id: an id has only digits, 100 at most.")
 
 
 def load_image_ids(path: Path, report: ReadingReport) -> list[str]:
-    """Ids of a split, each once.
+    """Load the distinct ids of a split.
 
     Args:
         path (`Path`): such as `train.txt`, one id per line.
-        report (`ReadingReport`): receives ids that are listed twice.
+        report (`ReadingReport`): collects repeated ids.
 
     Raises:
-        ValueError: a line is no id; the message names file and line.
+        ValueError: a line is not an id; the message names file and line.
     """
     image_ids: dict[str, None] = {}
     for number, line in enumerate(read_text_file(path).split("\n"), start=1):
@@ -86,7 +86,7 @@ def load_image_ids(path: Path, report: ReadingReport) -> list[str]:
 
 
 def load_unrelated_captions(path: Path) -> set[tuple[str, int]]:
-    """Image id and number, counted from 0, of captions that do not describe their image; none without the file."""
+    """Load image id and number (from 0) of captions that do not describe their image; none without the file."""
     found = set()
     for number, line in enumerate(read_text_file(path).split("\n") if path.is_file() else [], start=1):
         words = line.partition("#")[0].split()
@@ -98,11 +98,11 @@ def load_unrelated_captions(path: Path) -> set[tuple[str, int]]:
 
 
 def read_captions(path: Path, report: ReadingReport) -> Captions:
-    """Captions of an image; one whose brackets do not match is left out, blank lines do not count.
+    """Read the captions of an image; one with unmatched brackets is skipped, blank lines do not count.
 
     Args:
         path (`Path`): such as `Sentences/1000092795.txt`.
-        report (`ReadingReport`): receives file and line of captions that were left out.
+        report (`ReadingReport`): collects file and line of skipped captions.
     """
     captions: Captions = {}
     lines = [(number, line) for number, line in enumerate(read_text_file(path).split("\n"), start=1) if line.strip()]
@@ -115,13 +115,13 @@ def read_captions(path: Path, report: ReadingReport) -> Captions:
 
 
 def parse_caption(line: str) -> tuple[str, list[Mention]]:
-    """A caption without its brackets, and its mentions.
+    """Split an annotated caption into plain text and mentions.
 
     Args:
         line (`str`): words separated by white space; a mention is `[/EN#<chain>/<type>[/<type>...] words]`.
 
     Raises:
-        ValueError: a mention is not closed, closed inside a word, or opened in another one.
+        ValueError: a mention is not closed, closed inside a word, or opened inside another one.
 
     Example:
         >>> caption, mentions = parse_caption("[/EN#3/people A  man] smiles .")
@@ -159,14 +159,14 @@ def _close(opened: tuple[str, list[str], int], words: list[str]) -> Mention:
 
 
 def read_chain_boxes(path: Path, report: ReadingReport) -> ChainBoxes:
-    """Boxes and flags of an image's chains.
+    """Read boxes and flags of the chains of an image.
 
     Args:
         path (`Path`): such as `Annotations/1000092795.xml`.
-        report (`ReadingReport`): receives what is notable.
+        report (`ReadingReport`): collects problems.
 
     Raises:
-        ValueError: no XML, or XML with a document type; the message names the file.
+        ValueError: not XML, or XML with a document type; the message names the file.
     """
     try:
         root = read_xml(path)

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Flickr30k Entities: five captions per photograph, their mentions, and the boxes of what is mentioned."""
+"""Flickr30k Entities: five captions per image, the mentions in them, and the boxes of the mentioned objects."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +21,10 @@ from albef_amc.datasets_scripts.flickr30k_entities.info_ground_files import (
     parse_captions,
     parse_chain_boxes,
 )
-from albef_amc.datasets_scripts.reading.coco_records import ReadingReport, clean_box, keep_usable, mark_incomplete
-from albef_amc.datasets_scripts.reading.image_files import StoredImage, choose_frame, read_image_file
-from albef_amc.datasets_scripts.source_builder import ImageRootConfig, SourceBuilder
+from albef_amc.datasets_scripts.reading.image_files import StoredImage, read_annotated_image
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
+from albef_amc.datasets_scripts.reading.regions import clean_box, keep_usable, mark_incomplete
+from albef_amc.datasets_scripts.source_builder import SourceBuilder, SplitsConfig
 from albef_amc.ranges_albef import check_choice
 
 SPLITS = ("train", "val", "test")
@@ -33,35 +34,26 @@ NOT_VISUAL = "0"
 
 
 @dataclass
-class Flickr30kEntitiesConfig(ImageRootConfig):
-    """Where the files are, and who wrote them.
+class Flickr30kEntitiesConfig(SplitsConfig):
+    """Folders, and who wrote the files.
 
     Args:
-        data_root (`str`): folder of the annotations. For "xml": `Annotations`, `Sentences`, the lists of ids and, if
-            wanted, `UNRELATED_CAPTIONS`. For "info_ground": `bounding_boxes_*.json` and `sentences_*.json`.
-        source (`str`, defaults to "xml"): "xml", the authors' files, or "info_ground", what the repository info-ground
-            makes of them.
-        splits (`list[str]` or `str`, defaults to train, val, test): the splits whose files are there.
+        data_root (`str`): folder of the annotations. For "xml": `Annotations`, `Sentences`, the lists of ids and,
+            optionally, `UNRELATED_CAPTIONS`. For "info_ground": `bounding_boxes_*.json` and `sentences_*.json`.
+        source (`str`, defaults to "xml"): "xml", the authors' files, or "info_ground", files that the repository
+            info-ground converts from them.
+        splits (`list[str]` or `str`, defaults to train, val, test): splits to read.
         image_root (`str`, *optional*): folder of the images; `flickr30k-images` in `data_root` by default.
-        embed_images (`bool`, defaults to `True`): whether the rows hold the images' bytes; else they hold their paths
-            on this machine, and the files must stay where they are.
+        embed_images (`bool`, defaults to `True`): whether rows hold the bytes of the images; otherwise they hold paths
+            on this machine, and the files must not be moved.
     """
 
     source: str = "xml"
     splits: list[str] | tuple[str, ...] | str = SPLITS
 
-    def __post_init__(self):
+    def _check_options(self) -> None:
         check_choice("source", self.source, SOURCES)
-        self.splits = [self.splits] if isinstance(self.splits, str) else list(dict.fromkeys(self.splits))
-        if not self.splits or not set(self.splits) <= set(SPLITS):
-            raise ValueError(f"`splits` must name some of {', '.join(SPLITS)}; got {self.splits}.")
-        super().__post_init__()
-        for path in self.list_split_paths():
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"No `{path.name}` in {path.parent}. Put it there, check `data_root` and `source`, or leave its "
-                    "split out of `splits`."
-                )
+        self.splits = self._choose_several("splits", SPLITS)
 
     @property
     def root(self) -> Path:
@@ -73,26 +65,21 @@ class Flickr30kEntitiesConfig(ImageRootConfig):
         """Captions that do not describe their image."""
         return self.root / "UNRELATED_CAPTIONS"
 
-    def list_split_paths(self) -> list[Path]:
-        """Files that say which images a split has."""
+    def list_annotation_paths(self) -> list[Path]:
+        """Files that list the images of the splits."""
         if self.source == "xml":
             return [self.root / f"{split}.txt" for split in self.splits]
         return [path for split in self.splits for path in list_json_paths(self.root, split)]
 
-    def list_splits(self) -> list[str]:
-        """The splits that are read."""
-        return list(self.splits)
-
-    def list_annotation_paths(self) -> list[Path]:
-        """The files beside the images."""
+    def list_other_paths(self) -> list[Path]:
+        """Files of single images, and unrelated captions."""
         if self.source == "info_ground":
-            return self.list_split_paths()
-        parts = [*self.root.glob("Annotations/*.xml"), *self.root.glob("Sentences/*.txt")]
-        parts += [self.unrelated_path] if self.unrelated_path.is_file() else []
-        return [*self.list_split_paths(), *sorted(parts)]
+            return []
+        paths = [*self.root.glob("Annotations/*.xml"), *self.root.glob("Sentences/*.txt")]
+        return sorted([*paths, *([self.unrelated_path] if self.unrelated_path.is_file() else [])])
 
     def get_image_folder(self) -> Path:
-        """`image_root`, or where the images' archive puts them."""
+        """`image_root`, or the folder in the images' archive."""
         return Path(self.image_root or self.root / IMAGE_FOLDER)
 
 
@@ -135,10 +122,6 @@ class Flickr30kEntities(SourceBuilder):
 
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
         file_name = f"{image}.jpg"
-        path = self.config.get_image_folder() / file_name
-        stored = read_image_file(path, report)
-        if stored is None:
-            return None
         try:
             annotation = self._read_annotation(image, source, report)
         except ValueError as error:
@@ -147,22 +130,20 @@ class Flickr30kEntities(SourceBuilder):
         if annotation is None:
             return None
         chains, captions = annotation
-        stored = choose_frame(stored, chains.size or (None, None), path, report)
+        path = self.config.get_image_folder() / file_name
+        stored = read_annotated_image(path, chains.size or (None, None), report)
         if stored is None:
             return None
         phrases = _build_phrases(image, captions, chains, stored, report)
-        if not phrases:
-            report.add("image without a phrase: image skipped", f"image {image}")
-            return None
         return build_row(self.config.build_image(file_name, stored), image, *stored.upright_size, phrases)
 
     def _read_annotation(
         self, image: str, source: tuple[str, bytes, bytes] | None, report: ReadingReport
     ) -> tuple[ChainBoxes, Captions] | None:
-        """Boxes and captions of an image, from its two files or from the texts of `load_json_split`.
+        """Read boxes and captions of an image, from its two files or from the texts of `load_json_split`.
 
         Raises:
-            ValueError: they are damaged; the message names file and place.
+            ValueError: damaged; the message names file and place.
         """
         if source is not None:
             split, *texts = source
@@ -189,9 +170,6 @@ def _build_phrases(
     for number, (caption, mentions) in captions.items():
         for index, mention in enumerate(mentions):
             phrase_id = f"{image}#{number}#{index}"
-            if not mention.phrase.strip():
-                report.add("phrase without words: phrase skipped", phrase_id)
-                continue
             if not boxes.get(mention.chain):
                 reason = _explain_missing_box(mention.chain, chains)
                 report.add(f"phrase without a box, {reason}: phrase kept without a region", phrase_id)

@@ -13,9 +13,9 @@ from albef_amc.datasets_scripts.flickr30k_entities.author_files import (
     Mention,
     check_image_id,
 )
-from albef_amc.datasets_scripts.reading.annotation_lists import is_encodable
-from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
 from albef_amc.datasets_scripts.reading.json_lists import iterate_json_object
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
+from albef_amc.text_processing_albef import find_broken_character
 
 PHRASE_FIELDS = {"first_word_index": int, "phrase": str, "phrase_id": str, "phrase_type": list}
 
@@ -26,18 +26,18 @@ def list_json_paths(folder: Path, split: str) -> tuple[Path, Path]:
 
 
 def load_json_split(folder: Path, split: str, report: ReadingReport) -> dict[str, tuple[bytes, bytes]]:
-    """Boxes and sentences of each image as text: little more than the text of the files is in memory.
+    """Load boxes and sentences of each image as JSON text, which takes little more memory than the files.
 
     Args:
         folder (`Path`): folder of the files.
         split (`str`): "train", "val" or "test".
-        report (`ReadingReport`): receives what was left out.
+        report (`ReadingReport`): collects problems.
 
     Returns:
-        `dict`: by image id; see [`parse_chain_boxes`] and [`parse_captions`].
+        `dict`: image id -> texts for [`parse_chain_boxes`] and [`parse_captions`].
 
     Raises:
-        ValueError: a file is damaged or names an image by anything but digits.
+        ValueError: a file is damaged, or an image id has anything but digits.
     """
     boxes_path, sentences_path = list_json_paths(folder, split)
     boxes = _load_texts(boxes_path, report)
@@ -59,7 +59,7 @@ def _load_texts(path: Path, report: ReadingReport) -> dict[str, bytes]:
 
 
 def parse_chain_boxes(text: bytes, where: str, report: ReadingReport) -> ChainBoxes:
-    """Boxes and flags of an image's chains."""
+    """Parse boxes and flags of the chains of an image."""
     value = json.loads(text)
     boxes = value.get("boxes") if isinstance(value, dict) else None
     if not isinstance(boxes, dict) or not all(isinstance(found, list) for found in boxes.values()):
@@ -76,7 +76,7 @@ def parse_chain_boxes(text: bytes, where: str, report: ReadingReport) -> ChainBo
 
 
 def parse_captions(text: bytes, where: str, report: ReadingReport) -> Captions:
-    """Captions of an image with their mentions."""
+    """Parse the captions of an image with their mentions."""
     captions: Captions = {}
     value = json.loads(text)
     for number, entry in enumerate(value if isinstance(value, list) else [None]):
@@ -86,10 +86,10 @@ def parse_captions(text: bytes, where: str, report: ReadingReport) -> Captions:
         if not isinstance(entry.get("phrases"), list):
             raise ValueError(f"{place} has no list `phrases`.")
         mentions = [_parse_mention(phrase, entry["sentence"], place, report) for phrase in entry["phrases"]]
-        if all(is_encodable(words) for words in (entry["sentence"], *(mention.phrase for mention in mentions))):
-            captions[number] = (entry["sentence"], mentions)
-        else:
+        if any(map(find_broken_character, (entry["sentence"], *(mention.phrase for mention in mentions)))):
             report.add("caption with broken characters: caption skipped", place)
+        else:
+            captions[number] = (entry["sentence"], mentions)
     return captions
 
 
@@ -104,8 +104,8 @@ def _parse_mention(phrase: Any, caption: str, where: str, report: ReadingReport)
 
 
 def _find_span(caption: str, first: int, words: list[str]) -> list[int] | None:
-    """Characters of some words of a caption from the number of the first one."""
-    places = list(re.finditer(r"\S+", caption))[max(first, 0) : first + len(words)]
-    if first < 0 or not words or [place[0] for place in places] != words:
+    """Character span of words of a caption, given the number of the first one; `None` where other words are there."""
+    matches = list(re.finditer(r"\S+", caption))[max(first, 0) : first + len(words)]
+    if first < 0 or not words or [match[0] for match in matches] != words:
         return None
-    return [places[0].start(), places[-1].end()]
+    return [matches[0].start(), matches[-1].end()]

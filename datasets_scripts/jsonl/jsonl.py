@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""JSON Lines of one's own: a row of the schema per line, images beside the files."""
+"""JSON Lines of your own: one row of the schema per line, images beside the files."""
 
 import json
 import re
@@ -9,18 +9,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from albef_amc.datasets_scripts.features import build_phrase, build_row
-from albef_amc.datasets_scripts.jsonl.fields import BOX_FORMATS, NORMALIZED, XYWH, XYXY, check_line
-from albef_amc.datasets_scripts.reading.coco_records import (
+from albef_amc.datasets_scripts.jsonl.line_checks import BOX_FORMATS, NORMALIZED, XYWH, XYXY, check_line
+from albef_amc.datasets_scripts.reading.image_files import find_path_problem, read_annotated_image
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
+from albef_amc.datasets_scripts.reading.regions import (
     MIN_POLYGON_LENGTH,
-    ReadingReport,
     clean_box,
     has_too_many_outlines,
     keep_usable,
     mark_incomplete,
     reaches_image,
 )
-from albef_amc.datasets_scripts.reading.image_files import UPRIGHT, find_path_problem, read_image_file
-from albef_amc.datasets_scripts.row_checks import format_sizes, is_stated_size
 from albef_amc.datasets_scripts.source_builder import ImageRootConfig, SourceBuilder
 from albef_amc.ranges_albef import check_choice
 from albef_amc.regions_albef import decode_rle, encode_rle
@@ -32,21 +31,20 @@ KEPT_FIELDS = ("points", "caption", "spans", "paraphrases")
 
 @dataclass
 class JsonlConfig(ImageRootConfig):
-    """Where the files are, and what their boxes mean.
+    """Folders, and the format of the boxes.
 
     Args:
         data_root (`str`): folder of the files; each `NAME.jsonl` is the split NAME.
-        box_format (`str`, defaults to "xyxy"): what four numbers of a box are: "xyxy" (x_min, y_min, x_max, y_max in
-            pixels), "xywh" (x_min, y_min, width, height in pixels) or "normalized_xyxy" (shares of width and height).
-        image_root (`str`, *optional*): folder that the images' paths are relative to; `data_root` by default.
-        embed_images (`bool`, defaults to `True`): whether the rows hold the images' bytes; else they hold their paths
-            on this machine, and the files must stay where they are.
+        box_format (`str`, defaults to "xyxy"): format of a box: "xyxy" (x_min, y_min, x_max, y_max in pixels), "xywh"
+            (x_min, y_min, width, height in pixels) or "normalized_xyxy" (fractions of width and height).
+        image_root (`str`, *optional*): folder that image paths are relative to; `data_root` by default.
+        embed_images (`bool`, defaults to `True`): whether rows hold the bytes of the images; otherwise they hold paths
+            on this machine, and the files must not be moved.
     """
 
     box_format: str = XYXY
 
-    def __post_init__(self):
-        super().__post_init__()
+    def _check_options(self) -> None:
         check_choice("box_format", self.box_format, BOX_FORMATS)
         if not self.list_annotation_paths():
             raise FileNotFoundError(f"No `*{SUFFIX}` in {self.data_root}. Put one there for every split.")
@@ -55,7 +53,7 @@ class JsonlConfig(ImageRootConfig):
                 raise ValueError(f"{path} is not the name of a split: letters, digits and `_` are. Rename it.")
 
     def list_splits(self) -> list[str]:
-        """Names of the files without their ending."""
+        """File names without their suffix."""
         return [path.stem for path in self.list_annotation_paths()]
 
     def list_annotation_paths(self) -> list[Path]:
@@ -64,9 +62,9 @@ class JsonlConfig(ImageRootConfig):
 
 
 class Jsonl(SourceBuilder):
-    """Builder for JSON Lines: one row per line, with the fields of the schema; those that are left out are null.
+    """Builder for JSON Lines: one row per line, with the fields of the schema; fields that are not given are null.
 
-    What a person wrote wrongly is an error with file and line; an image that is missing or damaged is left out.
+    A mistake in a line is an error with file and line; a missing or damaged image is skipped.
 
     Example:
 
@@ -105,28 +103,26 @@ class Jsonl(SourceBuilder):
         where, text = source
         row = json.loads(text)
         name = str(PurePosixPath(row["image"]))
-        stored = read_image_file(self.config.get_image_folder() / name, report)
+        path = self.config.get_image_folder() / name
+        stored = read_annotated_image(path, (row.get("width"), row.get("height")), report, is_upright=True)
         if stored is None:
             return None
         size = stored.upright_size
-        stated = (row.get("width"), row.get("height"))
-        if not is_stated_size(stated, size):
-            found = f"{where}: {format_sizes(size, stated)}"
-            report.add("image size differs from `width` and `height`: image skipped", found)
-            return None
-        if stored.orientation != UPRIGHT:
-            report.add("image is rotated by its EXIF data: boxes belong to the upright image", where)
         phrases = [self._read_phrase(phrase, size, where, n, report) for n, phrase in enumerate(row["phrases"])]
         proposals = row.get("proposals")
         if proposals is not None:
-            proposals = [self._read_proposal(entry, size, where, report) for entry in proposals]
-            proposals = [entry for entry in proposals if entry["box"] is not None]
+            boxes = [self._read_box(entry["box"], size, where, report) for entry in proposals]
+            proposals = [
+                {**entry, "box": box, "score": None if entry.get("score") is None else float(entry["score"])}
+                for entry, box in zip(proposals, boxes, strict=True)
+                if box is not None
+            ]
         return build_row(self.config.build_image(name, stored), image, *size, phrases, proposals)
 
     def _read_phrase(
         self, phrase: dict[str, Any], size: tuple[int, int], where: str, number: int, report: ReadingReport
     ) -> dict[str, Any]:
-        """Phrase with boxes inside the image; without a region where it has boxes and none can be used."""
+        """Phrase with boxes clipped to the image; without a region where it has boxes and none can be used."""
         place = f"{where}, phrase {number}"
         fields = {name: phrase.get(name) for name in KEPT_FIELDS}
         fields["points"] = [[float(x), float(y)] for x, y in phrase.get("points") or ()] or phrase.get("points")
@@ -147,13 +143,6 @@ class Jsonl(SourceBuilder):
         fields["types"] = mark_incomplete(phrase.get("types"), lost_boxes, lost_outlines)
         return build_phrase(_name_phrase(phrase, where, number), phrase["phrase"], **fields)
 
-    def _read_proposal(
-        self, entry: dict[str, Any], size: tuple[int, int], where: str, report: ReadingReport
-    ) -> dict[str, Any]:
-        score = entry.get("score")
-        box = self._read_box(entry["box"], size, where, report)
-        return {**entry, "box": box, "score": None if score is None else float(score)}
-
     def _read_box(
         self, box: list[float], size: tuple[int, int], where: str, report: ReadingReport
     ) -> list[float] | None:
@@ -164,7 +153,7 @@ class Jsonl(SourceBuilder):
 
 
 def _iterate_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Place and text of every line that is not empty."""
+    """Place and text of every line that is not blank."""
     with open_text_file(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
@@ -187,13 +176,13 @@ def _check_path(image: str, where: str) -> None:
 
 
 def _name_image(row: dict[str, Any]) -> str:
-    """`image_id`, or the path where it is left out."""
+    """`image_id`, otherwise the path."""
     image_id = row.get("image_id")
     return str(PurePosixPath(row["image"])) if image_id is None else str(image_id)
 
 
 def _name_phrase(phrase: dict[str, Any], where: str, number: int) -> str:
-    """`phrase_id`, or the place where it is left out, such as `train:3#0`."""
+    """`phrase_id`, otherwise the place, such as `train:3#0`."""
     if phrase.get("phrase_id") is not None:
         return str(phrase["phrase_id"])
     file_name, _, line = where.partition(f"{SUFFIX}, line ")

@@ -1,5 +1,1 @@
 """KiloGram: tangrams described as a whole and part by part, with the pieces of every part."""
-
-from .kilogram import KiloGram, KiloGramConfig
-
-__all__ = ["KiloGram", "KiloGramConfig"]

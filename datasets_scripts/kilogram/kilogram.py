@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""KiloGram: tangrams described as a whole and part by part, with the pieces of every part."""
+"""KiloGram: tangrams with a description of the whole shape and of its parts, and the pieces of every part."""
 
 import os
 import re
@@ -10,10 +10,10 @@ from random import Random
 from typing import Any, ClassVar
 
 from albef_amc.datasets_scripts.features import build_phrase, build_row
-from albef_amc.datasets_scripts.kilogram.drawings import COLORS, PICTURE_SIDE, Drawing, read_drawing
+from albef_amc.datasets_scripts.kilogram.drawings import COLORS, IMAGE_SIDE, Drawing, read_drawing
 from albef_amc.datasets_scripts.kilogram.phrases import build_caption
-from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
 from albef_amc.datasets_scripts.reading.json_lists import iterate_json_object
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
 from albef_amc.datasets_scripts.source_builder import SourceBuilder, SourceConfig
 from albef_amc.text_files_albef import load_json
 
@@ -21,7 +21,7 @@ ANNOTATIONS_FILE = "full_v0.json"
 SPLITS_FILE = "data_split.json"
 DRAWINGS_FOLDER = "tangrams-svg"
 GAMES_FILE = "human_baseline_val/part+color_stimuli.json"
-# Drawings that were removed from the data set because they repeat another.
+# Drawings that the authors removed because they repeat another.
 SAME_DRAWINGS = {"page4-170": "page2-189", "page6-51": "page5-207", "page6-66": "page5-207"}
 UNKNOWN_PART = "UNKNOWN"
 PART_TYPE, WHOLE_TYPE = "part", "whole"
@@ -30,32 +30,25 @@ TRAIN, VALIDATION = "train", "validation"
 
 @dataclass
 class KiloGramConfig(SourceConfig):
-    """Where the files are.
+    """Folder of the files, and its splits.
 
     Args:
         data_root (`str`): folder that holds `full_v0.json`, `data_split.json` and `tangrams-svg`.
         hold_out_validation (`bool`, defaults to `False`): whether the targets of the official validation games
-            (`human_baseline_val`) leave the split "train", which holds them as published, for one of their own,
+            (`human_baseline_val`) move from the split "train", which contains them as published, to a split
             "validation".
     """
 
     hold_out_validation: bool = False
 
-    def __post_init__(self):
-        super().__post_init__()
-        for name in self._list_files():
-            if not (Path(self.data_root) / name).is_file():
-                raise FileNotFoundError(f"No `{name}` in {self.data_root}. Put it there or check `data_root`.")
-        if not self.get_image_folder().is_dir():
-            raise FileNotFoundError(f"No folder `{DRAWINGS_FOLDER}` in {self.data_root}. Put it there.")
-
-    def _list_files(self) -> list[str]:
-        return [ANNOTATIONS_FILE, SPLITS_FILE, *([GAMES_FILE] if self.hold_out_validation else [])]
-
     def list_annotation_paths(self) -> list[Path]:
-        """Annotations, splits, games and drawings."""
-        files = [Path(self.data_root) / name for name in self._list_files()]
-        return [*files, *sorted(self.get_image_folder().glob("*.svg"))]
+        """Annotations, splits and games."""
+        files = (ANNOTATIONS_FILE, SPLITS_FILE, *([GAMES_FILE] if self.hold_out_validation else []))
+        return [Path(self.data_root) / name for name in files]
+
+    def list_other_paths(self) -> list[Path]:
+        """Drawings."""
+        return sorted(self.get_image_folder().glob("*.svg"))
 
     def get_image_folder(self) -> Path:
         """Folder of the drawings."""
@@ -63,10 +56,10 @@ class KiloGramConfig(SourceConfig):
 
 
 class KiloGram(SourceBuilder):
-    """Builder for KiloGram: one row per annotation, whose picture has a colour for every part.
+    """Builder for KiloGram: one row per annotation, whose image has one colour per part.
 
-    Phrases are the parts, with a box and a polygon for each of their pieces, and the whole, without a region; their
-    caption is "This looks like WHOLE with PART, PART, and PART.". Colours are drawn by lot from the row's id.
+    Phrases are the parts, with a box and a polygon for each of their pieces, and the whole shape, without a region;
+    their caption is "This looks like WHOLE with PART, PART, and PART.". Colours are drawn from the row's id.
 
     Example:
 
@@ -76,7 +69,7 @@ class KiloGram(SourceBuilder):
     """
 
     BUILDER_CONFIG_CLASS = KiloGramConfig
-    DESCRIPTION = "Tangrams with what they look like as a whole and in their parts, and the pieces of the parts."
+    DESCRIPTION = "Tangrams with descriptions of the whole shape and of its parts, and the pieces of the parts."
     PUBLISHED_COUNTS: ClassVar[dict[str, dict[str, int]]] = {
         "train": {"rows": 6929},
         "development": {"rows": 1250},
@@ -105,16 +98,12 @@ class KiloGram(SourceBuilder):
             if tangram not in seen:
                 self.report.add("tangram without annotations: tangram skipped", tangram)
         if self.config.hold_out_validation:
-            self._hold_out(sources, _read_targets(root / GAMES_FILE))
+            targets, train = _read_targets(root / GAMES_FILE), sources.get(TRAIN, {})
+            sources[VALIDATION] = {key: source for key, source in train.items() if key in targets}
+            sources[TRAIN] = {key: source for key, source in train.items() if key not in targets}
+            for target in sorted(targets - train.keys()):
+                self.report.add("target of a validation game is not in train: target skipped", target)
         return {split: rows for split, rows in sources.items() if rows}
-
-    def _hold_out(self, sources: dict[str, dict[str, Any]], targets: set[str]) -> None:
-        """Moves the targets of the validation games from the split for training to one of their own."""
-        train = sources.get(TRAIN, {})
-        sources[VALIDATION] = {key: source for key, source in train.items() if key in targets}
-        sources[TRAIN] = {key: source for key, source in train.items() if key not in targets}
-        for target in sorted(targets - train.keys()):
-            self.report.add("target of a validation game is not in train: target skipped", target)
 
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
         tangram, annotation = source
@@ -132,9 +121,9 @@ class KiloGram(SourceBuilder):
         for piece_id in drawing.polygons:
             groups[parts[piece_id]].append(piece_id)
         colors = dict(zip(groups, Random(image).sample(COLORS, len(groups)), strict=True))
-        picture = drawing.paint({piece_id: colors[part] for piece_id, part in parts.items()})
+        image_bytes = drawing.paint({piece_id: colors[part] for piece_id, part in parts.items()})
         phrases = _build_phrases(image, annotation["whole"], groups, drawing)
-        return build_row({"path": f"{image}.png", "bytes": picture}, image, PICTURE_SIDE, PICTURE_SIDE, phrases)
+        return build_row({"path": f"{image}.png", "bytes": image_bytes}, image, IMAGE_SIDE, IMAGE_SIDE, phrases)
 
     def _read_drawing(self, tangram: str, report: ReadingReport) -> Drawing | None:
         path = self.config.get_image_folder() / f"{SAME_DRAWINGS.get(tangram, tangram)}.svg"
@@ -149,7 +138,7 @@ class KiloGram(SourceBuilder):
 
 
 def _build_phrases(image: str, whole: str, groups: dict[str, list[str]], drawing: Drawing) -> list[dict[str, Any]]:
-    """Phrases of the parts in the order of their first piece, then the one of the whole."""
+    """Phrases of the parts in the order of their first piece, then that of the whole shape."""
     named = {part: pieces for part, pieces in groups.items() if part != UNKNOWN_PART}
     caption, (whole_phrase, *part_phrases) = build_caption(whole, list(named))
     phrases = [
@@ -189,7 +178,7 @@ def _read_split_names(path: Path) -> dict[str, str]:
 
 
 def _read_targets(path: Path) -> set[str]:
-    """Ids of the annotations that a game asks for."""
+    """Ids of the annotations that the games ask for."""
     games = load_json(path)
     if not isinstance(games, list) or not all(
         isinstance(g, dict) and isinstance(g.get("targets"), str) for g in games

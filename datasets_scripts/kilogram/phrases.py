@@ -1,23 +1,23 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Words of KiloGram: articles, and the sentence that names the whole and its parts, with the spans of both."""
+"""Phrases of KiloGram: articles, and the caption that names the whole shape and its parts, with their spans."""
 
 import re
 
 PLURALS = frozenset("children dice feet fish geese mice men oxen people sheep teeth women".split())
-# Not one of many: no article.
+# Uncountable nouns take no article.
 UNCOUNTABLE = frozenset("debris equipment furniture graffiti luggage them".split())
 SINGULAR_ENDINGS = ("ss", "us", "is", "'s")
-# Words on -s that are plural in spite of their ending.
+# Plural words with a singular ending.
 PLURALS_IN_IS = frozenset(["skis"])
 SPOKEN_WITH_VOWEL = re.compile(r"hour|heir|honest|honor|[aefhilmnorsx](?![a-z])|[aeiou8]")
 SPOKEN_WITH_CONSONANT = re.compile(r"uni([^nmd]|$)|eu|ew|one\b|once|us[aeiu]|ur[aeiou]|ut[aei]|ufo|uk|u\b")
 
 
 def add_article(phrase: str) -> str:
-    """A phrase with "a" or "an", unless its last word is plural.
+    """Prefix a phrase with "a" or "an", unless its last word is plural.
 
     Args:
-        phrase (`str`): words of an annotation; an article that is there is put right.
+        phrase (`str`): text of an annotation; a wrong article is corrected.
 
     Returns:
         `str`: the noun phrase.
@@ -37,14 +37,15 @@ def add_article(phrase: str) -> str:
 
 
 def build_caption(whole: str, parts: list[str]) -> tuple[str, list[tuple[str, list[int]]]]:
-    """The sentence of an annotation, with the noun phrases in it.
+    """Build the caption of an annotation from its noun phrases.
 
     Args:
-        whole (`str`): what the tangram looks like.
+        whole (`str`): description of the whole shape.
         parts (`list[str]`): names of its parts.
 
     Returns:
-        `tuple[str, list[tuple[str, list[int]]]]`: the sentence; phrase and span of the whole, then of every part.
+        `tuple[str, list[tuple[str, list[int]]]]`: the caption; phrase and span of the whole shape, then of
+        every part.
 
     Example:
         >>> caption, phrases = build_caption("bird", ["head", "wings"])

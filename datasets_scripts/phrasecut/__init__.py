@@ -1,5 +1,1 @@
 """PhraseCut: phrases of Visual Genome images with a box and polygons for every object meant."""
-
-from .phrasecut import PhraseCut, PhraseCutConfig
-
-__all__ = ["PhraseCut", "PhraseCutConfig"]

@@ -1,7 +1,6 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""PhraseCut: phrases of Visual Genome images with a box and polygons for every object meant."""
+"""PhraseCut: phrases about Visual Genome images, with a box and polygons for every object that a phrase names."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,10 +10,12 @@ from PIL import Image, ImageDraw
 
 from albef_amc.datasets_scripts.features import build_phrase, build_row
 from albef_amc.datasets_scripts.phrasecut.subsets import list_subsets
-from albef_amc.datasets_scripts.reading.annotation_lists import is_encodable
-from albef_amc.datasets_scripts.reading.coco_records import (
+from albef_amc.datasets_scripts.reading.image_files import StoredImage, read_annotated_image
+from albef_amc.datasets_scripts.reading.json_lists import iterate_json_list
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
+from albef_amc.datasets_scripts.reading.record_groups import RecordGroups, iterate_records
+from albef_amc.datasets_scripts.reading.regions import (
     MIN_POLYGON_LENGTH,
-    ReadingReport,
     clean_box,
     has_too_many_outlines,
     is_id_number,
@@ -22,14 +23,12 @@ from albef_amc.datasets_scripts.reading.coco_records import (
     keep_usable,
     mark_incomplete,
 )
-from albef_amc.datasets_scripts.reading.image_files import StoredImage, choose_frame, read_image_file
-from albef_amc.datasets_scripts.reading.json_lists import iterate_json_list
-from albef_amc.datasets_scripts.source_builder import ImageRootConfig, SourceBuilder
+from albef_amc.datasets_scripts.source_builder import SourceBuilder, SplitsConfig
 from albef_amc.regions_albef import MAX_COORDINATE, MAX_POLYGON_CORNERS, encode_rle
 from albef_amc.text_files_albef import load_json
 
 SPLITS = ("train", "val", "miniv", "test")
-# The data set's README and its code disagree about the name.
+# README and code of the data set disagree about the name.
 IMAGE_FILES = ("image_data_split.json", "image_data_split3000.json")
 COUNTS_FILE = "name_att_rel_count.json"
 IMAGES_FOLDER = "images"
@@ -37,33 +36,20 @@ MIN_DRAWN_POINTS = 2
 
 
 @dataclass
-class PhraseCutConfig(ImageRootConfig):
-    """Where the files are.
+class PhraseCutConfig(SplitsConfig):
+    """Folders, and the splits to read.
 
     Args:
         data_root (`str`): folder `VGPhraseCut_v0`, which holds `refer_*.json`.
-        splits (`list[str]` or `str`, *optional*): "train", "val", "miniv", "test"; those that are there by default.
+        splits (`list[str]` or `str`, *optional*): "train", "val", "miniv", "test"; those that exist by default.
         image_root (`str`, *optional*): folder of the images; `images` below `data_root` by default.
-        embed_images (`bool`, defaults to `True`): whether the rows hold the images' bytes; else they hold their paths
-            on this machine, and the files must stay where they are.
+        embed_images (`bool`, defaults to `True`): whether rows hold the bytes of the images; otherwise they hold paths
+            on this machine, and the files must not be moved.
     """
 
-    splits: list[str] | tuple[str, ...] | str = ()
-
-    def __post_init__(self):
-        super().__post_init__()
+    def _check_options(self) -> None:
         found = [split for split in SPLITS if self.get_path(split).is_file()]
-        self.splits = [self.splits] if isinstance(self.splits, str) else list(self.splits) or found
-        for split in self.splits or SPLITS[:1]:
-            if split not in found:
-                raise FileNotFoundError(
-                    f"No `refer_{split}.json` in {self.data_root}. Put it there or check `data_root` and `splits` "
-                    f"({', '.join(SPLITS)})."
-                )
-        if not (Path(self.data_root) / COUNTS_FILE).is_file():
-            raise FileNotFoundError(f"No `{COUNTS_FILE}` in {self.data_root}. It is part of the download.")
-        if not self.image_path.is_file():
-            raise FileNotFoundError(f"No `{IMAGE_FILES[0]}` in {self.data_root}. It is part of the download.")
+        self.splits = self._choose_several("splits", SPLITS) if self.splits else found or list(SPLITS[:1])
 
     @property
     def image_path(self) -> Path:
@@ -71,18 +57,18 @@ class PhraseCutConfig(ImageRootConfig):
         paths = [Path(self.data_root) / name for name in IMAGE_FILES]
         return next((path for path in paths if path.is_file()), paths[0])
 
+    @property
+    def counts_path(self) -> Path:
+        """Counts of categories and attributes."""
+        return Path(self.data_root) / COUNTS_FILE
+
     def get_path(self, split: str) -> Path:
         """Tasks of a split."""
         return Path(self.data_root) / f"refer_{split}.json"
 
-    def list_splits(self) -> list[str]:
-        """The splits that are read."""
-        return list(self.splits)
-
     def list_annotation_paths(self) -> list[Path]:
         """Tasks, images and counts."""
-        tasks = [self.get_path(split) for split in self.splits]
-        return [*tasks, self.image_path, Path(self.data_root) / COUNTS_FILE]
+        return [*map(self.get_path, self.splits), self.image_path, self.counts_path]
 
     def get_image_folder(self) -> Path:
         """`image_root`, or `images` below `data_root`."""
@@ -90,10 +76,10 @@ class PhraseCutConfig(ImageRootConfig):
 
 
 class PhraseCut(SourceBuilder):
-    """Builder for PhraseCut: one row per image, one phrase per task, one box and mask per object meant.
+    """Builder for PhraseCut: one row per image, one phrase per task, one box and mask per object that it names.
 
-    The authors' polygons join pixels, the last of them included: `masks` are what their reader draws, to the pixel.
-    Types are the authors' subsets, see [`phrasecut_subsets.list_subsets`].
+    The corners of the authors' polygons are pixels that belong to the region: `masks` equal what their reader draws,
+    to the pixel. Types are the authors' subsets, see [`subsets.list_subsets`].
 
     Example:
 
@@ -113,54 +99,42 @@ class PhraseCut(SourceBuilder):
 
     def _read_splits(self) -> dict[str, dict[str, Any]]:
         images = _read_images(self.config.image_path)
-        ranks = _read_ranks(Path(self.config.data_root) / COUNTS_FILE)
+        ranks = _read_ranks(self.config.counts_path)
         splits: dict[str, dict[str, Any]] = {}
         seen: set[str] = set()
         for split in self.config.splits:
-            groups: dict[str, bytearray] = {}
+            groups = RecordGroups()
             for number, task in enumerate(iterate_json_list(self.config.get_path(split))):
-                where = f"{self.config.get_path(split)}: task number {number}"
-                image_id = self._check_task(task, split, images, seen, where)
-                if image_id is not None:
-                    groups.setdefault(image_id, bytearray()).extend(json.dumps(task).encode() + b"\n")
+                task_id, image_id = task.get("task_id"), str(task.get("image_id"))
+                if not isinstance(task_id, str) or not task_id or not isinstance(task.get("phrase"), str):
+                    raise ValueError(
+                        f"{self.config.get_path(split)}: task number {number} has no `task_id` or no `phrase`. "
+                        "PhraseCut's refer_*.json are expected."
+                    )
+                if task_id in seen:
+                    self.report.add("task id occurs twice: the first is kept", f"task {task_id}")
+                elif image_id not in images:
+                    self.report.add("image not in image_data_split.json: task skipped", f"task {task_id}")
+                elif images[image_id][0] != split:
+                    self.report.add("image belongs to another split: task skipped", f"task {task_id}")
+                else:
+                    groups.add(image_id, task)
+                seen.add(task_id)
             splits[split] = {key: (images[key], group, ranks) for key, group in groups.items()}
         return splits
 
-    def _check_task(
-        self, task: dict[str, Any], split: str, images: dict[str, tuple], seen: set[str], where: str
-    ) -> str | None:
-        """Image of a task that can be used."""
-        task_id, image_id = task.get("task_id"), str(task.get("image_id"))
-        if not isinstance(task_id, str) or not task_id or not isinstance(task.get("phrase"), str):
-            raise ValueError(f"{where} has no `task_id` or no `phrase`. PhraseCut's refer_*.json are expected.")
-        if task_id in seen:
-            self.report.add("task id occurs twice: the first is kept", f"task {task_id}")
-            return None
-        seen.add(task_id)
-        if not task["phrase"].strip() or not is_encodable(task["phrase"]):
-            self.report.add("phrase without words or with broken characters: phrase skipped", f"task {task_id}")
-        elif image_id not in images:
-            self.report.add("image not in image_data_split.json: task skipped", f"task {task_id}")
-        elif images[image_id][0] != split:
-            self.report.add("image belongs to another split: task skipped", f"task {task_id}")
-        else:
-            return image_id
-        return None
-
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
         (_, width, height, is_in_coco), group, ranks = source
-        path = self.config.get_image_folder() / f"{image}.jpg"
-        stored = read_image_file(path, report)
-        stored = stored and choose_frame(stored, (width, height), path, report)
+        file_name = f"{image}.jpg"
+        stored = read_annotated_image(self.config.get_image_folder() / file_name, (width, height), report)
         if stored is None:
             return None
-        tasks = map(json.loads, group.splitlines())
-        phrases = [_read_phrase(task, stored, ranks, is_in_coco, report) for task in tasks]
-        return build_row(self.config.build_image(f"{image}.jpg", stored), image, *stored.upright_size, phrases)
+        phrases = [_read_phrase(task, stored, ranks, is_in_coco, report) for task in iterate_records(group)]
+        return build_row(self.config.build_image(file_name, stored), image, *stored.upright_size, phrases)
 
 
 def _read_images(path: Path) -> dict[str, tuple[str, Any, Any, bool]]:
-    """Split, width, height and whether it is in COCO, by image id."""
+    """Image id -> split, width, height and whether the image is in COCO."""
     images: dict[str, tuple[str, Any, Any, bool]] = {}
     for number, entry in enumerate(iterate_json_list(path)):
         image_id = entry.get("image_id")
@@ -174,7 +148,7 @@ def _read_images(path: Path) -> dict[str, tuple[str, Any, Any, bool]]:
 
 
 def _read_ranks(path: Path) -> tuple[dict[str, int], dict[str, int]]:
-    """Ranks of categories and attributes."""
+    """Ranks of categories and of attributes, by word."""
     contents = load_json(path)
     try:
         categories, attributes = (
@@ -192,7 +166,7 @@ def _read_phrase(
     is_in_coco: bool,
     report: ReadingReport,
 ) -> dict[str, Any]:
-    """Phrase of a task; without a region where none of its boxes can be used."""
+    """Phrase of a task, without a region where none of its boxes can be used."""
     where = f"task {task['task_id']}"
     size = (stored.width, stored.height)
     found = task.get("instance_boxes")
@@ -208,8 +182,7 @@ def _read_phrase(
         polygons, masks, share, lost_outlines = _read_outlines(task.get("Polygons"), stored, where, report)
         region["polygons"] = [stored.turn_polygon(polygon) for polygon in polygons] or None
         region["masks"] = masks or None
-    structure = task.get("phrase_structure")
-    types = None
+    structure, types = task.get("phrase_structure"), None
     if _is_structure(structure):
         types = list_subsets(structure, *ranks, len(candidates), share, is_in_coco)
     else:
@@ -231,11 +204,11 @@ def _is_structure(structure: Any) -> bool:
 def _read_outlines(
     instances: Any, stored: StoredImage, where: str, report: ReadingReport
 ) -> tuple[list[list[float]], list[dict[str, Any]], float, bool]:
-    """Outlines of a task.
+    """Read the outlines of a task.
 
     Returns:
-        `tuple`: flat polygons with an area, one mask of the upright picture per object, the share of the picture that
-        the masks cover together, and whether a part of them was lost while others are left.
+        `tuple`: flat polygons with an area, one mask of the upright image per object, the fraction of the image that
+        the masks cover together, and whether only a part of the outlines was lost.
     """
     polygons: list[list[float]] = []
     masks: list[dict[str, Any]] = []
@@ -243,7 +216,7 @@ def _read_outlines(
     is_lost = False
     instances = instances if isinstance(instances, list) and instances else [None]
     parts_of_all = [part for parts in instances if isinstance(parts, list) for part in parts]
-    found = [*parts_of_all, *({} for _ in instances)]  # an object becomes a mask
+    found = [*parts_of_all, *({} for _ in instances)]  # every object becomes a mask
     if has_too_many_outlines(found, stored.width, stored.height, where, report):
         return [], [], 0.0, False
     for instance in instances:
@@ -283,7 +256,7 @@ def _is_outline(polygon: Any) -> bool:
 
 
 def _draw_polygon(polygon: list[list[float]], width: int, height: int) -> np.ndarray:
-    """Pixels of a polygon as the authors draw it: corners cut to whole pixels, the outline belongs to it."""
+    """Draw a polygon as the authors do: corners truncated to integers, the outline included."""
     picture = Image.new("L", (width, height), 0)
     ImageDraw.Draw(picture).polygon([(int(x), int(y)) for x, y in polygon], outline=1, fill=1)
     return np.asarray(picture) > 0

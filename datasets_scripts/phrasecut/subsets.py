@@ -1,16 +1,16 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""PhraseCut's subsets of phrases, as far as they follow from the files: they become the types of a phrase."""
+"""PhraseCut's subsets of phrases that follow from its files: they become the types of a phrase."""
 
 from typing import Any
 
-# (suffix, rank before which a word belongs to it) of categories and attributes, most frequent first.
+# (exclusive upper rank, suffix) of the bands of categories and attributes, most frequent first.
 CATEGORY_BANDS = ((20, "20"), (100, "21-100"), (500, "101-500"))
 CATEGORY_TOPS = ((100, "100"), (500, "500"))
 ATTRIBUTE_BANDS = ((20, "20"), (100, "21-100"), (200, "101-200"))
 ATTRIBUTE_TOPS = ((100, "100"), (200, "200"))
 STRUCTURES = {"name": "p_name", "attribute": "p_att+", "relation": "p_rel+", "verbose": "p_verbose"}
 MANY_INSTANCES = 5
-# Shares of the image that small regions stay below and large ones exceed.
+# Fractions of the image: small regions are below the first, large ones above the second.
 SMALL_SHARE, LARGE_SHARE = 0.02, 0.2
 
 
@@ -22,14 +22,14 @@ def list_subsets(
     region_share: float,
     is_in_coco: bool,
 ) -> list[str]:
-    """Subsets that a phrase belongs to, sorted.
+    """List the subsets that a phrase belongs to, sorted.
 
-    Those that need the authors' word lists are not among them: `t_stuff`, `t_obj`, `c_coco`, and `a_color` to `a_bad`.
+    Subsets that need the authors' word lists are not listed: `t_stuff`, `t_obj`, `c_coco`, and `a_color` to `a_bad`.
 
     Args:
         structure (`dict`): `phrase_structure` of the task.
-        category_ranks, attribute_ranks (`dict`): place of a word in `name_att_rel_count.json`, from 0.
-        num_instances (`int`): objects meant.
+        category_ranks, attribute_ranks (`dict`): rank of a word in `name_att_rel_count.json`, from 0.
+        num_instances (`int`): objects that the phrase names.
         region_share (`float`): pixels of the region over pixels of the image.
         is_in_coco (`bool`): whether the image is one of COCO's training or validation images.
 
@@ -62,7 +62,7 @@ def list_subsets(
 def _list_ranks(
     letter: str, rank: int, bands: tuple[tuple[int, str], ...], tops: tuple[tuple[int, str], ...]
 ) -> list[str]:
-    """The one band that a rank falls into, and every top list that holds it."""
+    """Band of a rank, and every list of most frequent words that contains it."""
     beyond = f"{bands[-1][0]}+"
     band = next((name for bound, name in bands if rank < bound), beyond)
     return [letter + band, *(letter + name for bound, name in tops if rank < bound)]

@@ -1,1 +1,1 @@
-"""Reading files that others wrote: lists, COCO records, JSON of gigabytes, XML, images, paths."""
+"""Reading what others wrote: images, JSON of any size, XML, boxes and outlines; what cannot be used is reported."""

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Whole JSON files in COCO's form: images, annotations and categories by id, refused where they are ambiguous."""
+"""JSON files in COCO's format, read at once: images, annotations and categories by id; ambiguous ones are refused."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -10,15 +10,15 @@ from albef_amc.text_files_albef import load_json
 
 
 def index_by_id(entries: list[dict[str, Any]], kind: str, path: Path) -> dict[str, dict[str, Any]]:
-    """Entries by their id as text.
+    """Index entries by their id, as text.
 
     Args:
         entries (`list[dict]`): as found in the file.
-        kind (`str`): what an entry is, for messages.
-        path (`Path`): file, for messages.
+        kind (`str`): noun for an entry, in messages.
+        path (`Path`): the file, in messages.
 
     Raises:
-        ValueError: an id is missing or occurs twice: everything is keyed by it.
+        ValueError: an id is missing or occurs twice.
     """
     indexed: dict[str, dict[str, Any]] = {}
     for number, entry in enumerate(entries):
@@ -31,7 +31,7 @@ def index_by_id(entries: list[dict[str, Any]], kind: str, path: Path) -> dict[st
 
 
 def load_annotations(path: Path) -> tuple[dict[str, dict], dict[str, dict[str, dict]], dict[str, str | None]]:
-    """A file of COCO's `images`, `annotations` and `categories`.
+    """Load a file with COCO's `images`, `annotations` and `categories`.
 
     Args:
         path (`Path`): the file.
@@ -48,19 +48,16 @@ def load_annotations(path: Path) -> tuple[dict[str, dict], dict[str, dict[str, d
             raise ValueError(f"{path} has no list `{name}`. COCO's format is expected.")
     images = index_by_id(contents["images"], "image", path)
     for image in images.values():
-        _check_file_name(image.get("file_name"), path)
+        file_name = image.get("file_name")
+        if not isinstance(file_name, str) or not file_name:
+            raise ValueError(f"{path}: an image has no `file_name` (got {file_name!r}).")
+        problem = find_path_problem(file_name)
+        if problem:
+            raise ValueError(
+                f"{path}: `file_name` {file_name!r}: {problem}. Write it relative to the folder of the images."
+            )
     annotations: dict[str, dict] = defaultdict(dict)
     for annotation_id, annotation in index_by_id(contents["annotations"], "annotation", path).items():
         annotations[str(annotation.get("image_id"))][annotation_id] = annotation
     categories = index_by_id(contents["categories"], "category", path)
     return images, annotations, {key: category.get("name") for key, category in categories.items()}
-
-
-def _check_file_name(file_name: Any, path: Path) -> None:
-    if not isinstance(file_name, str) or not file_name:
-        raise ValueError(f"{path}: an image has no `file_name` (got {file_name!r}).")
-    problem = find_path_problem(file_name)
-    if problem:
-        raise ValueError(
-            f"{path}: `file_name` {file_name!r}: {problem}. Write it relative to the folder of the images."
-        )

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Image files of a data set: safe paths, bytes checked by decoding them, annotations turned with the picture."""
+"""Image files of a data set: safe paths, bytes checked by decoding them, annotations rotated with the image."""
 
 import os
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
 from albef_amc.datasets_scripts.row_checks import format_sizes, is_stated_size
 from albef_amc.image_processing_albef import MAX_IMAGE_BYTES, UnusableImageError, measure_image
 from albef_amc.regions_albef import decode_rle, encode_rle
 
-# EXIF orientations by what they do to the stored pixels: first exchange x and y, then mirror.
+# EXIF orientations by their effect on the stored pixels: first exchange x and y, then mirror.
 UPRIGHT = 1
 EXCHANGED = (5, 6, 7, 8)
 MIRRORED_IN_X = (2, 3, 6, 7)
@@ -47,7 +47,7 @@ class StoredImage:
         return (self.height, self.width) if self.orientation in EXCHANGED else (self.width, self.height)
 
     def turn_point(self, x: float, y: float) -> tuple[float, float]:
-        """A point of the stored array in the upright picture."""
+        """Map a point of the stored array to the upright image."""
         if self.orientation in EXCHANGED:
             x, y = y, x
         width, height = self.upright_size
@@ -57,17 +57,17 @@ class StoredImage:
         )
 
     def turn_box(self, box: list[float]) -> list[float]:
-        """x_min, y_min, x_max, y_max of the stored array in the upright picture."""
+        """Map x_min, y_min, x_max, y_max of the stored array to the upright image."""
         (x_first, y_first), (x_second, y_second) = self.turn_point(*box[:2]), self.turn_point(*box[2:])
         return [min(x_first, x_second), min(y_first, y_second), max(x_first, x_second), max(y_first, y_second)]
 
     def turn_polygon(self, polygon: list[float]) -> list[float]:
-        """A flat list x, y, x, y, ... of the stored array in the upright picture."""
+        """Map a flat list x, y, x, y, ... of the stored array to the upright image."""
         corners = zip(polygon[::2], polygon[1::2], strict=True)
         return [value for corner in corners for value in self.turn_point(*corner)]
 
     def turn_mask(self, mask: dict[str, Any]) -> dict[str, Any]:
-        """A run-length coded mask of the stored array as one of the upright picture."""
+        """Map a run-length coded mask of the stored array to the upright image."""
         if self.orientation == UPRIGHT:
             return mask
         pixels = decode_rle(mask, (self.height, self.width))
@@ -77,7 +77,7 @@ class StoredImage:
 
 
 def find_path_problem(file_name: str) -> str | None:
-    """Why a path of an annotation file must not be opened; `None` where it stays inside its folder.
+    """Explain why a path of an annotation file must not be opened; `None` where it stays inside its folder.
 
     Example:
         >>> find_path_problem("train2014/a.jpg"), find_path_problem("../a.jpg"), find_path_problem("/a.jpg")
@@ -94,13 +94,13 @@ def find_path_problem(file_name: str) -> str | None:
 
 
 def read_image_file(path: Path, report: ReadingReport) -> StoredImage | None:
-    """An image file with its size, or `None` (reported) where it is missing or cannot be used.
+    """Read an image file with its size; `None` (reported) where it is missing or cannot be used.
 
-    What can be used is what [`~image_processing_albef.load_image`] takes, which training and evaluation read with.
+    Usable is what [`~image_processing_albef.load_image`] decodes: training and evaluation read with it.
 
     Args:
         path (`Path`): the file.
-        report (`ReadingReport`): receives what was wrong.
+        report (`ReadingReport`): collects problems.
     """
     if not os.path.isfile(path):  # also where the name is too long for the system
         report.add("image file missing: image skipped", str(path))
@@ -122,29 +122,33 @@ def read_image_file(path: Path, report: ReadingReport) -> StoredImage | None:
     return StoredImage(data, width, height, orientation if is_known else UPRIGHT)
 
 
-def choose_frame(
-    stored: StoredImage, annotated_size: tuple[Any, Any], path: Path, report: ReadingReport
+def read_annotated_image(
+    path: Path, annotated_size: tuple[Any, Any], report: ReadingReport, is_upright: bool = False
 ) -> StoredImage | None:
-    """The image with the turn that its annotations need; `None` (reported) where they were made for another size.
+    """Read an image file in the frame of its annotations; `None` (reported) where they were made for another size.
 
-    The published readers ignore EXIF, so numbers belong to the stored pixels, unless the published size is that of
-    the upright picture.
+    Published readers ignore EXIF: their coordinates belong to the stored pixels, unless the published size is that of
+    the upright image.
 
     Args:
-        stored (`StoredImage`): the image file.
-        annotated_size (`tuple`): width and height that the annotations give; None where they give none, which stands
-            for the image's own.
-        path (`Path`): for the report.
-        report (`ReadingReport`): receives what was done.
+        path (`Path`): the file.
+        annotated_size (`tuple`): width and height that the annotations state; None where they do not, which stands for
+            the size of the image.
+        report (`ReadingReport`): collects problems and rotations.
+        is_upright (`bool`, defaults to `False`): whether coordinates always belong to the upright image.
     """
+    stored = read_image_file(path, report)
+    if stored is None:
+        return None
     stored_size = (stored.width, stored.height)
-    if not any(is_stated_size(annotated_size, size) for size in (stored_size, stored.upright_size)):
-        sizes = format_sizes(stored_size, annotated_size)
-        report.add("image size differs from the annotation: image skipped", f"{path} ({sizes})")
+    sizes = [stored.upright_size] if is_upright else [stored_size, stored.upright_size]
+    if not any(is_stated_size(annotated_size, size) for size in sizes):
+        differing = format_sizes(sizes[0], annotated_size)
+        report.add("image size differs from the annotation: image skipped", f"{path} ({differing})")
         return None
     if stored.orientation == UPRIGHT:
         return stored
-    if not is_stated_size(annotated_size, stored_size):
+    if is_upright or not is_stated_size(annotated_size, stored_size):
         report.add("image is rotated by its EXIF data: boxes belong to the upright image", str(path))
         return StoredImage(stored.data, *stored.upright_size)
     report.add("image is rotated by its EXIF data: boxes rotated with it", str(path))

@@ -1,30 +1,30 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""XML files that others wrote: read without document types, in whatever encoding they declare."""
+"""XML files: read without document types, in the encoding that they declare."""
 
 from pathlib import Path
 from xml.etree import ElementTree
 
-# Published annotations and drawings have some thousand bytes; a tree takes many times the bytes of its file.
+# Published annotations and drawings have a few thousand bytes; a tree takes many times the bytes of its file.
 MAX_XML_BYTES = 1 << 20
 
 
 class _PlainTreeBuilder(ElementTree.TreeBuilder):
-    """Refuses document types: they can define entities that grow without bound."""
+    """Tree builder that refuses document types: they can define entities that grow without bound."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        """Called by the parser before anything of the document type is used."""
+        """Called by the parser before the document type is used."""
         raise ValueError(f"a document type `{name}` is declared, which annotations do not need")
 
 
 def read_xml(path: Path) -> ElementTree.Element:
-    """The root of an XML file.
+    """Read the root of an XML file.
 
     Args:
         path (`Path`): the file.
 
     Raises:
-        ValueError: more than `MAX_XML_BYTES`, no XML, an encoding that cannot be read, or a document type; the message
-            says which and where.
+        ValueError: more than `MAX_XML_BYTES`, not XML, an unknown encoding, or a document type; the message names
+            reason and position.
     """
     num_bytes = path.stat().st_size
     if num_bytes > MAX_XML_BYTES:

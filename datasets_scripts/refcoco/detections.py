@@ -1,32 +1,33 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Files of detected boxes for the RefCOCO family, in the three forms in which they are passed around."""
+"""Files of detected boxes for the RefCOCO family, in three published formats."""
 
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from albef_amc.datasets_scripts.reading.coco_records import ReadingReport, clean_box, is_number
 from albef_amc.datasets_scripts.reading.image_files import StoredImage
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
+from albef_amc.datasets_scripts.reading.regions import clean_box, is_number
 from albef_amc.text_files_albef import load_json
 
 Detections = dict[str, list[dict[str, Any]]]
 
 
 def load_detections(path: Path) -> Detections:
-    """Detections by image id, each with `box` (x, y, width, height as in the file), `score` and `label` or None.
+    """Load detections by image id, each with `box` (x, y, width, height as in the file), `score` and `label` or None.
 
-    | form | content |
+    | format | content |
     | --- | --- |
     | MAttNet | `[{"box": [x, y, w, h], "image_id", "category_name", "score", ...}]` |
     | refer | `{"dets": [{"box": {"x", "y", "w", "h"}, "image_id", "score", ...}]}` |
-    | ALBEF | `{"IMAGE_ID": [[x, y, w, h], ...]}`, with or without a score behind |
+    | ALBEF | `{"IMAGE_ID": [[x, y, w, h], ...]}`, optionally followed by a score |
 
     Args:
         path (`Path`): the file.
 
     Raises:
-        ValueError: the file is no JSON or has none of these forms.
+        ValueError: not JSON, or none of these formats.
     """
     contents = load_json(path)
     entries = contents.get("dets", contents) if isinstance(contents, dict) else contents
@@ -65,7 +66,7 @@ def _read_lists(boxes: Any, path: Path, image_id: str) -> list[dict[str, Any]]:
 def build_proposals(
     detections: Iterable[dict[str, Any]], image_id: str, stored: StoredImage, report: ReadingReport
 ) -> list[dict[str, Any]]:
-    """Detections of an image as proposals: corners inside the upright picture, those without area left out."""
+    """Detections of an image as proposals, clipped to the upright image; those without area are dropped."""
     proposals = []
     for detection in detections:
         where = f"detection of image {image_id}"

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""The RefCOCO family: RefCOCO, RefCOCO+, RefCOCOg and RefCLEF in the form of `lichengunc/refer`."""
+"""The RefCOCO family: RefCOCO, RefCOCO+, RefCOCOg and RefCLEF in the format of `lichengunc/refer`."""
 
 import re
 from collections import defaultdict
@@ -9,28 +9,27 @@ from typing import Any, ClassVar
 
 from albef_amc.datasets_scripts.features import build_phrase, build_row
 from albef_amc.datasets_scripts.reading.coco_files import load_annotations
-from albef_amc.datasets_scripts.reading.coco_records import (
-    ReadingReport,
-    clean_box,
+from albef_amc.datasets_scripts.reading.image_files import StoredImage, read_annotated_image
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
+from albef_amc.datasets_scripts.reading.regions import (
     is_id_number,
     mark_incomplete,
     read_category,
-    read_region,
+    read_object_region,
 )
-from albef_amc.datasets_scripts.reading.image_files import StoredImage, choose_frame, read_image_file
 from albef_amc.datasets_scripts.refcoco.detections import Detections, build_proposals, load_detections
 from albef_amc.datasets_scripts.refcoco.restricted_pickle import load_plain_pickle
 from albef_amc.datasets_scripts.source_builder import ImageRootConfig, SourceBuilder
 from albef_amc.ranges_albef import check_choice
 
-# Data sets and who split them; the first is the usual one.
+# Data set -> authors of its splits; the first is the default.
 SPLITTERS = {
     "refcoco": ("unc", "google"),
     "refcoco+": ("unc",),
     "refcocog": ("umd", "google"),
     "refclef": ("unc", "berkeley"),
 }
-# What the authors (output of pyReferDemo.ipynb) and the catalogue of TensorFlow Datasets (`ref_coco`) state.
+# Counts of the authors (output of pyReferDemo.ipynb) and of the catalogue of TensorFlow Datasets (`ref_coco`).
 PUBLISHED_SIZES = {
     ("refcoco", "unc"): {
         "refs": {"all": 50000, "train": 42404, "val": 3811, "testA": 1975, "testB": 1810},
@@ -58,35 +57,28 @@ REF_FIELDS = {"ref_id": int, "ann_id": int, "image_id": int, "split": str, "sent
 
 @dataclass
 class RefCocoConfig(ImageRootConfig):
-    """Where the files are, and which of the data sets is read.
+    """Folders, and the data set to read.
 
     Args:
-        data_root (`str`): folder that holds `refcoco`, `refcoco+`, ... and, unless `image_root` says otherwise,
+        data_root (`str`): folder that holds `refcoco`, `refcoco+`, ... and, without `image_root`,
             `images/mscoco/images/train2014` or `images/saiapr_tc-12`.
         dataset (`str`, defaults to "refcoco"): "refcoco", "refcoco+", "refcocog" or "refclef".
-        split_by (`str`, *optional*): who split it: "unc" or "google" (RefCOCO), "unc" (RefCOCO+), "umd" or "google"
-            (RefCOCOg), "unc" or "berkeley" (RefCLEF); the first of them by default.
+        split_by (`str`, *optional*): author of the splits: "unc" or "google" (RefCOCO), "unc" (RefCOCO+), "umd" or
+            "google" (RefCOCOg), "unc" or "berkeley" (RefCLEF); the first by default.
         detections_file (`str`, *optional*): detected boxes for `proposals`, below `data_root` or with its full path.
         image_root (`str`, *optional*): folder of the images.
-        embed_images (`bool`, defaults to `True`): whether the rows hold the images' bytes; else they hold their paths
-            on this machine, and the files must stay where they are.
+        embed_images (`bool`, defaults to `True`): whether rows hold the bytes of the images; otherwise they hold paths
+            on this machine, and the files must not be moved.
     """
 
     dataset: str = "refcoco"
     split_by: str | None = None
     detections_file: str | None = None
 
-    def __post_init__(self):
+    def _check_options(self) -> None:
         check_choice("dataset", self.dataset, SPLITTERS)
         self.split_by = self.split_by or SPLITTERS[self.dataset][0]
         check_choice("split_by", self.split_by, SPLITTERS[self.dataset], f"{self.dataset}: ")
-        super().__post_init__()
-        for path in self.list_annotation_paths():
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"No `{path.name}` in {path.parent}. Put it there, or check `data_root`, `dataset`, `split_by` "
-                    "and `detections_file`."
-                )
 
     @property
     def instances_path(self) -> Path:
@@ -104,12 +96,12 @@ class RefCocoConfig(ImageRootConfig):
         return Path(self.data_root) / self.detections_file if self.detections_file else None
 
     def list_annotation_paths(self) -> list[Path]:
-        """The files beside the images."""
+        """Images with annotations, expressions, and detections if given."""
         paths = (self.instances_path, self.refs_path, self.detections_path)
         return [path for path in paths if path is not None]
 
     def get_image_folder(self) -> Path:
-        """`image_root`, or where `refer` expects the images."""
+        """`image_root`, or the folder in which `refer` expects the images."""
         folder = CLEF_FOLDER if self.dataset == "refclef" else COCO_FOLDER
         return Path(self.image_root or Path(self.data_root) / folder)
 
@@ -161,20 +153,14 @@ class RefCoco(SourceBuilder):
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
         entry, refs, annotations, categories, detections = source
         path = self.config.get_image_folder() / entry["file_name"]
-        stored = read_image_file(path, report)
-        if stored is not None:
-            stored = choose_frame(stored, (entry.get("width"), entry.get("height")), path, report)
+        stored = read_annotated_image(path, (entry.get("width"), entry.get("height")), report)
         if stored is None:
-            return None
-        phrases = [phrase for ref in refs for phrase in _read_phrases(ref, annotations, categories, stored, report)]
-        if not phrases:
-            report.add("image without a usable phrase: image skipped", f"image {image}")
             return None
         return build_row(
             self.config.build_image(entry["file_name"], stored),
             image,
             *stored.upright_size,
-            phrases,
+            [phrase for ref in refs for phrase in _read_phrases(ref, annotations, categories, stored, report)],
             None if detections is None else _read_proposals(detections, image, stored, report),
         )
 
@@ -182,7 +168,7 @@ class RefCoco(SourceBuilder):
 def _load_refs(
     path: Path, images: dict, annotations: dict, report: ReadingReport
 ) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Refs whose image and annotation are known, by split and image id."""
+    """Refs with a known image and annotation, by split and image id."""
     refs = load_plain_pickle(path)
     if not isinstance(refs, list):
         raise ValueError(f"{path} holds a {type(refs).__name__}; a list of refs is expected.")
@@ -228,23 +214,12 @@ def _read_phrases(
     ref: dict[str, Any], annotations: dict[str, dict], categories: dict, stored: StoredImage, report: ReadingReport
 ) -> list[dict[str, Any]]:
     """One phrase per sentence of a ref."""
-    where = f"ref {ref['ref_id']}"
-    annotation_id = str(ref["ann_id"])
-    annotation = annotations[annotation_id]
-    region: dict[str, Any] = {}
+    where, annotation = f"ref {ref['ref_id']}", annotations[str(ref["ann_id"])]
     category = read_category(annotation, categories, where, report)
-    types = [category] if category else None
-    box = clean_box(annotation.get("bbox"), stored.width, stored.height, where, report, is_xywh=True)
-    if box is None:
+    region, is_incomplete = read_object_region(annotation, stored, where, report)
+    if not region:
         report.add("ref without a usable box: ref kept without a region", where)
-    else:
-        polygons, masks, is_incomplete = read_region(
-            [annotation_id], annotations, stored.width, stored.height, where, report
-        )
-        types = mark_incomplete(types, False, is_incomplete)
-        region["boxes"] = [stored.turn_box(box)]
-        region["polygons"] = polygons and [stored.turn_polygon(polygon) for polygon in polygons]
-        region["masks"] = masks and [stored.turn_mask(mask) for mask in masks]
+    types = mark_incomplete([category] if category else None, False, is_incomplete)
     sentences = [entry for entry in ref["sentences"] if entry["sent"].strip()]
     if len(sentences) < len(ref["sentences"]) or not sentences:
         report.add("sentence without words: sentence skipped", where)

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Pickles of plain values (lists, dictionaries, texts, numbers): nothing else is built, nothing is ever called."""
+"""Unpickling of plain values (lists, dictionaries, texts, numbers): no class or function is resolved or called."""
 
 import io
 import pickle
@@ -19,16 +19,16 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def load_plain_pickle(path: Path) -> Any:
-    """Contents of a pickle that holds lists, tuples, dictionaries, texts and numbers, written by Python 2 or 3.
+    """Load a pickle of lists, tuples, dictionaries, texts and numbers, written by Python 2 or 3.
 
-    Byte strings of Python 2 become text as Latin-1. A pickle that names any class or function could run code: it is
-    refused before it is resolved. Lengths and numbers in it that would fill the memory are refused before it is read.
+    Byte strings of Python 2 are decoded as Latin-1. A pickle that names a class or function could run code: it is
+    refused before the name is resolved. Lengths and numbers that would fill the memory are refused before reading.
 
     Args:
         path (`Path`): the file.
 
     Raises:
-        ValueError: the pickle names a class or function, or it is damaged; the message says which.
+        ValueError: the pickle names a class or function, or is damaged.
     """
     content = path.read_bytes()
     try:

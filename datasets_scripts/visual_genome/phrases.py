@@ -1,16 +1,16 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Records of Visual Genome's files as phrases: regions, objects, attributes, relationships, and words for a place."""
+"""Phrases of Visual Genome's records: regions, objects, attributes, relationships, and the wording of positions."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from albef_amc.datasets_scripts.reading.annotation_lists import is_encodable
-from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
+from albef_amc.datasets_scripts.reading.texts import has_words
 
 FIRST_THIRD = 1 / 3
 LAST_THIRD = 2 / 3
-# Keys of an object's names: of the current release, of relationships, of the attributes of release 1.0.
+# Keys of an object's names: current release, relationships, attributes of release 1.0.
 NAME_KEYS = ("names", "name", "object_names")
 
 
@@ -18,10 +18,10 @@ class PhraseRecord(NamedTuple):
     """A phrase before its image is read.
 
     Args:
-        suffix (`str`): what `phrase_id` has behind the id of the record.
-        phrase (`str`): the words.
+        suffix (`str`): suffix of `phrase_id` after the id of the record.
+        phrase (`str`): its text.
         box: x, y, width, height as found in the file.
-        types (`list[str]`, *optional*): kinds the phrase belongs to.
+        types (`list[str]`, *optional*): categories of the phrase.
         paraphrases (`list[str]`, *optional*): other wordings.
     """
 
@@ -32,19 +32,19 @@ class PhraseRecord(NamedTuple):
     paraphrases: list[str] | None = None
 
 
-# From a record, its place in messages and a report to its phrases.
+# Maps a record, its place in messages and a report to the phrases of the record.
 PhraseReader = Callable[[dict[str, Any], str, ReadingReport], Iterator[PhraseRecord]]
 
 
 @dataclass(frozen=True)
 class AnnotationKind:
-    """What one of the files holds.
+    """A kind of annotation and its file.
 
     Args:
-        file_name (`str`): the file.
-        list_name (`str`): key of an entry's records.
-        id_names (`tuple[str, ...]`): keys of a record's id, the one of release 1.0 last.
-        read_phrases (callable): from a record to its phrases.
+        file_name (`str`): name of the file.
+        list_name (`str`): key of the records in an entry.
+        id_names (`tuple[str, ...]`): keys of a record's id, that of release 1.0 last.
+        read_phrases (callable): maps a record to its phrases.
     """
 
     file_name: str
@@ -67,7 +67,7 @@ def _read_object(record: dict[str, Any], where: str, report: ReadingReport) -> I
 
 
 def _read_attributes(record: dict[str, Any], where: str, report: ReadingReport) -> Iterator[PhraseRecord]:
-    """One phrase per attribute, "{attribute} {name}"; a repeated one, whatever its case, gives none."""
+    """One phrase per attribute, "{attribute} {name}"; attributes that differ in case only count once."""
     names = _read_names(record, where, report)
     if record.get("attributes") is None:
         report.add("object without attributes: no phrase", where)
@@ -100,17 +100,17 @@ def _read_box(record: dict[str, Any]) -> list[Any]:
 
 
 def _read_names(record: dict[str, Any], where: str, report: ReadingReport) -> list[str]:
-    """Names of an object: a list `names` (`object_names` in the attributes of release 1.0), or one text `name`."""
+    """Usable names of an object: a list `names` (`object_names` in attributes of release 1.0), or a text `name`."""
     names = next((record[key] for key in NAME_KEYS if record.get(key) is not None), None)
     names = _read_texts([names] if isinstance(names, str) else names, "names", where, report)
-    usable = [name.strip() for name in names if name.strip() and is_encodable(name)]
+    usable = [name.strip() for name in names if has_words(name)]
     if not usable:
         report.add("object without a name: object skipped", where)
     return usable
 
 
 def _read_texts(value: Any, name: str, where: str, report: ReadingReport) -> list[str]:
-    """A list of texts; null and a list that is missing are an empty one, null among the texts is dropped."""
+    """A list of texts; null or a missing list becomes an empty one, null among the texts is dropped."""
     if value is None:
         return []
     if not isinstance(value, list) or not all(text is None or isinstance(text, str) for text in value):
@@ -121,7 +121,7 @@ def _read_texts(value: Any, name: str, where: str, report: ReadingReport) -> lis
 
 
 def _read_field(record: dict[str, Any], name: str, where: str) -> Any:
-    """A field that every record of its kind has, if only as null."""
+    """A field that every record of its kind has, possibly null."""
     if name not in record:
         raise ValueError(f"{where}: a text is expected for `{name}`, which is missing.")
     return record[name]
@@ -131,24 +131,24 @@ def _read_words(text: Any, where: str, report: ReadingReport) -> str | None:
     text = "" if text is None else text
     if not isinstance(text, str):
         raise ValueError(f"{where}: a text is expected for the words, got {text!r:.80}.")
-    if not text.strip() or not is_encodable(text):
+    if not has_words(text):
         report.add("phrase without words or with broken characters: phrase skipped", where)
         return None
     return text.strip()
 
 
-def describe_place(box: list[float], width: int, height: int) -> str:
-    """Where the centre of a box is, by thirds of the image.
+def describe_position(box: list[float], width: int, height: int) -> str:
+    """Describe the position of a box's centre, by thirds of the image.
 
     Args:
         box (`list[float]`): x_min, y_min, x_max, y_max.
-        width, height (`int`): of the upright image, the same unit.
+        width, height (`int`): size of the upright image, in the same unit.
 
     Returns:
         `str`: "on the left", "on the right", "at the top", "at the bottom", "at the top left", ..., "in the middle".
 
     Example:
-        >>> describe_place([0, 40, 20, 60], 100, 100), describe_place([80, 80, 99, 99], 100, 100)
+        >>> describe_position([0, 40, 20, 60], 100, 100), describe_position([80, 80, 99, 99], 100, 100)
         ('on the left', 'at the bottom right')
     """
     across, down = (box[0] + box[2]) / 2 / width, (box[1] + box[3]) / 2 / height

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""VQA v2 as its authors ship it: questions and annotations of COCO's images."""
+"""VQA v2 as published: questions and annotations of COCO's images."""
 
 import json
 from collections.abc import Iterator
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from albef_amc.datasets_scripts.albef_vqa.albef_vqa import ANSWERED_SPLITS, VQA, is_question_id, keep_answers
-from albef_amc.datasets_scripts.reading.annotation_lists import is_encodable
-from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
-from albef_amc.datasets_scripts.reading.image_files import read_image_file
 from albef_amc.datasets_scripts.reading.json_lists import iterate_json_lists
-from albef_amc.datasets_scripts.reading.task_lists import has_words, iterate_lines
-from albef_amc.datasets_scripts.source_builder import ImageRootConfig, SourceBuilder
-from albef_amc.datasets_scripts.task_features import ANSWERED_FEATURES, build_question
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
+from albef_amc.datasets_scripts.reading.record_groups import RecordGroups, iterate_records
+from albef_amc.datasets_scripts.reading.regions import is_id_number
+from albef_amc.datasets_scripts.reading.texts import has_words, keep_answers
+from albef_amc.datasets_scripts.source_builder import SourceBuilder, SplitsConfig
+from albef_amc.datasets_scripts.task_features import ANSWERED_FEATURES, ANSWERED_SPLITS, VQA, build_question
+from albef_amc.text_processing_albef import find_broken_character
 
-# Split to its name in the files' names and the folder of its images.
+# Split -> its name in file names, and the folder of its images.
 SUBTYPES = {
     "train": ("train2014", "train2014"),
     "val": ("val2014", "val2014"),
@@ -28,8 +28,8 @@ MAX_IMAGE_ID = 10**12 - 1  # file names have twelve digits
 
 
 @dataclass
-class VqaV2Config(ImageRootConfig):
-    """Where the files are, and which splits are read.
+class VqaV2Config(SplitsConfig):
+    """Folders, and the splits to read.
 
     Args:
         data_root (`str`): folder of `v2_OpenEnded_mscoco_train2014_questions.json`,
@@ -37,35 +37,22 @@ class VqaV2Config(ImageRootConfig):
         splits (`list[str]` or `str`, defaults to train and val): some of train, val, test, test_dev.
         image_root (`str`, *optional*): folder of the folders `train2014`, `val2014`, `test2015`; `data_root` by
             default.
-        embed_images (`bool`, defaults to `True`): whether the rows hold the images' bytes; else they hold their paths
-            on this machine, and the files must stay where they are.
+        embed_images (`bool`, defaults to `True`): whether rows hold the bytes of the images; otherwise they hold paths
+            on this machine, and the files must not be moved.
     """
 
     splits: list[str] | tuple[str, ...] | str = ANSWERED_SPLITS
 
-    def __post_init__(self):
-        super().__post_init__()
-        self.splits = [self.splits] if isinstance(self.splits, str) else list(dict.fromkeys(self.splits))
-        if not self.splits or not set(self.splits) <= set(SUBTYPES):
-            raise ValueError(f"`splits` must name some of {', '.join(SUBTYPES)}; got {self.splits!r}.")
-        for path in self.list_annotation_paths():
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"No `{path.name}` in {path.parent}. Put it there, or leave its split out of `splits` "
-                    f"({', '.join(self.splits)})."
-                )
+    def _check_options(self) -> None:
+        self.splits = self._choose_several("splits", tuple(SUBTYPES))
 
     def get_paths(self, split: str) -> dict[str, Path]:
-        """Files of a split by what they list; a test split has no annotations."""
+        """Files of a split by the list that they hold; test splits have no annotations."""
         subtype, root = SUBTYPES[split][0], Path(self.data_root)
         paths = {QUESTION: root / f"v2_OpenEnded_mscoco_{subtype}_questions.json"}
         if split in ANSWERED_SPLITS:
             paths[ANNOTATION] = root / f"v2_mscoco_{subtype}_annotations.json"
         return paths
-
-    def list_splits(self) -> list[str]:
-        """The splits that are read."""
-        return list(self.splits)
 
     def list_annotation_paths(self) -> list[Path]:
         """Questions and annotations of all splits."""
@@ -92,24 +79,19 @@ class VqaV2(SourceBuilder):
     }
 
     def get_published_counts(self) -> dict[str, dict[str, int]]:
-        """Those of the splits that are read."""
+        """Published counts of the splits to read."""
         return {split: counts for split, counts in self.PUBLISHED_COUNTS.items() if split in self.config.splits}
 
-    def _read_splits(self) -> dict[str, dict[str, Any]]:
-        return {split: self._read_split(split) for split in self.config.splits}
-
     def _read_split(self, split: str) -> dict[str, tuple[str, str, bytearray]]:
-        """By image: split, path, and its questions and annotations as a line of JSON each."""
-        groups: dict[int, bytearray] = {}
+        """Image id -> split, path, and records of its questions and annotations."""
+        groups = RecordGroups()
         for kind, path in self.config.get_paths(split).items():
             for image_id, kept in _iterate_entries(path, kind, self.report):
                 if kind == ANNOTATION and image_id not in groups:
-                    self.report.add(
-                        "annotation of an image without a question: annotation skipped", f"{path.name} {image_id}"
-                    )
-                    continue
-                line = json.dumps([kind, *kept], separators=(",", ":"))
-                groups.setdefault(image_id, bytearray()).extend(line.encode() + b"\n")
+                    place = f"{path.name} {image_id}"
+                    self.report.add("annotation of an image without a question: annotation skipped", place)
+                else:
+                    groups.add(image_id, [kind, *kept])
         folder = SUBTYPES[split][1]
         return {
             str(image_id): (split, f"{folder}/COCO_{folder}_{image_id:012d}.jpg", group)
@@ -118,30 +100,22 @@ class VqaV2(SourceBuilder):
 
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
         split, name, group = source
-        annotations: dict[int, list[Any]] = {}
-        questions: dict[int, str] = {}
-        for kind, question_id, *fields in iterate_lines(group):
-            if kind == ANNOTATION:
-                annotations[question_id] = fields
-            else:
-                questions[question_id] = fields[0]
-        built = []
-        for question_id, question in questions.items():
-            entry = _build_entry(question_id, question, annotations.get(question_id), split, report)
-            if entry is not None:
-                built.append(entry)
-        stored = read_image_file(self.config.get_image_folder() / name, report) if built else None
-        if stored is None:
-            return None
-        width, height = stored.upright_size
-        picture = self.config.build_image(name, stored)
-        return {"image": picture, "image_id": image, "width": width, "height": height, "questions": built}
+        fields: dict[str, dict[int, list[Any]]] = {QUESTION: {}, ANNOTATION: {}}
+        for kind, question_id, *values in iterate_records(group):
+            fields[kind][question_id] = values
+        entries = (
+            _build_entry(question_id, question, fields[ANNOTATION].get(question_id), split, report)
+            for question_id, (question,) in fields[QUESTION].items()
+        )
+        questions = [entry for entry in entries if entry is not None]
+        columns = self._read_image(name, report) if questions else None
+        return columns and {**columns, "image_id": image, "questions": questions}
 
 
 def _build_entry(
     question_id: int, question: str, annotation: list[Any] | None, split: str, report: ReadingReport
 ) -> dict[str, Any] | None:
-    """An entry of `questions`, or `None` (reported) where the split must have answers and there are none."""
+    """Entry of `questions`, or `None` (reported) where the split must have answers and there are none."""
     place = f"question {question_id}"
     if split not in ANSWERED_SPLITS:
         return build_question(question_id, question, VQA)
@@ -155,10 +129,10 @@ def _build_entry(
 
 
 def _iterate_entries(path: Path, kind: str, report: ReadingReport) -> Iterator[tuple[int, list[Any]]]:
-    """Image id of every entry of a file with its question id and what is kept of it.
+    """Image id of every entry of a file, with its question id and the fields to keep.
 
     Raises:
-        ValueError: the file has no list of that kind, or an entry without what it needs.
+        ValueError: the file has no list of that kind, or an entry lacks a required field.
     """
     seen: set[int] = set()
     is_listed = False
@@ -179,7 +153,7 @@ def _iterate_entries(path: Path, kind: str, report: ReadingReport) -> Iterator[t
 
 def _read_number(entry: dict[str, Any], name: str, path: Path) -> int:
     number = entry.get(name)
-    if not is_question_id(number):
+    if not is_id_number(number) or number < 0:
         raise ValueError(f"{path}: `{name}` must be a whole number, got {number!r:.80} in {json.dumps(entry):.80}")
     if name == "image_id" and number > MAX_IMAGE_ID:
         raise ValueError(f"{path}: `image_id` {number} is not an id of COCO: it has more than twelve digits.")
@@ -187,14 +161,12 @@ def _read_number(entry: dict[str, Any], name: str, path: Path) -> int:
 
 
 def _read_question(entry: dict[str, Any], path: Path, report: ReadingReport) -> list[str] | None:
-    question = entry.get("question")
+    question, place = entry.get("question"), f"question {entry['question_id']}"
     if not isinstance(question, str):
-        raise ValueError(f"{path}: question {entry['question_id']} has no `question` (got {question!r:.80}).")
+        raise ValueError(f"{path}: {place} has no `question` (got {question!r:.80}).")
     if has_words(question):
         return [question]
-    report.add(
-        "question without words or with broken characters: question skipped", f"question {entry['question_id']}"
-    )
+    report.add("question without words or with broken characters: question skipped", place)
     return None
 
 
@@ -207,6 +179,6 @@ def _read_annotation(entry: dict[str, Any], path: Path) -> list[Any]:
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{where}: every one of its `answers` must be an object with the text `answer`.")
     types = [entry.get(name) for name in ("question_type", "answer_type")]
-    if not all(value is None or (isinstance(value, str) and is_encodable(value)) for value in types):
+    if not all(value is None or (isinstance(value, str) and not find_broken_character(value)) for value in types):
         raise ValueError(f"{where}: `question_type` and `answer_type` must be texts, got {types!r:.80}.")
     return [texts, *types]

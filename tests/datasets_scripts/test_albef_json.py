@@ -87,7 +87,7 @@ def test_lists_of_another_form_are_refused(tmp_path, name, message):
 
 
 def test_the_lists_must_be_named():
-    with pytest.raises(ValueError, match="`annotation_files` must name one or more"):
+    with pytest.raises(ValueError, match="No list is named: pass `annotation_files`, one or more JSON files"):
         AlbefJson(data_root=str(ALBEF / "data"))
 
 

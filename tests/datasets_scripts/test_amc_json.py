@@ -109,9 +109,9 @@ def test_changed_files_are_read_again(tmp_path):
     ("entry", "message"),
     [
         ({"caption": "a dog", "bbox": []}, "entry 1 has no `image`"),
-        ({"image": 5, "caption": "a dog", "bbox": []}, "entry 1 has no `image`"),
+        ({"image": 5, "caption": "a dog", "bbox": []}, "entry 1: `image` must be a path"),
         ({"image": "a.jpg", "bbox": []}, "entry 1 has no `caption`"),
-        ({"image": "a.jpg", "caption": ["a", None], "bbox": []}, "entry 1 has no `caption`"),
+        ({"image": "a.jpg", "caption": ["a", None], "bbox": []}, "entry 1: `caption` must be a text or a list"),
         ({"image": "a.jpg", "caption": "a dog"}, "entry 1 has no list `bbox`.*`albef_json`"),
         ({"image": "a.jpg", "caption": "a dog", "bbox": "1 2 3 4"}, "entry 1 has no list `bbox`"),
         (["a.jpg"], "cannot be read at entry 1"),
@@ -157,8 +157,8 @@ def test_nothing_usable_is_refused_with_the_reasons(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"annotation_files": ["no.json"]}, FileNotFoundError, "No `no.json` in .*pass `annotation_files`"),
-        ({"annotation_files": []}, ValueError, "`annotation_files` must name"),
+        ({"annotation_files": ["no.json"]}, FileNotFoundError, "No `no.json` in .*check .*`annotation_files`"),
+        ({"annotation_files": []}, ValueError, "No list is named: pass `annotation_files`"),
         ({"annotation_files": [5]}, TypeError, "`annotation_files` must be a list of texts"),
         ({"annotation_files": [FILES[0], FILES[0]]}, ValueError, "two files of one name"),
         ({"image_root": "nowhere"}, FileNotFoundError, "No image folder nowhere"),

@@ -101,7 +101,7 @@ def test_one_kind_is_read_alone(tmp_path, kind, num_phrases):
 def test_an_image_without_a_phrase_is_left_out(tmp_path, source):
     edit(source, "instances", lambda contents: contents.update(annotations=contents["annotations"][:2]))
     rows, report = build(tmp_path / "cache", source, kinds="instances")
-    assert rows["image_id"][:] == ["139"] and report.counts["image without a phrase: image skipped"] == 3
+    assert rows["image_id"][:] == ["139"] and report.counts["image without a usable phrase: image skipped"] == 3
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ def test_half_a_download_is_refused(tmp_path, source):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kinds": "keypoints"}, "`kinds` must name one or both of instances, captions"),
-        ({"splits": "val2014"}, r"`splits` names 'val2014'.*\['val2017'\]"),
+        ({"kinds": "keypoints"}, "`kinds` must name some of instances, captions"),
+        ({"splits": "val2014"}, r"`splits` must name some of val2017; got \['val2014'\]"),
     ],
 )
 def test_wrong_options_are_named(tmp_path, options, message):

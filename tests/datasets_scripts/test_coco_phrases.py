@@ -19,7 +19,7 @@ from albef_amc.datasets_scripts import (
     compute_statistics,
     load_grounding_dataset,
 )
-from albef_amc.datasets_scripts.reading.coco_records import clean_box, read_spans
+from albef_amc.datasets_scripts.reading.regions import clean_box, read_spans
 from albef_amc.regions_albef import decode_rle
 
 DATA_ROOT = DATA_FOLDER
@@ -141,7 +141,7 @@ def test_edited_files_are_read_again(source):
 def test_missing_file_is_named(source, name):
     source.read()
     (source.root / name).rename(source.root / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=f"No `{name}` in .*pass `"):
+    with pytest.raises(FileNotFoundError, match=f"No .*{name}.* check `data_root`, .*_file`"):
         CocoPhrases(data_root=str(source.root))
 
 

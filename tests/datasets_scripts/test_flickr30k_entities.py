@@ -17,7 +17,8 @@ from albef_amc.datasets_scripts.flickr30k_entities.author_files import (
     read_chain_boxes,
 )
 from albef_amc.datasets_scripts.flickr30k_entities.info_ground_files import parse_chain_boxes
-from albef_amc.datasets_scripts.reading.coco_records import ReadingReport, clean_box
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
+from albef_amc.datasets_scripts.reading.regions import clean_box
 
 SOURCE = FIXTURES_FOLDER / "flickr30k_entities"
 EXPECTED = json.loads((SOURCE / "expected.json").read_text())
@@ -131,7 +132,7 @@ def test_boxes_hold_the_colour_that_the_phrase_names(tmp_path):
 
 def test_one_split_alone(tmp_path, source):
     (source / "train.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"No `train.txt` in .* leave its split out of `splits`"):
+    with pytest.raises(FileNotFoundError, match=r"No `train.txt` in .* drop its split from `splits`"):
         build(tmp_path / "cache", source)
     assert list(build(tmp_path / "cache", source, splits=["test"]).info.splits) == ["test"]
     assert list(build(tmp_path / "cache", source, splits="val").info.splits) == ["val"]
@@ -360,7 +361,7 @@ def change_json(source, name, edit):
         (
             "sentences_test.json",
             lambda data: data["77100264"][0]["phrases"][0].update(phrase=" "),
-            "phrase without words: phrase skipped",
+            "phrase without words or with broken characters: phrase skipped",
         ),
         (
             "bounding_boxes_test.json",

@@ -161,7 +161,7 @@ def test_missing_damaged_and_wrong_images_are_counted(source):
     assert report.counts == {
         "image file missing: image skipped": 1,
         "image file damaged or not an image: image skipped": 1,
-        "image size differs from `width` and `height`: image skipped": 1,
+        "image size differs from the annotation: image skipped": 1,
     }
 
 

@@ -9,13 +9,13 @@ from PIL import ImageColor
 from testing_utils import DATA_FOLDER, FIXTURES_FOLDER
 
 from albef_amc.datasets_scripts import GROUNDING_FEATURES, KiloGram, compute_statistics
-from albef_amc.datasets_scripts.kilogram.drawings import COLORS, PICTURE_SIDE, rasterize, read_drawing
+from albef_amc.datasets_scripts.kilogram.drawings import COLORS, IMAGE_SIDE, rasterize, read_drawing
 from albef_amc.datasets_scripts.kilogram.phrases import add_article, build_caption
 
 RAW = FIXTURES_FOLDER / "kilogram"
 KILOGRAM = DATA_FOLDER / "kilogram"
 needs_kilogram = pytest.mark.skipif(not KILOGRAM.is_dir(), reason=f"no {KILOGRAM}: set ALBEF_AMC_DATA")
-CENTERS = np.stack(np.meshgrid(np.arange(PICTURE_SIDE) + 0.5, np.arange(PICTURE_SIDE) + 0.5), axis=-1)
+CENTERS = np.stack(np.meshgrid(np.arange(IMAGE_SIDE) + 0.5, np.arange(IMAGE_SIDE) + 0.5), axis=-1)
 
 
 def build(cache, data_root=RAW, **options):
@@ -258,7 +258,7 @@ def test_ambiguous_files_are_refused(tmp_path, source, spoil, message):
 @pytest.mark.parametrize("name", ["full_v0.json", "data_split.json", "human_baseline_val/part+color_stimuli.json"])
 def test_a_missing_file_is_named(tmp_path, source, name):
     (source / name).unlink()
-    with pytest.raises(FileNotFoundError, match=name.replace("+", r"\+")):
+    with pytest.raises(FileNotFoundError, match=name.rpartition("/")[2].replace("+", r"\+")):
         build(tmp_path / "cache", source, hold_out_validation=True)
 
 

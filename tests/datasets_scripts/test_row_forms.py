@@ -172,7 +172,7 @@ def test_what_is_no_row_is_refused_by_name(change, message, tiny_model, tiny_pro
 
 
 def test_tables_inside_a_wrapper_are_refused_by_name(dataset, tiny_model, tiny_processor):
-    with pytest.raises(TypeError, match=r"a row is a pandas DataFrame.*give `dataset.with_format\(None\)`"):
+    with pytest.raises(TypeError, match=r"a row is a pandas DataFrame.*pass `dataset.with_format\(None\)`"):
         evaluate_grounding(tiny_model, tiny_processor, Wrapped(dataset.with_format("pandas")))
 
 

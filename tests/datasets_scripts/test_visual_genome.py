@@ -10,13 +10,13 @@ from testing_utils import FIXTURES_FOLDER
 
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import GROUNDING_FEATURES, VisualGenome, load_grounding_dataset
-from albef_amc.datasets_scripts.reading.coco_records import ReadingReport
-from albef_amc.datasets_scripts.visual_genome.files import (
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
+from albef_amc.datasets_scripts.reading.record_groups import iterate_records
+from albef_amc.datasets_scripts.visual_genome.annotation_files import (
     group_phrases,
-    iterate_records,
     load_image_data,
 )
-from albef_amc.datasets_scripts.visual_genome.phrases import ANNOTATION_KINDS, describe_place
+from albef_amc.datasets_scripts.visual_genome.phrases import ANNOTATION_KINDS, describe_position
 from albef_amc.trainer.data.augmentation import may_be_mirrored
 
 SOURCE = FIXTURES_FOLDER / "visual_genome"
@@ -158,7 +158,7 @@ def test_places_are_those_of_the_upright_picture(tmp_path):
     ],
 )
 def test_a_place_on_a_side_is_seen_by_the_flip(box, place):
-    assert describe_place(box, 100, 100) == place
+    assert describe_position(box, 100, 100) == place
     assert may_be_mirrored(f"red clock {place}") == ("left" not in place and "right" not in place)
 
 
@@ -320,7 +320,7 @@ def test_little_more_than_the_phrases_is_in_memory(tmp_path):
     del regions
     report = ReadingReport()
     tracemalloc.start()
-    known = load_image_data(tmp_path / "image_data.json", report)
+    known = load_image_data(tmp_path / "image_data.json")
     groups = group_phrases(path, ANNOTATION_KINDS["regions"], known, report)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

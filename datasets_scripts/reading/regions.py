@@ -1,14 +1,16 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Pieces of COCO-style records, read with care: boxes, outlines, spans, and a report of what could not be used."""
+"""Regions of annotation files: boxes, polygons, masks and spans, checked one by one; problems go to the report."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from logging import Logger
 from typing import Any
 
 import numpy as np
 
 from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, INCOMPLETE_OUTLINES
+from albef_amc.datasets_scripts.reading.image_files import StoredImage
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
+from albef_amc.datasets_scripts.row_checks import BORDER_TOLERANCE
 from albef_amc.regions_albef import (
     MAX_COORDINATE,
     MAX_POLYGON_CORNERS,
@@ -17,57 +19,25 @@ from albef_amc.regions_albef import (
     encode_rle,
 )
 
-# Boxes may leave the image by this many pixels before it is reported: coordinates are rounded in the files.
-BORDER_TOLERANCE = 0.05
-# A polygon is three points or more, as a flat list.
+# Three points, as a flat list.
 MIN_POLYGON_LENGTH = 6
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 MAX_ID = 2**63 - 1
 
 
-class ReadingReport:
-    """What was repaired or left out, by reason: how often, and where first.
-
-    Example:
-        >>> report = ReadingReport()
-        >>> report.add("empty box: box dropped", "record 3")
-        >>> report.counts["empty box: box dropped"], report.first_places["empty box: left out"]
-        (1, 'record 3')
-    """
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.first_places: dict[str, str] = {}
-
-    def add(self, reason: str, place: str) -> None:
-        """Counts one occurrence; half of a character in the place, which no file of text can hold, is written out."""
-        self.counts[reason] += 1
-        self.first_places.setdefault(reason, place.encode(errors="backslashreplace").decode())
-
-    def update(self, other: "ReadingReport") -> None:
-        """Adds the counts of another report."""
-        self.counts.update(other.counts)
-        self.first_places = {**other.first_places, **self.first_places}
-
-    def log(self, logger: Logger, source: str) -> None:
-        """One warning per reason."""
-        for reason, count in sorted(self.counts.items()):
-            logger.warning("%s: %d x %s (first: %s)", source, count, reason, self.first_places[reason])
-
-
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number that a row, whose numbers are float32, can hold.
+    """Whether a value is a finite number that float32, the type of the rows, can hold.
 
     Example:
         >>> is_number(3), is_number(10**400), is_number(float("nan")), is_number(True), is_number("3")
         (True, False, False, False, False)
     """
-    # Python compares whole numbers of any length with a float exactly; not a number is not below anything.
+    # Python compares integers of any length with a float exactly; NaN is not below anything.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= FLOAT32_MAX
 
 
 def is_id_number(value: Any) -> bool:
-    """Whether it is a whole number of 64 bits, as ids of published data sets are.
+    """Whether a value is a 64-bit integer, as ids of published data sets are.
 
     Example:
         >>> is_id_number(7), is_id_number(10**400), is_id_number(7.0), is_id_number(True)
@@ -79,21 +49,18 @@ def is_id_number(value: Any) -> bool:
 def clean_box(
     box: Any, width: int, height: int, where: str, report: ReadingReport, is_xywh: bool = False
 ) -> list[float] | None:
-    """A box as `x_min, y_min, x_max, y_max` inside the image, or None where it cannot be used.
+    """Return a box as `x_min, y_min, x_max, y_max` inside the image, or `None` where it cannot be used.
 
-    A box that reaches over the border is cut there and reported. One within 0..1, as shares of width and height are,
-    is kept and reported: boxes are in pixels. A reversed or empty box, one outside the image and
-    one that is not four finite numbers are left out and reported: none of them says where the object is.
+    A box that extends beyond the image is clipped and reported. One within 0..1, as fractions of width and height are,
+    is kept and reported: boxes are in pixels. A reversed or empty box, one outside the image and one that is not four
+    finite numbers are dropped and reported: none of them states where the object is.
 
     Args:
         box: as found in the file.
         width, height (`int`): pixels of the image.
-        where (`str`): for the report.
-        report (`ReadingReport`): receives what was done.
+        where (`str`): place, for the report.
+        report (`ReadingReport`): collects problems.
         is_xywh (`bool`, defaults to `False`): whether the file gives x, y, width, height.
-
-    Returns:
-        `list[float]` or `None`.
 
     Example:
         >>> clean_box([10, 10, 5, 50], 64, 48, "record 1", ReadingReport(), is_xywh=True)
@@ -131,17 +98,17 @@ def _find_box_problem(corners: tuple[float, ...], clamped: list[float]) -> str |
 
 
 def keep_usable(parts: Iterable[Any], read: Callable[[Any], Any]) -> tuple[list[Any], bool]:
-    """The parts of a region that can be used, and whether some were lost while others are left.
+    """Keep the usable parts of a region, and return whether only some of them were lost.
 
-    Boxes, outlines and masks are read by this one rule: what is damaged is dropped part by part, what is good stays,
-    and a phrase that lost a part gets a mark ([`mark_incomplete`]).
+    One rule for boxes, outlines and masks: damaged parts are dropped one by one, the others stay, and a phrase that
+    lost a part is marked ([`mark_incomplete`]).
 
     Args:
         parts (iterable): as found in the file.
-        read (callable): from a part to what is kept of it; `None` where it cannot be used.
+        read (callable): from a part to its usable form; `None` where it cannot be used.
 
     Returns:
-        `tuple[list, bool]`: what was kept, in its order, and whether it is incomplete.
+        `tuple[list, bool]`: usable parts in their order, and whether the region is incomplete.
 
     Example:
         >>> keep_usable([4, -1], lambda part: part if part > 0 else None)
@@ -153,14 +120,7 @@ def keep_usable(parts: Iterable[Any], read: Callable[[Any], Any]) -> tuple[list[
 
 
 def has_too_many_outlines(outlines: Iterable[Any], width: int, height: int, where: str, report: ReadingReport) -> bool:
-    """Whether a phrase has more polygons or masks (mappings) than a region may have (reported).
-
-    Args:
-        outlines (iterable): as found in the file.
-        width, height (`int`): pixels of the image.
-        where (`str`): for the report.
-        report (`ReadingReport`): receives it.
-    """
+    """Whether a phrase has more polygons or masks (mappings) than a region may have (reported)."""
     kinds = Counter(isinstance(outline, dict) for outline in outlines)
     try:
         check_outline_counts(kinds[False], kinds[True], height, width)
@@ -171,7 +131,7 @@ def has_too_many_outlines(outlines: Iterable[Any], width: int, height: int, wher
 
 
 def mark_incomplete(types: list[str] | None, boxes: bool, outlines: bool = False) -> list[str] | None:
-    """Types of a phrase, with a mark for each kind of region of which a part was lost.
+    """Add to the types of a phrase a mark for each kind of region that lost a part.
 
     Args:
         types (`list[str]`, *optional*): types of the phrase.
@@ -192,15 +152,15 @@ def mark_incomplete(types: list[str] | None, boxes: bool, outlines: bool = False
 def read_boxes(
     boxes: Any, width: int, height: int, where: str, report: ReadingReport
 ) -> tuple[list[list[float]] | None, bool]:
-    """Boxes of a phrase record (`bbox`, a list of x_min, y_min, x_max, y_max), and whether they are incomplete.
+    """Read the boxes of a phrase record (`bbox`, a list of x_min, y_min, x_max, y_max).
 
-    The boxes are None where the record has none. A single box that is not wrapped in a list is taken as one box.
+    Returns:
+        `tuple`: boxes, or None where the record has none, and whether they are incomplete. A single box that is not
+        wrapped in a list counts as one box.
     """
     if boxes is None or boxes == []:
         return None, False
-    if not isinstance(boxes, list):
-        boxes = [boxes]
-    elif is_number(boxes[0]):
+    if not isinstance(boxes, list) or is_number(boxes[0]):
         boxes = [boxes]
     return keep_usable(boxes, lambda box: clean_box(box, width, height, where, report))
 
@@ -208,7 +168,7 @@ def read_boxes(
 def read_proposals(
     annotations: dict[str, dict[str, Any]], categories: dict[str, str], width: int, height: int, report: ReadingReport
 ) -> list[dict[str, Any]]:
-    """Annotated boxes of an image as proposals with score 1 and the category as label."""
+    """Read the annotated boxes of an image as proposals with score 1 and the category as label."""
     proposals = []
     for annotation_id, annotation in annotations.items():
         box = clean_box(annotation.get("bbox"), width, height, f"annotation {annotation_id}", report, is_xywh=True)
@@ -221,7 +181,7 @@ def read_proposals(
 def read_category(
     annotation: dict[str, Any], categories: dict[str, Any], where: str, report: ReadingReport
 ) -> str | None:
-    """Name of the category of an annotation; None (reported) where it has none."""
+    """Name of the category of an annotation; `None` (reported) where it has none."""
     name = categories.get(str(annotation.get("category_id")))
     if isinstance(name, str) and name:
         return name
@@ -237,18 +197,18 @@ def read_region(
     where: str,
     report: ReadingReport,
 ) -> tuple[list[list[float]] | None, list[dict[str, Any]] | None, bool]:
-    """Polygons and masks of the annotations a phrase names, and whether a part of them was lost.
+    """Read the polygons and masks of the annotations that a phrase names.
 
     Args:
         annotation_ids: `ann_ids` of the record.
         annotations (`dict`): annotations of the record's image by id.
         width, height (`int`): pixels of the image.
-        where (`str`): for the report.
-        report (`ReadingReport`): receives what was done.
+        where (`str`): place, for the report.
+        report (`ReadingReport`): collects problems.
 
     Returns:
         `tuple`: flat polygons or None, run-length coded masks or None, and whether they are incomplete: an annotation
-        is unknown or has no usable outline, or one of its outlines is damaged, while others are left.
+        is unknown or has no usable outline, or one of its outlines is damaged, while others are usable.
     """
     groups: list[list[Any]] = []
     outlines: list[Any] = []
@@ -276,15 +236,36 @@ def read_region(
     return polygons or None, masks or None, bool(outlines) and is_lost
 
 
+def read_object_region(
+    annotation: dict[str, Any], stored: StoredImage, where: str, report: ReadingReport
+) -> tuple[dict[str, Any], bool]:
+    """Read box (`bbox`) and outlines (`segmentation`) of one annotated object in COCO's format.
+
+    Returns:
+        `tuple`: fields `boxes`, `polygons` and `masks` of a phrase in the upright image, empty where the box cannot be
+        used, and whether the outlines are incomplete.
+    """
+    box = clean_box(annotation.get("bbox"), stored.width, stored.height, where, report, is_xywh=True)
+    if box is None:
+        return {}, False
+    polygons, masks, is_incomplete = read_region([0], {"0": annotation}, stored.width, stored.height, where, report)
+    region = {
+        "boxes": [stored.turn_box(box)],
+        "polygons": polygons and [stored.turn_polygon(polygon) for polygon in polygons],
+        "masks": masks and [stored.turn_mask(mask) for mask in masks],
+    }
+    return region, is_incomplete
+
+
 def _read_outline(outline: Any, width: int, height: int) -> list[float] | dict[str, Any] | None:
-    """A flat polygon, or a mask as compressed run lengths; None where it is damaged or outside the image."""
+    """A flat polygon, or a mask as compressed run lengths; `None` where it is damaged or outside the image."""
     if isinstance(outline, dict):
         return _read_mask(outline, width, height)
     return outline if is_polygon(outline) and reaches_image(outline, width, height) else None
 
 
 def reaches_image(polygon: list[float], width: int, height: int) -> bool:
-    """Whether the box around a polygon shares an area with the image.
+    """Whether the bounding box of a polygon overlaps the image.
 
     Example:
         >>> reaches_image([-5, 0, 5, 0, 5, 9], 64, 48), reaches_image([70, 0, 90, 0, 90, 9], 64, 48)
@@ -295,7 +276,7 @@ def reaches_image(polygon: list[float], width: int, height: int) -> bool:
 
 
 def is_polygon(polygon: Any) -> bool:
-    """Whether it is a flat list x, y, x, y, ... of three points or more that a row can hold."""
+    """Whether a value is a flat list x, y, x, y, ... of three points or more that a row can hold."""
     return (
         isinstance(polygon, list)
         and MIN_POLYGON_LENGTH <= len(polygon) <= 2 * MAX_POLYGON_CORNERS
@@ -305,7 +286,7 @@ def is_polygon(polygon: Any) -> bool:
 
 
 def _read_mask(outline: dict[str, Any], width: int, height: int) -> dict[str, Any] | None:
-    """Run lengths, compressed or not, as compressed ones; None where they are damaged or of another size."""
+    """Run lengths, compressed or not, in compressed form; `None` where they are damaged or of another size."""
     try:
         mask = decode_rle(outline, (height, width))
     except ValueError:
@@ -314,7 +295,7 @@ def _read_mask(outline: dict[str, Any], width: int, height: int) -> dict[str, An
 
 
 def read_spans(record: dict[str, Any], where: str, report: ReadingReport) -> list[list[int]] | None:
-    """Character offsets of the phrase in its caption; None where there are none or they do not spell the phrase."""
+    """Character offsets of the phrase in its caption; `None` where there are none or they do not spell the phrase."""
     span, caption = record.get("span"), record.get("caption")
     if span is None:
         return None

@@ -1,30 +1,29 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Fields of a line of JSON Lines, checked before an image is opened: what is wrong is said with file and line."""
+"""Checks of a line of JSON Lines before its image is opened; errors name file and line."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from albef_amc.datasets_scripts.features import PHRASE_FEATURES, PROPOSAL_FEATURES
-from albef_amc.datasets_scripts.reading.annotation_lists import is_encodable
-from albef_amc.datasets_scripts.reading.coco_records import is_number, is_polygon
+from albef_amc.datasets_scripts.features import GROUNDING_FEATURES, PHRASE_FEATURES, PROPOSAL_FEATURES
+from albef_amc.datasets_scripts.reading.regions import is_number, is_polygon
+from albef_amc.datasets_scripts.reading.texts import has_words
 
 XYXY, XYWH, NORMALIZED = "xyxy", "xywh", "normalized_xyxy"
 BOX_FORMATS = (XYXY, XYWH, NORMALIZED)
-ROW_FIELDS = ("image", "image_id", "width", "height", "proposals", "phrases")
 
 
 def check_line(row: Any, box_format: str, where: str) -> None:
-    """Refuses a line that is no row.
+    """Refuse a line that is not a row.
 
     Args:
-        row: what the line holds.
+        row: JSON value of the line.
         box_format (`str`): one of `BOX_FORMATS`.
         where (`str`): file and line, for messages.
 
     Raises:
         ValueError: a field is missing, unknown or of another type, or boxes are of another format than `box_format`.
     """
-    _check_names(row, ROW_FIELDS, ("image", "phrases"), where)
+    _check_names(row, GROUNDING_FEATURES, ("image", "phrases"), where)
     _require(is_text(row["image"]), "image", "a path relative to the file", row["image"], where)
     for name in ("width", "height"):
         is_size = row.get(name) is None or (type(row[name]) is int and row[name] > 0)
@@ -47,15 +46,12 @@ def check_line(row: Any, box_format: str, where: str) -> None:
 
 
 def _check_phrase(phrase: dict[str, Any], where: str) -> list[list[float]]:
-    """Refuses a phrase that is none; returns its boxes."""
+    """Refuse an invalid phrase; returns its boxes."""
     _check_names(phrase, PHRASE_FEATURES, ("phrase",), where)
     _require(is_text(phrase["phrase"]), "phrase", "a text with words", phrase["phrase"], where)
     kinds: dict[str, tuple[Callable[[Any], bool], str]] = {
         "phrase_id": (is_id, "a text"),
-        "boxes": (
-            lambda value: _are_all(value, lambda box: _is_numbers(box, 4)),
-            "lists of four finite numbers",
-        ),
+        "boxes": (lambda value: _are_all(value, lambda box: _is_numbers(box, 4)), "lists of four finite numbers"),
         "points": (lambda value: _are_all(value, lambda point: _is_numbers(point, 2)), "a list of pairs x, y"),
         "polygons": (_are_polygons, "flat lists x, y, x, y, ... in pixels, of three points or more"),
         "masks": (lambda value: _is_list(value, dict), "a list of COCO run lengths"),
@@ -71,7 +67,7 @@ def _check_phrase(phrase: dict[str, Any], where: str) -> list[list[float]]:
 
 
 def _check_box_format(boxes: list[list[float]], box_format: str, where: str) -> None:
-    """Refuses boxes that cannot be of the format that was stated. What they are instead is not guessed."""
+    """Refuse boxes that cannot have the stated format. Another format is never guessed."""
     for box in boxes:
         problem = None
         if box_format != XYWH and (box[2] < box[0] or box[3] < box[1]):
@@ -86,17 +82,17 @@ def _check_box_format(boxes: list[list[float]], box_format: str, where: str) -> 
     if boxes and box_format != NORMALIZED and all(0 <= value <= 1 for value in values):
         raise ValueError(
             f"{where}: all boxes lie within [0, 1], less than a pixel; `{box_format}` is in pixels. Pass "
-            f"`box_format={NORMALIZED!r}` if they are shares of width and height."
+            f"`box_format={NORMALIZED!r}` if they are fractions of width and height."
         )
 
 
 def is_text(value: Any) -> bool:
-    """Whether it is a text with words that a file of text can hold."""
-    return isinstance(value, str) and bool(value.strip()) and is_encodable(value)
+    """Whether a value is a text with words that can be stored."""
+    return isinstance(value, str) and has_words(value)
 
 
 def is_id(value: Any) -> bool:
-    """Whether it names something: a text or a whole number."""
+    """Whether a value can be an id: a text or a whole number."""
     return type(value) is int or is_text(value)
 
 
@@ -129,7 +125,7 @@ def _is_numbers(value: Any, count: int | None = None) -> bool:
 
 
 def _are_polygons(value: Any) -> bool:
-    """Whether all are polygons; points or lines among them are dropped later, but a region of them alone is none."""
+    """Whether a region has a polygon; points and lines among the polygons are allowed, and dropped later."""
     if not _are_all(value, lambda polygon: is_polygon(polygon) or _is_numbers(polygon, 4) or _is_numbers(polygon, 2)):
         return False
     return not value or any(map(is_polygon, value))

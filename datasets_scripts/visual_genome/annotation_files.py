@@ -1,18 +1,19 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Visual Genome's files, read entry by entry: the list of images, and the phrases of each image."""
+"""Visual Genome's JSON files, read entry by entry: the list of images, and the phrases of each image."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from albef_amc.datasets_scripts.reading.coco_records import ReadingReport, is_id_number
 from albef_amc.datasets_scripts.reading.json_lists import iterate_json_list
+from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
+from albef_amc.datasets_scripts.reading.record_groups import RecordGroups
+from albef_amc.datasets_scripts.reading.regions import is_id_number
 from albef_amc.datasets_scripts.visual_genome.phrases import AnnotationKind, PhraseRecord
 
 IMAGE_DATA_FILE = "image_data.json"
 IMAGE_FOLDERS = ("VG_100K", "VG_100K_2")
-# Numbers that share a page of `IdSet`.
+# Numbers per page of `IdSet`.
 PAGE_LENGTH = 1024
 
 
@@ -20,7 +21,7 @@ class ListedImage(NamedTuple):
     """An image of `image_data.json`.
 
     Args:
-        width, height (`int`): pixels that the boxes belong to.
+        width, height (`int`): pixels of the frame of the boxes.
         folder (`str`): the one of `IMAGE_FOLDERS` that its address names; the first if it names none.
     """
 
@@ -28,21 +29,15 @@ class ListedImage(NamedTuple):
     height: int
     folder: str
 
-    def list_paths(self, image_id: int) -> list[str]:
-        """Where the file may be, below the image folder; the likely place first."""
-        folders = sorted(IMAGE_FOLDERS, key=lambda name: name != self.folder)
-        return [f"{folder}/{image_id}.jpg" for folder in folders]
 
-
-def load_image_data(path: Path, report: ReadingReport) -> dict[int, ListedImage]:
-    """The list of images by id.
+def load_image_data(path: Path) -> dict[int, ListedImage]:
+    """Load the list of images, by id.
 
     Args:
         path (`Path`): `image_data.json`, with `image_id` or, as in release 1.0, `id`.
-        report (`ReadingReport`): receives what was left out.
 
     Raises:
-        ValueError: the file is damaged, an entry has no id or size, or two with one id differ.
+        ValueError: the file is damaged, an entry has no id or size, or two entries of one id differ.
     """
     images: dict[int, ListedImage] = {}
     for number, entry in enumerate(iterate_json_list(path)):
@@ -59,7 +54,7 @@ def load_image_data(path: Path, report: ReadingReport) -> dict[int, ListedImage]
 
 
 class IdSet:
-    """Whole numbers that were seen; millions of them that lie close together take little memory.
+    """Set of integers that takes little memory for millions of close ones.
 
     Example:
         >>> ids = IdSet()
@@ -72,7 +67,7 @@ class IdSet:
         self.pages: dict[int, int] = {}
 
     def add(self, number: int) -> None:
-        """Remembers a number: a bit of its page."""
+        """Add a number: a bit of its page."""
         page, bit = divmod(number, PAGE_LENGTH)
         self.pages[page] = self.pages.get(page, 0) | 1 << bit
 
@@ -82,7 +77,7 @@ class IdSet:
 
 
 def read_id(record: dict[str, Any], names: tuple[str, ...], where: str) -> int:
-    """The id of a record under the first of its names that is there."""
+    """Id of a record, under the first of several names that it has."""
     value = next((record[name] for name in names if record.get(name) is not None), None)
     if not is_id_number(value):
         raise ValueError(f"{where} has no whole number `{names[0]}` that an id can be, got {value!r:.80}.")
@@ -91,22 +86,22 @@ def read_id(record: dict[str, Any], names: tuple[str, ...], where: str) -> int:
 
 def group_phrases(
     path: Path, kind: AnnotationKind, images: dict[int, ListedImage], report: ReadingReport
-) -> dict[int, bytearray]:
-    """Phrases of all images of a file, one line of JSON each: little more than the text of the file is in memory.
+) -> RecordGroups:
+    """Read the phrases of all images of a file.
 
     Args:
         path (`Path`): the file.
-        kind (`AnnotationKind`): what it holds.
-        images (`dict`): the images that are known.
-        report (`ReadingReport`): receives what was left out.
+        kind (`AnnotationKind`): kind of its annotations.
+        images (`dict`): known images.
+        report (`ReadingReport`): collects problems.
 
     Returns:
-        `dict`: by image id; see [`iterate_records`].
+        `RecordGroups`: by image id; a record holds `phrase_id` and the fields of `PhraseRecord` after `suffix`.
 
     Raises:
-        ValueError: the file is damaged or a record of another form; the message names file and entry.
+        ValueError: the file is damaged or a record has another form; the message names file and entry.
     """
-    groups: dict[int, bytearray] = {}
+    groups = RecordGroups()
     seen = IdSet()
     for number, entry in enumerate(iterate_json_list(path)):
         where = f"{path}: entry {number}"
@@ -122,22 +117,14 @@ def group_phrases(
         else:
             groups[image_id] = bytearray()
             for phrase_id, phrase in _read_records(records, kind, image_id, where, seen, report):
-                line = json.dumps([phrase_id + phrase.suffix, *phrase[1:]], separators=(",", ":"))
-                groups[image_id] += line.encode() + b"\n"
+                groups.add(image_id, [phrase_id + phrase.suffix, *phrase[1:]])
     return groups
-
-
-def iterate_records(group: bytearray) -> Iterator[tuple[str, PhraseRecord]]:
-    """Phrases of an image with their `phrase_id`."""
-    for line in group.splitlines():
-        phrase_id, *values = json.loads(line)
-        yield phrase_id, PhraseRecord("", *values)
 
 
 def _read_records(
     records: list[dict], kind: AnnotationKind, image_id: int, where: str, seen: IdSet, report: ReadingReport
 ) -> Iterator[tuple[str, PhraseRecord]]:
-    """Phrases of an entry with the id of their record; a repeated record is left out, a repeated id numbered."""
+    """Phrases of an entry with the id of their record; a repeated record is skipped, a repeated id numbered."""
     in_entry: dict[int, list[dict]] = {}
     for record in records:
         record_id = read_id(record, kind.id_names, where)

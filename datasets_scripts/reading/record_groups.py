@@ -1,0 +1,29 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Records grouped by image, kept as lines of JSON: millions of records need little more memory than their text."""
+
+import json
+from collections.abc import Hashable, Iterator
+from typing import Any, Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class RecordGroups(dict[Key, bytes | bytearray], Generic[Key]):
+    """Groups of records, in the order of their first record; a group holds one line of JSON per record.
+
+    Example:
+        >>> groups = RecordGroups()
+        >>> groups.add("photo.jpg", ["a dog", [0, 0, 9, 9]])
+        >>> list(iterate_records(groups["photo.jpg"]))
+        [['a dog', [0, 0, 9, 9]]]
+    """
+
+    def add(self, key: Key, record: Any) -> None:
+        """Append a record to the group of its key."""
+        line = json.dumps(record, separators=(",", ":"))
+        self.setdefault(key, bytearray()).extend(line.encode() + b"\n")
+
+
+def iterate_records(group: bytes | bytearray) -> Iterator[Any]:
+    """Records of a group."""
+    return map(json.loads, group.splitlines())
