@@ -12,16 +12,12 @@ from albef_amc.checkpoint_files_albef import CONFIG_FILE
 from albef_amc.conversion.original_checkpoints import rename_original_key
 from albef_amc.conversion.report import list_names
 from albef_amc.conversion.weight_files import EncoderWeights, build_unreachable_error, find_file
+from albef_amc.pretrained_albef import SPECIAL_TOKEN_IDS
 from albef_amc.saving_albef import is_safetensors_error
 from albef_amc.text_files_albef import load_json
 
 # What our layers compute; a BERT with other settings is refused.
-REQUIRED = {
-    "hidden_act": "gelu",
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-}
+REQUIRED = dict(hidden_act="gelu", position_embedding_type="absolute", is_decoder=False, add_cross_attention=False)
 SHAPES = (
     "vocab_size",
     "hidden_size",
@@ -33,7 +29,6 @@ SHAPES = (
     "layer_norm_eps",
 )
 SETTINGS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "pad_token_id")
-SPECIAL_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 OFFSET_TYPES = ("roberta", "camembert")  # their positions begin after the id of padding
 
@@ -93,7 +88,7 @@ def read_tokenizer(text: str | os.PathLike, vocab_size: int) -> PreTrainedTokeni
             f"`text`: the tokenizer of {source} has {len(tokenizer)} tokens but the model {vocab_size} word "
             "embeddings. Give the folder of a model with its own tokenizer."
         )
-    missing = [name.removesuffix("_id") for name in SPECIAL_IDS if getattr(tokenizer, name) is None]
+    missing = [name.removesuffix("_id") for name in SPECIAL_TOKEN_IDS if getattr(tokenizer, name) is None]
     if missing:
         raise ValueError(
             f"`text`: the tokenizer of {source} has no {', '.join(missing)}, which ALBEF needs. Use a BERT that was "
@@ -163,7 +158,7 @@ def _find_special_ids(source: str, config: BertConfig, notes: list[str]) -> dict
     if tokenizer is None:
         notes.append("`text` has no tokenizer: the ids of [CLS], [SEP] and [MASK] are assumed to be those of BERT.")
         return {}
-    return {name: getattr(tokenizer, name) for name in SPECIAL_IDS}
+    return {name: getattr(tokenizer, name) for name in SPECIAL_TOKEN_IDS}
 
 
-__all__ = ["SPECIAL_IDS", "read_text_encoder", "read_tokenizer"]
+__all__ = ["read_text_encoder", "read_tokenizer"]

@@ -28,7 +28,7 @@ from albef_amc.conversion.weight_files import (
     written_whole,
 )
 from albef_amc.image_processing_albef import AlbefImageProcessor
-from albef_amc.pretrained_albef import AlbefPreTrainedModel
+from albef_amc.pretrained_albef import SPECIAL_TOKEN_IDS, AlbefPreTrainedModel
 from albef_amc.pretraining_losses_albef import UNKNOWN_IMAGE_ID
 from albef_amc.processing_albef import AlbefProcessor
 from albef_amc.ranges_albef import check_choice
@@ -97,7 +97,9 @@ def convert_checkpoint(
     tokenizer = _build_matching_tokenizer(vocab, config, overrides)
     state = rename_state_dict(original, report, keep_momentum)
     if image_size is not None:
-        resize_images(state, config, image_size, report)
+        old_grid, values = config.vision_config.grid_size, config.vision_config.to_dict() | {"image_size": image_size}
+        config.vision_config = AlbefVisionConfig(**values)  # a new object, so that the size is checked
+        resize_positions(state, old_grid, config.vision_config.grid_size, report)
     model, state = _build_model(config, state, report, dtype, keep_momentum)
     report.dimensions = _describe_dimensions(config, report.model_class)
     height, width = config.vision_config.image_height_width
@@ -174,16 +176,6 @@ def _complete_queues(state: dict[str, torch.Tensor], report: ConversionReport) -
         )
 
 
-def resize_images(
-    state: dict[str, torch.Tensor], config: AlbefConfig, image_size: int, report: ConversionReport
-) -> None:
-    """Fit position embeddings and configuration to images of `image_size` pixels a side, and note it in `report`."""
-    old_grid = config.vision_config.grid_size
-    # A new object, so that the size is checked.
-    config.vision_config = AlbefVisionConfig(**{**config.vision_config.to_dict(), "image_size": image_size})
-    resize_positions(state, old_grid, config.vision_config.grid_size, report)
-
-
 def _build_matching_tokenizer(
     vocab: str | Path | Sequence[str], config: AlbefConfig, overrides: Mapping[str, Any]
 ) -> PreTrainedTokenizerFast:
@@ -195,7 +187,7 @@ def _build_matching_tokenizer(
             f"`vocab` has {len(tokenizer)} tokens but the checkpoint {text.vocab_size} word embeddings: phrases would "
             "be read as other words. Use the vocabulary that the checkpoint was trained with."
         )
-    for name in ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
+    for name in SPECIAL_TOKEN_IDS:
         if f"text_config.{name}" not in overrides:
             setattr(text, name, getattr(tokenizer, name))
     return tokenizer

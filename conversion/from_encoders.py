@@ -15,12 +15,13 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from albef_amc.configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
-from albef_amc.conversion.bert_encoder import SPECIAL_IDS, read_text_encoder, read_tokenizer
+from albef_amc.conversion.bert_encoder import read_text_encoder, read_tokenizer
 from albef_amc.conversion.original_checkpoints import check_names, choose_explained_layers
 from albef_amc.conversion.report import EncodersReport
 from albef_amc.conversion.timm_encoder import read_image_encoder
 from albef_amc.conversion.weight_files import EncoderWeights, check_values, resize_positions
 from albef_amc.image_processing_albef import AlbefImageProcessor
+from albef_amc.pretrained_albef import SPECIAL_TOKEN_IDS
 from albef_amc.pretraining_albef import AlbefForPreTraining
 from albef_amc.processing_albef import AlbefProcessor
 from albef_amc.text_processing_albef import build_tokenizer_like
@@ -122,11 +123,7 @@ def _build_config(
     _check_special_ids(text, text_encoder.source)
     check_names(values, AlbefConfig.__annotations__)
     explained, guesses = choose_explained_layers(
-        num_blocks=vision.num_hidden_layers,
-        fusion_layer=text.fusion_layer,
-        num_text_layers=text.num_hidden_layers,
-        images_per_text=1,
-        given=values,
+        vision.num_hidden_layers, text.fusion_layer, text.num_hidden_layers, images_per_text=1, given=values
     )
     report.notes += guesses
     config = AlbefConfig(vision_config=vision, text_config=text, **explained, **values)
@@ -137,7 +134,7 @@ def _build_config(
 
 
 def _check_special_ids(text: AlbefTextConfig, source: str) -> None:
-    for name in SPECIAL_IDS:
+    for name in SPECIAL_TOKEN_IDS:
         value = getattr(text, name)
         if value is None or not 0 <= value < text.vocab_size:
             raise ValueError(

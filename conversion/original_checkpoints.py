@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Original checkpoints of ALBEF and AMC: which model their entries belong to, our names for them, the architecture."""
 
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -85,10 +86,8 @@ def list_kinds() -> dict[OriginalKind, tuple[str, ...]]:
     return {OriginalKind(name, cls): marks for cls in classes for name, marks in cls.original_kinds.items()}
 
 
-def find_kind(
-    state_dict: Mapping[str, torch.Tensor], source: str = "the checkpoint", images_per_text: int | None = None
-) -> OriginalKind:
-    """Which model a state dict belongs to, by the names of its entries.
+def list_candidates(state_dict: Mapping[str, torch.Tensor], source: str = "the checkpoint") -> list[OriginalKind]:
+    """Kinds that the names of the entries fit: several where heads for one image and for two have the same names.
 
     A head that only one task has decides. Among the kinds that any task can start from, the one with the most
     prefixes is taken.
@@ -96,7 +95,6 @@ def find_kind(
     Args:
         state_dict (`Mapping[str, torch.Tensor]`): entries under their original names.
         source (`str`): what errors call it.
-        images_per_text (`int`, *optional*): 2 for NLVR, 1 for entailment; inferred by default.
     """
     names = list(state_dict)
 
@@ -119,17 +117,23 @@ def find_kind(
             f"{source} has the encoders of ALBEF but the head of no published model, which identifies the kind. Its "
             f"entries begin with {list_names(names)}."
         )
-    kinds = [kind for kind, rank in ranks.items() if rank == min(ranks.values())]
+    return [kind for kind, rank in ranks.items() if rank == min(ranks.values())]
+
+
+def find_kind(
+    state_dict: Mapping[str, torch.Tensor], source: str = "the checkpoint", images_per_text: int | None = None
+) -> OriginalKind:
+    """Which model a state dict belongs to, by the names of its entries.
+
+    Args:
+        state_dict, source: as for [`list_candidates`].
+        images_per_text (`int`, *optional*): 2 for NLVR, 1 for entailment; inferred by default.
+    """
+    kinds = list_candidates(state_dict, source)
     if len(kinds) > 1:
         has_pairs = (images_per_text or infer_images_per_text(state_dict)[0]) > 1
         kinds = [kind for kind in kinds if (kind.trained_class.images_per_text > 1) == has_pairs]
     return kinds[0]
-
-
-def may_read_pairs(state_dict: Mapping[str, torch.Tensor]) -> bool:
-    """Whether the entries are those of a kind that reads texts with two images, or of one that shares its head."""
-    pairs = [marks for kind, marks in list_kinds().items() if kind.trained_class.images_per_text > 1]
-    return any(all(any(name.startswith(mark) for name in state_dict) for mark in marks) for marks in pairs)
 
 
 def rename_original_key(name: str) -> str | None:
@@ -178,9 +182,10 @@ def infer_config(
         `tuple[AlbefConfig, list[str]]`: the configuration, and what was assumed because the tensors do not show it.
     """
     overrides = dict(overrides or {})
-    inferred = {**_infer_vision(state_dict), **_infer_text(state_dict)}
+    vision = infer_vision(state_dict, "visual_encoder.")
+    inferred = {f"vision_config.{name}": value for name, value in vision.items()} | _infer_text(state_dict)
     images_per_text, notes = overrides.get(IMAGES_PER_TEXT), []
-    if may_read_pairs(state_dict):
+    if any(kind.trained_class.images_per_text > 1 for kind in list_candidates(state_dict)):
         if images_per_text is None:
             images_per_text, note = infer_images_per_text(state_dict)
             depth = (inferred["text_config.fusion_layer"], inferred["text_config.num_hidden_layers"])
@@ -196,27 +201,26 @@ def infer_config(
     return AlbefConfig(**nested), assumptions + notes
 
 
-def _infer_vision(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    hidden_size, num_channels, *patch = _shape(state_dict, "visual_encoder.patch_embed.proj.weight")
-    num_patches = _shape(state_dict, "visual_encoder.pos_embed")[1] - 1
-    side = round(num_patches**0.5)
-    if side * side != num_patches:
+def infer_vision(state_dict: Mapping[str, torch.Tensor], prefix: str) -> dict[str, Any]:
+    """Values of [`AlbefVisionConfig`] that the shapes of a vision transformer under `prefix` determine."""
+    hidden_size, num_channels, *patch = _shape(state_dict, f"{prefix}patch_embed.proj.weight")
+    num_positions = _shape(state_dict, f"{prefix}pos_embed")[1]
+    side = math.isqrt(num_positions - 1)
+    if side * side != num_positions - 1:
         raise ValueError(
-            f"`visual_encoder.pos_embed` has {num_patches} patch positions, which is no square grid: the image size "
-            "cannot be inferred."
+            f"`{prefix}pos_embed` has {num_positions} positions, which are not those of a class token and a square "
+            "grid of patches: the image size cannot be inferred. Use a model for square images whose class token has "
+            "a position."
         )
     is_square = patch[0] == patch[1]
-    image_size = side * patch[0] if is_square else [side * patch[0], side * patch[1]]
-    patch_size = patch[0] if is_square else patch
-    values = {
+    return {
         "hidden_size": hidden_size,
-        "intermediate_size": _shape(state_dict, "visual_encoder.blocks.0.mlp.fc1.weight")[0],
-        "num_hidden_layers": count_layers(state_dict, "visual_encoder.blocks."),
-        "image_size": image_size,
-        "patch_size": patch_size,
+        "intermediate_size": _shape(state_dict, f"{prefix}blocks.0.mlp.fc1.weight")[0],
+        "num_hidden_layers": count_layers(state_dict, f"{prefix}blocks."),
+        "image_size": side * patch[0] if is_square else [side * patch[0], side * patch[1]],
+        "patch_size": patch[0] if is_square else patch,
         "num_channels": num_channels,
     }
-    return {f"vision_config.{name}": value for name, value in values.items()}
 
 
 def _infer_text(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -338,13 +342,9 @@ def _assume(inferred: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[
             )
         assumed[name] = width // PUBLISHED_HEAD_WIDTH
         notes.append(f"{name} = {assumed[name]} is assumed ({PUBLISHED_HEAD_WIDTH} channels per head).")
-    explained, guesses = choose_explained_layers(
-        num_blocks=inferred["vision_config.num_hidden_layers"],
-        fusion_layer=inferred["text_config.fusion_layer"],
-        num_text_layers=inferred["text_config.num_hidden_layers"],
-        images_per_text=inferred.get(IMAGES_PER_TEXT, 1),
-        given=overrides,
-    )
+    names = ("vision_config.num_hidden_layers", "text_config.fusion_layer", "text_config.num_hidden_layers")
+    images_per_text = inferred.get(IMAGES_PER_TEXT, 1)
+    explained, guesses = choose_explained_layers(*(inferred[name] for name in names), images_per_text, overrides)
     return assumed | explained, notes + guesses
 
 
@@ -386,9 +386,11 @@ __all__ = [
     "OriginalKind",
     "check_names",
     "choose_explained_layers",
+    "count_layers",
     "find_ignored_reason",
     "find_kind",
     "infer_config",
+    "infer_vision",
     "list_kinds",
     "rename_original_key",
 ]

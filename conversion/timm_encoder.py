@@ -1,7 +1,6 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Reads a vision transformer of timm as ALBEF's image encoder."""
 
-import math
 import os
 import re
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors.torch import load_file
 
 from albef_amc.checkpoint_files_albef import CONFIG_FILE
 from albef_amc.configuration.installation import name_installation
-from albef_amc.conversion.original_checkpoints import rename_original_key
+from albef_amc.conversion.original_checkpoints import count_layers, infer_vision, rename_original_key
 from albef_amc.conversion.report import list_names
 from albef_amc.conversion.weight_files import EncoderWeights, find_file
 from albef_amc.text_files_albef import load_json
@@ -74,7 +73,13 @@ def read_image_encoder(vision: str | os.PathLike) -> EncoderWeights:
         state, known = _load_files(source)
     ignored = _sort_names(source, state)
     kept = {name: tensor for name, tensor in state.items() if not any(name in names for names in ignored.values())}
-    encoder = EncoderWeights(source, {}, {**_read_shapes(source, kept), **known}, ignored=ignored)
+    try:
+        shapes = infer_vision(kept, prefix="")
+    except ValueError as error:
+        raise ValueError(f"`vision`: {source} cannot be ALBEF's image encoder: {error}") from error
+    del shapes["image_size"]  # the caller chooses it
+    known = {**shapes, "layer_norm_eps": LAYER_NORM_EPS, **known}
+    encoder = EncoderWeights(source, {}, known, ignored=ignored)
     if "num_attention_heads" not in encoder.known:
         width = encoder.known["hidden_size"]
         if width in PUBLISHED_HEADS:
@@ -149,14 +154,14 @@ def _load_with_timm(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 def _sort_names(source: str, state: dict[str, torch.Tensor]) -> dict[str, list[str]]:
     """Entries to ignore, by reason; an error if the others are not exactly those of ALBEF's image encoder."""
-    blocks = {int(match[1]) for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}
-    if not blocks:
+    num_blocks = count_layers(state, "blocks.")
+    if not num_blocks:
         raise ValueError(
             f"`vision`: {source} has no `blocks.*`, as timm's vision transformers have. Its entries begin with "
             f"{list_names(list(state))}. Give a vision transformer that timm saved."
         )
     expected = {*ENTRIES}
-    for block in range(1 + max(blocks)):
+    for block in range(num_blocks):
         expected |= {f"blocks.{block}.{part}.{kind}" for part in BLOCK_PARTS for kind in ("weight", "bias")}
     ignored: dict[str, list[str]] = {}
     problems: dict[str, list[str]] = {}
@@ -179,25 +184,6 @@ def _sort_names(source: str, state: dict[str, torch.Tensor]) -> dict[str, list[s
 
 def _find_meaning(meanings: tuple[tuple[str, str], ...], name: str) -> str | None:
     return next((meaning for pattern, meaning in meanings if re.search(pattern, name)), None)
-
-
-def _read_shapes(source: str, state: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Values of [`AlbefVisionConfig`] that shapes determine; an error without class token and square grid."""
-    hidden_size, num_channels, *patch = state["patch_embed.proj.weight"].shape
-    num_positions = state["pos_embed"].shape[1]
-    if math.isqrt(num_positions - 1) ** 2 != num_positions - 1:
-        raise ValueError(
-            f"`vision`: `pos_embed` of {source} has {num_positions} positions, which are not those of a class "
-            "token and a square grid of patches. Use one for square images whose class token has a position."
-        )
-    return {
-        "hidden_size": hidden_size,
-        "intermediate_size": state["blocks.0.mlp.fc1.weight"].shape[0],
-        "num_hidden_layers": sum(re.fullmatch(r"blocks\.\d+\.norm1\.weight", name) is not None for name in state),
-        "patch_size": patch[0] if patch[0] == patch[1] else patch,
-        "num_channels": num_channels,
-        "layer_norm_eps": LAYER_NORM_EPS,
-    }
 
 
 __all__ = ["read_image_encoder"]

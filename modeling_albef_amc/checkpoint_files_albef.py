@@ -194,15 +194,15 @@ def check_settings(
     return {name: read_settings(file) for name, file in files.items() if file is not None}
 
 
-def read_stored_tensors(path: str | os.PathLike, hub_arguments: Mapping[str, Any]) -> dict[str, StoredTensor]:
-    """Every tensor of a checkpoint's safetensors files, from their headers; none where it has other files.
+def find_weight_files(path: str | os.PathLike, hub_arguments: Mapping[str, Any]) -> dict[str, Path | None]:
+    """Safetensors files of a checkpoint by name, one or several; `None` for one that its index lists but it lacks.
 
     Raises:
-        ValueError: a file is damaged, or states sizes that it does not have.
+        ValueError: the index is damaged.
     """
-    whole = find_checkpoint_file(path, SAFE_WEIGHTS_NAME, hub_arguments)
-    if whole is not None:
-        return read_header(whole, path)
+    single = find_checkpoint_file(path, SAFE_WEIGHTS_NAME, hub_arguments)
+    if single is not None:
+        return {SAFE_WEIGHTS_NAME: single}
     index = find_checkpoint_file(path, SAFE_WEIGHTS_INDEX_NAME, hub_arguments)
     if index is None:
         return {}
@@ -214,10 +214,18 @@ def read_stored_tensors(path: str | os.PathLike, hub_arguments: Mapping[str, Any
             f"{index} must map names of weights to safetensors files beside it (`weight_map`). Download or save it "
             "again."
         )
-    files = {name: find_checkpoint_file(path, name, hub_arguments) for name in sorted(set(places.values()))}
+    return {name: find_checkpoint_file(path, name, hub_arguments) for name in sorted(set(places.values()))}
+
+
+def read_stored_tensors(path: str | os.PathLike, hub_arguments: Mapping[str, Any]) -> dict[str, StoredTensor]:
+    """Every tensor of a checkpoint's safetensors files, from their headers; none if it has other files.
+
+    Raises:
+        ValueError: a file is damaged, or claims sizes that it does not have.
+    """
     return {
         name: tensor
-        for file in files.values()
+        for file in find_weight_files(path, hub_arguments).values()
         if file is not None  # loading names the one that is missing
         for name, tensor in read_header(file, path).items()
     }

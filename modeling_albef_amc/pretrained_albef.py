@@ -318,4 +318,4 @@ def resize_position_embeddings(
     return torch.cat([class_position, patches], dim=1)
 
 
-__all__ = ["AlbefPreTrainedModel", "fit_rows", "resize_position_embeddings"]
+__all__ = ["SPECIAL_TOKEN_IDS", "AlbefPreTrainedModel", "fit_rows", "resize_position_embeddings"]

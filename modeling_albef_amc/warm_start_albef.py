@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel, load_state_dict
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
-from transformers.utils.hub import get_checkpoint_shard_files
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
+from .checkpoint_files_albef import find_weight_files
 from .configuration_albef import AlbefConfig
 
 logger = logging.get_logger(__name__)
@@ -149,16 +149,12 @@ class WarmStart:
 
 def read_weights(path: str, hub_arguments: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """All weights of a folder or Hub repository, from one safetensors file or several."""
-    single = cached_file(path, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **hub_arguments)
-    files = [single]
-    if single is None:
-        index = cached_file(
-            path, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False, **hub_arguments
-        )
-        if index is None:
-            raise OSError(f"{path} has no file named {SAFE_WEIGHTS_NAME}, nor {SAFE_WEIGHTS_INDEX_NAME}.")
-        files, _ = get_checkpoint_shard_files(path, index, **hub_arguments)
-    return {name: tensor for file in files for name, tensor in load_state_dict(file).items()}
+    files = find_weight_files(path, hub_arguments)
+    missing = [name for name, file in files.items() if file is None]
+    if missing or not files:
+        names = ", ".join(missing) or f"{SAFE_WEIGHTS_NAME}, nor {SAFE_WEIGHTS_INDEX_NAME}"
+        raise OSError(f"{path} has no file named {names}.")
+    return {name: tensor for file in files.values() for name, tensor in load_state_dict(file).items()}
 
 
 def copy_to_decoder(
@@ -216,12 +212,4 @@ def split_layer(name: str) -> tuple[int | None, str]:
     return (int(found[1]), name[found.end() :]) if found else (None, name)
 
 
-__all__ = [
-    "KEY_AND_VALUE",
-    "WarmStart",
-    "copy_to_decoder",
-    "double_fusion_layers",
-    "duplicate_fusion_layers",
-    "find_warm_start",
-    "read_weights",
-]
+__all__ = ["IMAGES_PER_PAIR", "KEY_AND_VALUE", "copy_to_decoder", "duplicate_fusion_layers", "find_warm_start"]

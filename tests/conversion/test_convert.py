@@ -193,7 +193,7 @@ def test_shapes_that_do_not_fit(tmp_path, tiny_state):
     with pytest.raises(ValueError, match=r"itm_head.weight \(2, 40\) instead of \(2, 48\)"):
         convert(save(tiny_state, tmp_path / "other.pth"), tmp_path / "out")
     tiny_state["visual_encoder.pos_embed"] = torch.zeros(1, 16, 48)
-    with pytest.raises(ValueError, match="no square grid"):
+    with pytest.raises(ValueError, match="not those of a class token and a square grid"):
         infer_config(tiny_state, HEADS)
 
 
