@@ -18,14 +18,13 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import cached_file
 
-from albef_amc.checkpoint_files_albef import CONFIG_FILE
+from albef_amc.checkpoint_files_albef import CONFIG_FILE, is_repository_name
 from albef_amc.conversion.pickle_files import PickleLimits, find_pickle_end
 from albef_amc.conversion.report import NAMES_SHOWN, Report, list_names
 from albef_amc.encoders_albef import resize_position_embeddings
 from albef_amc.saving_albef import replace_folder
 
 ZIP_SIGNATURE = b"PK\x03\x04"
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 LARGEST_PICKLE = 2**25  # bytes; names, shapes and settings of the published checkpoints take 200 kB
 PICKLE_LIMITS = PickleLimits(most_operations=2_000_000, most_containers=1_000_000)
 PICKLES_OF_OLD_FILES = 5  # magic number, version, machine, content, names of storages
@@ -172,7 +171,7 @@ def find_file(argument: str, source: str, name: str, required: bool = True) -> P
         if required and not path.is_file():
             raise FileNotFoundError(f"`{argument}`: no `{name}` in {source}. Give the folder of a saved model.")
         return path if path.is_file() else None
-    if not HUB_NAME.fullmatch(source):
+    if not is_repository_name(source, needs_user=False):
         raise FileNotFoundError(f"`{argument}`: no file or folder {source}. Give one, or a repository as `user/name`.")
     options = {} if required else {"_raise_exceptions_for_missing_entries": False}
     try:

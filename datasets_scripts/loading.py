@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
+from albef_amc.checkpoint_files_albef import is_repository_name
 from albef_amc.configuration.setting_types import check_type
 from albef_amc.datasets_scripts.albef_json.albef_json import AlbefJson
 from albef_amc.datasets_scripts.albef_nlvr2.albef_nlvr2 import AlbefNlvr2
@@ -269,7 +270,7 @@ def _explaining_failures(name: str) -> Iterator[None]:
 
 def _check_exists(name: str) -> None:
     """Refuses what is no builder, no folder and no name that a repository can have."""
-    if not name or not Path(name).exists() and (name.count("/") != 1 or name.startswith((".", "/"))):
+    if not name or not (Path(name).exists() or is_repository_name(name)):
         listed = f"it is not a builder ({', '.join(BUILDERS)}), no folder and no `user/name` of the Hub."
         raise FileNotFoundError(f"No data set {name!r}: {listed} {suggest_nearest(name, BUILDERS, '')}".rstrip())
 

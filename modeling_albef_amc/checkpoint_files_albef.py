@@ -22,11 +22,11 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
 logger = logging.get_logger(__name__)
 
-HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 CONFIG_FILE, ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = (
     "config.json",
     "adapter_config.json",
@@ -52,6 +52,29 @@ WHOLE_NUMBER_TYPES = ("I64", "I32")  # of queue pointers and identities
 def take_hub_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the options of `from_pretrained` that say how to read from the Hub."""
     return {name: options[name] for name in HUB_ARGUMENTS if name in options}
+
+
+def is_repository_name(name: str, needs_user: bool = True) -> bool:
+    """Whether the Hub can have a repository of this name.
+
+    Args:
+        name (`str`): the name.
+        needs_user (`bool`, defaults to `True`): only `user/name`; a few old repositories have a bare name.
+
+    Example:
+
+    ```python
+    >>> from albef_amc.checkpoint_files_albef import is_repository_name
+    >>> is_repository_name("your-name/albef"), is_repository_name("albef"), is_repository_name("./runs/albef")
+    (True, False, False)
+
+    ```
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name or not needs_user
 
 
 @dataclass(frozen=True)
@@ -90,7 +113,7 @@ def find_checkpoint(path: str | os.PathLike, hub_arguments: Mapping[str, Any] | 
             f"{name} is a file, but a checkpoint is a folder. Convert a `.pth` of ALBEF or AMC with "
             "`albef-amc convert`."
         )
-    if not HUB_NAME.fullmatch(name):
+    if not is_repository_name(name):
         raise FileNotFoundError(
             f"No checkpoint folder at {name}. Give a folder that `save_pretrained`, `make demo` or `albef-amc "
             "convert` wrote, or a Hub repository as `user/name`."
@@ -127,8 +150,6 @@ def _look_on_hub(name: str, arguments: Mapping[str, Any]) -> str | None:
         return f"access is restricted ({_take_first_line(error)})"
     except RevisionNotFoundError:
         return f"it has no revision {revision}"
-    except HFValidationError as error:
-        return f"this is no name of a repository ({_take_first_line(error)})"
     except HfHubHTTPError as error:
         if error.response.status_code < SERVER_ERRORS:
             return f"{constants.ENDPOINT} has none of this name, or it is private"
@@ -141,10 +162,7 @@ def _look_on_hub(name: str, arguments: Mapping[str, Any]) -> str | None:
 def _is_cached(name: str, arguments: Mapping[str, Any]) -> bool:
     options = {key: arguments.get(key) for key in ("cache_dir", "revision")}
     subfolder = arguments.get("subfolder") or ""
-    try:
-        found = [try_to_load_from_cache(name, os.path.join(subfolder, file), **options) for file in CACHED_FILES]
-    except HFValidationError:
-        return False
+    found = [try_to_load_from_cache(name, os.path.join(subfolder, file), **options) for file in CACHED_FILES]
     return any(isinstance(file, str) for file in found)
 
 
@@ -295,6 +313,7 @@ __all__ = [
     "check_settings",
     "find_checkpoint",
     "find_checkpoint_file",
+    "is_repository_name",
     "read_header",
     "read_settings",
     "read_stored_tensors",

@@ -105,9 +105,7 @@ def prepare_publication(
         ValueError: not a repository's name, an incomplete checkpoint, a card that the Hub cannot read, no card and no
             `source`, or numbers that were measured on other weights.
     """
-    if repo_id.count("/") != 1:
-        raise ValueError(f"a repository is named your-name/model, got {repo_id!r}.")
-    validate_repo_id(repo_id)
+    check_repository_name(repo_id, "your-name/model")
     checkpoint, folder = Path(checkpoint), Path(folder)
     _check_checkpoint(checkpoint)
     card = _gather_card(checkpoint, repo_id, source)
@@ -269,6 +267,13 @@ def publish_checkpoint(
         return upload_publication(publication, **upload_options)
 
 
+def check_repository_name(repo_id: str, example: str) -> None:
+    """Refuses a name that no repository of one's own can have; without a user's name the Hub would take one's own."""
+    if repo_id.count("/") != 1:
+        raise ValueError(f"a repository is named {example}, got {repo_id!r}.")
+    validate_repo_id(repo_id)
+
+
 def check_token(token: str | None = None) -> None:
     """Refuses to go on without a token.
 
@@ -301,6 +306,7 @@ def explaining_hub_errors(repo_id: str | None) -> Iterator[None]:
 __all__ = [
     "DEFAULT_MESSAGE",
     "Publication",
+    "check_repository_name",
     "check_token",
     "explaining_hub_errors",
     "prepare_publication",

@@ -5,9 +5,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.utils import validate_repo_id
 
-from albef_amc.publishing.checkpoint_publishing import check_token, explaining_hub_errors
+from albef_amc.publishing.checkpoint_publishing import check_repository_name, check_token, explaining_hub_errors
 from albef_amc.publishing.dataset_building import list_files
 
 REPOSITORY_TYPE = "dataset"
@@ -30,9 +29,7 @@ def open_repository(repo_id: str, *, private: bool = False) -> str:
             repository is public.
         ConnectionError: the Hub cannot be reached or has failed.
     """
-    if repo_id.count("/") != 1:
-        raise ValueError(f"a repository is named your-name/data, got {repo_id!r}.")
-    validate_repo_id(repo_id)
+    check_repository_name(repo_id, "your-name/data")
     check_token()
     with explaining_hub_errors(repo_id):
         api = _build_api()
