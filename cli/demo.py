@@ -175,7 +175,7 @@ def draw_comparison(
             )
         lines.append(cells)
     headings = ["scene", "phrase", "region", *(f"heatmap {RUNS[name]}" for name in models)]
-    return draw_sheet(lines, headings, path)
+    return draw_sheet(lines, headings, path, has_colour_bar=True)
 
 
 def is_in_range(result: dict[str, Any]) -> bool:

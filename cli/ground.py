@@ -11,7 +11,7 @@ from PIL import Image
 
 from albef_amc.cli.ground_output import GroundOutput
 from albef_amc.cli.loading import load_checkpoint
-from albef_amc.cli.options import DeviceOption, ImageSizeOption, JsonOption, OutputFolderOption
+from albef_amc.cli.options import CellSizeOption, DeviceOption, ImageSizeOption, JsonOption, OutputFolderOption
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.cli.switches import MatmulPrecisionOption, PrecisionOption, Switches
 from albef_amc.evaluation.phrase_coverage import find_unknown_words
@@ -19,9 +19,7 @@ from albef_amc.image_processing_albef import IMAGE_FORMATS, load_image
 from albef_amc.processing_albef import BOX_THRESHOLDS
 from albef_amc.ranges_albef import check_number
 from albef_amc.text_processing_albef import find_text_problem
-from albef_amc.visualization.drawing import draw_sheet, overlay_heatmap, save_picture
-
-SHEET_CELL = 320  # side of a picture on the sheet in pixels
+from albef_amc.visualization.drawing import add_caption, compose_title, draw_sheet, overlay_heatmap, save_picture
 
 
 def ground(
@@ -36,6 +34,7 @@ def ground(
     device: DeviceOption = None,
     precision: PrecisionOption = "float32",
     matmul_precision: MatmulPrecisionOption = "highest",
+    cell_size: CellSizeOption = 320,
     as_json: JsonOption = False,
 ) -> None:
     """Shows where phrases are in photographs: points and boxes as JSON, heatmaps as overlays."""
@@ -64,7 +63,7 @@ def ground(
                     outputs = model.ground(**inputs)
                 results = processor.post_process_grounding(outputs, box_threshold=box_threshold)[0]
                 pictures = output.list_pictures(path, len(phrases))
-                output.entries.append(_write_photograph(path, image, phrases, results, pictures))
+                output.entries.append(_write_photograph(path, image, phrases, results, pictures, cell_size))
         finally:  # what an interruption or an error leaves is listed, too
             removed = output.finish() if output.entries else 0
         if removed:
@@ -120,17 +119,15 @@ def read_photographs(paths: list[Path], skipped: list[dict[str, str]]) -> Iterat
 
 
 def _write_photograph(
-    path: Path, image: Image.Image, phrases: list[str], results: list[dict], pictures: list[Path]
+    path: Path, image: Image.Image, phrases: list[str], results: list[dict], pictures: list[Path], cell_size: int
 ) -> dict[str, Any]:
     """Draws the overlays and the sheet of one photograph; returns its entry in the JSON file."""
     entry: dict[str, Any] = {"photograph": str(path), "width": image.width, "height": image.height, "phrases": []}
-    overlays = []
+    overlays, titles = [], []
     for words, result, overlay_path in zip(phrases, results, pictures[:-1], strict=True):
         boxes = [] if result["box"] is None else [result["box"].tolist()]
-        overlay = overlay_heatmap(
-            image, result["heatmap"], words, boxes=boxes or None, point=result["point"].tolist(), score=result["score"]
-        )
-        overlays.append(overlay)
+        overlays.append(overlay_heatmap(image, result["heatmap"], boxes=boxes, point=result["point"].tolist()))
+        titles.append(compose_title(words, result["score"]))
         entry["phrases"].append(
             {
                 "phrase": words,
@@ -139,9 +136,9 @@ def _write_photograph(
                 "box": boxes[0] if boxes else None,
                 "boxes": result["boxes"].tolist(),
                 "box_scores": result["box_scores"].tolist(),
-                "overlay": str(save_picture(overlay, overlay_path)),
+                "overlay": str(save_picture(add_caption(overlays[-1], titles[-1]), overlay_path)),
             }
         )
-    sheet = draw_sheet([[image, *overlays]], ["photograph", *phrases], pictures[-1], SHEET_CELL)
-    entry["sheet"] = str(sheet)
+    columns = ["photograph", *titles]
+    entry["sheet"] = str(draw_sheet([[image, *overlays]], columns, pictures[-1], cell_size, has_colour_bar=True))
     return entry

@@ -10,7 +10,7 @@ import datasets
 import typer
 from PIL import Image
 
-from albef_amc.cli.options import DataOption, JsonOption, RawFolderOption, read_data
+from albef_amc.cli.options import CellSizeOption, DataOption, JsonOption, RawFolderOption, read_data
 from albef_amc.cli.output_paths import check_output_file
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.datasets_scripts import load_task_dataset
@@ -24,7 +24,7 @@ from albef_amc.visualization.drawing import draw_sheet, overlay_heatmap
 
 PHRASES_PER_ROW = 3
 GAP_SHARE = 20  # of the wider picture of a pair, between the two
-CELL_SIZE = 320  # width of a column in pixels: words under a photograph stay legible
+CELL_SIZE = 320  # width of a column in pixels, at which words under a photograph stay legible
 
 
 def inspect_dataset(
@@ -37,6 +37,7 @@ def inspect_dataset(
         Path | None,
         typer.Option("--output", "-o", callback=check_output_file, help="Picture to draw: .png, .jpg, .webp."),
     ] = None,
+    cell_size: CellSizeOption = CELL_SIZE,
     as_json: JsonOption = False,
 ) -> None:
     """Prints statistics of a data set and draws rows with their phrases and regions."""
@@ -47,17 +48,18 @@ def inspect_dataset(
             report(warning)
         if output is not None:
             chosen = sorted({index * len(found) // rows for index in range(rows)})
-            result["picture"] = draw_rows(found.select(chosen), output)
+            result["picture"] = draw_rows(found.select(chosen), output, cell_size)
             report(f"drew {len(chosen)} of {len(found)} rows")
     print_result(result, as_json)
 
 
-def draw_rows(rows: datasets.Dataset, path: Path) -> Path:
+def draw_rows(rows: datasets.Dataset, path: Path, cell_size: int = CELL_SIZE) -> Path:
     """Draws a sheet: a line for each row, a column for each of its first phrases, regions outlined.
 
     Args:
         rows (`datasets.Dataset`): rows of the schema.
         path (`Path`): where to save; the ending chooses the format.
+        cell_size (`int`, defaults to 320): width of a column in pixels.
 
     Returns:
         `Path` of the picture.
@@ -65,7 +67,7 @@ def draw_rows(rows: datasets.Dataset, path: Path) -> Path:
     schema = find_task_schema(rows.column_names)
     word = schema.text if schema else "phrase"
     columns = ["row", *(f"{word} {number + 1}" for number in range(PHRASES_PER_ROW))]
-    return draw_sheet([_draw_row(row) for row in guard_images(rows, is_decoded=False)], columns, path, CELL_SIZE)
+    return draw_sheet([_draw_row(row) for row in guard_images(rows, is_decoded=False)], columns, path, cell_size)
 
 
 def _draw_row(row: dict[str, Any]) -> list[Image.Image | str | None]:

@@ -14,6 +14,7 @@ from albef_amc.configuration.recipes import read_settings
 
 STORED_TYPES = ("float32", "bfloat16", "float16")
 
+CellSizeOption = Annotated[int, typer.Option(min=160, max=2000, help="Width of a picture on the sheet, in pixels.")]
 DataOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -26,7 +26,7 @@ from albef_amc.text_processing_albef import find_text_problem
 from albef_amc.trainer.data.mixtures import iterate_texts
 from albef_amc.trainer.reliability.finite_weights import check_finite_weights
 from albef_amc.trainer.sharding import build_full_model
-from albef_amc.visualization.drawing import draw_sheet, overlay_heatmap
+from albef_amc.visualization.drawing import compose_title, draw_sheet, overlay_heatmap
 
 logger = logging.get_logger(__name__)
 
@@ -119,8 +119,9 @@ class HeatmapSheetCallback(TrainerCallback):
         with torch.random.fork_rng(devices=[]):  # making a model of the parts draws numbers
             results = self._ground(build_full_model(model))
         if state.is_world_process_zero:
-            headings = ["phrase", "region", f"heatmap at step {state.global_step}"]
-            path = draw_sheet(self._draw_rows(results), headings, self.folder / f"step-{state.global_step}.png")
+            headings = ["phrase, matching probability", "region", f"heatmap at step {state.global_step}"]
+            path = self.folder / f"step-{state.global_step}.png"
+            draw_sheet(self._draw_rows(results), headings, path, has_colour_bar=True)
             logger.info(f"Heatmaps: {path}")
 
     def _ground(self, model: Any) -> list[dict]:
@@ -132,15 +133,9 @@ class HeatmapSheetCallback(TrainerCallback):
     def _draw_rows(self, results: Sequence[dict]) -> list[list[Any]]:
         rows = []
         for image, phrase, result in zip(self.images, self.phrases, results, strict=True):
-            overlay = overlay_heatmap(
-                image,
-                result["heatmap"],
-                boxes=phrase.get("boxes"),
-                point=result["point"].tolist(),
-                phrase="match",
-                score=float(result["score"]),
-            )
-            rows.append([phrase["phrase"], overlay_heatmap(image, boxes=phrase.get("boxes")), overlay])
+            boxes, title = phrase.get("boxes"), compose_title(phrase["phrase"], float(result["score"]))
+            overlay = overlay_heatmap(image, result["heatmap"], boxes=boxes, point=result["point"].tolist())
+            rows.append([title, overlay_heatmap(image, boxes=boxes), overlay])
         return rows
 
 

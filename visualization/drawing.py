@@ -1,13 +1,15 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Pictures of the work: heatmaps over photographs, sheets that compare them, and training curves.
 
-Everything is drawn with Pillow and the Agg back-end of matplotlib, without a display, without global figure state and
-with the font that matplotlib ships. What is saved appears whole or not at all.
+Overlays are made pixel by pixel with Pillow; sheets and curves are figures of matplotlib (Agg, no display, no global
+figure state). All use the font that matplotlib ships. A picture file appears complete or not at all.
 """
 
 import functools
 import io
 import math
+import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 from PIL.PngImagePlugin import PngInfo
@@ -25,15 +29,18 @@ from albef_amc.saving_albef import write_atomically
 LONG_SIDE_RANGE = (320, 1024)  # a picture's longer side in pixels: smaller ones are enlarged, larger ones reduced
 PIXEL_ART_FACTOR = 3  # from this enlargement on the pixels of an image stay visible as squares
 MIN_CANVAS_WIDTH = 240  # room for words below a narrow picture
+LINE_HEIGHT = 1.35  # over the size of the letters
 MAX_CAPTION_LINES = 6
 TALLEST_CELL = 1.5  # height of a sheet's picture over the width of its column
 
-HEAT_COLOURS = (0.12, 0.82)  # part of the plasma scale that stands out on white and on black alike
-HEAT_OPACITY = 0.78  # at the heatmap's value 1; the opacity falls with the value
-KEPT_SATURATION = 0.4  # of the photograph's colours behind a heatmap, so that a strong colour is heat
+# The part of the plasma scale that stands out on white and on black alike; the opacity rises with the value to 0.78.
+HEAT_COLOURS = ListedColormap(
+    np.c_[matplotlib.colormaps["plasma"](np.linspace(0.12, 0.82, 512))[:, :3], np.linspace(0, 0.78, 512)]
+)
 INNER_TONE, OUTER_TONE = (90, 240, 255), (10, 10, 10)  # a region's line and its border
 POINT_TONE = (255, 255, 255)
-PAPER, INK, FAINT_INK = (255, 255, 255), (25, 25, 25), (150, 150, 150)
+PAPER, INK = "white", "#191919"
+DOTS_PER_INCH = 100  # of a figure, whose sizes are thought in pixels
 CURVE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#000000")
 CURVE_STYLES = ("-", "--", "-.", ":")
 MARK_KEY, MARK = "Software", "albef-amc"  # in the header of a PNG picture: who wrote it
@@ -47,6 +54,7 @@ def overlay_heatmap(
     point: Sequence[float] | None = None,
     score: float | None = None,
     region_mask: Any = None,
+    saturation: float = 1.0,
 ) -> Image.Image:
     """Draws a heatmap over the image that it explains, legible on bright and on dark photographs.
 
@@ -61,8 +69,10 @@ def overlay_heatmap(
         phrase (`str`, *optional*): what the heatmap explains, written below the image.
         boxes (array of shape `(num_boxes, 4)`, *optional*): x_min, y_min, x_max, y_max in pixels of `image`, outlined.
         point (pair of `float`, *optional*): x, y of a pixel of `image`, marked with a cross.
-        score (`float`, *optional*): written behind the phrase.
+        score (`float`, *optional*): matching probability, written after the phrase.
         region_mask (array of shape `(height, width)`, *optional*): region over the whole image, outlined at 0.5.
+        saturation (`float`, defaults to 1.0): of the photograph's colours under a heatmap; 0 makes it grey, so that
+            every colour is heat.
 
     Returns:
         `PIL.Image.Image` of mode RGB.
@@ -74,7 +84,7 @@ def overlay_heatmap(
     picture = _fit_for_viewing(photograph)
     scale = (picture.width / photograph.width, picture.height / photograph.height)
     if heatmap is not None:
-        picture = _blend_heat(picture, _as_map("heatmap", heatmap))
+        picture = _blend_heat(picture, _as_map("heatmap", heatmap), saturation)
     if region_mask is not None:
         picture = _outline_mask(picture, _as_map("region_mask", region_mask))
     pen = ImageDraw.Draw(picture)
@@ -83,11 +93,37 @@ def overlay_heatmap(
         _outline_box(pen, box, scale, picture.size, line_width)
     if point is not None:
         _mark_point(pen, point, scale, line_width, arm=max(8, max(picture.size) // 40))
-    return _add_caption(picture, _compose_caption(phrase, score))
+    return add_caption(picture, compose_title(phrase, score))
+
+
+def compose_title(phrase: str | None, score: float | None = None) -> str:
+    """A phrase on one line, with its matching probability if there is one."""
+    words = " ".join(phrase.split()) if phrase else ""
+    return f"{words}  {score:.2f}".strip() if score is not None else words
+
+
+def add_caption(picture: Image.Image, caption: str) -> Image.Image:
+    """The picture above its words, on paper wide enough for both; without words the picture itself."""
+    if not caption:
+        return picture
+    width = max(MIN_CANVAS_WIDTH, picture.width)
+    size = _choose_letter_size(width)
+    lines = _wrap(caption, size, width)
+    strip = round(LINE_HEIGHT * size * (len(lines) + 0.5))
+    canvas = Image.new("RGB", (width, picture.height + strip), PAPER)
+    canvas.paste(picture, ((width - picture.width) // 2, 0))
+    middle = (width / 2, picture.height + strip / 2)
+    pen = ImageDraw.Draw(canvas)
+    pen.multiline_text(middle, "\n".join(lines), INK, _load_font(size), anchor="mm", align="center")
+    return canvas
 
 
 def draw_sheet(
-    rows: Sequence[Sequence[Image.Image | str | None]], columns: Sequence[str], path: str | Path, cell_size: int = 240
+    rows: Sequence[Sequence[Image.Image | str | None]],
+    columns: Sequence[str],
+    path: str | Path,
+    cell_size: int = 240,
+    has_colour_bar: bool = False,
 ) -> Path:
     """Draws pictures and words as a table, for example scene, phrase, region, and the heatmaps of two models.
 
@@ -96,6 +132,7 @@ def draw_sheet(
         columns (sequence of `str`): one heading per column.
         path (`str` or `Path`): where to save; the ending chooses the format (png, jpg, webp).
         cell_size (`int`, defaults to 240): width of a column in pixels; pictures fill it unless they are very tall.
+        has_colour_bar (`bool`, defaults to `False`): explain the colours of heatmaps below the table.
 
     Returns:
         `Path` of the picture.
@@ -110,22 +147,34 @@ def draw_sheet(
             raise ValueError(
                 f"row {index} has {len(row)} cells but there are {len(columns)} `columns`: give one each."
             )
-    lines = [[_draw_words(heading, cell_size, bold=True) for heading in columns]]
-    lines += [[_draw_cell(cell, cell_size) for cell in row] for row in rows]
-    margin = max(6, cell_size // 30)
-    widths = [max(line[column].width for line in lines) for column in range(len(columns))]
-    heights = [max(cell.height for cell in line) for line in lines]
-    sheet = Image.new(
-        "RGB", (sum(widths) + margin * (len(widths) + 1), sum(heights) + margin * (len(heights) + 1)), PAPER
-    )
-    top = margin
-    for line, height in zip(lines, heights, strict=True):
-        left = margin
-        for cell, width in zip(line, widths, strict=True):
-            sheet.paste(cell, (left + (width - cell.width) // 2, top))
-            left += width + margin
-        top += height + margin
-    return save_picture(sheet, path)
+    size, margin = _choose_letter_size(cell_size), max(6, cell_size // 30)
+    lines: list[list[Any]] = [[_wrap(heading, size, cell_size, is_bold=True) for heading in columns]]
+    lines += [[_prepare_cell(cell, size, cell_size) for cell in row] for row in rows]
+    heights = [max(_measure_height(cell, size, cell_size) for cell in line) for line in lines]
+    top, bar_height = margin, 4 * size * has_colour_bar  # with its numbers and its label
+    width = len(columns) * (cell_size + margin) + margin
+    height = sum(heights) + margin * (len(heights) + 1) + bar_height
+    figure = Figure(figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
+    table = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)  # in pixels
+    table.set_axis_off()
+    for line_height, line in zip(heights, lines, strict=True):
+        for column, cell in enumerate(line):
+            middle = margin + column * (cell_size + margin) + cell_size / 2
+            if isinstance(cell, Image.Image):
+                cell_height = _measure_height(cell, size, cell_size)
+                half = round(cell_height * cell.width / cell.height) / 2
+                table.imshow(cell, extent=(middle - half, middle + half, top + cell_height, top), aspect="auto")
+            else:
+                _write(table, (middle, top + line_height / 2), cell, size, is_bold=line is lines[0])
+        top += line_height + margin
+    if has_colour_bar:
+        edge = 2 * size / width  # half of the last number stands beside the bar
+        place = (edge, 1 - (top + size / 2) / height, 1 - 2 * edge, size / 2 / height)
+        on_paper = ListedColormap(1 + HEAT_COLOURS.colors[:, 3:] * (HEAT_COLOURS.colors[:, :3] - 1))
+        bar = figure.colorbar(ScalarMappable(cmap=on_paper), figure.add_axes(place), orientation="horizontal")
+        bar.set_label("heat, as a share of each heatmap's maximum", fontsize=_points(size))
+        bar.ax.tick_params(labelsize=_points(size))
+    return save_picture(_render(figure), path)
 
 
 def draw_curves(
@@ -133,6 +182,7 @@ def draw_curves(
     path: str | Path,
     title: str | None = None,
     x_label: str = "step",
+    panel_size: tuple[float, float] = (4.4, 3.2),
 ) -> Path:
     """Draws how terms of several runs went: one panel per term, one line per run, in one picture.
 
@@ -142,6 +192,7 @@ def draw_curves(
         path (`str` or `Path`): where to save; the ending chooses the format (png, jpg, webp).
         title (`str`, *optional*): words above the panels.
         x_label (`str`, defaults to `"step"`): what is counted from left to right.
+        panel_size (two `float`, defaults to 4.4 and 3.2): width and height of a panel in inches of 110 pixels.
 
     Returns:
         `Path` of the picture.
@@ -154,8 +205,8 @@ def draw_curves(
         raise ValueError("`series` holds no curve: give {run: {term: [(step, value), ...]}}.")
     num_columns = min(3, len(terms))
     num_rows = math.ceil(len(terms) / num_columns)
-    figure = Figure(figsize=(4.4 * num_columns, 3.2 * num_rows + 0.6), dpi=110, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    width, height = panel_size
+    figure = Figure(figsize=(width * num_columns, height * num_rows + 0.6), dpi=110, layout="constrained")
     panels = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
     for panel, term in zip(panels, terms, strict=False):
         _draw_panel(panel, term, series, x_label)
@@ -165,8 +216,7 @@ def draw_curves(
         figure.suptitle(title)
     handles, labels = _collect_legend(panels)
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(series)), frameon=False)
-    canvas.draw()
-    return save_picture(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), path)
+    return save_picture(_render(figure), path)
 
 
 def save_picture(picture: Image.Image, path: str | Path) -> Path:
@@ -240,14 +290,13 @@ def _as_map(name: str, values: Any) -> np.ndarray:
     return values.clip(0, 1)
 
 
-def _blend_heat(picture: Image.Image, heatmap: np.ndarray) -> Image.Image:
-    """Colour follows the value along an ordered scale, and so does the opacity; the photograph pales behind it."""
+def _blend_heat(picture: Image.Image, heatmap: np.ndarray, saturation: float) -> Image.Image:
+    """Colour follows the value along an ordered scale, and so does the opacity."""
     values = np.asarray(Image.fromarray(heatmap).resize(picture.size, Image.Resampling.BICUBIC)).clip(0, 1)
-    low, high = HEAT_COLOURS
-    colours = matplotlib.colormaps["plasma"](low + (high - low) * values)[..., :3] * 255
-    opacity = HEAT_OPACITY * values[..., None]
-    pale = np.asarray(ImageEnhance.Color(picture).enhance(KEPT_SATURATION), dtype=np.float32)
-    return Image.fromarray(((1 - opacity) * pale + opacity * colours).round().astype(np.uint8))
+    heat = HEAT_COLOURS(values)  # (height, width, 4): red, green, blue, opacity
+    photograph = np.asarray(ImageEnhance.Color(picture).enhance(saturation), dtype=np.float32)
+    blended = photograph + heat[..., 3:] * (heat[..., :3] * 255 - photograph)
+    return Image.fromarray(blended.round().astype(np.uint8))
 
 
 # ---- regions and points
@@ -303,74 +352,59 @@ def _mark_point(
 
 
 @functools.cache
-def _load_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+def _load_font(size: int, is_bold: bool = False) -> ImageFont.FreeTypeFont:
+    name = "DejaVuSans-Bold.ttf" if is_bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 
 
-def _compose_caption(phrase: str | None, score: float | None) -> str:
-    words = " ".join(phrase.split()) if phrase else ""
-    return f"{words}  {score:.2f}".strip() if score is not None else words
+def _choose_letter_size(width: int) -> int:
+    return min(20, max(13, width // 18))
 
 
-def _wrap(words: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+def _wrap(words: str, size: int, width: int, is_bold: bool = False) -> list[str]:
     """Lines that fit into `width` pixels; a word wider than that is broken, a text too long ends in an ellipsis."""
-    lines = [""]
-    for word in words.split():
-        joined = f"{lines[-1]} {word}".strip()
-        if font.getlength(joined) <= width:
-            lines[-1] = joined
-            continue
-        if lines[-1]:
-            lines.append("")
-        for character in word:
-            if lines[-1] and font.getlength(lines[-1] + character) > width:
-                lines.append("")
-            lines[-1] += character
-    if len(lines) <= MAX_CAPTION_LINES:
-        return lines
-    last = lines[MAX_CAPTION_LINES - 1]
-    while last and font.getlength(last + "…") > width:
-        last = last[:-1]
-    return [*lines[: MAX_CAPTION_LINES - 1], last + "…"]
-
-
-def _draw_words(words: str, width: int, bold: bool = False, colour: tuple[int, int, int] = INK) -> Image.Image:
-    """Words on paper, centred line by line, `width` pixels wide."""
-    size = min(20, max(13, width // 18))
-    font, line_height, margin = _load_font(size, bold), round(size * 1.35), size // 3
-    lines = _wrap(words, font, width - 2 * margin)
-    paper = Image.new("RGB", (width, line_height * len(lines) + 2 * margin), PAPER)
-    pen = ImageDraw.Draw(paper)
-    for index, line in enumerate(lines):
-        pen.text((width / 2, margin + line_height * (index + 0.5)), line, font=font, fill=colour, anchor="mm")
-    return paper
-
-
-def _add_caption(picture: Image.Image, caption: str) -> Image.Image:
-    """The picture above its words, on paper wide enough for both."""
-    if not caption:
-        return picture
-    width = max(MIN_CANVAS_WIDTH, picture.width)
-    strip = _draw_words(caption, width)
-    canvas = Image.new("RGB", (width, picture.height + strip.height), PAPER)
-    canvas.paste(picture, ((width - picture.width) // 2, 0))
-    canvas.paste(strip, (0, picture.height))
-    return canvas
+    font, room = _load_font(size, is_bold), width - size
+    num_characters = max(1, round(1.9 * room / size))
+    while True:
+        lines = textwrap.wrap(words, num_characters, max_lines=MAX_CAPTION_LINES, placeholder="…") or [""]
+        if num_characters == 1 or max(map(font.getlength, lines)) <= room:
+            return lines
+        num_characters -= 1
 
 
 # ---- sheets and curves
 
 
-def _draw_cell(cell: Image.Image | str | None, cell_size: int) -> Image.Image:
+def _prepare_cell(cell: Image.Image | str | None, size: int, cell_size: int) -> Image.Image | list[str]:
     if cell is None:
-        return _draw_words("–", cell_size, colour=FAINT_INK)
-    if isinstance(cell, str):
-        return _draw_words(cell, cell_size)
-    picture = load_image(cell)
-    factor = min(cell_size / picture.width, TALLEST_CELL * cell_size / picture.height)
-    resample = Image.Resampling.NEAREST if factor >= PIXEL_ART_FACTOR else Image.Resampling.LANCZOS
-    return _rescale(picture, factor, resample)
+        return ["–"]
+    return _wrap(cell, size, cell_size) if isinstance(cell, str) else _fit_for_viewing(load_image(cell))
+
+
+def _measure_height(cell: Image.Image | list[str], size: int, cell_size: int) -> int:
+    """Pixels that a cell needs: those of a picture as wide as its column (`TALLEST_CELL` at most), or of lines."""
+    if isinstance(cell, Image.Image):
+        return round(cell_size * min(TALLEST_CELL, cell.height / cell.width))
+    return round(LINE_HEIGHT * size * len(cell))
+
+
+def _points(size: int) -> float:
+    """Size of letters in points, from pixels."""
+    return size * 72 / DOTS_PER_INCH
+
+
+def _write(table: Any, middle: tuple[float, float], lines: list[str], size: int, is_bold: bool) -> None:
+    """Words around a point, as they are: without the mathematics that matplotlib finds between dollars."""
+    font = {"family": "DejaVu Sans", "size": _points(size), "weight": "bold" if is_bold else "normal"}
+    table.text(*middle, "\n".join(lines), font, ha="center", va="center", color=INK, parse_math=False)
+
+
+def _render(figure: Figure) -> Image.Image:
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for the letter
+        canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _draw_panel(panel: Any, term: str, series: Mapping[str, Mapping[str, Any]], x_label: str) -> None:
@@ -397,4 +431,12 @@ def _collect_legend(panels: Sequence[Any]) -> tuple[list[Any], list[str]]:
     return list(handles.values()), list(handles)
 
 
-__all__ = ["draw_curves", "draw_sheet", "is_drawn_picture", "overlay_heatmap", "save_picture"]
+__all__ = [
+    "add_caption",
+    "compose_title",
+    "draw_curves",
+    "draw_sheet",
+    "is_drawn_picture",
+    "overlay_heatmap",
+    "save_picture",
+]

@@ -286,7 +286,7 @@ def test_a_name_as_long_as_the_file_system_allows(checkpoint, photo, tmp_path, c
         ({"--checkpoint": "no_such_folder"}, "no_such_folder"),
         ({"--phrase": ""}, "no words"),
         ({"--phrase": " .,! "}, "no words"),
-        ({"--phrase": "dog " * 30}, "pieces"),
+        ({"--phrase": "dog " * 30}, "tokens"),
         ({"--box-threshold": "0"}, "--box-threshold"),
         ({"--box-threshold": "2"}, "--box-threshold"),
         ({"--image-size": "33"}, "image_size"),

@@ -193,6 +193,38 @@ def test_a_sheet_holds_pictures_words_and_gaps(tmp_path):
         assert len(find_tone(sheet.convert("RGB"), (0, 0, 128))) == 100 * 300
 
 
+def test_a_sheet_has_the_same_bytes_every_time_and_words_stay_inside_their_column(tmp_path):
+    words = ["costs $5 and $6 in all", "W" * 60, "", "x"]
+    paths = [draw_sheet([words, [make_image()] * 4], words, tmp_path / f"{index}.png", 160) for index in range(2)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    with Image.open(paths[0]) as sheet:
+        is_ink = (np.asarray(sheet.convert("L")) < 100)[:60]
+    edges = [6 + column * 166 for column in range(4)]  # of columns of 160 pixels with gaps of 6
+    assert all(not is_ink[:, max(0, edge - 6) : edge].any() for edge in (*edges, 670))
+    assert is_ink[:, edges[0] : edges[0] + 160].any() and is_ink[:, edges[1] : edges[1] + 160].any()
+
+
+def test_a_colour_bar_stands_below_the_pictures(tmp_path):
+    rows = [[make_image("red")] * 2]
+    plain, explained = (
+        Image.open(draw_sheet(rows, ["a", "b"], tmp_path / f"{has_bar}.png", has_colour_bar=has_bar)).convert("RGB")
+        for has_bar in (False, True)
+    )
+    assert explained.width == plain.width and explained.height > plain.height
+    assert (np.asarray(explained)[: plain.height - 10] == np.asarray(plain)[:-10]).all()
+    bar = np.asarray(explained)[plain.height - 2 :, explained.width // 2]
+    expected = np.asarray(overlay_heatmap(Image.new("RGB", (400, 400), "white"), np.full((4, 4), 0.5)))[0, 0]
+    assert np.abs(bar.astype(int) - expected).sum(axis=1).min() <= 6, "the middle of the bar shows the value 0.5"
+
+
+def test_the_photograph_is_grey_only_where_it_is_asked_to_be():
+    heatmap = np.zeros((4, 4))
+    heatmap[0, 0] = 1
+    assert overlay_heatmap(make_image("red"), heatmap).getpixel((390, 310)) == (255, 0, 0)
+    grey = overlay_heatmap(make_image("red"), heatmap, saturation=0).getpixel((390, 310))
+    assert grey[0] == grey[1] == grey[2]
+
+
 def test_a_sheet_without_rows_is_its_headings(tmp_path):
     with Image.open(draw_sheet([], ["scene"], tmp_path / "sheet.png")) as sheet:
         assert sheet.height < 60
