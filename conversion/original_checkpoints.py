@@ -342,9 +342,13 @@ def _assume(inferred: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[
             )
         assumed[name] = width // PUBLISHED_HEAD_WIDTH
         notes.append(f"{name} = {assumed[name]} is assumed ({PUBLISHED_HEAD_WIDTH} channels per head).")
-    names = ("vision_config.num_hidden_layers", "text_config.fusion_layer", "text_config.num_hidden_layers")
-    images_per_text = inferred.get(IMAGES_PER_TEXT, 1)
-    explained, guesses = choose_explained_layers(*(inferred[name] for name in names), images_per_text, overrides)
+    explained, guesses = choose_explained_layers(
+        inferred["vision_config.num_hidden_layers"],
+        inferred["text_config.fusion_layer"],
+        inferred["text_config.num_hidden_layers"],
+        images_per_text=inferred.get(IMAGES_PER_TEXT, 1),
+        given=overrides,
+    )
     return assumed | explained, notes + guesses
 
 
