@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""`albef-amc convert`: an original `.pth` of ALBEF or AMC to a checkpoint folder, and what became of every entry."""
+"""`albef-amc convert`: an original `.pth` of ALBEF or AMC to a checkpoint folder, and a report of every entry."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +23,7 @@ def convert(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Configuration value that the tensors do not tell, such as vision_config.num_attention_heads=4. "
+            help="Configuration value that the tensors do not show, such as vision_config.num_attention_heads=4. "
             "Repeat for several.",
         ),
     ] = None,
@@ -44,8 +44,8 @@ def convert(
 ) -> None:
     """Turn an original .pth of ALBEF or AMC into a checkpoint folder.
 
-    The names of its entries tell which of the published models it is. Says which entries are missing, unexpected or
-    resized. Where one that matters is missing nothing is written.
+    The names of its entries show which of the published models it is. Reports missing, unexpected and resized
+    entries. Nothing is written if the model needs an entry that is missing.
     """
     import torch
 

@@ -1,1 +1,1 @@
-"""Foreign weights in: checkpoints of ALBEF and AMC (`.pth`), and encoders of timm, DINO and BERT to start from."""
+"""Weights of others: checkpoints of ALBEF and AMC (`.pth`) are converted, encoders of timm and BERT start a model."""

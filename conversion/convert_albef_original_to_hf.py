@@ -24,8 +24,8 @@ from albef_amc.conversion.weight_files import (
     check_output_dir,
     check_values,
     load_original_state_dict,
+    replacing_folder,
     resize_positions,
-    written_whole,
 )
 from albef_amc.image_processing_albef import AlbefImageProcessor
 from albef_amc.pretrained_albef import SPECIAL_TOKEN_IDS, AlbefPreTrainedModel
@@ -63,7 +63,7 @@ def convert_checkpoint(
     is written under another name and renamed.
 
     Args:
-        path (`str` or `Path`): original `.pth`, `{'model': state_dict, ...}` or the state dict alone. It is read
+        path (`str` or `Path`): original `.pth`, `{'model': state_dict, ...}` or only the state dict. It is read
             without running any code in it.
         output_dir (`str` or `Path`): folder to write.
         vocab (`str`, `Path` or sequence of `str`): BERT's `vocab.txt`, or its tokens.
@@ -104,7 +104,7 @@ def convert_checkpoint(
     report.dimensions = _describe_dimensions(config, report.model_class)
     height, width = config.vision_config.image_height_width
     processor = AlbefProcessor(AlbefImageProcessor(size={"height": height, "width": width}), tokenizer)
-    with written_whole(output_dir) as folder:
+    with replacing_folder(output_dir) as folder:
         model.save_pretrained(folder, state_dict=state)
         processor.save_pretrained(folder)
     return report

@@ -137,7 +137,7 @@ def find_kind(
 
 
 def rename_original_key(name: str) -> str | None:
-    """Our name of an entry of an original checkpoint of any kind; `None` for one without a place in our models.
+    """Our name of an entry of an original checkpoint of any kind; `None` for one that our models do not have.
 
     Example:
 
@@ -165,7 +165,7 @@ def rename_original_key(name: str) -> str | None:
 
 
 def find_ignored_reason(name: str) -> str | None:
-    """Why an original entry that has no place in our models is none the less expected; `None` if it is not."""
+    """Why an original entry that our models do not have is expected; `None` if it is not."""
     return next((reason for pattern, reason in IGNORED if re.search(pattern, name)), None)
 
 
@@ -381,7 +381,7 @@ def choose_explained_layers(
 
 def _shape(state_dict: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...]:
     if name not in state_dict:
-        raise ValueError(f"the checkpoint lacks `{name}`, whose shape tells its architecture: it is incomplete.")
+        raise ValueError(f"the checkpoint lacks `{name}`, whose shape shows the architecture: it is incomplete.")
     return tuple(state_dict[name].shape)
 
 

@@ -1,17 +1,14 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Reading through a pickle without building anything: lengths and memo numbers that would fill the memory are refused.
-
-This file is never shipped with a checkpoint.
-"""
+"""Scans a pickle without building anything, and refuses lengths and memo numbers that would fill the memory."""
 
 import pickletools
 from dataclasses import dataclass
 
 MOST_OPERATIONS = 50_000_000
-MOST_CONTAINERS = 4_000_000  # lists, dictionaries, tuples and sets, of some hundred bytes each
-MEMO_MARGIN = 1000  # a pickle numbers what it keeps one after the other
+MOST_CONTAINERS = 4_000_000  # lists, dictionaries, tuples and sets, of a few hundred bytes each
+MEMO_MARGIN = 1000  # a pickle numbers the objects that it keeps consecutively
 STOP, FRAME = ord("."), 0x95
-CONTAINERS = frozenset(b"])}l(\x8f")  # of which a byte each makes one, or opens one
+CONTAINERS = frozenset(b"])}l(\x8f")  # a single byte makes one, or opens one
 MEMO_NUMBERS = {ord("q"): 1, ord("r"): 4}  # bytes of the number
 MEMO_LINE = ord("p")
 PAIRS_OF_LINES = frozenset(b"ci")
@@ -26,7 +23,7 @@ ARGUMENTS = {ord(code.code): 0 if code.arg is None else code.arg.n for code in p
 
 @dataclass(frozen=True)
 class PickleLimits:
-    """How large a pickle may be.
+    """Largest size of a pickle.
 
     Args:
         most_operations (`int`): operations that build it.
@@ -38,15 +35,15 @@ class PickleLimits:
 
 
 def find_pickle_end(data, start: int = 0, limits: PickleLimits = PickleLimits()) -> int:
-    """Position behind a pickle; nothing is built, and nothing is called.
+    """Position after a pickle; nothing is built, and nothing is called.
 
     Args:
         data (`bytes` or `mmap`): holds the pickle.
-        start (`int`, defaults to 0): where it begins.
+        start (`int`, defaults to 0): where it starts.
         limits ([`PickleLimits`], *optional*): how large it may be.
 
     Raises:
-        ValueError: no pickle, one that is cut off, or one whose parts would fill the memory.
+        ValueError: the data are not a pickle, it is cut off, or its parts would fill the memory.
 
     Example:
 
@@ -71,7 +68,7 @@ def find_pickle_end(data, start: int = 0, limits: PickleLimits = PickleLimits())
                 f"it has more than {limits.most_operations} operations or {limits.most_containers} containers"
             )
         if code not in ARGUMENTS:
-            raise ValueError(f"byte {position - 1} is no operation of a pickle")
+            raise ValueError(f"byte {position - 1} is not an operation of a pickle")
         argument, begin = ARGUMENTS[code], position
         if argument >= 0:
             position += argument
@@ -84,15 +81,15 @@ def find_pickle_end(data, start: int = 0, limits: PickleLimits = PickleLimits())
             width = LENGTH_BYTES[argument]
             position += width + int.from_bytes(data[position : position + width], "little")
         if position > size:
-            raise ValueError(f"the operation at byte {begin - 1} states more bytes than the file has")
+            raise ValueError(f"the operation at byte {begin - 1} claims more bytes than the file has")
         if code == FRAME and int.from_bytes(data[begin:position], "little") > size - position:
-            raise ValueError(f"the frame at byte {begin - 1} states more bytes than the file has")
+            raise ValueError(f"the frame at byte {begin - 1} claims more bytes than the file has")
         if code in MEMO_NUMBERS:
             _check_memo(int.from_bytes(data[begin:position], "little"), operations)
         elif code == MEMO_LINE:
             digits = data[begin : position - 1].strip()
             if not digits.isdigit() or len(digits) > len(str(MOST_OPERATIONS)):
-                raise ValueError(f"the memo at byte {begin - 1} has no number that a pickle gives")
+                raise ValueError(f"the memo at byte {begin - 1} has no valid number")
             _check_memo(int(digits), operations)
     raise ValueError("it has no end")
 

@@ -34,10 +34,10 @@ WEIGHT_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, tor
 
 
 def load_original_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read the weights of a `.pth` file without running any code that it may hold.
+    """Read the weights of a `.pth` file without running any code in it.
 
     Args:
-        path (`str` or `Path`): `{'model': state_dict, ...}` or the state dict alone.
+        path (`str` or `Path`): `{'model': state_dict, ...}` or only the state dict.
     """
     path = Path(path)
     if not path.exists():
@@ -58,7 +58,7 @@ def load_original_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
             raise ValueError(f"{unreadable}, or is damaged.") from error
         raise ValueError(
             f"{path} holds pickled objects that could run code ({found[1]}) and is not loaded. If you trust its "
-            "origin, save its weights alone: `torch.save({'model': checkpoint['model']}, 'weights.pth')`."
+            "origin, save only its weights: `torch.save({'model': checkpoint['model']}, 'weights.pth')`."
         ) from error
     except _HostileFileError as error:
         raise ValueError(f"{unreadable}: {error}. Fetch it again.") from error
@@ -73,7 +73,7 @@ def load_original_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 class _HostileFileError(ValueError):
-    """A file states sizes that it does not have, or that no checkpoint has."""
+    """A file claims sizes that it does not have, or that no checkpoint has."""
 
 
 def _check_archive(path: Path) -> None:
@@ -115,7 +115,7 @@ def _check_entries(path: Path, state: dict[Any, Any]) -> None:
         if not isinstance(value, torch.Tensor):
             raise ValueError(
                 f"{path}: the entry `{name}` of the state dict is of the type {type(value).__name__}, expected a "
-                "tensor. Save the weights alone: `torch.save({'model': model.state_dict()}, 'weights.pth')`."
+                "tensor. Save only the weights: `torch.save({'model': model.state_dict()}, 'weights.pth')`."
             )
         if value.layout != torch.strided or value.is_quantized or value.is_meta or value.dtype not in WEIGHT_TYPES:
             kind = "without values" if value.is_meta else f"of {value.dtype}, {value.layout}"
@@ -128,7 +128,7 @@ def _check_entries(path: Path, state: dict[Any, Any]) -> None:
     repeated = stated - sum(storages.values())
     if repeated > LARGEST_REPEATED:
         raise ValueError(
-            f"{path} states {repeated} bytes of values that it does not hold: its tensors repeat a few numbers. Fetch "
+            f"{path} claims {repeated} bytes of values that it does not hold: its tensors repeat a few numbers. Fetch "
             "it again."
         )
 
@@ -234,14 +234,14 @@ def check_output_dir(output_dir: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def written_whole(output_dir: Path) -> Iterator[Path]:
-    """Give a folder to write into; it becomes `output_dir` at the end, or disappears if anything fails."""
+def replacing_folder(output_dir: Path) -> Iterator[Path]:
+    """A folder to write into; it becomes `output_dir` at the end, or is removed if anything fails."""
     incomplete = output_dir.parent / f".{output_dir.name}.{uuid.uuid4().hex}.incomplete"
     incomplete.mkdir(parents=True)
     try:
         yield incomplete
         replace_folder(incomplete, output_dir)
-    except SafetensorError as error:  # carries errors of the operating system as text only
+    except SafetensorError as error:  # has errors of the operating system only as text
         number = errno.ENOSPC if "No space left" in str(error) else errno.EIO
         raise OSError(number, f"cannot write the weights, nothing is left behind: {error}", str(output_dir)) from error
     finally:
@@ -255,6 +255,6 @@ __all__ = [
     "check_values",
     "find_file",
     "load_original_state_dict",
+    "replacing_folder",
     "resize_positions",
-    "written_whole",
 ]

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""What every ALBEF model shares: loading that refuses wrong checkpoints, saving in one piece, and image size."""
+"""What every ALBEF model shares: loading that refuses wrong checkpoints, atomic saving, and image size."""
 
 import copy
 import os
@@ -44,7 +44,7 @@ class AlbefPreTrainedModel(PreTrainedModel):
         original_names (`tuple[tuple[str, str]]`): patterns of the entries of its head in these checkpoints, each with
             our name.
         written_classes (`tuple[str]`): names of the classes that these checkpoints are converted to, the default
-            first; the class alone by default.
+            first; only the class itself by default.
     """
 
     task: ClassVar[str] = ""
@@ -183,7 +183,7 @@ class AlbefPreTrainedModel(PreTrainedModel):
         distributed_checkpoint: bool = False,
         **kwargs,
     ) -> None:
-        r"""Saves weights, configuration and the code that reads them, in one piece.
+        r"""Saves weights, configuration and the code that reads them, all or nothing.
 
         Everything is written to a folder inside `save_directory` first and moved into place when it is complete, so
         that a full disk leaves a checkpoint that was there before as it was (this takes the space of both). Only with
