@@ -46,6 +46,3 @@ def _describe_protocol(split: str, result: Mapping[str, Any]) -> str:
     if protocol["published_num_phrases"] is None:
         return f"{beginning} followed; {result['num_phrases']} phrases, no published number to compare with"
     return f"{beginning} followed; {result['num_phrases']} phrases, as published"
-
-
-__all__ = ["list_comparison_lines"]

@@ -7,25 +7,16 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import torch
+from transformers.utils import is_flash_attn_2_available
+
 from albef_amc.cli.options import JsonOption
 from albef_amc.cli.reporting import print_result
 
 PACKAGES = (
-    "albef-amc",
-    "torch",
-    "torchvision",
-    "transformers",
-    "accelerate",
-    "datasets",
-    "huggingface_hub",
-    "peft",
-    "deepspeed",
-    "evaluate",
-    "timm",
-    "safetensors",
-    "numpy",
-    "pillow",
-)
+    "albef-amc", "torch", "torchvision", "transformers", "accelerate", "datasets", "huggingface_hub", "peft",
+    "deepspeed", "evaluate", "timm", "safetensors", "numpy", "pillow",
+)  # fmt: skip
 
 
 def env(as_json: JsonOption = False) -> None:
@@ -35,13 +26,33 @@ def env(as_json: JsonOption = False) -> None:
 
 def describe_environment() -> dict[str, Any]:
     """Versions (`"not installed"` where a package is missing), devices, attention back-ends and CPU threads."""
+    cuda = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    kernels = {
+        "flash": torch.backends.cuda.flash_sdp_enabled(),
+        "memory_efficient": torch.backends.cuda.mem_efficient_sdp_enabled(),
+        "cudnn": torch.backends.cuda.cudnn_sdp_enabled(),
+        "math": torch.backends.cuda.math_sdp_enabled(),
+    }
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "packages": {name: _installed_version(name) for name in PACKAGES},
-        "devices": _devices(),
-        "attention": _attention_backends(),
-        "cpu": _cpu(),
+        "devices": {
+            "cuda_build": torch.version.cuda or "none",
+            "cuda": [f"{device.name}, {device.total_memory / 2**30:.0f} GiB" for device in cuda],
+            "mps": torch.backends.mps.is_available(),
+            "xpu": torch.xpu.is_available(),
+        },
+        "attention": {
+            "sdpa_kernels": [name for name, is_enabled in kernels.items() if is_enabled],
+            "flash_attention_2": is_flash_attn_2_available(),
+        },
+        "cpu": {
+            "cores": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+        },
     }
 
 
@@ -50,43 +61,3 @@ def _installed_version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _devices() -> dict[str, Any]:
-    import torch
-
-    cuda = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    return {
-        "cuda_build": torch.version.cuda or "none",
-        "cuda": [f"{device.name}, {device.total_memory / 2**30:.0f} GiB" for device in cuda],
-        "mps": torch.backends.mps.is_available(),
-        "xpu": torch.xpu.is_available(),
-    }
-
-
-def _attention_backends() -> dict[str, Any]:
-    """Which implementations of scaled dot-product attention are switched on, and which flash packages are there."""
-    import torch
-    from transformers.utils import is_flash_attn_2_available
-
-    kernels = {
-        "flash": torch.backends.cuda.flash_sdp_enabled(),
-        "memory_efficient": torch.backends.cuda.mem_efficient_sdp_enabled(),
-        "cudnn": torch.backends.cuda.cudnn_sdp_enabled(),
-        "math": torch.backends.cuda.math_sdp_enabled(),
-    }
-    return {
-        "sdpa_kernels": [name for name, enabled in kernels.items() if enabled],
-        "flash_attention_2": is_flash_attn_2_available(),
-    }
-
-
-def _cpu() -> dict[str, Any]:
-    import torch
-
-    return {
-        "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-    }

@@ -120,6 +120,3 @@ def _list_earlier_pictures(path: Path) -> list[Path]:
             f"{path} would be overwritten, and it is not what `albef-amc ground` writes. Choose another "
             "`--output-dir`, or move that file."
         ) from error
-
-
-__all__ = ["JSON_NAME", "GroundOutput", "choose_stems"]

@@ -20,27 +20,18 @@ from albef_amc.cli.options import report_earlier_names
 from albef_amc.cli.reporting import keep_deepspeed_quiet, logging_to_stderr
 from albef_amc.interrupts_albef import restore_interrupts
 
-# Verb: (module that holds the function of the same name, what `albef-amc --help` says about it).
+# Verb: what `albef-amc --help` says about it. A verb is the function of its name in the module of its name.
 VERBS = {
-    "demo": (
-        "albef_amc.cli.demo",
-        "Train a small ALBEF with and without AMC on made-up scenes, and compare.",
-    ),
-    "train": ("albef_amc.cli.train", "Fine-tune from a recipe; also under torchrun and accelerate launch."),
-    "evaluate": (
-        "albef_amc.cli.evaluate",
-        "Score a checkpoint on a data set, per split and phrase type.",
-    ),
-    "ground": ("albef_amc.cli.ground", "Show where phrases are in a photograph: JSON and overlays."),
-    "convert": ("albef_amc.cli.convert", "Turn an original .pth of ALBEF or AMC into a checkpoint folder."),
-    "merge": ("albef_amc.cli.merge", "Turn a LoRA adapter and its base into a plain checkpoint."),
-    "push": ("albef_amc.cli.push", "Upload a checkpoint with its processor, code and card to the Hub."),
-    "build-dataset": (
-        "albef_amc.cli.build_dataset",
-        "Turn raw files into Parquet with a dataset card, and push it to the Hub.",
-    ),
-    "inspect-dataset": ("albef_amc.cli.inspect_dataset", "Draw rows with phrases and boxes; print statistics."),
-    "env": ("albef_amc.cli.env", "Versions, devices and attention back-ends, for bug reports."),
+    "demo": "Train a small ALBEF with and without AMC on made-up scenes, and compare.",
+    "train": "Fine-tune from a recipe; also under torchrun and accelerate launch.",
+    "evaluate": "Score a checkpoint on a data set, per split and phrase type.",
+    "ground": "Show where phrases are in a photograph: JSON and overlays.",
+    "convert": "Turn an original .pth of ALBEF or AMC into a checkpoint folder.",
+    "merge": "Turn a LoRA adapter and its base into a plain checkpoint.",
+    "push": "Upload a checkpoint with its processor, code and card to the Hub.",
+    "build-dataset": "Turn raw files into Parquet with a dataset card, and push it to the Hub.",
+    "inspect-dataset": "Draw rows with phrases and boxes; print statistics.",
+    "env": "Versions, devices and attention back-ends, for bug reports.",
 }
 
 # Operating-system errors that say something about the machine, not about what the user asked for.
@@ -87,10 +78,11 @@ def build_command(verb: str | None):
         context_settings={"help_option_names": ["-h", "--help"]},  # verbs inherit them
     )
     app.callback()(_common_options)
-    for name, (module, description) in VERBS.items():
+    for name, description in VERBS.items():
         function = _not_imported
         if name == verb:
-            function = getattr(importlib.import_module(module), name.replace("-", "_"))
+            function_name = name.replace("-", "_")
+            function = getattr(importlib.import_module(f"albef_amc.cli.{function_name}"), function_name)
             keep_deepspeed_quiet()
         app.command(name, short_help=description)(function)
     return typer.main.get_command(app)

@@ -63,19 +63,3 @@ def read_data(options: Iterable[str] | None, raw_folder: Path | None = None) -> 
     if raw_folder is not None:
         words.append(f"data_root={json.dumps(str(raw_folder))}")
     return read_settings(words, "--data")
-
-
-__all__ = [
-    "OUTPUT_FOLDER",
-    "STORED_TYPES",
-    "DataOption",
-    "DeviceOption",
-    "ImageSizeOption",
-    "JsonOption",
-    "OutputFolderOption",
-    "PrivateOption",
-    "RawFolderOption",
-    "SettingsOption",
-    "read_data",
-    "report_earlier_names",
-]

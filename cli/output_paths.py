@@ -65,6 +65,3 @@ def _check_length(path: Path, name: str) -> None:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise ValueError(f"{name} is too long for a path on this system. Choose a shorter one.") from error
-
-
-__all__ = ["check_folder", "check_output_file", "check_output_folder"]

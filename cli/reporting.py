@@ -125,6 +125,3 @@ def logging_to_stderr() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(previous_level)
-
-
-__all__ = ["is_main_process", "logging_to_stderr", "print_result", "report", "to_plain", "track"]

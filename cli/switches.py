@@ -69,6 +69,3 @@ class Switches:
         words = [] if self.precision == "float32" else ["--precision", self.precision]
         words += [] if self.matmul_precision == "highest" else ["--matmul-precision", self.matmul_precision]
         return words + ["--compile"] * self.compiled
-
-
-__all__ = ["CompileOption", "MatmulPrecisionOption", "PrecisionOption", "Switches"]

@@ -10,13 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub import ModelCard as HubModelCard
 
-from .front_matter import build_front_matter, shorten_place
+from .front_matter import is_hub_name, shorten_place
 from .metrics_file import check_weights, read_metrics
 from .sources import CITATIONS, SOURCES
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+TAGS = ("visual-grounding", "grad-cam", "albef", "amc")
+METRIC_TYPE, METRIC_NAME = "pointing_game_accuracy", "Pointing game accuracy"
+GRAMS_PER_KILOGRAM = 1000
 PIPELINE_TAG = "zero-shot-object-detection"
 # Stands in `evaluation_command` for the checkpoint; a card shows its repository instead.
 CHECKPOINT_WORD = "CHECKPOINT"
@@ -122,19 +126,8 @@ def render_model_card(card: ModelCard) -> str:
     """
     metrics = _read_card_metrics(card)
     source = SOURCES[card.source]
-    front_matter = build_front_matter(
-        model_name=card.model_name,
-        licence=source.licence,
-        pipeline_tag=card.pipeline_tag,
-        metrics=metrics,
-        evaluation_dataset=card.evaluation_dataset,
-        datasets=card.datasets,
-        base_model=card.base_model,
-        co2_emissions_kg=card.co2_emissions_kg,
-        hardware=_describe_hardware(card),
-    )
     rendered = HubModelCard.from_template(
-        front_matter,
+        _build_front_matter(card, metrics),
         template_path=str(TEMPLATE),
         card=card,
         metrics_name=Path(card.metrics_file).name if card.metrics_file is not None else None,
@@ -152,6 +145,41 @@ def render_model_card(card: ModelCard) -> str:
         citations=CITATIONS,
     )
     return str(rendered).rstrip() + "\n"
+
+
+def _build_front_matter(card: ModelCard, metrics: Mapping[str, Mapping[str, Any]]) -> ModelCardData:
+    """What the Hub reads of a card; data sets and a base model that have a Hub name are linked."""
+    results = [
+        EvalResult(
+            task_type=card.pipeline_tag,
+            dataset_type=card.evaluation_dataset,
+            dataset_name=card.evaluation_dataset,
+            dataset_split=split,
+            metric_type=METRIC_TYPE,
+            metric_name=METRIC_NAME,
+            metric_value=result[METRIC_TYPE],
+        )
+        for split, result in metrics.items()
+    ]
+    emissions: dict[str, Any] = {}
+    if card.co2_emissions_kg is not None:
+        emissions["emissions"] = card.co2_emissions_kg * GRAMS_PER_KILOGRAM
+        emissions["source"] = "estimate of the authors of the run"
+        if hardware := _describe_hardware(card):
+            emissions["hardware_used"] = hardware
+    return ModelCardData(
+        model_name=card.model_name,
+        language="en",
+        license=SOURCES[card.source].licence,
+        library_name="transformers",
+        pipeline_tag=card.pipeline_tag,
+        tags=list(TAGS),
+        datasets=[name for name in card.datasets if "/" in name and is_hub_name(name)] or None,
+        base_model=card.base_model if card.base_model and is_hub_name(card.base_model) else None,
+        metrics=[METRIC_TYPE] if results else None,
+        eval_results=results or None,
+        **({"co2_eq_emissions": emissions} if emissions else {}),
+    )
 
 
 def _read_card_metrics(card: ModelCard) -> dict[str, dict[str, Any]]:

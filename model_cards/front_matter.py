@@ -9,75 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 CHECKPOINT_SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
-TAGS = ("visual-grounding", "grad-cam", "albef", "amc")
-METRIC_TYPE, METRIC_NAME = "pointing_game_accuracy", "Pointing game accuracy"
-GRAMS_PER_KILOGRAM = 1000
 # Keys of a `model-index` that the Hub needs, and one more that keeps the splits of a data set apart.
 REQUIRED_KEYS = {"task": ("type",), "dataset": ("name", "type", "split")}
 REQUIRED_METRIC_KEYS = ("type", "name", "value")
-
-
-def build_front_matter(
-    *,
-    model_name: str,
-    licence: str,
-    pipeline_tag: str,
-    metrics: Mapping[str, Mapping[str, Any]],
-    evaluation_dataset: str,
-    datasets: Sequence[str] = (),
-    base_model: str | None = None,
-    co2_emissions_kg: float | None = None,
-    hardware: str | None = None,
-) -> ModelCardData:
-    """What the Hub reads of a card.
-
-    Args:
-        model_name (`str`): name in the `model-index`.
-        licence (`str`): the Hub's word for the licence.
-        pipeline_tag (`str`): task under which the Hub lists the model.
-        metrics (mapping): split -> result of the pointing game.
-        evaluation_dataset (`str`): what the metrics were computed on.
-        datasets (sequence of `str`): training data sets; those with a Hub name are linked.
-        base_model (`str`, *optional*): checkpoint that training started from; linked if it has a Hub name.
-        co2_emissions_kg (`float`, *optional*): estimate given by the authors of the run.
-        hardware (`str`, *optional*): what the run used; part of the emissions' entry.
-    """
-    results = [
-        EvalResult(
-            task_type=pipeline_tag,
-            dataset_type=evaluation_dataset,
-            dataset_name=evaluation_dataset,
-            dataset_split=split,
-            metric_type=METRIC_TYPE,
-            metric_name=METRIC_NAME,
-            metric_value=result[METRIC_TYPE],
-        )
-        for split, result in metrics.items()
-    ]
-    emissions: dict[str, Any] = {}
-    if co2_emissions_kg is not None:
-        entry: dict[str, Any] = {
-            "emissions": co2_emissions_kg * GRAMS_PER_KILOGRAM,
-            "source": "estimate of the authors of the run",
-        }
-        emissions["co2_eq_emissions"] = {**entry, **({"hardware_used": hardware} if hardware else {})}
-    return ModelCardData(
-        model_name=model_name,
-        language="en",
-        license=licence,
-        library_name="transformers",
-        pipeline_tag=pipeline_tag,
-        tags=list(TAGS),
-        datasets=[name for name in datasets if "/" in name and is_hub_name(name)] or None,
-        base_model=base_model if base_model and is_hub_name(base_model) else None,
-        metrics=[METRIC_TYPE] if results else None,
-        eval_results=results or None,
-        **emissions,
-    )
 
 
 def is_hub_name(name: str) -> bool:
@@ -195,7 +132,6 @@ def hide_folder(value: Any, name: str, data_root: str | None = None) -> Any:
 
 __all__ = [
     "PLACE_ENDINGS",
-    "build_front_matter",
     "check_front_matter",
     "hide_folder",
     "is_hub_name",

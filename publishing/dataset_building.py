@@ -28,7 +28,7 @@ from albef_amc.datasets_scripts.split_reader import SplitReader, list_split_read
 from albef_amc.datasets_scripts.statistics import build_statistics, iterate_tables
 from albef_amc.messages_albef import suggest_nearest
 from albef_amc.model_cards.front_matter import is_inside, shorten_place
-from albef_amc.publishing.dataset_cards import CARD_FILE, DEFAULT_CONFIG_NAME, render_dataset_card
+from albef_amc.publishing.dataset_cards import ALL_SPLITS, CARD_FILE, DEFAULT_CONFIG_NAME, render_dataset_card
 from albef_amc.publishing.dataset_shards import (
     DATA_FOLDER,
     SOURCES_PER_PART,
@@ -43,7 +43,6 @@ from albef_amc.text_files_albef import load_json
 
 BUILD_MANIFEST_FILE, REPORT_FILE = "manifest.json", "report.json"
 DEFAULT_SHARD_SIZE = "500MB"
-ALL_SPLITS = "all"
 # What was left out before any image was read.
 ANNOTATIONS = "annotations"
 # Names of published counts: what the statistics call them.

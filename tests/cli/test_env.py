@@ -21,10 +21,10 @@ from albef_amc.cli.reporting import print_result, report, to_plain, track
 
 def install_verb(monkeypatch, function) -> None:
     """Makes `function` the verb `probe` for the length of a test."""
-    module = types.ModuleType("probe_verb")
+    module = types.ModuleType("albef_amc.cli.probe")
     module.probe = function
-    monkeypatch.setitem(sys.modules, "probe_verb", module)
-    monkeypatch.setitem(cli_main.VERBS, "probe", ("probe_verb", "A verb of this test."))
+    monkeypatch.setitem(sys.modules, "albef_amc.cli.probe", module)
+    monkeypatch.setitem(cli_main.VERBS, "probe", "A verb of this test.")
 
 
 def install_failing_verb(monkeypatch, error: BaseException) -> None:
