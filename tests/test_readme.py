@@ -39,6 +39,12 @@ def list_blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
+def list_sections(path: Path) -> list[str]:
+    """Headings of a page as links name them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), flags=re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
 def get_marked_block(marker: str) -> str:
     """The Python block of the README after a comment that names it."""
     found = re.search(rf"<!-- {marker} -->\n```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
@@ -145,10 +151,19 @@ def test_make_targets_exist():
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_scripts_exist_with_their_options(path):
+    for script, *words in list_commands(path, "python"):
+        text = (PROJECT_FOLDER / script).read_text("utf-8")
+        assert [word for word in words if word.startswith("-") and f'"{word}"' not in text] == [], script
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_links_and_paths_lead_somewhere(path):
     text = path.read_text()
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
-        assert target.startswith("https://") or (path.parent / target).exists(), f"no {target}"
+    for target, _, section in (link.partition("#") for link in re.findall(r"\]\(([^)]+)\)", text)):
+        page = path.parent / target if target else path
+        assert target.startswith("https://") or page.exists(), f"no {target}"
+        assert not section or section in list_sections(page), f"no section {section} in {target}"
     folders = "|".join(path.name for path in PROJECT_FOLDER.iterdir() if path.is_dir() and path.name[0] != ".")
     for target in re.findall(rf"`((?:{folders})/[\w./-]*)`", text):
         assert (PROJECT_FOLDER / target).exists() or "NAME" in target, f"no {target}"
