@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """README and docs tell the truth: commands, options, recipes, files and the Python blocks exist and run."""
 
+import importlib.util
 import inspect
 import json
 import re
@@ -206,6 +207,16 @@ def test_the_table_of_folders_in_the_design_is_that_of_the_imports():
 def test_python_blocks_are_python(path):
     for block in list_blocks(path, "python"):
         compile(block, name_of(path), "exec")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_names_of_the_package_exist(path):
+    text = path.read_text("utf-8")
+    for module, names in re.findall(r"from (albef_amc[\w.]*) import ([\w, ]+)", text):
+        missing = [name for name in names.split(", ") if not hasattr(importlib.import_module(module), name)]
+        assert missing == [], f"{module} has no {missing}"
+    for module in re.findall(r"(?:`|-m )(albef_amc\.[\w.]+)", text):
+        assert importlib.util.find_spec(module), f"no module {module}"
 
 
 @pytest.fixture
