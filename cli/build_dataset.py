@@ -28,18 +28,18 @@ def build_dataset(
     options: DataOption = None,
     raw_dir: RawFolderOption = None,
     splits: Annotated[list[str] | None, typer.Option("--split", help="Split, if not all. Repeatable.")] = None,
-    push_to_hub: Annotated[str | None, typer.Option(help="your-name/data; made if it does not exist.")] = None,
+    push_to_hub: Annotated[str | None, typer.Option(help="your-name/data; created if it does not exist.")] = None,
     private: PrivateOption = False,
     num_workers: Annotated[int, typer.Option(min=1, help="Processes that read images.")] = 1,
     shard_size: Annotated[str, typer.Option(help="Size of a file, such as 500MB.")] = DEFAULT_SHARD_SIZE,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a build; whole shards are kept.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a build; finished shards are kept.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Builds a data set from raw files: Parquet shards, checksums, a report of what was left out, and a card."""
+    """Builds a data set from raw files: Parquet shards, checksums, a report of what was skipped, and a card."""
     if private and push_to_hub is None:
         raise ValueError("`--private` is about the repository: give its name with `--push-to-hub`.")
     arguments = read_data(options, raw_dir)
-    with redirect_stdout(sys.stderr):  # libraries speak on standard output
+    with redirect_stdout(sys.stderr):  # libraries print to standard output
         url = open_repository(push_to_hub, private=private) if push_to_hub else None
         with _showing_progress() as progress:
             built = dataset_building.build_dataset(
@@ -53,13 +53,13 @@ def build_dataset(
                 repo_id=push_to_hub,
                 progress=progress,
             )
-        _say_what_differs(built)
+        _report_differences(built)
         result = _summarize(output_dir, built)
         if push_to_hub:
             report(f"uploading {len(built['files'])} files to {push_to_hub}")
             result |= {"url": url, "commit": upload_dataset(output_dir, push_to_hub)}
     if not as_json:
-        del result["left_out"]  # was said on standard error
+        del result["left_out"]  # is on standard error already
     print_result(result, as_json)
 
 
@@ -82,8 +82,8 @@ def _showing_progress() -> Iterator[dataset_building.Progress]:
             bar.close()
 
 
-def _say_what_differs(built: dict[str, Any]) -> None:
-    """What was left out, which splits are empty, and which published counts agree, on standard error."""
+def _report_differences(built: dict[str, Any]) -> None:
+    """Reports on standard error what was skipped, which splits are empty, and which published counts agree."""
     for where, reasons in built["left_out"].items():
         for reason, found in reasons.items():
             report(f"{where}: {found['count']} x {reason} (first: {found['first']})")

@@ -40,9 +40,9 @@ def _show_interval(measure: str, result: Mapping[str, Any]) -> str:
 
 def _describe_protocol(split: str, result: Mapping[str, Any]) -> str:
     protocol = result["protocol"]
-    beginning = f"protocol of {protocol['recipe']}, {split}:"
+    prefix = f"protocol of {protocol['recipe']}, {split}:"
     if not protocol["agrees"]:
-        return f"{beginning} NOT followed: {'; '.join(protocol['departures'])}"
+        return f"{prefix} NOT followed: {'; '.join(protocol['departures'])}"
     if protocol["published_num_phrases"] is None:
-        return f"{beginning} followed; {result['num_phrases']} phrases, no published number to compare with"
-    return f"{beginning} followed; {result['num_phrases']} phrases, as published"
+        return f"{prefix} followed; {result['num_phrases']} phrases, no published number to compare with"
+    return f"{prefix} followed; {result['num_phrases']} phrases, as published"

@@ -41,8 +41,8 @@ def demo(
     settings: SettingsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Trains a small ALBEF from scratch on made-up scenes, without and with AMC, and compares the two."""
-    with redirect_stdout(sys.stderr), lock_folder(output_dir):  # the Trainer prints its log
+    """Trains a small ALBEF from scratch on synthetic scenes, without and with AMC, and compares the two."""
+    with redirect_stdout(sys.stderr), lock_folder(output_dir):  # the Trainer prints its log to standard output
         result = run_demo(load_recipe(recipe, settings or ()), output_dir)
     print_result(result if as_json else _summarize(result), as_json)
 
@@ -92,14 +92,14 @@ def _train(
         recipe.training["amc_weight"] = 0.0
     arguments = build_arguments(recipe, output_dir / name)
     phrases = (phrase["phrase"] for row in train_rows for phrase in row["phrases"])
-    model, processor = build_model_and_processor(recipe.model, phrases, arguments.seed)  # both begin alike
+    model, processor = build_model_and_processor(recipe.model, phrases, arguments.seed)  # the same start for both
     trainer = AmcTrainer(model, arguments, processor, train_dataset=train_rows, eval_dataset=evaluation_rows)
     began = time.perf_counter()
     try:
         trainer.train()
     except (TrainingTerminated, TrainingInterrupted) as stopped:
         shutil.rmtree(stopped.checkpoint, ignore_errors=True)
-        report("stopped; the demo keeps no checkpoints, and begins anew with the next call.")
+        report("stopped; the demo keeps no checkpoints, and starts from scratch the next time.")
         raise
     seconds = time.perf_counter() - began
     terms = ("itc_loss", "itm_loss", "mlm_loss", "amc_loss", "eval_pointing_game_accuracy")

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""`albef-amc env`: what a bug report has to say about the machine."""
+"""`albef-amc env`: what a bug report needs to know about the machine."""
 
 import os
 import platform

@@ -86,7 +86,7 @@ def evaluate(
     compile_encoders: CompileOption = False,
     baselines: Annotated[bool, typer.Option(help="Also score centre, random point and largest object.")] = False,
     resamples: Annotated[
-        int, typer.Option(min=0, max=1_000_000, help="Draws of the bootstrap for 95 % intervals; 0 leaves them out.")
+        int, typer.Option(min=0, max=1_000_000, help="Draws of the bootstrap for 95 % intervals; 0 for none.")
     ] = NUM_RESAMPLES,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     output: Annotated[
@@ -149,7 +149,7 @@ def evaluate(
             )
         is_default = asked is None and recipe is not None and recipe.metrics is None
         if is_default and recipe.proposal_ranking and BOX_ACCURACY not in measured:
-            report(f"no proposals in the data: {BOX_ACCURACY} is left out (`--data detections_file=FILE`)")
+            report(f"no proposals in the data: {BOX_ACCURACY} is skipped (`--data detections_file=FILE`)")
         num_boxes = measured.get("num_regions_from_boxes")
         if num_boxes:
             report(f"{num_boxes} phrases have neither polygons nor masks: {HEATMAP_METRIC} takes their boxes")
@@ -167,17 +167,17 @@ def evaluate(
 def choose_recipe(target: str, split: str | None) -> EvaluationRecipe | None:
     """The recipe that the words mean, or `None` for a plain data set.
 
-    A name that is a recipe and a builder means the recipe, unless `--split` says how the data set is read.
+    A name that is a recipe and a builder means the recipe, unless `--split` asks for the plain data set.
 
     Raises:
-        ValueError: `--split` for a recipe that is no builder.
+        ValueError: `--split` for a recipe that is not a builder.
     """
     path = find_evaluation_recipe(target)
     if path is None or (split is not None and target in BUILDERS):
         return None
     if split is not None:
         raise ValueError(
-            f"`--split {split}` reads a data set without a recipe, and {target} is a recipe. Name its splits behind "
+            f"`--split {split}` reads a data set without a recipe, and {target} is a recipe. Name its splits after "
             f"it: albef-amc evaluate CHECKPOINT {target} {split}"
         )
     return load_evaluation_recipe(path)
@@ -187,10 +187,10 @@ def choose_splits(splits: list[str], split: str | None, recipe: EvaluationRecipe
     """The splits to evaluate, each once.
 
     Raises:
-        ValueError: splits behind the data set and `--split`.
+        ValueError: splits after the data set and `--split`.
     """
     if splits and split is not None:
-        raise ValueError(f"`--split {split}` and {', '.join(splits)} behind the data set: give one or the other.")
+        raise ValueError(f"`--split {split}` and {', '.join(splits)} after the data set: give one or the other.")
     if split is not None:
         splits = [split]
     default = [DEFAULT_SPLIT] if recipe is None else list(recipe.splits)
@@ -259,7 +259,7 @@ def load_rows(
 
 
 def report_coverage(split: str, rows: Any, tokenizer: Any, max_length: int | None) -> None:
-    """Says how well the vocabulary covers the phrases of a split, and how many of them are cut off."""
+    """Reports how well the vocabulary covers the phrases of a split, and how many of them are cut off."""
     if is_main_process():
         coverage = measure_coverage(islice(iterate_texts(rows), MOST_PHRASES), tokenizer, max_length)
         for sentence in (coverage.describe(), *coverage.list_warnings()):

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""`albef-amc ground`: where phrases are in photographs of one's own."""
+"""`albef-amc ground`: where phrases are in your own photographs."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -26,7 +26,8 @@ def ground(
     photographs: Annotated[list[Path], typer.Argument(help="Image files.")],
     phrase: Annotated[list[str], typer.Option("--phrase", "-p", help="What to look for. Repeatable.")],
     checkpoint: Annotated[
-        str, typer.Option("--checkpoint", "-c", help="Folder or Hub repository of the model; what `make demo` made.")
+        str,
+        typer.Option("--checkpoint", "-c", help="Folder or Hub repository; by default of `make demo`."),
     ] = "runs/demo/with_amc",
     output_dir: OutputFolderOption = Path("runs/ground"),
     box_threshold: Annotated[float, typer.Option(help="Share of the maximum inside a box, in (0, 1].")] = 0.5,
@@ -54,7 +55,7 @@ def ground(
         for words in phrases:
             unknown = find_unknown_words(words, processor.tokenizer)
             if unknown:
-                report(f'"{words}": this model does not know {", ".join(unknown)}; the heatmap says little')
+                report(f'"{words}": this model does not know {", ".join(unknown)}; the heatmap means little')
         switches = Switches(precision, matmul_precision)
         try:
             for path, image in chain([first], readable):
@@ -74,7 +75,7 @@ def ground(
 
 
 def _drop_repeated(photographs: list[Path], phrases: list[str]) -> tuple[list[Path], list[str]]:
-    """Photographs and phrases in their order, each once; what was given again is said."""
+    """Photographs and phrases in their order, each once; repetitions are reported."""
     kept_photographs = list({path.resolve(): path for path in reversed(photographs)}.values())[::-1]
     kept_phrases = list(dict.fromkeys(phrases))
     for word, given, kept in (("photographs", photographs, kept_photographs), ("phrases", phrases, kept_phrases)):
@@ -88,7 +89,7 @@ def check_photographs(paths: list[Path]) -> None:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a folder; the message says how its pictures are given.
+        ValueError: a folder; the message shows how to give its pictures.
     """
     for path in paths:
         if path.is_dir():
@@ -105,7 +106,7 @@ def read_photographs(paths: list[Path], skipped: list[dict[str, str]]) -> Iterat
 
     Args:
         paths (list of `Path`): files.
-        skipped (list): receives the path of each that cannot be read, and the reason, which is also said.
+        skipped (list): receives the path of each that cannot be read, and the reason, which is also reported.
     """
     for path in paths:
         try:

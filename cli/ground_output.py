@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""The output folder of `albef-amc ground`: it holds one run, and no file of anybody else is replaced or removed."""
+"""The output folder of `albef-amc ground`: it holds one run, and no other file is replaced or removed."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,8 @@ class GroundOutput:
     """Files of a run.
 
     Args:
-        folder (`Path`): where they go; made when the first is written.
-        stems (`dict`): photograph -> path that the names of its pictures begin with.
+        folder (`Path`): where they go; created when the first is written.
+        stems (`dict`): photograph -> prefix of the paths of its pictures.
         earlier (list of `Path`): pictures of the run whose results the folder holds.
         entries (list of `dict`): what the JSON file holds, one entry per photograph.
     """

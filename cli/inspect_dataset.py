@@ -32,7 +32,7 @@ def inspect_dataset(
     split: Annotated[str, typer.Option(help="Split, such as test; all joins them.")] = "all",
     options: DataOption = None,
     raw_dir: RawFolderOption = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows to draw, evenly spread over the split.")] = 12,
+    rows: Annotated[int, typer.Option(min=1, help="Rows to draw, at even distances in the split.")] = 12,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", callback=check_output_file, help="Picture to draw: .png, .jpg, .webp."),
@@ -41,7 +41,7 @@ def inspect_dataset(
     as_json: JsonOption = False,
 ) -> None:
     """Prints statistics of a data set and draws rows with their phrases and regions."""
-    with redirect_stdout(sys.stderr):  # libraries speak on standard output
+    with redirect_stdout(sys.stderr):  # libraries print to standard output
         found = load_task_dataset(dataset, split, **read_data(options, raw_dir))
         result: dict[str, Any] = {"dataset": dataset, "split": split, **describe_dataset(found)}
         for warning in count_boxes(found).list_warnings():
@@ -94,7 +94,7 @@ def _draw_phrases(row: dict[str, Any]) -> list[Image.Image | str | None]:
 
 
 def _report_problem(row: dict[str, Any]) -> None:
-    """Says where a picture has another size than its row states: it is drawn all the same, to be looked at."""
+    """Reports a picture whose size differs from that in its row: it is drawn nevertheless."""
     try:
         check_picture_size(row, row["image"].size)
     except ValueError as error:

@@ -20,7 +20,7 @@ def load_checkpoint(
         device (`str`, *optional*): torch device; a GPU where there is one by default.
 
     Raises:
-        FileNotFoundError: a path that is no checkpoint folder.
+        FileNotFoundError: a path that is not a checkpoint folder.
         ValueError: a checkpoint that cannot be used, or a device that this machine does not have.
     """
     if image_size is not None:

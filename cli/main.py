@@ -1,8 +1,8 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""The command `albef-amc`: finds the verb, runs it, and turns what went wrong into one line and an exit status.
+"""The command `albef-amc`: finds the verb, runs it, and turns an error into one line and an exit status.
 
-Exit status 0: done. 2: bad input (an unknown option, a missing file, a value that cannot be used), said in one line.
-1: it failed for another reason; an error that nobody foresaw shows its traceback. 130: interrupted. 143: stopped by
+Exit status 0: done. 2: bad input (an unknown option, a missing file, a value that cannot be used), in one line.
+1: it failed for another reason; an unexpected error shows its traceback. 130: interrupted. 143: stopped by
 SIGTERM, in training after a checkpoint was saved.
 
 `python -m albef_amc.cli.main` is the same command, and so is `torchrun -m albef_amc.cli.main` in each process.
@@ -22,7 +22,7 @@ from albef_amc.interrupts_albef import restore_interrupts
 
 # Verb: what `albef-amc --help` says about it. A verb is the function of its name in the module of its name.
 VERBS = {
-    "demo": "Train a small ALBEF with and without AMC on made-up scenes, and compare.",
+    "demo": "Train a small ALBEF with and without AMC on synthetic scenes, and compare.",
     "train": "Fine-tune from a recipe; also under torchrun and accelerate launch.",
     "evaluate": "Score a checkpoint on a data set, per split and phrase type.",
     "ground": "Show where phrases are in a photograph: JSON and overlays.",
@@ -34,15 +34,15 @@ VERBS = {
     "env": "Versions, devices and attention back-ends, for bug reports.",
 }
 
-# Operating-system errors that say something about the machine, not about what the user asked for.
+# Operating-system errors that are about the machine, not about the input.
 MACHINE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ENOMEM}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command and returns its exit status; nothing a verb raises gets past this function.
+    """Runs one command and returns its exit status; no exception of a verb leaves this function.
 
     Args:
-        argv (list of `str`, *optional*): words behind `albef-amc`; those of the command line by default.
+        argv (list of `str`, *optional*): words after `albef-amc`; those of the command line by default.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in argv if not word.startswith("-")), None)
@@ -71,7 +71,7 @@ def build_command(verb: str | None):
         verb (`str`, *optional*): the verb about to run. The others appear with their help line alone.
     """
     app = typer.Typer(
-        help="ALBEF and AMC: shows where a phrase is in an image, and learns to show it better.",
+        help="ALBEF and AMC: find where a phrase is in an image, and train models to find it.",
         add_completion=False,
         no_args_is_help=True,
         rich_markup_mode=None,
@@ -106,11 +106,11 @@ def _common_options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Options in front of the verb. `--debug` is read by [`main`], which also explains errors of the import."""
+    """Options before the verb. `--debug` is read by [`main`], which also explains errors of the import."""
 
 
 def _explain(error: Exception, show_traceback: bool) -> int:
-    """Says on standard error what went wrong, and returns the exit status that goes with it."""
+    """Prints one line about an error on standard error, and returns the exit status."""
     bad_input = _is_bad_input(error)
     if show_traceback or not (bad_input or isinstance(error, (OSError, ImportError, FloatingPointError))):
         traceback.print_exception(error, file=sys.stderr)
@@ -126,7 +126,7 @@ def _explain(error: Exception, show_traceback: bool) -> int:
 
 
 def _find_message(error: Exception) -> str:
-    """What an error says; of one from a process that prepares data, without the traceback of that process."""
+    """The message of an error; of one from a data worker without the traceback of the worker."""
     text, kind = str(error), type(error).__name__
     if text.startswith(f"Caught {kind} in DataLoader worker process"):
         return text.rpartition(f"\n{kind}: ")[2]
@@ -134,7 +134,7 @@ def _find_message(error: Exception) -> str:
 
 
 def _is_bad_input(error: Exception) -> bool:
-    """Whether the error is about what the user gave: the fault of the input, not of the machine or of the code."""
+    """Whether the input is at fault, not the machine or the code."""
     from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 
     if isinstance(error, OSError):

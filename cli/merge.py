@@ -14,7 +14,7 @@ def merge(
     adapter: Annotated[str, typer.Argument(help="Folder or Hub repository of the adapter.")],
     output_dir: OutputFolderOption,
     base: Annotated[
-        str | None, typer.Option(help="Checkpoint that the adapter was trained on, if not where it says.")
+        str | None, typer.Option(help="Checkpoint that the adapter was trained on, if it was moved.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

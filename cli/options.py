@@ -46,7 +46,7 @@ EARLIER_NAMES = {
 
 
 def report_earlier_names(verb: str | None, words: Iterable[str]) -> None:
-    """Says which words of a command are earlier names of options, and what they are called now."""
+    """Reports which words of a command are earlier names of options, and the present names."""
     names = EARLIER_NAMES.get(verb or "", {})
     for name in dict.fromkeys(word.partition("=")[0] for word in words):
         if name in names:

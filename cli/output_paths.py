@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Where a command writes: a place that cannot hold its output is refused before any work."""
+"""Output paths of commands: one that cannot be written to is refused before any work."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-# Folders inside each other; each of them is made by a call inside the call for the next one.
+# Nested folders; they are created recursively.
 MAX_LEVELS = 100
 
 
@@ -54,7 +54,7 @@ def check_folder(folder: Path, name: str) -> None:
 
 
 def _check_length(path: Path, name: str) -> None:
-    """Refuses a path that the system cannot have, or of more levels than anybody means."""
+    """Refuses a path that the system cannot have, or of more levels than is sensible."""
     if len(path.parts) > MAX_LEVELS:
         raise ValueError(
             f"the output path is too long: it has {len(path.parts)} levels, more than {MAX_LEVELS}. Choose a "

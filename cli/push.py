@@ -23,9 +23,9 @@ from albef_amc.ranges_albef import check_choice
 
 def push(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder: of a run, of the demo, of convert.")],
-    repository: Annotated[str, typer.Argument(help="your-name/model; made if it does not exist.")],
+    repository: Annotated[str, typer.Argument(help="your-name/model; created if it does not exist.")],
     private: PrivateOption = False,
-    revision: Annotated[str | None, typer.Option(help="Branch to push to; made if it does not exist.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to; created if it does not exist.")] = None,
     dtype: Annotated[str | None, typer.Option(help=f"{', '.join(STORED_TYPES)}; the checkpoint's by default.")] = None,
     message: Annotated[str, typer.Option("--message", "-m", help="Message of the commit.")] = DEFAULT_MESSAGE,
     metrics_file: Annotated[
@@ -46,7 +46,7 @@ def push(
         check_choice("--dtype", dtype, STORED_TYPES)
     if not dry_run:
         check_token()
-    with redirect_stdout(sys.stderr), TemporaryDirectory() as folder:  # libraries speak on standard output
+    with redirect_stdout(sys.stderr), TemporaryDirectory() as folder:  # libraries print to standard output
         publication = prepare_publication(
             checkpoint,
             folder,

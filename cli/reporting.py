@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""What every command says and where it says it: results on standard output, everything else on standard error."""
+"""Output of commands: results on standard output, everything else on standard error."""
 
 import json
 import logging
@@ -15,12 +15,12 @@ Item = TypeVar("Item")
 
 
 def is_main_process() -> bool:
-    """Whether this process speaks for the run: the only one, or rank 0 of those that a launcher started."""
+    """Whether this process prints for the run: the only one, or rank 0 of those that a launcher started."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def keep_deepspeed_quiet() -> None:
-    """Tells DeepSpeed that there is no GPU where there is none; it would say so on standard output, amid results."""
+    """Keeps DeepSpeed from printing to standard output, amid results, that there is no GPU."""
     torch = sys.modules.get("torch")
     if torch is not None and not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -43,7 +43,7 @@ def print_result(result: Mapping[str, Any], as_json: bool = False) -> None:
         lines = list(_flatten(plain))
         width = max((len(name) for name, _ in lines), default=0)
         text = "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in lines)
-    # A file name may hold bytes that are no text: they appear as escapes, in JSON those that give the name back.
+    # A file name may hold bytes that are not text: they are escaped, in JSON so that a reader gets the name back.
     print(text.encode(errors="backslashreplace").decode(), flush=True)
 
 
@@ -93,7 +93,7 @@ def _show(value: Any) -> str:
 
 
 def report(message: str) -> None:
-    """Says on standard error how a command is getting on, once per run however many processes it has."""
+    """Prints a note about progress on standard error, once per run however many processes it has."""
     if is_main_process():
         print(message, file=sys.stderr, flush=True)
 
@@ -102,8 +102,8 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
     """Iterates over `items` with a progress bar on standard error; only the main process draws one.
 
     Args:
-        items (iterable): what to go through.
-        description (`str`): what is being done, in front of the bar.
+        items (iterable): what to iterate over.
+        description (`str`): text before the bar.
         total (`int`, *optional*): number of items, where `items` has no length.
     """
     from tqdm.auto import tqdm

@@ -26,7 +26,7 @@ CompileOption = Annotated[
 
 @dataclass(frozen=True)
 class Switches:
-    """What the options of a command say.
+    """Values of the options.
 
     Args:
         precision (`str`, defaults to `"float32"`), matmul_precision (`str`, defaults to `"highest"`), compiled

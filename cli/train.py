@@ -54,7 +54,7 @@ def train(
     ],
     output_dir: Annotated[Path | None, OUTPUT_FOLDER] = None,  # by default that of the recipe, else runs/RECIPE
     settings: SettingsOption = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in the folder of the run.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue from the newest checkpoint in the folder.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fine-tunes from a recipe; also under torchrun and accelerate launch."""
@@ -71,7 +71,7 @@ def train(
 def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict[str, Any]:
     """Trains, evaluates (with `evaluation_data`) and saves; returns the numbers of the run.
 
-    With `resume`, a run that is finished is left as it is, and one that lacks its end alone gets that.
+    With `resume`, a finished run is not changed, and one that lacks only its final evaluation and save gets these.
 
     Raises:
         ValueError: the folder holds another run, or a run of this recipe and `resume` is False, or another run uses
@@ -100,11 +100,11 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
             result = to_plain({"output_dir": output_dir, **_train_to_the_end(trainer, resume)})
         except (TrainingTerminated, TrainingInterrupted) as stopped:
             name = "Ctrl-C" if isinstance(stopped, TrainingInterrupted) else "SIGTERM"
-            report(f"stopped by {name}; {stopped.checkpoint} is saved. Go on with the same command and `--resume`.")
+            report(f"stopped by {name}; {stopped.checkpoint} is saved. Continue with the same command and `--resume`.")
             raise
         except KeyboardInterrupt:
             if list_checkpoints(output_dir):
-                report("ended by Ctrl-C. Go on from the newest checkpoint with the same command and `--resume`.")
+                report("ended by Ctrl-C. Continue from the newest checkpoint with the same command and `--resume`.")
             raise
         if trainer.is_world_process_zero():
             store_end(output_dir, recipe, result)

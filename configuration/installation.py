@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""How a package that is missing is installed: from a clone of the repository, since no package index has this one."""
+"""How to install a missing package: from a clone of the repository, since this one is on no package index."""
 
 
 def name_installation(extra: str) -> str:

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Types of settings: what a dataclass declares, and what a value must be to fit it."""
+"""Types of settings: what a dataclass declares, and whether a value fits it."""
 
 import dataclasses
 import numbers
@@ -30,7 +30,7 @@ def check_types(settings: Any, texts: Iterable[str] = (), prefix: str = "") -> N
 
     Args:
         settings: an instance of a dataclass. Fields that are declared as something else than text, numbers, switches,
-            lists and mappings are not looked at, nor are the entries of lists and mappings.
+            lists and mappings are ignored, and so are the entries of lists and mappings.
         texts (iterable of `str`): fields whose declared `str` is checked too.
         prefix (`str`, *optional*): put before the names in messages.
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""YAML of people: bounded in size, depth and number of values, and without keys that are given twice."""
+"""YAML files of users, limited in size, depth and number of values; a repeated key is an error."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def read_yaml(path: Path) -> Any:
         path (`Path`): the file, UTF-8.
 
     Raises:
-        ValueError: no YAML, other than plain values, or more than a recipe can need; the file is named.
+        ValueError: not YAML, not plain values, or more than a recipe can need; the message names the file.
     """
     size = path.stat().st_size
     if size > MOST_BYTES:
@@ -37,7 +37,7 @@ def parse_yaml(text: str, where: str) -> Any:
         where (`str`): file or option that it comes from, for messages.
 
     Raises:
-        ValueError: no YAML, other than plain values, or more than a recipe can need.
+        ValueError: not YAML, not plain values, or more than a recipe can need.
 
     Example:
 

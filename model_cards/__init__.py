@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Model cards: what a checkpoint says about itself."""
+"""Model cards: the description that a checkpoint carries."""
 
 from .card_renderer import CHECKPOINT_WORD, ModelCard, render_model_card
 from .front_matter import check_front_matter

@@ -29,20 +29,20 @@ TIME_UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 @dataclass
 class ModelCard:
-    """What a card says, gathered from the objects and files of a run.
+    """Content of a card, gathered from the objects and files of a run.
 
     Args:
         model_name (`str`): name of the model, and of its repository where `repo_id` is not given.
         description (`str`): one or two sentences on what it is.
         metrics_file (`str` or `Path`, *optional*): JSON that the evaluation wrote: one result of the pointing game, or
-            a mapping of split -> result; entries that are no result are passed over. Without it the card says that
+            a mapping of split -> result; entries that are not results are skipped. Without it the card states that
             the checkpoint has not been evaluated.
         evaluation_dataset (`str`, defaults to `""`): what the metrics were computed on; needed with `metrics_file`.
         evaluation_split (`str`, *optional*): split of a single result, if it is not the name in the file.
         evaluation_command (`str`, *optional*): command that gives the metrics; the word `CHECKPOINT` in it stands for
             the repository. A result of the file that holds its own `command` needs none.
         weights_sha256 (`str`, *optional*): hash of the checkpoint's weights (`evaluation/weight_hash.py`): results
-            that were measured on others, or do not say on which, are refused. Without it nothing is compared.
+            that were measured on others, or without such a hash, are refused. Without it nothing is compared.
         image_size (`int` or (height, width), *optional*): pixels of the images that the model reads.
         datasets (list of `str`): names of the training data sets.
         recipe (`str`, *optional*): name of the recipe of the training.
@@ -66,7 +66,7 @@ class ModelCard:
 
     Raises:
         ValueError: an unknown `source`, a metrics file without the name of the data set, or a time or an amount of
-            emissions that is no finite number from 0.
+            emissions that is not a finite number of at least 0.
     """
 
     model_name: str
@@ -98,7 +98,7 @@ class ModelCard:
         if self.source not in SOURCES:
             raise ValueError(f"`source` must be one of {', '.join(SOURCES)}, got {self.source!r}.")
         if self.metrics_file is not None and not self.evaluation_dataset:
-            raise ValueError("`metrics_file` needs `evaluation_dataset`: a number without its data set says nothing.")
+            raise ValueError("`metrics_file` needs `evaluation_dataset`: a number without its data set means nothing.")
         for name in ("training_seconds", "co2_emissions_kg"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
@@ -111,16 +111,16 @@ class ModelCard:
 
 
 def render_model_card(card: ModelCard) -> str:
-    """The text of a model card: front matter that the Hub reads, and what a person should know.
+    """The text of a model card: front matter that the Hub reads, and what a reader should know.
 
     Args:
-        card ([`ModelCard`]): what the card says.
+        card ([`ModelCard`]): content of the card.
 
     Returns:
         `str`: Markdown with YAML front matter.
 
     Raises:
-        FileNotFoundError: there is no metrics file where the card names one.
+        FileNotFoundError: the metrics file of the card does not exist.
         ValueError: the metrics file holds no result of the pointing game, an accuracy outside [0, 1], or a result of
             other weights than `card.weights_sha256`.
     """
@@ -206,7 +206,7 @@ def _build_loading_arguments(card: ModelCard) -> str:
 
 
 def _list_commands(card: ModelCard, metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Commands that give the metrics, each once, with the repository in the place of the checkpoint."""
+    """Commands that give the metrics, each once, with the repository instead of the checkpoint."""
     commands = [result.get("command") or card.evaluation_command for result in metrics.values()]
     repository = shlex.quote(card.repository)
     return [command.replace(CHECKPOINT_WORD, repository) for command in dict.fromkeys(commands) if command]
@@ -227,7 +227,7 @@ def _describe_result(split: str, result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _describe_start(base_model: str | None) -> str:
-    """What training started from; of a folder on somebody's disk only the name."""
+    """What training started from; of a local folder only the name."""
     if base_model is None:
         return "random weights"
     return shorten_place(base_model)

@@ -27,7 +27,7 @@ def is_hub_name(name: str) -> bool:
 
 
 def is_place(text: str) -> bool:
-    """Whether a text is a path of one machine, absolute or relative, rather than a name of the Hub or words.
+    """Whether a text is a local path, absolute or relative, and not a name of the Hub or words.
 
     A relative path of two parts looks like a name of the Hub: it is a path where something is found there.
 
@@ -55,7 +55,7 @@ def is_inside(text: str, folder: str | None) -> bool:
 
 
 def shorten_place(text: str) -> str:
-    """A text as a card shows it: of a path of one machine only the last part."""
+    """A text as a card shows it: of a local path only the last part."""
     parts = [part for part in re.split(r"[/\\]", text) if part]
     return parts[-1] if parts and is_place(text) else text
 
@@ -71,7 +71,7 @@ def check_front_matter(text: str) -> None:
     """
     parts = text.split("---\n", 2)
     if parts[0] or len(parts) < 3:
-        raise ValueError("the card has no front matter: it must begin with YAML between two lines `---`.")
+        raise ValueError("the card has no front matter: it must start with YAML between two lines `---`.")
     try:
         data = yaml.safe_load(parts[1])
     except yaml.YAMLError as error:
@@ -111,11 +111,11 @@ PLACE_ENDINGS = ("_root", "_dir")
 
 
 def hide_folder(value: Any, name: str, data_root: str | None = None) -> Any:
-    """An argument of a builder as a card shows it: what is a path of one machine becomes its name in capitals.
+    """An argument of a builder as a card shows it: a local path becomes the name of the argument in capitals.
 
     Args:
         value: the argument; in lists and mappings each entry is treated alike.
-        name (`str`): its name. One that ends in `_root` or `_dir` is a path whatever it looks like.
+        name (`str`): its name. One that ends in `_root` or `_dir` is always a path.
         data_root (`str`, *optional*): folder of the data set; relative paths of files in it are part of it, and stay.
     """
     if isinstance(value, Mapping):

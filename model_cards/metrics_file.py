@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Reading what an evaluation wrote, and whether it is about a checkpoint."""
+"""Reading the file of an evaluation, and checking that it is about a checkpoint."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ def read_metrics(path: str | Path) -> dict[str, dict[str, Any]]:
         `dict`: split -> result; a single result stands under its own `split`, or under `"all"`.
 
     Raises:
-        ValueError: the file is no JSON, holds no result, or an accuracy outside [0, 1].
+        ValueError: the file is not JSON, holds no result, or an accuracy outside [0, 1].
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -48,7 +48,7 @@ def check_weights(path: str | Path, results: Mapping[str, Mapping[str, Any]], we
         weights_sha256 (`str`): hash of the checkpoint's weights.
 
     Raises:
-        ValueError: a result that was measured on other weights, or does not say on which.
+        ValueError: a result that was measured on other weights, or without the hash of the weights.
     """
     for split, result in results.items():
         measured = result.get(WEIGHTS_KEY)

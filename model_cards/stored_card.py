@@ -20,8 +20,8 @@ def write_model_card(folder: str | Path, card: ModelCard) -> Path:
     Beside it lie its fields (`model_card.json`), and the metrics file, which is copied if it is elsewhere.
 
     Args:
-        folder (`str` or `Path`): folder of the checkpoint; made where it is missing.
-        card ([`ModelCard`]): what the card says.
+        folder (`str` or `Path`): folder of the checkpoint; created if it is missing.
+        card ([`ModelCard`]): content of the card.
 
     Returns:
         `Path` of the card.

@@ -1,7 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Checkpoints on the Hub: the matching model, its processor, the code that reads them, and the card.
 
-What is published is made in a folder of its own and checked there, before anything is sent.
+A publication is built in a folder of its own and checked there before anything is uploaded.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ CARD_FILE, METRICS_FILE = "README.md", "metrics.json"
 PROCESSOR_FILES = ("processor_config.json", "tokenizer.json", "tokenizer_config.json")
 # Files of an earlier push that the new one may not have: weights in more parts, code under another name.
 REPLACED_FILES = ("model*.safetensors", "model.safetensors.index.json", "*_albef.py")
-# What an evaluation writes beside its results: a folder of one machine, and every phrase.
+# What an evaluation writes beside its results: a local folder, and every phrase.
 PRIVATE_METRICS = ("checkpoint", "phrases")
 ORIGINS = {
     "albef": "a checkpoint of ALBEF, whose training is not recorded here",
@@ -85,7 +85,7 @@ def prepare_publication(
     metrics_file: str | Path | None = None,
     source: str | None = None,
 ) -> Publication:
-    """Makes what is published of a checkpoint: the matching model without momentum copies and queues, and the rest.
+    """Builds the publication of a checkpoint: the matching model without momentum copies and queues, and the rest.
 
     Args:
         checkpoint (`str` or `Path`): folder of a checkpoint, of training or of grounding; a LoRA adapter is added to
@@ -174,7 +174,7 @@ def _check_checkpoint(checkpoint: Path) -> None:
     if not checkpoint.is_dir():
         raise FileNotFoundError(f"No checkpoint folder at {checkpoint}. Give a folder that a run or `convert` wrote.")
     if not any((checkpoint / name).is_file() for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE)):
-        raise FileNotFoundError(f"No `{CONFIG_FILE}` in {checkpoint}: this is no checkpoint folder.")
+        raise FileNotFoundError(f"No `{CONFIG_FILE}` in {checkpoint}: this is not a checkpoint folder.")
 
 
 def _gather_card(checkpoint: Path, repo_id: str, source: str | None) -> ModelCard | None:
@@ -197,7 +197,7 @@ def _gather_card(checkpoint: Path, repo_id: str, source: str | None) -> ModelCar
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuses a folder that lacks something of what a reader on the Hub needs."""
+    """Refuses a folder that lacks a file that users of the Hub need."""
     config = load_json(folder / CONFIG_FILE)
     modules = {reference.partition(".")[0] + ".py" for reference in config["auto_map"].values()}
     modules |= {entry["impl"].partition(".")[0] + ".py" for entry in config["custom_pipelines"].values()}
@@ -220,7 +220,7 @@ def upload_publication(
 
     Args:
         publication ([`Publication`]): what to upload.
-        private (`bool`, *optional*): whether a repository that does not exist yet is made private.
+        private (`bool`, *optional*): whether a new repository is private.
         message (`str`): of the commit.
         token (`str`, *optional*): with write permission; the one of `hf auth login` or `HF_TOKEN` by default.
 
@@ -268,14 +268,14 @@ def publish_checkpoint(
 
 
 def check_repository_name(repo_id: str, example: str) -> None:
-    """Refuses a name that no repository of one's own can have; without a user's name the Hub would take one's own."""
+    """Refuses a name that is not `user/name`; the Hub would add the name of the user to a bare one."""
     if repo_id.count("/") != 1:
         raise ValueError(f"a repository is named {example}, got {repo_id!r}.")
     validate_repo_id(repo_id)
 
 
 def check_token(token: str | None = None) -> None:
-    """Refuses to go on without a token.
+    """Refuses to continue without a token.
 
     Raises:
         ValueError: none is given and none is stored.
@@ -286,7 +286,7 @@ def check_token(token: str | None = None) -> None:
 
 @contextmanager
 def explaining_hub_errors(repo_id: str | None) -> Iterator[None]:
-    """Turns what the Hub answers into one line: a `ValueError` for a refusal, a `ConnectionError` for a failure."""
+    """Turns answers of the Hub into one line: a `ValueError` for a refusal, a `ConnectionError` for a failure."""
     try:
         yield
     except HfHubHTTPError as error:

@@ -3,7 +3,7 @@
 
 OUTPUT/data/SPLIT-00000.parquet   rows, the images inside
 OUTPUT/manifest.json              name, size, checksum and rows of every shard; written after each of them
-OUTPUT/report.json                statistics, what was left out and why, published counts beside the measured ones
+OUTPUT/report.json                statistics, what was skipped and why, published counts beside the measured ones
 OUTPUT/README.md                  the card
 """
 
@@ -43,7 +43,7 @@ from albef_amc.text_files_albef import load_json
 
 BUILD_MANIFEST_FILE, REPORT_FILE = "manifest.json", "report.json"
 DEFAULT_SHARD_SIZE = "500MB"
-# What was left out before any image was read.
+# What was skipped before any image was read.
 ANNOTATIONS = "annotations"
 # Names of published counts: what the statistics call them.
 COUNTED = {
@@ -83,7 +83,7 @@ def build_dataset(
         shard_size (`str`, defaults to "500MB"): rows of about this size go into a shard.
         resume (`bool`, defaults to `False`): keep the shards of an earlier run whose checksum is right.
         repo_id (`str`, *optional*): repository that the card's loading line names.
-        progress (callable): is told how far a split is.
+        progress (callable): is called with the progress of a split.
 
     Returns:
         `dict`: what `report.json` holds; `files`, bytes by name; `is_card_kept`, whether the card was edited by hand.
@@ -137,7 +137,7 @@ def build_dataset(
 
 
 def _read_size(text: str) -> int:
-    """Bytes of a size with its unit; small letters are the same units, and bytes always."""
+    """Bytes of a size with its unit; lower case means the same units."""
     try:
         size = convert_file_size_to_int(text.upper())
     except ValueError:
@@ -194,7 +194,7 @@ def _check_splits(name: str, splits: Iterable[str] | None, chosen: list[str]) ->
 
 @dataclass
 class _Build:
-    """A build on its way: the folder, the manifest that says what of it is done, and how the rest is made."""
+    """A build in progress: the folder, the manifest of what is done, and how the rest is built."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -204,7 +204,7 @@ class _Build:
     num_workers: int
 
     def write(self, readers: dict[str, SplitReader]) -> dict[str, ReadingReport]:
-        """Writes what is missing; returns what was left out, by split. The manifest follows shard by shard."""
+        """Writes what is missing; returns what was skipped, by split. The manifest is updated after each shard."""
         kept = {split: self._keep_intact(self.manifest["splits"].get(split)) for split in readers}
         self._remove_others({shard.name for shards, _ in kept.values() for shard in shards})
         self.manifest["splits"] = {
@@ -224,7 +224,7 @@ class _Build:
         return left_out
 
     def _write_split(self, reader: SplitReader, done: list[Shard], rest: dict[str, Any] | None) -> dict[str, Any]:
-        """Writes the shards of a split that are missing; returns what was left out behind the last one."""
+        """Writes the shards of a split that are missing; returns what was skipped after the last one."""
         if rest is not None:
             self.progress(reader.name, len(reader), len(reader))
             return rest
@@ -250,7 +250,7 @@ class _Build:
         return {**packed, "first_places": {reason: self.hide(place) for reason, place in places}}
 
     def _keep_intact(self, state: dict[str, Any] | None) -> tuple[list[Shard], dict[str, Any] | None]:
-        """The first shards that are as they were written; with all of them, what was left out behind the last one."""
+        """The first shards that are unchanged; if all are, also what was skipped after the last one."""
         if state is None:
             return [], None
         shards: list[Shard] = []
@@ -262,7 +262,7 @@ class _Build:
         return shards, state.get("rest")
 
     def _remove_others(self, kept: set[str]) -> None:
-        """Removes shards that are not kept, halves of shards, and what a killed run left of the other files."""
+        """Removes shards that are not kept, incomplete shards, and what a killed run left of the other files."""
         for name in (BUILD_MANIFEST_FILE, REPORT_FILE, CARD_FILE):
             for path in self.folder.glob(f".{name}.*"):
                 path.unlink()
@@ -316,7 +316,7 @@ def _hide_option(value: Any, hide: Callable[[str], str], data_root: str | None) 
 
 
 def _list_reasons(report: ReadingReport, hide: Callable[[str], str]) -> dict[str, Any]:
-    """What was left out, most frequent reason first."""
+    """What was skipped, most frequent reason first."""
     return {
         reason: {"count": count, "first": hide(report.first_places[reason])}
         for reason, count in report.counts.most_common()

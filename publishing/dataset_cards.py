@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""The card of a built data set: the builder's card, with what was measured of this copy in front of it."""
+"""The card of a built data set: the builder's card, after what was measured of this copy."""
 
 import inspect
 import json
@@ -19,7 +19,7 @@ from albef_amc.model_cards.card_renderer import TEMPLATE
 
 CARD_FILE, ALL_SPLITS = "README.md", "all"
 DEFAULT_CONFIG_NAME = "default"
-# The Hub's classes of size: rows below this number.
+# Size classes of the Hub: fewer rows than this number.
 SIZE_CLASSES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 LARGEST_SIZE_CLASS = "1M<n<10M"
 LONGEST_LIST, LONGEST_TEXT = 4, 120
@@ -53,7 +53,7 @@ def render_dataset_card(folder: Path, manifest: dict[str, Any], content: dict[st
     Args:
         folder (`Path`): of the data set, with its shards.
         manifest (`dict`): splits and their shards.
-        content (`dict`): statistics, published counts and what was left out.
+        content (`dict`): statistics, published counts and what was skipped.
         repo_id (`str`, *optional*): repository for the loading line.
 
     Raises:

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Shards of a data set: Parquet files that appear whole, with their checksums, read from the raw files once.
+"""Shards of a data set: Parquet files that appear when complete, with checksums; raw files are read once.
 
 Sources are read in parts of `SOURCES_PER_PART`, in this process or in several; the shards are the same, byte by byte,
 however many processes read and however often a build was stopped and continued.
@@ -37,7 +37,7 @@ PARTS_AHEAD = 2
 LOST_WORKER = (
     "a process that reads images ended before its time: it was killed, for example because memory ran out, or (where "
     "processes are not copies of this one, as on macOS and Windows) the program starts its work outside of "
-    '`if __name__ == "__main__":`. Shards that are whole are kept: continue with `--resume`, perhaps with '
+    '`if __name__ == "__main__":`. Complete shards are kept: continue with `--resume`, perhaps with '
     "`--num-workers 1`."
 )
 
@@ -54,8 +54,8 @@ class Shard:
         sha256 (`str`): of the file.
         num_rows (`int`): rows.
         num_bytes (`int`): bytes of the rows in memory.
-        end (`int`): number of the first source of the split that is behind it.
-        report (`dict`): `counts` and `first_places` of what was left out between it and the shard before.
+        end (`int`): number of the first source of the split after it.
+        report (`dict`): `counts` and `first_places` of what was skipped between it and the shard before.
     """
 
     name: str
@@ -114,10 +114,10 @@ def write_shards(
         shard_bytes (`int`): bytes of rows after which a shard is closed.
         num_workers (`int`): processes that read; with 1, this one.
         on_progress (callable): gets the number of sources that were read since it was called before.
-        on_shard (callable): gets each shard when it is whole.
+        on_shard (callable): gets each shard when it is complete.
 
     Returns:
-        [`~datasets_scripts.ReadingReport`]: what was left out behind the last shard.
+        [`~datasets_scripts.ReadingReport`]: what was skipped after the last shard.
     """
     start = done[-1].end if done else 0
     on_progress(start)
@@ -140,7 +140,7 @@ def write_shards(
 
 
 class _ShardWriter:
-    """A shard under a temporary name; it gets its own when it is whole.
+    """A shard under a temporary name; it gets its own when it is complete.
 
     The Parquet writer fills a buffer in memory, and the buffer is written to the disk after every row group: a disk
     that is full while the writer itself writes would end the process.
@@ -194,7 +194,7 @@ class _ShardWriter:
         self.waiting, self.waiting_bytes = [], 0
 
     def _empty_buffer(self) -> None:
-        """Writes the buffer to the disk; the Parquet writer counts its bytes itself and goes on in an empty one."""
+        """Writes the buffer to the disk; the Parquet writer counts its bytes itself and continues in an empty one."""
         try:
             with self.buffer.getbuffer() as content:
                 self.file.write(content)
@@ -202,14 +202,14 @@ class _ShardWriter:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{error.strerror}: {self.unfinished.parent} has no room for {self.name}. It is removed, and shards "
-                "that are whole are kept: make room and continue with `--resume`.",
+                f"{error.strerror}: {self.unfinished.parent} has no room for {self.name}. It is removed, and "
+                "complete shards are kept: make room and continue with `--resume`.",
             ) from error
         self.buffer.seek(0)
         self.buffer.truncate()
 
 
-# One part: number of the source behind it, its rows, what was left out.
+# One part: number of the source after it, its rows, what was skipped.
 Part = tuple[int, pa.Table, ReadingReport]
 
 
@@ -253,7 +253,7 @@ def _choose_start_method() -> str | None:
 def _start_worker(reader: SplitReader) -> None:
     global _reader
     _reader = reader
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that was asked to stop says so, once
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that was asked to stop reports it, once
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 

@@ -270,7 +270,7 @@ def test_text_has_published_numbers_beside_the_measured_one(checkpoint, refer_op
     assert "   61.10  AMC (boxes of Visual Genome); Yang et al., CVPR 2023" in lines[start + 2 :]
     departures = "images are 32 x 32, not 384 x 384; 3 phrases were scored, not 4889"
     assert lines[-1] == f"protocol of refcoco_plus, testB: NOT followed: {departures}"
-    assert "box_accuracy_at_50 is left out (`--data detections_file=FILE`)" in streams.err
+    assert "box_accuracy_at_50 is skipped (`--data detections_file=FILE`)" in streams.err
 
 
 def test_a_recipe_of_ones_own_agrees_with_itself(checkpoint, scene_options, tmp_path, capsys):

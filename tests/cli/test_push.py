@@ -222,7 +222,7 @@ def test_folders_that_cannot_be_pushed(checkpoint, tmp_path):
         prepare(checkpoint)
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(FileNotFoundError, match=r"No `config.json`.*no checkpoint folder"):
+    with pytest.raises(FileNotFoundError, match=r"No `config.json`.*not a checkpoint folder"):
         prepare(empty)
     write_model_card(checkpoint, ModelCard(model_name="x", description="x"))
     (checkpoint / "model.safetensors").write_bytes(b"cut off")

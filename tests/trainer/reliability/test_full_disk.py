@@ -66,7 +66,7 @@ def test_shards_that_are_whole_are_kept(num_workers, tmp_path, limit_files):
         if sum(read) > 100:
             limit_files(10_000)
 
-    with pytest.raises(OSError, match="no room for data/train-.*It is removed, and shards that are whole are kept"):
+    with pytest.raises(OSError, match="no room for data/train-.*It is removed, and complete shards are kept"):
         build_dataset("synthetic", tmp_path / "built", SCENES, progress=fill_the_disk, **options)
     limit_files(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
     left = hash_files(tmp_path / "built")

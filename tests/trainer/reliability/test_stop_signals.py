@@ -369,7 +369,7 @@ def test_the_command_ends_with_the_status_of_its_signal_and_says_how_to_go_on(
     error = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == status, error[-2000:]
     (checkpoint,) = folder.glob("checkpoint-*")
-    assert f"stopped by {name}; {checkpoint} is saved. Go on with the same command and `--resume`" in error
+    assert f"stopped by {name}; {checkpoint} is saved. Continue with the same command and `--resume`" in error
     assert "Traceback" not in error and not (folder / ".lock").exists()
     assert find_damage(checkpoint) is None
 
