@@ -33,7 +33,7 @@ LINE_HEIGHT = 1.35  # over the size of the letters
 MAX_CAPTION_LINES = 6
 TALLEST_CELL = 1.5  # height of a sheet's picture over the width of its column
 
-# The part of the plasma scale that stands out on white and on black alike; the opacity rises with the value to 0.78.
+# The part of the plasma scale that stands out on white and on black; the opacity rises with the value to 0.78.
 HEAT_COLOURS = ListedColormap(
     np.c_[matplotlib.colormaps["plasma"](np.linspace(0.12, 0.82, 512))[:, :3], np.linspace(0, 0.78, 512)]
 )

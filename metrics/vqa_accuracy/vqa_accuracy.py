@@ -1,11 +1,11 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """VQA accuracy: does an answer agree with those of at least three other annotators, up to spelling?
 
-VQA accuracy scores visual question answering against the answers of ten annotators. Each annotator is left out once;
+VQA accuracy scores visual question answering against the answers of ten annotators. Each annotator is excluded once;
 an answer that a of the nine others gave scores min(a / 3, 1); the question's accuracy is the mean over the ten. With
 0, 1, 2, 3 agreeing annotators among ten that is 0, 0.3, 0.6, 0.9, and 1 from four on.
 
-Answers are compared after the processing of VQA's evaluation, done for predictions and annotators alike:
+Answers are compared after the processing of VQA's evaluation, done for predictions and annotators:
 - punctuation becomes a space, or nothing where it stands beside a space, or anywhere in an answer with a number like
   100,978; apostrophes and colons stay; a period stays before a digit,
 - lower case; "none" and the number words from zero to ten become digits; the articles a, an, the go,
@@ -44,7 +44,7 @@ _CITATION = """
 
 # As many others must agree for a full score.
 NUM_AGREEING = 3
-# With fewer, no answer could have a full score once an annotator is left out.
+# With fewer, no answer could have a full score once an annotator is excluded.
 MIN_ANSWERS = NUM_AGREEING + 1
 DESCRIBED, RELEASED = "described", "released"
 
