@@ -121,7 +121,7 @@ class AlbefTextDecoder(AlbefTextStack, GenerationMixin):
         encoder_attention_mask: torch.Tensor | None = None,
         **unused,
     ) -> dict[str, torch.Tensor | None]:
-        """Inputs of a step of generation: the whole answer so far, for nothing is cached."""
+        """Inputs of a step of generation: the complete answer so far, as nothing is cached."""
         return {
             "input_ids": input_ids,
             "attention_mask": attention_mask,

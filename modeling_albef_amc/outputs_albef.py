@@ -10,7 +10,7 @@ from transformers.utils import ModelOutput
 
 @dataclass
 class AlbefModelOutput(ModelOutput):
-    """Outputs of [`AlbefModel`] for N images and P phrases of T pieces.
+    """Outputs of [`AlbefModel`] for N images and P phrases of T tokens.
 
     Args:
         last_hidden_state (`torch.Tensor` of shape `(P, T, hidden_size)`): states of the fusion encoder.
@@ -33,7 +33,7 @@ class AlbefModelOutput(ModelOutput):
 
 @dataclass
 class AlbefGroundingOutput(ModelOutput):
-    """Outputs of [`AlbefForImageTextMatching`] for P phrases of T pieces on a grid of G_h x G_w patches.
+    """Outputs of [`AlbefForImageTextMatching`] for P phrases of T tokens on a grid of G_h x G_w patches.
 
     Args:
         loss (`torch.Tensor`, scalar, with `itm_labels`): cross-entropy of the matching scores, mean over phrases.
@@ -42,7 +42,7 @@ class AlbefGroundingOutput(ModelOutput):
             graph when gradients were enabled on entry.
         normalized_heatmap (`torch.Tensor` of shape `(P, G_h, G_w)`): minus minimum, over maximum; in [0, 1].
         token_heatmap (`torch.Tensor` of shape `(P, T, G_h, G_w)`, with `output_token_heatmap`): the map of every
-            piece before their mean; 0 for padding.
+            token before their mean; 0 for padding.
         image_index (`torch.Tensor` of shape `(P,)`): image row of every phrase; `None` where a pipeline gave none.
         original_sizes (`torch.Tensor` of shape `(N, 2)`): height and width of the stored images, passed through.
     """
@@ -66,7 +66,7 @@ class AlbefGroundingOutput(ModelOutput):
 
 @dataclass
 class AlbefRetrievalOutput(ModelOutput):
-    """Outputs of [`AlbefForImageTextRetrieval`] for N images and P phrases of T pieces.
+    """Outputs of [`AlbefForImageTextRetrieval`] for N images and P phrases of T tokens.
 
     Args:
         loss (`torch.Tensor`, scalar): sum of the objectives.
@@ -137,20 +137,20 @@ class AlbefRetrievalScores(ModelOutput):
 
 @dataclass
 class AlbefQuestionAnsweringOutput(ModelOutput):
-    """Outputs of [`AlbefForQuestionAnswering`] for P questions of T pieces and A answers of L pieces.
+    """Outputs of [`AlbefForQuestionAnswering`] for P questions of T tokens and A answers of L tokens.
 
     Args:
         loss (`torch.Tensor`, scalar, with answers): weighted losses of the answers over the number of questions.
         answer_losses (`torch.Tensor` of shape `(A,)`, with answers): minus the log-probability of each answer, summed
-            over its pieces after [CLS]; without the share of the momentum model.
-        answer_logits (`torch.Tensor` of shape `(A, L, vocab_size)`, with answers): scores of the piece that follows
-            each piece, float32; of no meaning at padding.
+            over its tokens after [CLS]; without the share of the momentum model.
+        answer_logits (`torch.Tensor` of shape `(A, L, vocab_size)`, with answers): scores of the token that follows
+            each token, float32; meaningless at padding.
         question_states (`torch.Tensor` of shape `(P, T, hidden_size)`): what the decoder reads.
         heatmap (`torch.Tensor` of shape `(A, G_h, G_w)`, with `output_heatmap`): raw Grad-CAM of the answer's
             log-probability, >= 0, float32; in the graph when gradients were enabled on entry.
         normalized_heatmap (`torch.Tensor` of shape `(A, G_h, G_w)`): minus minimum, over maximum; in [0, 1].
         token_heatmap (`torch.Tensor` of shape `(A, T, G_h, G_w)`, with `output_token_heatmap`): the map of every
-            piece of the answer's question before their mean; 0 for padding.
+            token of the answer's question before their mean; 0 for padding.
         image_index (`torch.Tensor` of shape `(P,)`): image row of every question.
         answer_index (`torch.Tensor` of shape `(A,)`, with answers): question of every answer.
         original_sizes (`torch.Tensor` of shape `(N, 2)`): height and width of the stored images, passed through.
@@ -182,7 +182,7 @@ class RankedAnswers(NamedTuple):
 
 @dataclass
 class AlbefClassificationOutput(ModelOutput):
-    """Outputs of [`AlbefForVisualEntailment`] and [`AlbefForVisualReasoning`] for P texts of T pieces on a grid of
+    """Outputs of [`AlbefForVisualEntailment`] and [`AlbefForVisualReasoning`] for P texts of T tokens on a grid of
     G_h x G_w patches; where a text has m > 1 images, heatmaps have them as a second dimension.
 
     Args:
@@ -192,7 +192,7 @@ class AlbefClassificationOutput(ModelOutput):
             of a class, >= 0, float32; in the graph when gradients were enabled on entry.
         normalized_heatmap (same shape): minus minimum, over maximum, of each image; in [0, 1].
         token_heatmap (`torch.Tensor` of shape `(P, T, G_h, G_w)` or `(P, m, T, G_h, G_w)`, with
-            `output_token_heatmap`): the map of every piece before their mean; 0 for padding.
+            `output_token_heatmap`): the map of every token before their mean; 0 for padding.
         image_index (`torch.Tensor` of shape `(P,)` or `(P, m)`): image row of every text, or its m rows.
         original_sizes (`torch.Tensor` of shape `(N, 2)`): height and width of the stored images, passed through.
     """

@@ -608,7 +608,7 @@ def compute_retrieval_recall(
     r"""Recall at 1, 5 and 10 in both directions, in percent.
 
     Text recall at r is the share of images with a text of their own among the best r; image recall at r that of texts
-    with their image among the best r. An image may have any number of texts; one without is left out of text recall.
+    with their image among the best r. An image may have any number of texts; one without is ignored in text recall.
     Candidates outside the shortlist have one score, below all others, so that recall at ranks above k depends on the
     order of the gallery: choose a k of at least the largest rank. The published numbers do (k is 128 or 256).
 
