@@ -335,7 +335,7 @@ def test_earlier_names_of_options_are_accepted_with_the_present_ones(tmp_path, c
         ("", ["synthetic", "--num-workers", "0"], "--num-workers"),
         ("", ["synthetic", "--private"], "--push-to-hub"),
         ("", ["coco_phrases"], "data_root"),
-        ("", ["coco_phrases", "--data", "data_root=RAW"], "annotations.json"),
+        ("", ["coco_phrases", "--data", "data_root=RAW"], "No image folder"),
         ("", ["coco_phrases", "--data", "data_root=RAW", "--raw-dir", "RAW"], "given more than once"),
         ("file", ["synthetic"], "is a file"),
         ("filled", ["synthetic"], "not empty"),
