@@ -15,7 +15,6 @@ from albef_amc.cli.reporting import print_result, report
 from albef_amc.publishing import dataset_building
 from albef_amc.publishing.dataset_publishing import open_repository, upload_dataset
 
-DEFAULT_SHARD_SIZE = dataset_building.DEFAULT_SHARD_SIZE
 # Of the statistics, those printed for every split; which of them there are depends on the task.
 SHOWN_COUNTS = (
     "num_images", "num_phrases", "num_boxes", "num_captions", "num_questions", "num_sentences", "num_hypotheses",
@@ -31,7 +30,7 @@ def build_dataset(
     push_to_hub: Annotated[str | None, typer.Option(help="your-name/data; created if it does not exist.")] = None,
     private: PrivateOption = False,
     num_workers: Annotated[int, typer.Option(min=1, help="Processes that read images.")] = 1,
-    shard_size: Annotated[str, typer.Option(help="Size of a file, such as 500MB.")] = DEFAULT_SHARD_SIZE,
+    shard_size: Annotated[str, typer.Option(help="Size of a file.")] = dataset_building.DEFAULT_SHARD_SIZE,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a build; finished shards are kept.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -9,7 +9,7 @@ import typer
 from albef_amc.cli.options import OUTPUT_FOLDER, STORED_TYPES, JsonOption
 from albef_amc.cli.output_paths import check_output_folder
 from albef_amc.cli.reporting import print_result, report
-from albef_amc.configuration.recipes import read_settings
+from albef_amc.configuration.recipes import read_key_values
 from albef_amc.ranges_albef import check_choice
 
 
@@ -62,7 +62,7 @@ def convert(
             checkpoint,
             folder,
             vocab=vocab,
-            overrides=read_settings(overrides or (), "--set"),
+            overrides=read_key_values(overrides or (), "--set"),
             image_size=image_size,
             keep_momentum=keep_momentum,
             dtype=getattr(torch, dtype),

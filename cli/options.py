@@ -10,7 +10,7 @@ import typer
 
 from albef_amc.cli.output_paths import check_output_folder
 from albef_amc.cli.reporting import report
-from albef_amc.configuration.recipes import read_settings
+from albef_amc.configuration.recipes import read_key_values
 
 STORED_TYPES = ("float32", "bfloat16", "float16")
 
@@ -62,4 +62,4 @@ def read_data(options: Iterable[str] | None, raw_folder: Path | None = None) -> 
     words = list(options or ())
     if raw_folder is not None:
         words.append(f"data_root={json.dumps(str(raw_folder))}")
-    return read_settings(words, "--data")
+    return read_key_values(words, "--data")

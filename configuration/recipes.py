@@ -84,7 +84,7 @@ def build_section(kind: type, content: Any, where: str) -> Any:
     return kind(**content)
 
 
-def split_setting(setting: str, option: str) -> tuple[str, str]:
+def split_key_value(setting: str, option: str) -> tuple[str, str]:
     """Key and text of a `key=value` setting.
 
     Args:
@@ -100,7 +100,7 @@ def split_setting(setting: str, option: str) -> tuple[str, str]:
     return key.strip(), text
 
 
-def read_settings(settings: Iterable[str], option: str) -> dict[str, Any]:
+def read_key_values(settings: Iterable[str], option: str) -> dict[str, Any]:
     """`key=value` settings as a dictionary, values read as YAML.
 
     Args:
@@ -113,15 +113,15 @@ def read_settings(settings: Iterable[str], option: str) -> dict[str, Any]:
     Example:
 
     ```python
-    >>> from albef_amc.configuration.recipes import read_settings
-    >>> read_settings(["split=test", "seed=3", "rate=1e-4"], "--data")
+    >>> from albef_amc.configuration.recipes import read_key_values
+    >>> read_key_values(["split=test", "seed=3", "rate=1e-4"], "--data")
     {'split': 'test', 'seed': 3, 'rate': 0.0001}
 
     ```
     """
     values: dict[str, Any] = {}
     for setting in settings:
-        key, text = split_setting(setting, option)
+        key, text = split_key_value(setting, option)
         if key in values:
             raise ValueError(f"`{option} {key}=...` is given more than once: give it once.")
         values[key] = read_number(parse_yaml(text, f"`{option} {key}`"))
@@ -133,4 +133,4 @@ def read_number(value: Any) -> Any:
     return float(value) if isinstance(value, str) and SCIENTIFIC_NOTATION.fullmatch(value) else value
 
 
-__all__ = ["build_section", "read_number", "read_recipe", "read_settings", "split_setting"]
+__all__ = ["build_section", "read_key_values", "read_number", "read_recipe", "split_key_value"]

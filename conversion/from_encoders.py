@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from albef_amc.configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
 from albef_amc.conversion.bert_encoder import read_text_encoder, read_tokenizer
-from albef_amc.conversion.original_checkpoints import check_names, choose_explained_layers
+from albef_amc.conversion.original_checkpoints import choose_explained_layers
 from albef_amc.conversion.report import EncodersReport
 from albef_amc.conversion.timm_encoder import read_image_encoder
 from albef_amc.conversion.weight_files import EncoderWeights, check_values, resize_positions
@@ -24,6 +24,7 @@ from albef_amc.image_processing_albef import AlbefImageProcessor
 from albef_amc.pretrained_albef import SPECIAL_TOKEN_IDS
 from albef_amc.pretraining_albef import AlbefForPreTraining
 from albef_amc.processing_albef import AlbefProcessor
+from albef_amc.ranges_albef import check_names
 from albef_amc.text_processing_albef import build_tokenizer_like
 
 logger = logging.get_logger(__name__)
@@ -121,7 +122,7 @@ def _build_config(
     text = AlbefTextConfig(**_merge("text_config", AlbefTextConfig, text_encoder, text_config))
     vision = AlbefVisionConfig(**vision_values)
     _check_special_ids(text, text_encoder.source)
-    check_names(values, AlbefConfig.__annotations__)
+    check_names(values, [*AlbefConfig.__annotations__], "a configuration of ALBEF", "value")
     explained, guesses = choose_explained_layers(
         vision.num_hidden_layers, text.fusion_layer, text.num_hidden_layers, images_per_text=1, given=values
     )
@@ -146,7 +147,7 @@ def _check_special_ids(text: AlbefTextConfig, source: str) -> None:
 def _merge(
     part: str, config_class: type[PreTrainedConfig], encoder: EncoderWeights, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    check_names((f"{part}.{name}" for name in given), {f"{part}.{name}" for name in config_class.__annotations__})
+    check_names(given, [*config_class.__annotations__], f"`{part}`", "value")
     for name, value in given.items():
         if name in encoder.known and encoder.known[name] != value:
             raise ValueError(

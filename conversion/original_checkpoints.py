@@ -12,6 +12,7 @@ import torch
 from albef_amc.configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
 from albef_amc.conversion.report import list_names
 from albef_amc.pretrained_albef import AlbefPreTrainedModel
+from albef_amc.ranges_albef import check_names
 
 TEXT_PREFIXES = ("text_encoder.bert.", "text_encoder.")  # the second where the encoder has no masked-word head
 PUBLISHED_TEXT_DEPTH, PUBLISHED_PAIR_DEPTH = (6, 12), (6, 18)  # first fusion layer, number of layers
@@ -308,17 +309,10 @@ def _infer_heads(state_dict: Mapping[str, torch.Tensor], images_per_text: int | 
     return inferred
 
 
-def check_names(given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuses configuration values, by dotted name, that do not exist."""
-    for name in given:
-        if name not in known:
-            raise ValueError(f"`{name}` is not a configuration value. There are: {', '.join(sorted(known))}.")
-
-
 def _check_overrides(overrides: Mapping[str, Any], inferred: Mapping[str, Any]) -> None:
     owners = {"": AlbefConfig, "vision_config.": AlbefVisionConfig, "text_config.": AlbefTextConfig}
     known = {prefix + name for prefix, owner in owners.items() for name in owner.__annotations__}
-    check_names(overrides, known - {"vision_config", "text_config"})
+    check_names(overrides, sorted(known - {"vision_config", "text_config"}), "a configuration of ALBEF", "value")
     for name, value in overrides.items():
         if name in inferred and inferred[name] != value:
             hint = " Use `image_size` (`--image-size`) to resize." if name.endswith("image_size") else ""
@@ -388,7 +382,6 @@ def _shape(state_dict: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...]
 __all__ = [
     "IMAGES_PER_TEXT",
     "OriginalKind",
-    "check_names",
     "choose_explained_layers",
     "count_layers",
     "find_ignored_reason",

@@ -140,7 +140,7 @@ def evaluate_grounding(
     if rank == 0:
         warn_about_boxes(rows, "evaluation data")
     rows = guard_images(rows, is_decoded=False)
-    own_rows = rows if world_size == 1 else Subset(rows, split_rows(len(rows), rank, world_size))
+    own_rows = rows if world_size == 1 else Subset(rows, choose_rows(len(rows), rank, world_size))
     results, num_skipped = predict_points(
         model, processor, own_rows, batch_size, phrases_per_chunk, num_workers, max_length, metrics, progress
     )
@@ -454,7 +454,7 @@ def evaluate_baselines(rows: Iterable[dict]) -> dict[str, float]:
     return {name: score_points(results)[POINTING_ACCURACY] for name, results in points.items()}
 
 
-def split_rows(num_rows: int, rank: int, world_size: int) -> range:
+def choose_rows(num_rows: int, rank: int, world_size: int) -> range:
     """The block of rows that a process evaluates: together, in the order of ranks, each row once."""
     return range(num_rows * rank // world_size, num_rows * (rank + 1) // world_size)
 
@@ -462,6 +462,7 @@ def split_rows(num_rows: int, rank: int, world_size: int) -> range:
 __all__ = [
     "BASELINES",
     "GroundingEvaluation",
+    "choose_rows",
     "evaluate_baselines",
     "evaluate_grounding",
     "has_proposals",
@@ -469,5 +470,4 @@ __all__ = [
     "locate_points",
     "predict_points",
     "shuffle_phrases",
-    "split_rows",
 ]

@@ -17,6 +17,7 @@ from torch import nn
 from albef_amc import AlbefConfig, AlbefForImageTextMatching, AlbefForPreTraining
 from albef_amc.configuration.installation import name_installation
 from albef_amc.configuration.setting_types import list_simple_fields
+from albef_amc.momentum_albef import MOMENTUM_PREFIX
 from albef_amc.ranges_albef import BELOW_ONE, POSITIVE, Range, check_number, shorten_value
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ GroundingModel = AlbefForPreTraining | AlbefForImageTextMatching
 ADAPTER_NAME = "default"
 MATCHING_HEAD = "itm_head"
 MASKED_WORD_HEAD = "mlm_head"
-MOMENTUM_PREFIX = "momentum_"
 # Kept in the stored adapter, so that peft leaves the copies alone wherever it loads it.
 MOMENTUM_PATTERN = rf"(?:.*\.)?{MOMENTUM_PREFIX}.*"
 FUSION_MODULES = r"(?:(?:attention|cross_attention)\.(?:q_proj|k_proj|v_proj|out_proj)|fc1|fc2)"

@@ -163,10 +163,10 @@ def _build_front_matter(card: ModelCard, metrics: Mapping[str, Mapping[str, Any]
     ]
     emissions: dict[str, Any] = {}
     if card.co2_emissions_kg is not None:
-        emissions["emissions"] = card.co2_emissions_kg * GRAMS_PER_KILOGRAM
-        emissions["source"] = "estimate of the authors of the run"
-        if hardware := _describe_hardware(card):
-            emissions["hardware_used"] = hardware
+        grams = card.co2_emissions_kg * GRAMS_PER_KILOGRAM
+        entry: dict[str, Any] = {"emissions": grams, "source": "estimate of the authors of the run"}
+        hardware = _describe_hardware(card)
+        emissions["co2_eq_emissions"] = {**entry, **({"hardware_used": hardware} if hardware else {})}
     return ModelCardData(
         model_name=card.model_name,
         language="en",
@@ -178,7 +178,7 @@ def _build_front_matter(card: ModelCard, metrics: Mapping[str, Mapping[str, Any]
         base_model=card.base_model if card.base_model and is_hub_name(card.base_model) else None,
         metrics=[METRIC_TYPE] if results else None,
         eval_results=results or None,
-        **({"co2_eq_emissions": emissions} if emissions else {}),
+        **emissions,
     )
 
 

@@ -85,4 +85,4 @@ def _write(path: Path, text: str) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-__all__ = ["read_model_card", "write_model_card"]
+__all__ = ["CARD_FILE", "read_model_card", "write_model_card"]

@@ -308,6 +308,7 @@ __all__ = [
     "ADAPTER_WEIGHTS_FILE",
     "CONFIG_FILE",
     "FLOAT_TYPES",
+    "SERVER_ERRORS",
     "WHOLE_NUMBER_TYPES",
     "StoredTensor",
     "check_settings",

@@ -20,9 +20,10 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 from huggingface_hub.utils import validate_repo_id
 
 from albef_amc import AlbefForImageTextMatching, VisualGroundingPipeline
-from albef_amc.checkpoint_files_albef import ADAPTER_CONFIG_FILE, CONFIG_FILE
+from albef_amc.checkpoint_files_albef import ADAPTER_CONFIG_FILE, CONFIG_FILE, SERVER_ERRORS
 from albef_amc.evaluation.checkpoints import hash_checkpoint, load_model_and_processor
 from albef_amc.model_cards import (
+    CARD_FILE,
     ModelCard,
     check_front_matter,
     check_weights,
@@ -34,7 +35,7 @@ from albef_amc.model_cards.front_matter import shorten_place
 from albef_amc.saving_albef import write_atomically, write_json
 from albef_amc.text_files_albef import load_json, read_text_file
 
-CARD_FILE, METRICS_FILE = "README.md", "metrics.json"
+METRICS_FILE = "metrics.json"
 PROCESSOR_FILES = ("processor_config.json", "tokenizer.json", "tokenizer_config.json")
 # Files of an earlier push that the new one may not have: weights in more parts, code under another name.
 REPLACED_FILES = ("model*.safetensors", "model.safetensors.index.json", "*_albef.py")
@@ -46,7 +47,7 @@ ORIGINS = {
     "albef-amc": "a checkpoint whose training is not recorded here",
 }
 DEFAULT_MESSAGE = "Upload model, processor, code and card"
-UNAUTHORIZED, SERVER_ERRORS = 401, 500
+UNAUTHORIZED = 401
 
 
 @dataclass

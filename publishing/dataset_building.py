@@ -23,12 +23,14 @@ import pyarrow.parquet as pq
 from datasets.utils.py_utils import convert_file_size_to_int
 
 from albef_amc.datasets_scripts import BUILDERS, ReadingReport, check_builder_options
+from albef_amc.datasets_scripts.loading import ALL_SPLITS
 from albef_amc.datasets_scripts.source_builder import SourceBuilder
 from albef_amc.datasets_scripts.split_reader import SplitReader, list_split_readers
 from albef_amc.datasets_scripts.statistics import build_statistics, iterate_tables
 from albef_amc.messages_albef import suggest_nearest
+from albef_amc.model_cards import CARD_FILE
 from albef_amc.model_cards.front_matter import is_inside, shorten_place
-from albef_amc.publishing.dataset_cards import ALL_SPLITS, CARD_FILE, DEFAULT_CONFIG_NAME, render_dataset_card
+from albef_amc.publishing.dataset_cards import DEFAULT_CONFIG_NAME, render_dataset_card
 from albef_amc.publishing.dataset_shards import (
     DATA_FOLDER,
     SOURCES_PER_PART,

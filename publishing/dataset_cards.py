@@ -13,11 +13,11 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from albef_amc.datasets_scripts import BUILDERS
+from albef_amc.datasets_scripts.loading import ALL_SPLITS
 from albef_amc.datasets_scripts.task_features import find_task_schema
 from albef_amc.model_cards import check_front_matter
 from albef_amc.model_cards.card_renderer import TEMPLATE
 
-CARD_FILE, ALL_SPLITS = "README.md", "all"
 DEFAULT_CONFIG_NAME = "default"
 # Size classes of the Hub: fewer rows than this number.
 SIZE_CLASSES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
@@ -144,4 +144,4 @@ def _shorten(value: Any) -> Any:
     return round(value, 2) if isinstance(value, float) else value
 
 
-__all__ = ["CARD_FILE", "read_builder_card", "render_dataset_card"]
+__all__ = ["read_builder_card", "render_dataset_card"]

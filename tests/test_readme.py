@@ -20,7 +20,7 @@ from testing_utils import PROJECT_FOLDER, VOCABULARY, build_photo, build_tiny_co
 
 from albef_amc import AlbefForImageTextMatching, AlbefImageProcessor, AlbefProcessor
 from albef_amc.cli.main import VERBS, build_command
-from albef_amc.configuration.recipes import read_settings
+from albef_amc.configuration.recipes import read_key_values
 from albef_amc.configuration.shipped_files import list_shipped
 from albef_amc.datasets_scripts import BUILDERS, GROUNDING_FEATURES
 from albef_amc.evaluation.protocols import load_evaluation_recipe
@@ -115,7 +115,7 @@ def test_launch_commands_name_files_and_keys_that_exist(document, words):
 
 @pytest.mark.parametrize(("document", "words"), of_verb("evaluate"))
 def test_evaluation_commands_name_data_sets_and_arguments_that_exist(document, words):
-    options = read_settings(list_values(words, "--data"), "--data")
+    options = read_key_values(list_values(words, "--data"), "--data")
     if len(words) > 2 and not words[2].startswith("-"):
         name = words[2]
         if name in list_shipped("evaluation"):
@@ -130,7 +130,7 @@ def test_evaluation_commands_name_data_sets_and_arguments_that_exist(document, w
 def test_building_commands_name_data_sets_and_arguments_that_exist(document, words):
     name = words[1] if len(words) > 1 else "NAME"
     if name in BUILDERS:
-        options = read_settings(list_values(words, "--data"), "--data")
+        options = read_key_values(list_values(words, "--data"), "--data")
         configuration = options.pop("config_name", None)
         assert configuration is None or configuration in BUILDERS[name].CONFIGURATIONS, document
         assert options.keys() <= set(inspect.signature(BUILDERS[name].BUILDER_CONFIG_CLASS).parameters), document

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import set_seed
 
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
-from albef_amc.configuration.recipes import read_number, read_recipe, split_setting
+from albef_amc.configuration.recipes import read_number, read_recipe, split_key_value
 from albef_amc.configuration.setting_types import check_types, list_simple_fields
 from albef_amc.configuration.shipped_files import resolve_shipped
 from albef_amc.configuration.yaml_files import parse_yaml
@@ -22,7 +22,7 @@ from albef_amc.lora.adapters import check_lora_options, list_lora_fields
 from albef_amc.model_cards import ModelCard
 from albef_amc.ranges_albef import COUNT, POSITIVE, check_names, check_number, check_ranges, shorten_value
 from albef_amc.text_files_albef import load_json
-from albef_amc.text_processing_albef import build_tokenizer, clean_caption
+from albef_amc.text_processing_albef import SPECIAL_PIECES, build_tokenizer, clean_caption
 from albef_amc.trainer.amc_config import AmcConfig
 
 DEFAULT_OUTPUT_FOLDER = Path("runs")
@@ -34,7 +34,6 @@ DATA_SECTIONS = ("train_data", "evaluation_data")
 VOCABULARY_OF_DATA = "data"
 # Weights that a matching checkpoint lacks and that are made at random.
 PRE_TRAINING_PARTS = ("mlm_head.",)
-SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @dataclass
@@ -228,7 +227,7 @@ def _training_fields() -> list[str]:
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:
-    key, text = split_setting(override, "--set")
+    key, text = split_key_value(override, "--set")
     if key == "output_dir":
         content[key] = None if text.strip().lower() in ("", "~", "null") else text
         return
@@ -340,7 +339,7 @@ def build_vocabulary(phrases: Iterable[str]) -> list[str]:
     words = {word for phrase in phrases for word in clean_caption(phrase).split(" ")}
     letters = sorted({letter for word in words for letter in word})
     pieces = [*letters, *(f"##{letter}" for letter in letters), *sorted(words)]
-    return [*SPECIAL_PIECES, *dict.fromkeys(piece for piece in pieces if piece)]
+    return [*SPECIAL_PIECES.values(), *dict.fromkeys(piece for piece in pieces if piece)]
 
 
 __all__ = [

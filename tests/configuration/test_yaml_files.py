@@ -7,7 +7,7 @@ import pytest
 from testing_utils import FIXTURES_FOLDER
 
 from albef_amc.cli.main import main
-from albef_amc.configuration.recipes import read_settings
+from albef_amc.configuration.recipes import read_key_values
 from albef_amc.configuration.yaml_files import MOST_BYTES, parse_yaml, read_yaml
 from albef_amc.evaluation.protocols import load_evaluation_recipe
 from albef_amc.trainer.recipes import load_recipe
@@ -106,12 +106,12 @@ def test_a_base_is_text(base, tmp_path):
 def test_settings_of_a_command():
     given = ["a.b=4", "c=0.5", "d=text", "e=[1, 2]", "f=a=b", "g=1e-5", "h="]
     expected = {"a.b": 4, "c": 0.5, "d": "text", "e": [1, 2], "f": "a=b", "g": 1e-5, "h": None}
-    assert read_settings(given, "--data") == expected
+    assert read_key_values(given, "--data") == expected
     for wrong in ("seed", "=3", " =3"):
         with pytest.raises(ValueError, match=f"^`--data {wrong}` is not of the form key=value.$"):
-            read_settings([wrong], "--data")
+            read_key_values([wrong], "--data")
     with pytest.raises(ValueError, match=r"^`--set seed=\.\.\.` is given more than once"):
-        read_settings(["seed=1", "seed=2"], "--set")
+        read_key_values(["seed=1", "seed=2"], "--set")
 
 
 def test_an_evaluation_recipe_on_top_of_another(tmp_path):

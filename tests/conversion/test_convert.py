@@ -269,7 +269,7 @@ def test_no_file(tmp_path):
     ("overrides", "words"),
     [
         ({}, "`vision_config.num_attention_heads` leaves no trace"),
-        ({**HEADS, "vision_config.heads": 4}, "`vision_config.heads` is not a configuration value"),
+        ({**HEADS, "vision_config.heads": 4}, "unknown value `vision_config.heads`"),
         ({**HEADS, "vision_config.hidden_size": 64}, "is 48 according to the shapes of the checkpoint"),
         ({**HEADS, "vision_config.image_size": 96}, "--image-size"),
         ({**HEADS, "explanation_layer": 1}, "must be a fusion layer"),

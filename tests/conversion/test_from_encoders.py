@@ -520,8 +520,8 @@ def test_text_folders_of_another_kind(bert, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"queue_sizes": 4}, "`queue_sizes` is not a configuration value"),
-        ({"text_config": {"layers": 4}}, "`text_config.layers` is not a configuration value"),
+        ({"queue_sizes": 4}, "unknown value `queue_sizes`. Did you mean `queue_size`"),
+        ({"text_config": {"layers": 4}}, "`text_config`: unknown value `layers`"),
         ({"text_config": {"vocab_size": 9}}, r"`text_config.vocab_size` is \d+ according to .*, and cannot be set"),
         ({"vision_config": {"num_attention_heads": 4}}, "`vision_config.num_attention_heads` is 3"),
         ({"fusion_layer": 4}, "`text_config.fusion_layer` must lie between 1 and 3"),

@@ -13,7 +13,7 @@ from parallel_cases import CASES, build_model, build_uneven_rows, run_case, run_
 from sharded_cases import FSDP_CASES, ZERO_CASES, build_inputs, build_trainer, run_reference
 from testing_utils import PROJECT_FOLDER
 
-from albef_amc.evaluation.grounding_evaluation import split_rows
+from albef_amc.evaluation.grounding_evaluation import choose_rows
 from albef_amc.layout_albef import pad_tokens
 from albef_amc.parallel_albef import JointRows, gather_rows
 from albef_amc.pretraining_losses_albef import JointBatch
@@ -157,7 +157,7 @@ def test_two_gpus_without_a_launcher_are_refused(tmp_path, tiny_pretraining_mode
 
 @pytest.mark.parametrize(("num_rows", "world_size"), [(7, 2), (3, 2), (1, 4), (0, 2), (10, 3)])
 def test_blocks_of_evaluation_hold_every_row_once(num_rows, world_size):
-    blocks = [split_rows(num_rows, rank, world_size) for rank in range(world_size)]
+    blocks = [choose_rows(num_rows, rank, world_size) for rank in range(world_size)]
     assert [row for block in blocks for row in block] == list(range(num_rows))
     assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
 
