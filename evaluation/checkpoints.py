@@ -146,7 +146,7 @@ def merge_adapter(adapter: str | Path, output_dir: str | Path, base: str | Path 
         if (output_dir / name).is_file():
             raise ValueError(f"{output_dir} holds a checkpoint. Choose another folder to write.")
     if Path(adapter).is_dir() and not is_adapter(adapter):
-        raise ValueError(f"{adapter} is no adapter: it has no {ADAPTER_CONFIG_FILE}, or is a whole model.")
+        raise ValueError(f"{adapter} is not an adapter: it has no {ADAPTER_CONFIG_FILE}, or is a complete model.")
     model, processor = load_model_and_processor(AlbefForImageTextMatching, adapter, base=base)
     base_name = str(base or read_base_name(adapter))
     model.save_pretrained(output_dir)

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Folders of adapters: what they hold, reading them strictly, and merging one into its base."""
+"""Files of adapters: what they hold, strict reading, and merging an adapter into its base."""
 
 import json
 import warnings
@@ -59,7 +59,7 @@ def _read_adapter_settings(adapter: str | Path) -> dict[str, Any]:
     """
     path = find_checkpoint_file(adapter, ADAPTER_CONFIG_FILE, {})
     if path is None:
-        raise FileNotFoundError(f"No `{ADAPTER_CONFIG_FILE}` in {adapter}: this is no adapter.")
+        raise FileNotFoundError(f"No `{ADAPTER_CONFIG_FILE}` in {adapter}: this is not an adapter.")
     settings = read_settings(path)
     kind = settings.get("peft_type")
     if kind != LORA_TYPE:
@@ -79,8 +79,8 @@ def read_base_name(adapter: str | Path) -> str:
     name = _read_adapter_settings(adapter).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise ValueError(
-            f"{adapter} does not say which checkpoint it was trained on (`base_model_name_or_path`). Merge it with "
-            "`albef-amc merge ADAPTER --base CHECKPOINT`."
+            f"{adapter} does not name the checkpoint that it was trained on (`base_model_name_or_path`). Merge it "
+            "with `albef-amc merge ADAPTER --base CHECKPOINT`."
         )
     return name
 
@@ -131,7 +131,7 @@ def save_adapter(peft_model: "PeftModel", folder: Path) -> None:
 def load_adapter_weights(peft_model: "PeftModel", adapter: str | Path) -> None:
     """Reads an adapter's weights into the LoRA layers that the model has.
 
-    Weights of a masked-word head are passed over where the model has none.
+    Weights of a masked-word head are ignored where the model has none.
 
     Raises:
         ValueError: weights that the model lacks or has in another shape, or that the file lacks.
@@ -205,16 +205,3 @@ def merge_into(model: GroundingModel, adapter: str | Path) -> None:
         peft_model.merge_and_unload(safe_merge=True)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trainable)
-
-
-__all__ = [
-    "ADAPTER_CONFIG_FILE",
-    "check_weights",
-    "describe_adapter",
-    "is_adapter",
-    "load_adapter_weights",
-    "merge_into",
-    "read_adapter_config",
-    "read_base_name",
-    "save_adapter",
-]

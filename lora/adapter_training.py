@@ -190,6 +190,3 @@ def _check_vocabulary(model: AlbefForPreTraining) -> None:
             f"the model has {now} word embeddings, but its checkpoint {model.name_or_path} has {loaded}, and an "
             "adapter does not hold them. Save the resized model with its processor, and load it before LoRA."
         )
-
-
-__all__ = ["AdapterTraining", "attach_adapter"]

@@ -27,10 +27,10 @@ GroundingModel = AlbefForPreTraining | AlbefForImageTextMatching
 ADAPTER_NAME = "default"
 MATCHING_HEAD = "itm_head"
 MASKED_WORD_HEAD = "mlm_head"
-# Kept in the stored adapter, so that peft leaves the copies alone wherever it loads it.
+# Kept in the stored adapter, so that peft ignores the copies wherever it loads it.
 MOMENTUM_PATTERN = rf"(?:.*\.)?{MOMENTUM_PREFIX}.*"
 FUSION_MODULES = r"(?:(?:attention|cross_attention)\.(?:q_proj|k_proj|v_proj|out_proj)|fc1|fc2)"
-# Starts that leave the base as it is; the others change it, and an adapter's checkpoint does not hold the base.
+# Starts that do not change the base; the others do, and an adapter's checkpoint does not hold the base.
 STARTS = (True, False, "gaussian", "orthogonal")
 LORA_RANGES = {"r": Range(1, 1 << 16, is_whole=True), "lora_alpha": POSITIVE, "lora_dropout": BELOW_ONE}
 # What changes the weight to something else than W + scale B A, or cannot be differentiated twice.
@@ -52,7 +52,7 @@ UNSUPPORTED_OPTIONS = (
 
 
 def check_peft_is_installed() -> None:
-    """Raises `ModuleNotFoundError` that says how to install `peft` where it is missing."""
+    """Raises `ModuleNotFoundError`, with the command to install it, where `peft` is missing."""
     try:
         import peft  # noqa: F401
     except ModuleNotFoundError as error:
@@ -70,7 +70,7 @@ def list_lora_fields() -> list[str]:
 
 
 def check_lora_options(options: Mapping[str, Any], prefix: str = "peft_config.") -> None:
-    """Refuses numbers and switches of LoRA that no run can mean.
+    """Refuses numbers and switches of LoRA that no run can use.
 
     Args:
         options (mapping): fields of `peft.LoraConfig`.
@@ -222,14 +222,3 @@ def _tie_saved_head(model: GroundingModel) -> None:
     head = getattr(model, MASKED_WORD_HEAD, None)
     if isinstance(head, ModulesToSaveWrapper):
         head.modules_to_save[ADAPTER_NAME].decoder.weight = model.get_input_embeddings().weight
-
-
-__all__ = [
-    "ADAPTER_NAME",
-    "add_lora",
-    "build_lora_config",
-    "check_peft_is_installed",
-    "complete_lora_config",
-    "list_lora_fields",
-    "without_momentum_copies",
-]

@@ -52,13 +52,13 @@ class AmcConfig(TrainingArguments):
             options with `weight` among them: `{"amc": {"mean_margin": 0.2}, "dice": 0.5}`. Where `amc` is not among
             them, its short form decides.
         extra_objectives (`dict`, *optional*): earlier name of `objectives`.
-        heatmap_denominator (`str`, defaults to `"kept"`): pieces that divide the heatmap's sum over pieces.
+        heatmap_denominator (`str`, defaults to `"kept"`): tokens that divide the heatmap's sum over tokens.
         distillation_axis (`str`, defaults to `"vocabulary"`): axis of the masked-word distillation.
         candidate_scope (`str`, defaults to `"joint"`): with several processes, contrastive candidates and hard
             negatives come from the batches of all of them; `"local"`: from each one's own, as in the released code.
         distillation_alpha (`float`, *optional*): weight of the momentum model's targets; the model's by default.
         distillation_ramp_epochs (`float`, defaults to 1): epochs over which that weight rises linearly from 0.
-        mlm_probability (`float`, *optional*): share of word pieces to predict; the model's by default.
+        mlm_probability (`float`, *optional*): share of tokens to predict; the model's by default.
         phrases_per_image (`int`, *optional*): phrases drawn of each image in a step; all by default.
         epoch_unit (`str`, defaults to `"image"`): what an epoch sees once: every `"image"`, or every `"phrase"` as in
             the released data sets, an image then coming as often as its phrases need.
@@ -68,7 +68,7 @@ class AmcConfig(TrainingArguments):
             for data sets with one row per phrase. Of streamed ones, rows that follow each other.
         shuffle_buffer (`int`, defaults to 0): images of a shard that are mixed where the data is streamed; 0: only the
             order of shards is drawn.
-        max_length (`int`, defaults to 25): pieces of a phrase at most in training, [CLS] included.
+        max_length (`int`, defaults to 25): tokens of a phrase at most in training, [CLS] included.
         mask_size (`int`, *optional*): side of the region masks in pixels; the image size by default.
         region_source (`str`, defaults to `"boxes"`): `"boxes"`, `"polygons"` or `"masks"`.
         box_choice (`str`, defaults to `"all"`): `"all"`, or `"random"` for one random box of a phrase as published.
@@ -78,13 +78,13 @@ class AmcConfig(TrainingArguments):
         flip (`str`, defaults to `"safe"`): rows that may be flipped: `"safe"`: those whose texts name no side;
             `"released"`: all of them, as in the released code. See [`~trainer.GroundingAugmentation`].
         lr_scheduler (`str`, *optional*): `"albef_cosine"`, the published [`~trainer.schedules.AlbefCosine`]; what
-            `lr_scheduler_type` and `warmup_steps` say by default.
+            `lr_scheduler_type` and `warmup_steps` set by default.
         min_learning_rate, warmup_learning_rate (`float`, default to 1e-6), warmup_intervals (`int`, defaults to 20),
             warmup_interval_steps (`int`, defaults to 100): settings of `albef_cosine`.
         float32_matmul_precision (`str`, *optional*): `"highest"`, `"high"` or `"medium"`, for
             `torch.set_float32_matmul_precision` in this process; as it is by default. `tf32` of `TrainingArguments`
-            says the same for NVIDIA GPUs alone: on is `"high"`, off `"highest"`. Give one of the two.
-        freeze (list of `str`, *optional*): parts that are not trained, or beginnings of parameter names; see
+            sets the same for NVIDIA GPUs only: on is `"high"`, off `"highest"`. Give one of the two.
+        freeze (list of `str`, *optional*): parts that are not trained, or prefixes of parameter names; see
             [`~trainer.freezing.freeze_parameters`].
         use_momentum_updates (`bool`, defaults to `True`): momentum weights follow the online ones; else they stay.
         num_heatmaps_drawn (`int`, defaults to 0): images of each evaluation data set whose heatmaps are drawn at every
@@ -209,7 +209,7 @@ class AmcConfig(TrainingArguments):
             return
         if self.eval_strategy == "no":
             raise ValueError('`early_stopping_patience` needs evaluations: set `eval_strategy` to "steps" or "epoch".')
-        self.restore_callback_states_from_checkpoint = True  # a resumed run stops where the whole one would have
+        self.restore_callback_states_from_checkpoint = True  # so that a resumed run stops at the same step
 
     @property
     def pretraining_objectives(self) -> tuple[str, ...]:
@@ -253,6 +253,3 @@ class AmcConfig(TrainingArguments):
             if "paraphrase_index" in objective.inputs and not self.use_paraphrases:
                 raise ValueError(f"`objectives`: {objective.name!r} compares paraphrases. Set `use_paraphrases=True`.")
         return HeatmapObjectives(weighted)
-
-
-__all__ = ["AmcConfig"]

@@ -211,7 +211,7 @@ class AmcTrainer(ReliableTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _count_items(self, inputs: Mapping[str, Any]) -> torch.Tensor:
-        """What means run over in a micro-batch: masked pieces (MLM), then the phrases of each heatmap objective."""
+        """What means run over in a micro-batch: masked tokens (MLM), then the phrases of each heatmap objective."""
         num_masked = (inputs["mlm_labels"] != IGNORED_LABEL).sum() if "mlm_labels" in inputs else torch.tensor(0)
         num_regions = self.heatmap_objectives.count_regions(inputs)
         device = inputs["input_ids"].device
@@ -319,7 +319,7 @@ class AmcTrainer(ReliableTrainer):
 
 
 def _hash_saved_weights(folder: Path) -> str | None:
-    """Hash of the weights that a run has just saved, or `None`, with a warning, where the run goes on without it."""
+    """Hash of the weights that a run has just saved, or `None`, with a warning, where the run continues without it."""
     try:
         return hash_checkpoint(folder)
     except (OSError, ValueError) as error:
@@ -333,7 +333,7 @@ def build_training_collator(processor: Any, args: AmcConfig, mlm_probability: fl
     Args:
         processor ([`AlbefProcessor`]): makes the tensors.
         args ([`AmcConfig`]): the run's settings.
-        mlm_probability (`float`): the model's share of masked pieces, used when `args` gives none.
+        mlm_probability (`float`): the model's share of masked tokens, used when `args` has none.
     """
     if args.mlm_probability is not None:
         mlm_probability = args.mlm_probability
@@ -349,6 +349,3 @@ def build_training_collator(processor: Any, args: AmcConfig, mlm_probability: fl
         mlm_probability=mlm_probability,
         seed=args.seed,
     )
-
-
-__all__ = ["AmcTrainer", "build_training_collator"]

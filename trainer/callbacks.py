@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""What people look at during a run: speed, heatmaps of the same phrases again and again, the best model so far."""
+"""What people watch during a run: speed, heatmaps of the same phrases at every evaluation, the best model so far."""
 
 import json
 import re
@@ -40,7 +40,7 @@ EVALUATION_SETTINGS = ("num_heatmaps_drawn", "keep_best")
 class ThroughputCallback(TrainerCallback):
     """Phrases and images per second of training; evaluations and checkpoints do not count as training time.
 
-    The trainer says what it trains on with [`count`] and asks with [`compute`] whenever it logs.
+    The trainer counts each micro-batch with [`count`] and calls [`compute`] whenever it logs.
     """
 
     def __init__(self):
@@ -70,13 +70,13 @@ class ThroughputCallback(TrainerCallback):
         self.paused_from = time.perf_counter()
 
     def on_evaluate(self, args, state, control, **kwargs):
-        """Leaves out the time that the evaluation took."""
+        """Subtracts the time that the evaluation took."""
         now = time.perf_counter()
         self.began += now - max(self.paused_from, self.began)
         self.paused_from = now
 
     def on_save(self, args, state, control, **kwargs):
-        """Leaves out the time that the checkpoint took."""
+        """Subtracts the time that the checkpoint took."""
         self.on_evaluate(args, state, control)
 
 
@@ -84,7 +84,7 @@ class HeatmapSheetCallback(TrainerCallback):
     """Draws the heatmaps of the same phrases at every evaluation, one picture per step.
 
     One phrase of each row: the first of the first row, the second of the second, and so on, so that a data set whose
-    rows begin alike shows different kinds. Random states and the training mode of the model stay as they were. Every
+    rows start alike shows different kinds. Random states and the training mode of the model stay as they were. Every
     process computes the heatmaps, which a model in parts needs; the main one draws.
 
     Args:
@@ -143,8 +143,8 @@ class KeepBestCallback(TrainerCallback):
     """Keeps the matching model with the best pointing accuracy of each evaluation data set in a folder of its own.
 
     `<output_dir>/best-<name>` holds the model without momentum copies and queues, its processor and code, its card,
-    `metrics.json`, and `best.json` with the accuracy and the step. It is replaced only by a better one, and as a
-    whole. A resumed run reads the record from the folder; evaluations before training are not of the run.
+    `metrics.json`, and `best.json` with the accuracy and the step. It is replaced only by a better one, all at
+    once. A resumed run reads the record from the folder; evaluations before training do not count.
 
     Args:
         trainer ([`AmcTrainer`]): the run.
@@ -155,7 +155,7 @@ class KeepBestCallback(TrainerCallback):
         self.best: dict[str, float] | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Forgets what an earlier run in the folder reached, unless this run goes on from it."""
+        """Forgets what an earlier run in the folder reached, unless this run resumes it."""
         records = self._read_records(Path(args.output_dir)) if state.is_world_process_zero else {}
         self.best = broadcast_object_list([records])[0] if state.global_step > 0 else {}
 
@@ -205,7 +205,7 @@ class KeepBestCallback(TrainerCallback):
 
 
 class PatienceCallback(EarlyStoppingCallback):
-    """Early stopping on one metric; evaluations of data sets that it does not belong to are passed over.
+    """Early stopping on one metric; evaluations of other data sets are ignored.
 
     Args:
         early_stopping_patience (`int`): evaluations in a row without a better `metric_for_best_model`.
@@ -218,7 +218,7 @@ class PatienceCallback(EarlyStoppingCallback):
 
 
 class CoverageCallback(TrainerCallback):
-    """Says before the first step how many phrases are cut off, and how well the vocabulary covers their words.
+    """Reports before the first step how many phrases are cut off, and how well the vocabulary covers their words.
 
     Args:
         rows: training rows as the run got them.
@@ -287,13 +287,3 @@ def _check_metric(args: Any, parts: Mapping[str, Any]) -> None:
         raise ValueError(
             f"`metric_for_best_model` is {metric!r}, but the evaluation data sets give {choices}: name one."
         )
-
-
-__all__ = [
-    "CoverageCallback",
-    "HeatmapSheetCallback",
-    "KeepBestCallback",
-    "PatienceCallback",
-    "ThroughputCallback",
-    "add_callbacks",
-]

@@ -29,11 +29,11 @@ PARTS: dict[str, Callable[[str, int], bool]] = {
 
 
 def freeze_parameters(model: AlbefForPreTraining, names: Sequence[str]) -> list[str]:
-    r"""Freezes parts of a model, in place. Momentum copies are frozen always; their online part alone is meant.
+    r"""Freezes parts of a model, in place. Momentum copies are always frozen, so only online parameters are meant.
 
     Args:
         model ([`AlbefForPreTraining`]): the model.
-        names (sequence of `str`): parts, or beginnings of parameter names up to a dot (`albef.vision_model.layers.0`).
+        names (sequence of `str`): parts, or prefixes of parameter names up to a dot (`albef.vision_model.layers.0`).
             `"text"`: word embeddings and the layers below the fusion layers. `"fusion"`: the layers with
             cross-attention. `"mlm_head"` leaves its decoder, which is the word embeddings, to `"text"`. Others:
             `"vision"`, `"projections"`, `"itm_head"`, `"temperature"`.
@@ -67,7 +67,7 @@ def freeze_parameters(model: AlbefForPreTraining, names: Sequence[str]) -> list[
     for wanted in names:
         frozen |= _find_parameters(wanted, list(parameters), model.config.text_config.fusion_layer)
     if len(frozen) == len(parameters):
-        raise ValueError(f"`freeze={list(names)}` leaves nothing to train. Leave out a part.")
+        raise ValueError(f"`freeze={list(names)}` leaves nothing to train. Remove a part.")
     for name in frozen:
         parameters[name].requires_grad_(False)
     return [name for name in parameters if name in frozen]
@@ -76,12 +76,12 @@ def freeze_parameters(model: AlbefForPreTraining, names: Sequence[str]) -> list[
 def _find_parameters(wanted: str, names: list[str], fusion_layer: int) -> set[str]:
     if wanted in PARTS:
         return {name for name in names if PARTS[wanted](name, fusion_layer)}
-    beginning = wanted.removesuffix(".")
-    found = {name for name in names if name == beginning or name.startswith(f"{beginning}.")}
+    prefix = wanted.removesuffix(".")
+    found = {name for name in names if name == prefix or name.startswith(f"{prefix}.")}
     if not found:
-        beginnings = {".".join(name.split(".")[:length]) for name in names for length in range(1, name.count(".") + 2)}
+        prefixes = {".".join(name.split(".")[:length]) for name in names for length in range(1, name.count(".") + 2)}
         also = "A parameter's name up to a dot is one as well."
-        hint = suggest_nearest(wanted, [*PARTS, *sorted(beginnings)], also)
+        hint = suggest_nearest(wanted, [*PARTS, *sorted(prefixes)], also)
         raise ValueError(f"`freeze`: no part {wanted!r}. Parts: {', '.join(PARTS)}. {hint}")
     return found
 
@@ -93,6 +93,3 @@ def check_loss_trains(loss: torch.Tensor) -> None:
             "no objective with a weight reaches a parameter that is trained. Freeze less, choose other "
             "`target_modules`, or give another objective a weight (`itc_weight` alone trains no fusion layer)."
         )
-
-
-__all__ = ["PARTS", "check_loss_trains", "freeze_parameters"]

@@ -50,7 +50,7 @@ def check_machine(recipe: Recipe) -> None:
 
 
 def check_optimizer(arguments: AmcConfig) -> None:
-    """Refuses an optimizer whose package is missing; says where `optim_args` has no effect.
+    """Refuses an optimizer whose package is missing; warns where `optim_args` has no effect.
 
     Args:
         arguments ([`AmcConfig`]): settings of the run.
@@ -94,7 +94,7 @@ def check_evaluation_settings(recipe: Recipe, arguments: AmcConfig) -> None:
 
 
 def check_package(package: str, asked_by: str, extra: str | None = None) -> None:
-    """Refuses to go on without a package that a recipe needs.
+    """Refuses a run without a package that its recipe needs.
 
     Args:
         package (`str`): name to import.
@@ -131,8 +131,8 @@ def _check_sharding(training: dict[str, Any]) -> None:
         check_package(package, asked_by)
         if not _uses_gpu(training):
             raise ValueError(
-                f"{asked_by} needs a GPU: without one Accelerate would leave it out and say nothing. Use "
-                "`configuration/accelerate/cpu.yaml`, or leave it out."
+                f"{asked_by} needs a GPU: without one Accelerate would ignore it silently. Use "
+                "`configuration/accelerate/cpu.yaml`, or remove it."
             )
 
 
@@ -164,7 +164,7 @@ def _check_trackers(report_to: Any) -> None:
 
 
 def warn_of_other_batch(recipe: Recipe, arguments: AmcConfig) -> None:
-    """Says how large a step is where a recipe is run with another number of processes than it was made for.
+    """Warns, with the size of a step, where a recipe runs on another number of processes than it was made for.
 
     Args:
         recipe ([`Recipe`]): the run; read is `machine.num_processes`.
@@ -214,13 +214,3 @@ def _has_region(phrases: Any, region_source: str) -> bool:
         return any(phrase.get(region_source) for phrase in phrases)
     lengths = pc.list_value_length(pc.struct_field(phrases, region_source))
     return bool(pc.any(pc.greater(lengths, 0)).as_py())
-
-
-__all__ = [
-    "check_evaluation_settings",
-    "check_machine",
-    "check_optimizer",
-    "check_package",
-    "check_regions",
-    "warn_of_other_batch",
-]

@@ -43,6 +43,3 @@ def average_over_processes(values: Mapping[str, torch.Tensor]) -> dict[str, floa
         return {}
     total = sum_over_processes(torch.stack([value.float() for value in values.values()])) / count_processes()
     return dict(zip(values, total.tolist(), strict=True))
-
-
-__all__ = ["average_over_processes", "do_on_main_process", "is_true_anywhere", "sum_counts"]

@@ -340,15 +340,3 @@ def build_vocabulary(phrases: Iterable[str]) -> list[str]:
     letters = sorted({letter for word in words for letter in word})
     pieces = [*letters, *(f"##{letter}" for letter in letters), *sorted(words)]
     return [*SPECIAL_PIECES.values(), *dict.fromkeys(piece for piece in pieces if piece)]
-
-
-__all__ = [
-    "ModelRecipe",
-    "Recipe",
-    "build_arguments",
-    "build_model_and_processor",
-    "build_vocabulary",
-    "check_data_sets",
-    "check_model_files",
-    "load_recipe",
-]

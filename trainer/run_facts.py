@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""What a run knows about itself and a card says: time, hardware, versions, resolved settings."""
+"""What a run knows about itself, for its card: time, hardware, versions, resolved settings."""
 
 import dataclasses
 import platform
@@ -22,7 +22,7 @@ from albef_amc.trainer.recipes import Recipe
 
 CPU_FILE = Path("/proc/cpuinfo")
 SOFTWARE = ("torch", "transformers")
-# Arguments of builders that say where files lie, not what is in them.
+# Arguments of builders that are folders of files, not what is in them.
 PLACES = ("cache_dir",)
 # Settings of `TrainingArguments` that decide what is learned; every setting that `AmcConfig` adds is one.
 TRAINER_SETTINGS = (
@@ -98,7 +98,7 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
 
 
 def describe_device(device: torch.device) -> str:
-    """Name of the hardware behind a device."""
+    """Name of the hardware of a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
@@ -177,16 +177,3 @@ def hide_dataset(name: str, word: str) -> str:
     """The name of a data set as a card shows it: of a folder of one machine `word` in capitals."""
     is_folder = is_place(name) or (name not in BUILDERS and Path(name).is_dir())
     return word.upper() if is_folder else name
-
-
-__all__ = [
-    "CARD_ARGUMENTS",
-    "TrainingClock",
-    "build_evaluation_command",
-    "describe_device",
-    "describe_recipe",
-    "describe_run",
-    "describe_software",
-    "hide_dataset",
-    "list_card_arguments",
-]

@@ -32,7 +32,7 @@ class AlbefCosine:
     Args:
         epochs (`float`): epochs of the cosine; 30 as published.
         min_learning_rate (`float`): where the cosine ends.
-        warmup_learning_rate (`float`): where the warm-up begins.
+        warmup_learning_rate (`float`): where the warm-up starts.
         warmup_intervals (`int`): intervals of warm-up; 20 as published.
         warmup_interval_steps (`int`): optimizer steps in an interval; 100 as published.
 
@@ -150,14 +150,3 @@ def build_albef_cosine(args: Any) -> AlbefCosine:
         warmup_intervals=args.warmup_intervals,
         warmup_interval_steps=args.warmup_interval_steps,
     )
-
-
-__all__ = [
-    "ALBEF_COSINE",
-    "SCHEDULES",
-    "AlbefCosine",
-    "AlbefCosineScheduler",
-    "build_albef_cosine",
-    "build_scheduler",
-    "find_decay_parameters",
-]

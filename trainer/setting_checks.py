@@ -96,7 +96,7 @@ REPLACED = {"accelerator_config", "fsdp"}
 
 
 def check_training_settings(settings: Any) -> None:
-    """Refuses settings of a wrong type, and numbers that no run can mean.
+    """Refuses settings of a wrong type, and numbers that no run can use.
 
     Args:
         settings ([`AmcConfig`]): the run's settings.
@@ -150,7 +150,7 @@ def _check_compilation_and_precision(settings: Any) -> None:
         if getattr(settings, name):
             raise ValueError(
                 f"`{name}={getattr(settings, name)}` compiles the whole model, but AMC differentiates its upper "
-                "layers twice, which compiled code cannot be. Leave it out, and call `model.compile_encoders()` "
+                "layers twice, which compiled code cannot be. Remove it, and call `model.compile_encoders()` "
                 "before training: it compiles the layers below."
             )
     precision = settings.float32_matmul_precision
@@ -165,7 +165,7 @@ def _check_compilation_and_precision(settings: Any) -> None:
 
 
 def _check_enumerations(settings: Any) -> None:
-    """Refuses names that `transformers` does not know, such as schedulers and strategies, and says which setting."""
+    """Refuses names that `transformers` does not know, such as schedulers and strategies, and names the setting."""
     for name, hint in typing.get_type_hints(type(settings)).items():
         for kind in typing.get_args(hint):
             if not isinstance(kind, type) or not issubclass(kind, Enum):
@@ -226,13 +226,3 @@ def _check_numbers_inside(name: str, value: Any) -> None:
             _check_numbers_inside(f"{name}.{key}", item)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"`{name}` must be a finite number, got {value}.")
-
-
-__all__ = [
-    "MASK_SIDE",
-    "MOST_WORKERS",
-    "TRAINING_RANGES",
-    "MatmulPrecision",
-    "check_schedule",
-    "check_training_settings",
-]

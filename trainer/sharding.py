@@ -50,6 +50,3 @@ def build_full_model(model: Any) -> Any:
     sharded: Any = model
     weights = get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True))
     return sharded.build_matching_model(weights).to(sharded.device)
-
-
-__all__ = ["build_full_model", "keeping_parameters", "refuse_zero3"]

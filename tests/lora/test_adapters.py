@@ -330,7 +330,7 @@ def test_a_base_that_is_not_there_is_named(adapter, base, tmp_path, monkeypatch)
     with pytest.raises(FileNotFoundError, match="your-name/nothing, which cannot be found"):
         load_model_and_processor(AlbefForImageTextMatching, adapter)
     edit_adapter(adapter, base_model_name_or_path=None)
-    with pytest.raises(ValueError, match="does not say which checkpoint"):
+    with pytest.raises(ValueError, match="does not name the checkpoint"):
         load_model_and_processor(AlbefForImageTextMatching, adapter)
     edit_adapter(adapter, base_model_name_or_path=str(adapter))
     with pytest.raises(ValueError, match="is an adapter itself"):
@@ -363,7 +363,7 @@ def test_an_adapter_that_does_not_fit_is_refused(adapter, tmp_path, changes, err
 
 
 def test_only_adapters_are_merged(base, tmp_path):
-    with pytest.raises(ValueError, match="is no adapter"):
+    with pytest.raises(ValueError, match="is not an adapter"):
         merge_adapter(base, tmp_path / "merged")
     with pytest.raises(FileNotFoundError, match="No checkpoint folder"):
         merge_adapter(tmp_path / "none" / "at" / "all", tmp_path / "merged")

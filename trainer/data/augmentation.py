@@ -91,7 +91,7 @@ class GroundingAugmentation:
         jitter_probability (`float`, defaults to 0.5): change of brightness, contrast, saturation and hue.
         brightness, contrast, saturation (`float`, default to 0.2): the factor is drawn from 1 - value to 1 + value.
         hue (`float`, defaults to 0.2): the shift is drawn from -value to value, as a share of the colour circle.
-        protect_colors (`bool`, defaults to `True`): leave gray and hue alone where a text names a colour
+        protect_colors (`bool`, defaults to `True`): keep colours where a text names one
             (`COLOR_WORD`). The released code does not.
         flip (`str`, defaults to `"safe"`): which rows may be flipped: `"safe"`: those whose texts name no side;
             `"released"`: all of them, as in the released code, which mirrors an image whose phrase says "left".
@@ -202,13 +202,3 @@ def _texts(row: dict) -> list[str]:
     for phrase in row["phrases"] or ():
         texts += [phrase.get("phrase"), phrase.get("caption"), *(phrase.get("paraphrases") or ())]
     return [text for text in texts if text]
-
-
-__all__ = [
-    "FLIPS",
-    "GroundingAugmentation",
-    "flip_box",
-    "flip_row",
-    "may_be_mirrored",
-    "shift_hue",
-]

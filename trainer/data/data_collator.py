@@ -31,7 +31,7 @@ BOX_CHOICES = ("all", "random")
 class DataCollatorForGrounding:
     r"""Turns dataset rows into one batch: N images, and P phrases that point at them.
 
-    Every random choice (phrases, box, augmentation, masked pieces, negatives) comes from a generator seeded by
+    Every random choice (phrases, box, augmentation, masked tokens, negatives) comes from a generator seeded by
     (`seed`, the row's `draw`, the ids of image and phrase), never from a global one: what other rows, workers or
     prefetched batches do changes nothing. `draw` is an integer that the training data set writes into a row (its
     running number or epoch); rows without it count as draw 0, so that evaluation is the same every time.
@@ -40,11 +40,11 @@ class DataCollatorForGrounding:
         processor ([`AlbefProcessor`]): makes the tensors.
         phrases_per_image (`int`, *optional*): phrases drawn of each image, without replacement, fewer where it has
             fewer; all phrases by default.
-        max_length (`int`, *optional*, defaults to 25): pieces of a phrase at most, [CLS] included. `None`: not cut.
+        max_length (`int`, *optional*, defaults to 25): tokens of a phrase at most, [CLS] included. `None`: not cut.
         mask_size (`int` or (height, width), *optional*): size of `region_mask` in pixels; the image's size in the
             model by default.
         use_paraphrases (`bool`, defaults to `False`): one paraphrase, drawn, of each phrase that has any becomes a
-            further phrase behind it, with the same region; the batch then holds `paraphrase_index`.
+            further phrase after it, with the same region; the batch then holds `paraphrase_index`.
         region_source (`str`, defaults to `"boxes"`): annotation that becomes the region: `"boxes"`, `"polygons"` or
             `"masks"`. A phrase without it has no region; nor has one that lost a part of it when the data set was
             built (type `"incomplete_boxes"` or `"incomplete_outlines"`): heat on the lost part is not wrong. Such
@@ -52,13 +52,13 @@ class DataCollatorForGrounding:
         box_choice (`str`, defaults to `"all"`): `"all"`: the region is the union of a phrase's boxes; `"random"`: one
             box drawn, as in the released code.
         augmentation ([`GroundingAugmentation`], *optional*): applied to each row after its phrases are drawn.
-        mlm_probability (`float`, *optional*): share of pieces to mask (0.15 as published). Of those 80 % become
-            [MASK], 10 % a random piece and 10 % stay; [CLS] and padding are never chosen. With it the batch also
+        mlm_probability (`float`, *optional*): share of tokens to mask (0.15 as published). Of those 80 % become
+            [MASK], 10 % a random token and 10 % stay; [CLS] and padding are never chosen. With it the batch also
             holds `negative_uniforms`.
         seed (`int`, defaults to 0): seed of the run.
         return_phrase_ids (`bool`, defaults to `False`): also return `phrase_ids`, a list of P `str`.
 
-    Returns of a call (`dict`), N images, P phrases of T pieces:
+    Returns of a call (`dict`), N images, P phrases of T tokens:
 
     | key | shape | meaning |
     | --- | --- | --- |
@@ -66,13 +66,13 @@ class DataCollatorForGrounding:
     | `original_sizes` | (N, 2) int64 | height and width after EXIF rotation |
     | `image_ids` | (N,) int64 | hash of the row's `image_id`, the same everywhere |
     | `row_ids` | list of N `str` | the `image_id` of each row, for messages |
-    | `input_ids`, `attention_mask` | (P, T) int64 | pieces, and 1 for real ones |
+    | `input_ids`, `attention_mask` | (P, T) int64 | tokens, and 1 for real ones |
     | `image_index` | (P,) int64 | image row of each phrase |
-    | `layout` | `PhraseLayout` | what the two above say to the text layers |
+    | `layout` | `PhraseLayout` | the same two, as the text layers read them |
     | `region_mask` | (P, M_h, M_w) float32 | annotated region in [0, 1] |
     | `has_region` | (P,) bool | False without a complete annotation, or where the mask has no area |
     | `paraphrase_index` | (P,) int64 | row of the phrase's paraphrase, -1 for none |
-    | `mlm_input_ids`, `mlm_labels` | (P, T) int64 | masked pieces, and what they were (-100 elsewhere) |
+    | `mlm_input_ids`, `mlm_labels` | (P, T) int64 | masked tokens, and what they were (-100 elsewhere) |
     | `negative_uniforms` | (P, 2) float32 | numbers in [0, 1) that choose the negatives of each phrase |
 
     Example:
@@ -237,16 +237,16 @@ class DataCollatorForGrounding:
         return INCOMPLETE_TYPES[self.region_source] in (phrase.get("types") or ())
 
     def _mask(self, batch: dict, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mask pieces phrase by phrase, without its padding: the draws do not depend on the other phrases."""
+        """Mask tokens phrase by phrase, without padding: the draws do not depend on the other phrases."""
         tokenizer = self.processor.tokenizer
         mlm_input_ids = batch["input_ids"].clone()
         mlm_labels = torch.full_like(mlm_input_ids, IGNORED_LABEL)
         for index, generator in enumerate(generators):
             length = int(batch["attention_mask"][index].sum())
-            pieces = batch["input_ids"][index, :length]
+            tokens = batch["input_ids"][index, :length]
             mlm_input_ids[index, :length], mlm_labels[index, :length] = mask_tokens(
-                pieces,
-                maskable=pieces != tokenizer.cls_token_id,
+                tokens,
+                maskable=tokens != tokenizer.cls_token_id,
                 mask_token_id=tokenizer.mask_token_id,
                 vocab_size=len(tokenizer),
                 probability=self.mlm_probability,
@@ -255,7 +255,7 @@ class DataCollatorForGrounding:
         return mlm_input_ids, mlm_labels
 
     def _count_lost_regions(self, phrases: list[dict], has_region: torch.Tensor) -> None:
-        """Counts annotated phrases that have no region in the batch, and says so once for each of the two reasons."""
+        """Counts annotated phrases that have no region in the batch, and warns once for each of the two reasons."""
         num_incomplete = num_empty = 0
         for phrase, has in zip(phrases, has_region.tolist(), strict=True):
             if phrase.get(self.region_source) and not has:
@@ -315,12 +315,9 @@ def _as_mask_size(mask_size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _find_paraphrases(phrases: list[dict]) -> torch.Tensor:
-    """Row of each phrase's paraphrase, which stands behind it, and -1 for none, `(P,)`."""
+    """Row of each phrase's paraphrase, which follows it, and -1 for none, `(P,)`."""
     rows = torch.full((len(phrases),), -1)
     for index, phrase in enumerate(phrases):
         if "paraphrase_of" in phrase:
             rows[index - 1] = index
     return rows
-
-
-__all__ = ["DataCollatorForGrounding", "hash_image_id"]

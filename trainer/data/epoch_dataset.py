@@ -40,6 +40,3 @@ class EpochDataset(Dataset):
     def read(self, index: int, epoch: int) -> dict:
         """A row, as it comes in an epoch."""
         return {**self.rows[index], "draw": epoch}
-
-
-__all__ = ["EpochDataset"]

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 class EvenBatches(Sampler[list[int]]):
     """Batches of an epoch in the order of processes: full ones, and at the end smaller ones of about equal size.
 
-    Accelerate fills the last batches with rows from the beginning, which are then seen twice. Here that happens only
+    Accelerate fills the last batches with rows from the start, which are then seen twice. Here that happens only
     where a process would have no row at all.
 
     Args:
@@ -60,7 +60,7 @@ class EvenBatches(Sampler[list[int]]):
 
 
 def divide_evenly(loader: DataLoader) -> DataLoader:
-    """Gives the loader of one process among several [`EvenBatches`]; any other loader is left alone.
+    """Gives the loader of one process among several [`EvenBatches`]; any other loader is returned as it is.
 
     Args:
         loader (`DataLoader`): what Accelerate made.
@@ -71,6 +71,3 @@ def divide_evenly(loader: DataLoader) -> DataLoader:
         shard.batch_sampler = EvenBatches(inner.sampler, inner.batch_size, shard.num_processes)
         shard.batch_size, shard.even_batches = None, False  # sizes differ, and no batch is missing
     return loader
-
-
-__all__ = ["EvenBatches", "divide_evenly"]

@@ -79,7 +79,7 @@ def merge_rows(rows: Iterable[dict]) -> dict:
     """One row of the rows of an image: all their phrases, everything else as in the first.
 
     Args:
-        rows (iterable of `dict`): at least one row; those behind the first may be without `image`.
+        rows (iterable of `dict`): at least one row; those after the first may lack `image`.
 
     Raises:
         ValueError: rows that state different sizes of the image.
@@ -94,6 +94,3 @@ def merge_rows(rows: Iterable[dict]) -> dict:
                 "regions do not fit together. Give different images different `image_id`s."
             )
     return {**merged, "phrases": [phrase for part in parts for phrase in part["phrases"] or ()]}
-
-
-__all__ = ["GroupedRows", "group_rows_by_image", "merge_rows"]

@@ -66,7 +66,7 @@ class MixedRows(EpochDataset):
     """Rows of several map-style data sets, in shares that do not depend on their sizes.
 
     An epoch has as many rows as all parts together. Each part goes through its rows in an order drawn anew for every
-    pass; where its share of an epoch ends within a pass, the next epoch goes on. So no row of a part comes twice
+    pass; where its share of an epoch ends within a pass, the next epoch continues. So no row of a part comes twice
     before every other one came. A row's `draw` is its part's pass. Rows are read where they are, none is copied.
 
     Args:
@@ -261,7 +261,7 @@ def build_training_dataset(rows: Any, args: Any) -> Any:
 
 
 def check_has_rows(rows: Any) -> None:
-    """Refuses training data without a row, as far as it says how many it has.
+    """Refuses training data without a row, as far as it knows how many it has.
 
     Raises:
         ValueError: a data set, or a part of a mixture, without rows.
@@ -288,7 +288,7 @@ def check_evaluation_rows(rows: Any) -> None:
     for name, part in rows.items() if isinstance(rows, dict) else [("", rows)]:
         if part is not None and hasattr(part, "__len__") and not len(part):
             owner = f"the evaluation data {name!r}" if name else "the evaluation data"
-            raise ValueError(f"{owner} has no rows: nothing can be evaluated. Choose another split, or leave it out.")
+            raise ValueError(f"{owner} has no rows: nothing can be evaluated. Choose another split, or remove it.")
 
 
 def _check_batches(rows: Any, args: Any) -> None:
@@ -345,19 +345,3 @@ def build_streamed_rows(
             raise ValueError("the streamed training data has no rows: the run would not see a single batch.")
     shares, names = (None, None) if mixture is None else (mixture.shares, mixture.names)
     return StreamedRows(sources, args.seed, shares, names, args.process_index, args.world_size)
-
-
-__all__ = [
-    "MixedRows",
-    "Mixture",
-    "apportion_rows",
-    "build_streamed_rows",
-    "build_training_dataset",
-    "check_evaluation_rows",
-    "check_has_rows",
-    "describe_size",
-    "iterate_texts",
-    "list_parts",
-    "load_training_data",
-    "shorten_names",
-]

@@ -93,6 +93,3 @@ def count_phrases(rows: Any) -> np.ndarray:
     tables = rows.select_columns(["phrases"]).with_format("arrow").iter(ROWS_READ_AT_ONCE)
     lengths = [table["phrases"].combine_chunks().value_lengths().fill_null(0).to_numpy() for table in tables]
     return np.concatenate([np.empty(0, dtype=np.int64), *lengths]).astype(np.int64)
-
-
-__all__ = ["EPOCH_UNITS", "PhraseEpochDataset", "build_epoch_dataset", "count_phrases"]

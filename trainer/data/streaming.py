@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Training rows that are read in order (streamed): dealt out to processes and workers, found again on a resume."""
+"""Training rows that are read in order (streamed): divided among processes and workers, found again on a resume."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -20,18 +20,18 @@ logger = logging.get_logger(__name__)
 
 Value = TypeVar("Value")
 
-STATE_KEY = "stream_state"  # of a row and of a batch: where its reader stands behind it
+STATE_KEY = "stream_state"  # of a row and of a batch: position of its reader after it
 ROWS_READ_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a reader of a stream stands.
+    """Position of a reader in a stream.
 
     Args:
         passes (`int`): passes over the stream that it has finished.
         parts (`int`): parts of the pass that it has finished.
-        images (`int`): images of the part that it has passed, those of other readers included.
+        images (`int`): images of the part that it has read or skipped, those of other readers included.
     """
 
     passes: int = 0
@@ -40,14 +40,14 @@ class Place:
 
 
 class StreamSource:
-    """One streamed data set, dealt out to several readers.
+    """One streamed data set, divided among several readers.
 
     The shards (files) of a pass are put in an order drawn from (`seed`, pass). Every reader gets the same number of
-    them; the images of those left over are dealt out one by one. So every image of a pass comes to one reader, once,
+    them; the images of those left over are divided one by one. So every image of a pass comes to one reader, once,
     and the readers' shares are of the same size if the shards are.
 
-    A buffer mixes the images of one shard, never those of several: it is filled anew by reading the shard from its
-    beginning, and a resumed run loses nothing.
+    A buffer mixes the images of one shard, never those of several: a resumed run fills it again by reading the shard
+    from its start, and loses nothing.
 
     Args:
         stream (`datasets.IterableDataset`): rows of the schema; images may be undecoded.
@@ -83,28 +83,28 @@ class StreamSource:
 
     @property
     def num_rows(self) -> int | None:
-        """Rows of a pass, where the data set says so."""
+        """Rows of a pass, where the data set knows them."""
         splits = self.stream.info.splits or {}
         name = next(iter(splits)) if self.stream.split is None and len(splits) == 1 else str(self.stream.split)
         return splits[name].num_examples if name in splits else None
 
     def read(self, reader: int, num_readers: int, place: Place) -> Iterator[tuple[dict, Place]]:
-        """Rows of one reader from a place on, pass after pass, with the place behind each.
+        """Rows of one reader from a place on, pass after pass, with the place after each.
 
         Raises:
             ValueError: a pass in which there is no image for this reader.
         """
         while True:
             has_images = place != Place(place.passes)
-            for number, (shard, is_dealt) in enumerate(self._list_parts(reader, num_readers, place.passes)):
+            for number, (shard, is_shared) in enumerate(self._list_parts(reader, num_readers, place.passes)):
                 if number < place.parts:
                     continue
-                begin = place if number == place.parts else Place(place.passes, number)
-                for row, behind in self._read_images(shard, begin):
-                    if is_dealt and (behind.images + number) % num_readers != reader:
+                start = place if number == place.parts else Place(place.passes, number)
+                for row, after in self._read_images(shard, start):
+                    if is_shared and (after.images + number) % num_readers != reader:
                         continue
                     has_images = True
-                    yield {**row, "draw": behind.passes}, behind
+                    yield {**row, "draw": after.passes}, after
             if not has_images:
                 raise ValueError(
                     f"the streamed data set has no image for reader {reader + 1} of {num_readers} (processes times "
@@ -113,7 +113,7 @@ class StreamSource:
             place = Place(place.passes + 1)
 
     def _list_parts(self, reader: int, num_readers: int, num_pass: int) -> list[tuple[int, bool]]:
-        """Shards that a reader reads in a pass, and whether their images are dealt out."""
+        """Shards that a reader reads in a pass, and whether it shares their images with the other readers."""
         order = np.arange(self.stream.num_shards)
         if self.shuffle_shards:
             order = example_generator(self.seed, num_pass, "shards").permutation(order)
@@ -121,21 +121,21 @@ class StreamSource:
         whole = [(int(shard), False) for shard in order[reader:num_whole:num_readers]]
         return whole + [(int(shard), True) for shard in order[num_whole:]]
 
-    def _read_images(self, shard: int, begin: Place) -> Iterator[tuple[dict, Place]]:
-        """Images of a shard from a place on, with the place behind each."""
+    def _read_images(self, shard: int, start: Place) -> Iterator[tuple[dict, Place]]:
+        """Images of a shard from a place on, with the place after each."""
         if self.group_by_image or self.shuffle_buffer:
             images: Iterator[dict] = self._read_rows(shard, 0)
             if self.group_by_image:
                 images = (merge_rows(rows) for _, rows in groupby(images, key=lambda row: row["image_id"]))
-            generator = example_generator(self.seed, begin.passes, f"shard {shard}")
-            images = islice(shuffle_rows(images, self.shuffle_buffer, generator), begin.images, None)
+            generator = example_generator(self.seed, start.passes, f"shard {shard}")
+            images = islice(shuffle_rows(images, self.shuffle_buffer, generator), start.images, None)
         else:
-            images = self._read_rows(shard, begin.images)
-        for number, row in enumerate(images, begin.images + 1):
-            yield row, replace(begin, images=number)
+            images = self._read_rows(shard, start.images)
+        for number, row in enumerate(images, start.images + 1):
+            yield row, replace(start, images=number)
 
     def _read_rows(self, shard: int, num_skipped: int) -> Iterator[dict]:
-        """Rows of a shard behind the first `num_skipped`; an image is bytes or the path of a file."""
+        """Rows of a shard after the first `num_skipped`; an image is bytes or the path of a file."""
         folders = getattr(self.stream.features.get("image"), "folders", None)
         part = self.stream.shard(self.stream.num_shards, shard).with_format("arrow")
         for table in part.iter(ROWS_READ_AT_ONCE):
@@ -148,7 +148,7 @@ class StreamedRows(IterableDataset):
     """Endless rows of one streamed data set, or of a mixture of several, for one process and its workers.
 
     Every row gets `draw`, the pass over its data set, which seeds the collator's random choices. A reader, one per
-    process and worker, passes over its share of a data set and begins anew: no process waits for another, and all
+    process and worker, goes through its share of a data set again and again: no process waits for another, and all
     batches are full.
 
     Args:
@@ -185,7 +185,7 @@ class StreamedRows(IterableDataset):
         return sum(known)
 
     def resume(self, states: dict[int, dict[str, Any]], first_worker: int) -> None:
-        """Goes on behind the batches of an earlier run.
+        """Continues after the batches of an earlier run.
 
         Args:
             states (`dict`): by number of the worker, the last `stream_state` that was trained on.
@@ -249,6 +249,3 @@ def shuffle_rows(rows: Iterable[Value], buffer_size: int, generator: np.random.G
             buffer[number] = row
         rows = (buffer[number] for number in generator.permutation(len(buffer)))
     yield from rows
-
-
-__all__ = ["Place", "StreamSource", "StreamedRows", "shuffle_rows"]

@@ -35,8 +35,8 @@ class AttentionMaskConsistencyLoss(RegionObjective):
     | `has_region`         | (P,)            | bool   |
 
     Reduction: over the pixels of each phrase, then mean over phrases with a region; 0 if there are none. A mask
-    without area is no region. With a full mask there is no outside: its mean term is 0 and its max term compares
-    with 0; no 0/0 is formed, in the forward or in the backward pass.
+    without area does not count as a region. With a full mask nothing is outside: its mean term is 0 and its max term
+    compares with 0; no 0/0 is formed, in the forward or in the backward pass.
 
     Departures: `mean_reduction="sample"` is equation (1) of the paper. The released code pools the sums of the mean
     term over all pixels of all annotated phrases of the batch before it divides, which is `mean_reduction="batch"`;
@@ -94,6 +94,3 @@ class AttentionMaskConsistencyLoss(RegionObjective):
             "amc_mean_loss": mean_loss,
             "amc_max_loss": max_loss,
         }
-
-
-__all__ = ["MEAN_REDUCTIONS", "AttentionMaskConsistencyLoss"]

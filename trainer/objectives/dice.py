@@ -29,7 +29,7 @@ class SoftDiceLoss(RegionObjective):
     | `has_region`         | (P,)            | bool   |
 
     Reduction: sums over the pixels of each phrase, then mean over phrases with a region; 0 if there are none. A mask
-    without area is no region.
+    without area does not count as a region.
 
     Source: the Dice coefficient with squared denominator, as in V-Net (Milletari et al., 2016, unverified); neither
     AMC nor ALBEF uses it.
@@ -52,6 +52,3 @@ class SoftDiceLoss(RegionObjective):
         """`dice_loss`."""
         overlap = 2 * (heatmap * mask).sum(-1) / (heatmap.square() + mask.square()).sum(-1)
         return {"dice_loss": (1 - overlap).sum() / denominator}
-
-
-__all__ = ["SoftDiceLoss"]

@@ -16,7 +16,7 @@ OBJECTIVES: dict[str, "type[HeatmapObjective]"] = {}
 
 
 def register_objective(name: str) -> Callable[[Objective], Objective]:
-    """Class decorator: makes an objective known under `name`, in recipes, logs and the names of its terms.
+    """Class decorator: registers an objective under `name`, for recipes, logs and the names of its terms.
 
     Raises:
         ValueError: another class has the name.
@@ -35,7 +35,7 @@ def register_objective(name: str) -> Callable[[Objective], Objective]:
 class HeatmapObjective(ABC):
     """A loss on heatmaps: a frozen dataclass of margins and weights that is called with named tensors.
 
-    It knows nothing of the model. `inputs` names the tensors of the batch that it reads beside `normalized_heatmap`;
+    It knows nothing of the model. `inputs` names the tensors of the batch that it reads besides `normalized_heatmap`;
     [`count`], [`find_phrases`] and the call take them under these names.
     """
 
@@ -59,7 +59,7 @@ class HeatmapObjective(ABC):
         """
 
     def check_not_negative(self, *names: str) -> None:
-        """Raises ValueError where one of the fields is negative or not finite, TypeError where one is no number."""
+        """Raises ValueError where one of the fields is negative or not finite, TypeError where one is not a number."""
         check_ranges(self, dict.fromkeys(names, NOT_NEGATIVE))
 
 
@@ -73,7 +73,7 @@ class RegionObjective(HeatmapObjective):
         return self.find_phrases(region_mask, has_region).sum()
 
     def find_phrases(self, region_mask: torch.Tensor, has_region: torch.Tensor) -> torch.Tensor:
-        """Phrases with a region, `(P,)` bool: a mask without area is none."""
+        """Phrases with a region, `(P,)` bool: a mask without area does not count."""
         return has_region & (region_mask.sum((1, 2)) > 0)
 
     def __call__(
@@ -90,7 +90,7 @@ class RegionObjective(HeatmapObjective):
                 Explanations in [0, 1], attached to the graph when training. Resized bilinearly
                 (`align_corners=False`) to the mask.
             region_mask (`torch.Tensor` of shape `(P, M_h, M_w)`): annotated regions in [0, 1].
-            has_region (`torch.Tensor` of shape `(P,)`, bool): False where a phrase takes no part.
+            has_region (`torch.Tensor` of shape `(P,)`, bool): False where a phrase does not take part.
             num_regions (`float` or scalar `torch.Tensor`, *optional*):
                 Replaces the local number of phrases with a region as the denominator, for losses that are normalised
                 by a count over several processes or micro-batches.
@@ -145,13 +145,3 @@ def check_region_shapes(normalized_heatmap: torch.Tensor, region_mask: torch.Ten
             f"`has_region` must be a bool tensor of shape ({num_phrases},), one entry per phrase, got "
             f"{has_region.dtype} of shape {tuple(has_region.shape)}."
         )
-
-
-__all__ = [
-    "OBJECTIVES",
-    "HeatmapObjective",
-    "RegionObjective",
-    "check_region_shapes",
-    "register_objective",
-    "resize_to_mask",
-]

@@ -33,7 +33,7 @@ class RegionDivergenceLoss(RegionObjective):
     | `has_region`         | (P,)            | bool   |
 
     Reduction: sum over the pixels of each phrase, then mean over phrases with a region; 0 if there are none. A mask
-    without area is no region.
+    without area does not count as a region.
 
     Source: the definition of the divergence; neither AMC nor ALBEF uses it, so `epsilon` is our choice. Because of
     `epsilon` the least value is a little above 0 unless the mask is full.
@@ -66,6 +66,3 @@ class RegionDivergenceLoss(RegionObjective):
         heat = heatmap + self.epsilon
         log_heat = heat.log() - heat.sum(-1, keepdim=True).log()
         return {"kl_loss": (torch.xlogy(region, region) - region * log_heat).sum() / denominator}
-
-
-__all__ = ["RegionDivergenceLoss"]

@@ -142,6 +142,3 @@ def _check_shapes(normalized_heatmap: torch.Tensor, paraphrase_index: torch.Tens
             f"`paraphrase_index` must be an int64 tensor of shape ({num_phrases},), one entry per phrase, got "
             f"{paraphrase_index.dtype} of shape {tuple(paraphrase_index.shape)}."
         )
-
-
-__all__ = ["SelfConsistencyLoss"]

@@ -139,6 +139,3 @@ def _as_number(option: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"`{option}` must be a number, got {shorten_value(value)}.") from None
-
-
-__all__ = ["HeatmapObjectives", "build_objective"]

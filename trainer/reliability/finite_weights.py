@@ -11,7 +11,7 @@ def find_not_finite(model: nn.Module) -> str | None:
     """Name of the first parameter or buffer of this process that holds NaN or infinity.
 
     Args:
-        model (`nn.Module`): of a model in parts, the parts of this process are looked at.
+        model (`nn.Module`): of a model in parts, the parts of this process are checked.
     """
     state = [*model.named_parameters(), *model.named_buffers()]
     floating = [(name, value) for name, value in state if value.is_floating_point() and not value.is_meta]
@@ -23,7 +23,7 @@ def find_not_finite(model: nn.Module) -> str | None:
 
 
 def check_finite_weights(model: nn.Module, step: int, device: torch.device) -> None:
-    """Refuses to go on with weights that are not finite; of a model in parts every process must ask.
+    """Refuses weights that are not finite; of a model in parts every process must call it.
 
     Args:
         model (`nn.Module`): the model that would be saved.
@@ -40,8 +40,5 @@ def check_finite_weights(model: nn.Module, step: int, device: torch.device) -> N
         owner = "of another process" if name is None else f"`{name}`"
         raise FloatingPointError(
             f"the weights are not finite after step {step}: {owner} holds NaN or infinity. They are not saved. Lower "
-            "`learning_rate` or set `max_grad_norm`, and begin again or resume from an earlier checkpoint."
+            "`learning_rate` or set `max_grad_norm`, and start again or resume from an earlier checkpoint."
         )
-
-
-__all__ = ["check_finite_weights", "find_not_finite"]

@@ -52,7 +52,7 @@ def get_step(checkpoint: Path) -> int:
 
 
 def list_checkpoints(run_folder: Path) -> list[Path]:
-    """Folders called `checkpoint-<step>`, by step, without a look at what is in them."""
+    """Folders called `checkpoint-<step>`, by step, whatever is in them."""
     if not run_folder.is_dir():
         return []
     found = [path for path in run_folder.iterdir() if CHECKPOINT_NAME.fullmatch(path.name) and path.is_dir()]
@@ -92,7 +92,7 @@ def write_manifest(folder: Path, step: int, world_size: int, is_last: bool = Fal
 
 
 def put_in_place(unfinished: Path, final: Path) -> None:
-    """Gives a finished folder its name; one that has it already is moved aside first, and back if we die between."""
+    """Gives a finished folder its name; one that has it already is moved aside, and back after a kill."""
     replace_folder(unfinished, final, REPLACED)
 
 
@@ -123,7 +123,7 @@ def rotate_checkpoints(newest: Path, best: str | None, limit: int | None) -> Non
 
 
 def clear_leftovers(run_folder: Path) -> None:
-    """Removes what a killed run left unfinished, and gives a checkpoint back that was about to be replaced."""
+    """Removes what a killed run left unfinished, and restores a checkpoint that was about to be replaced."""
     restore_folders(run_folder, "checkpoint-*", REPLACED)
     for unfinished in run_folder.glob(f"{UNFINISHED}checkpoint-*"):
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -219,7 +219,7 @@ def _check_files(checkpoint: Path, files: list[dict[str, Any]]) -> None:
 
 
 def _check_step(checkpoint: Path, step: int) -> None:
-    """Refuses a manifest or a state of another step than the folder's name says."""
+    """Refuses a manifest or a state of another step than that of the folder's name."""
     if CHECKPOINT_NAME.fullmatch(checkpoint.name) and get_step(checkpoint) != step:
         raise ValueError(f"has a {MANIFEST_FILE} of step {step}")
     state = _read_json(checkpoint / STATE_FILE)
@@ -240,7 +240,7 @@ def _check_shards(checkpoint: Path, names: list[str]) -> None:
 
 
 def _read_json(path: Path) -> Any:
-    """Parsed JSON of a file of a checkpoint; what is wrong is said as [`find_damage`] says it."""
+    """Parsed JSON of a file of a checkpoint; errors are worded as [`find_damage`] returns them."""
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ValueError(f"has a {path.name} of {path.stat().st_size} bytes, more than any run writes")
     try:
@@ -333,23 +333,3 @@ def describe_failure(error: Exception, final: Path) -> tuple[int | None, str]:
         number = errno.ENOSPC
     words = os.strerror(number) if number == errno.ENOSPC else str(error)
     return number, f"cannot write the checkpoint; earlier ones are unchanged, and nothing is left of this one: {words}"
-
-
-__all__ = [
-    "MANIFEST_FILE",
-    "choose_checkpoint",
-    "clear_leftovers",
-    "compare_circumstances",
-    "describe_circumstances",
-    "describe_failure",
-    "ends_run",
-    "find_damage",
-    "find_newest_complete",
-    "get_step",
-    "list_checkpoints",
-    "put_in_place",
-    "read_manifest",
-    "remove_checkpoint",
-    "rotate_checkpoints",
-    "write_manifest",
-]

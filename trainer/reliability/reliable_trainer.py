@@ -111,7 +111,7 @@ class ReliableTrainer(Trainer):
         self._clear_step()
 
     def write_card(self, folder: Path) -> None:
-        """What a folder of saved weights holds beside them; nothing here, for a subclass to override."""
+        """Writes the card of saved weights into their folder: for a subclass to override, nothing here."""
 
     def train(
         self,
@@ -553,6 +553,3 @@ def _name_rows(row_ids: list[str]) -> str:
 
 def _return_as_it_is(batch: Any) -> Any:
     return batch
-
-
-__all__ = ["CHECKED_TRANSFORMERS", "ReliableTrainer", "SaveAfterEvaluation", "preserved_random_state"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""The output folder of a run: whose it is, what may change when the run goes on, and whether it has the space."""
+"""The output folder of a run: which run it holds, what may change on a resume, and whether the disk has the space."""
 
 import dataclasses
 import errno
@@ -23,7 +23,7 @@ logger = logging.get_logger(__name__)
 
 RECIPE_FILE, END_FILE = "recipe.json", "finished.json"
 OPTIMIZER_STATES = 2  # numbers that AdamW keeps for every trainable one
-# What does not decide the weights: sections of a recipe, and beginnings of names in its `training`.
+# What does not decide the weights: sections of a recipe, and prefixes of names in its `training`.
 FREE_SECTIONS = ("evaluation_data", "card", "machine", "output_dir")
 FREE_SETTINGS = (
     "logging_",
@@ -56,7 +56,7 @@ def check_run_folder(output_dir: Path, recipe: Any, resume: bool) -> None:
     Args:
         output_dir (`Path`): folder of the run.
         recipe ([`~trainer.recipes.Recipe`]): what is to run.
-        resume (`bool`): whether the run in the folder is to go on.
+        resume (`bool`): whether the run in the folder is to be resumed.
 
     Raises:
         ValueError: the folder holds a run and `resume` is False, or it holds one of another recipe: the differences
@@ -70,7 +70,7 @@ def check_run_folder(output_dir: Path, recipe: Any, resume: bool) -> None:
         holds_weights = holds_weights or bool(list_checkpoints(output_dir))
         if holds_weights or differences:
             raise ValueError(
-                f"{output_dir} holds a run already. Choose another `--output-dir`, or go on with it: `--resume`."
+                f"{output_dir} holds a run already. Choose another `--output-dir`, or resume it: `--resume`."
             )
         return
     if stored is None and list_checkpoints(output_dir):
@@ -83,13 +83,13 @@ def check_run_folder(output_dir: Path, recipe: Any, resume: bool) -> None:
 
 
 def store_recipe(output_dir: Path, recipe: Any) -> None:
-    """Writes the recipe of a run that begins or continues into its folder, for [`check_run_folder`]."""
+    """Writes the recipe of a run that starts or resumes into its folder, for [`check_run_folder`]."""
     (output_dir / END_FILE).unlink(missing_ok=True)
     write_json(output_dir / RECIPE_FILE, _to_plain(recipe))
 
 
 def store_end(output_dir: Path, recipe: Any, result: Mapping[str, Any]) -> None:
-    """Writes the last file of a run, which says that nothing of it is missing.
+    """Writes the last file of a run, which marks it as finished.
 
     Args:
         output_dir (`Path`): folder of the run, with its final weights.
@@ -109,7 +109,7 @@ def read_end(output_dir: Path, recipe: Any) -> dict[str, Any] | None:
         content = json.loads((output_dir / END_FILE).read_bytes())
         lengths, result = content["lengths"], dict(content["result"])
     except (ValueError, TypeError, KeyError) as error:
-        logger.warning(f"{output_dir / END_FILE} cannot be read ({error}): what the run lacks is done again.")
+        logger.warning(f"{output_dir / END_FILE} cannot be read ({error}): the end of the run is done again.")
         return None
     if lengths != _get_lengths(recipe.training):
         return None
@@ -191,7 +191,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}). Remove it if the folder is free for a new run.") from error
     if not isinstance(recipe, dict):
-        raise ValueError(f"{path} is no recipe. Remove it if the folder is free for a new run.")
+        raise ValueError(f"{path} is not a recipe. Remove it if the folder is free for a new run.")
     return recipe
 
 
@@ -236,14 +236,3 @@ def estimate_run_bytes(
     checkpoint = weights + (0 if arguments.save_only_model else OPTIMIZER_STATES * trainable)
     kept = max(2, (arguments.save_total_limit or 0) + 1)
     return checkpoint * max(1, kept - num_present)
-
-
-__all__ = [
-    "check_free_space",
-    "check_run_folder",
-    "compare_recipes",
-    "estimate_run_bytes",
-    "read_end",
-    "store_end",
-    "store_recipe",
-]

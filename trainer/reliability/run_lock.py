@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""One run at a time in a folder: a lock that the operating system gives back when its owner dies, however it dies."""
+"""One run at a time in a folder: a lock that the operating system releases when its owner ends, however it ends."""
 
 import errno
 import json
@@ -18,7 +18,7 @@ from albef_amc.trainer.processes import do_on_main_process
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks: two runs in one folder are not noticed there
+except ImportError:  # Windows has no such locks: two runs in one folder go unnoticed there
     fcntl = None  # type: ignore[assignment]
 
 logger = logging.get_logger(__name__)
@@ -34,8 +34,8 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
     """Keeps other runs out of a folder while the block runs; does nothing inside another such block of this process.
 
     The lock is a record lock (`fcntl.lockf`) on the file `.lock`, in which its owner writes host, process and start.
-    The operating system gives it back when the process ends, after SIGKILL and a restart of the machine too, so that
-    no lock outlives its owner. Worker processes do not inherit it. It holds between machines where the file system
+    The operating system releases it when the process ends, also after SIGKILL and a restart of the machine, so that no
+    lock outlives its owner. Worker processes do not inherit it. It holds between machines where the file system
     has locks (NFS 4, Lustre mounted with `flock`); where it has none there is a warning and no lock. When the block
     ends the file is removed, and a new folder with it if nothing else is in it.
 
@@ -98,7 +98,7 @@ def _take(path: Path) -> int:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
-            continue  # another run gave the new folder back between the two lines
+            continue  # another run removed the new folder between the two lines
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -106,8 +106,8 @@ def _take(path: Path) -> int:
                 owner = _read_owner(descriptor)
                 os.close(descriptor)
                 raise ValueError(
-                    f"{path.parent} is in use by another run ({owner}). Wait for its end, stop it, or choose another "
-                    "folder."
+                    f"{path.parent} is in use by another run ({owner}). Wait until it ends, stop it, or choose "
+                    "another folder."
                 ) from error
             logger.warning(
                 f"{path.parent} is on a file system without locks ({error}): make sure that no other run uses it."
@@ -117,7 +117,7 @@ def _take(path: Path) -> int:
         os.close(descriptor)  # its owner removed the file between opening and locking
     owner = _read_owner(descriptor)
     if owner is not None:
-        logger.warning(f"the last run in {path.parent} ({owner}) ended without giving the folder back; it is free.")
+        logger.warning(f"the last run in {path.parent} ({owner}) ended without releasing the folder; it is free.")
     name = {"host": platform.node(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(name).encode(), 0)
@@ -140,7 +140,4 @@ def _read_owner(descriptor: int) -> str | None:
         name = json.loads(content)
         return f"process {name['process']} on {name['host']}, since {name['since']}"
     except (ValueError, TypeError, KeyError):
-        return f"{LOCK_FILE} does not say whose"
-
-
-__all__ = ["lock_folder", "lock_run_folder"]
+        return f"{LOCK_FILE} names no owner"

@@ -22,7 +22,7 @@ STOP_SIGNALS: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTER
 
 
 class TrainingTerminated(SystemExit):
-    """SIGTERM ended a run after it saved a checkpoint; nobody catching it, the process ends with status 143.
+    """SIGTERM ended a run after it saved a checkpoint; not caught, it ends the process with status 143.
 
     Args:
         checkpoint (`Path`): the checkpoint to continue from.
@@ -48,9 +48,9 @@ class TrainingInterrupted(KeyboardInterrupt):
 class StopOnSignal(TrainerCallback):
     """After Ctrl-C or SIGTERM to any process: the step is finished, a checkpoint is saved, and training stops.
 
-    The first signal does no more than leave a note. Every process asks the others after each step and each evaluation,
-    so that all of them save the same step. A second Ctrl-C raises `KeyboardInterrupt` at once, and so does one before
-    training has begun, when there is nothing to save.
+    The first signal is only noted. Every process asks the others after each step and each evaluation, so that all of
+    them save the same step. A second Ctrl-C raises `KeyboardInterrupt` at once, and so does one before training has
+    started, when there is nothing to save.
     """
 
     def __init__(self):
@@ -62,9 +62,9 @@ class StopOnSignal(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes note of signals while the block runs; in the main thread alone, as Python has it.
+        """Notes signals while the block runs; in the main thread only, as Python requires.
 
-        A signal that came too late to stop the training is handed on when the block has ended.
+        A signal that came too late to stop the training is raised again when the block has ended.
         """
         self.noted = self.agreed = None
         self.is_training, self._process = False, os.getpid()
@@ -83,7 +83,7 @@ class StopOnSignal(TrainerCallback):
 
     def _note(self, number: int, frame: Any) -> None:
         if os.getpid() != self._process:
-            return  # a worker of the data loader, which gets Ctrl-C as well: it ends when its run does
+            return  # a worker of the data loader, which gets Ctrl-C as well: it ends with its run
         if number == signal.SIGINT and (self.noted is not None or not self.is_training):
             raise KeyboardInterrupt
         self.noted = max(self.noted or 0, number)
@@ -91,16 +91,16 @@ class StopOnSignal(TrainerCallback):
             logger.warning("Ctrl-C: the step is finished and a checkpoint is saved. Once more ends the run at once.")
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """From here on there is something to save."""
+        """From now on there is something to save."""
         self.is_training, self._is_main = True, state.is_world_process_zero
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Stops and saves where any process has a note."""
+        """Stops and saves where any process noted a signal."""
         if self.agree(args.device):
             control.should_save = control.should_training_stop = True
 
     def agree(self, device: torch.device) -> bool:
-        """Whether the run is to stop, on which all processes agree; every process must ask."""
+        """Whether the run is to stop, on which all processes agree; every process must call it."""
         notes = [int(self.noted == number) for number in STOP_SIGNALS]
         found = sum_over_processes(torch.tensor(notes, device=device)).tolist()
         if any(found):
@@ -118,21 +118,12 @@ class StopOnSignal(TrainerCallback):
 
 
 def begin_worker(worker_id: int, then: Callable[[int], None] | None = None) -> None:
-    """First act of a worker of a data loader: Ctrl-C, which all processes of a terminal get, is left to the run.
+    """Start of a data loader's worker: it ignores Ctrl-C, which all processes of a terminal get and the run handles.
 
     Args:
         worker_id (`int`): number of the worker.
-        then (callable, *optional*): what else a worker begins with.
+        then (callable, *optional*): what else a worker starts with.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if then is not None:
         then(worker_id)
-
-
-__all__ = [
-    "STOP_SIGNALS",
-    "StopOnSignal",
-    "TrainingInterrupted",
-    "TrainingTerminated",
-    "begin_worker",
-]

@@ -120,7 +120,7 @@ class StreamBatches(IterableDataset):
 
 
 class StreamCollator:
-    """Keeps, beside the batch, the position of the stream after its last row.
+    """Adds to a batch the position of the stream after its last row.
 
     Args:
         collator (callable): makes a batch of rows.
@@ -143,6 +143,3 @@ def _check_readers(checkpoint: Path, stored: Mapping[str, Any], now: Mapping[str
             f"{checkpoint}: the rows of a stream are divided among processes and workers, and which of them are left "
             f"is known for the same ones only. Resume with {', '.join(different)}."
         )
-
-
-__all__ = ["StreamBatches"]
