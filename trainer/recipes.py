@@ -10,8 +10,9 @@ from typing import Any
 from transformers import set_seed
 
 from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
+from albef_amc.checkpoint_files_albef import read_settings
 from albef_amc.configuration.recipes import read_number, read_recipe, split_key_value
-from albef_amc.configuration.setting_types import check_types, list_simple_fields
+from albef_amc.configuration.setting_types import check_type, check_types, list_simple_fields
 from albef_amc.configuration.shipped_files import resolve_shipped
 from albef_amc.configuration.yaml_files import parse_yaml
 from albef_amc.configuration_albef import LONGEST_SIDE
@@ -21,32 +22,30 @@ from albef_amc.evaluation.checkpoints import load_model_and_processor
 from albef_amc.lora.adapters import check_lora_options, list_lora_fields
 from albef_amc.model_cards import ModelCard
 from albef_amc.ranges_albef import COUNT, POSITIVE, check_names, check_number, check_ranges, shorten_value
-from albef_amc.text_files_albef import load_json
 from albef_amc.text_processing_albef import SPECIAL_PIECES, build_tokenizer, clean_caption
 from albef_amc.trainer.amc_config import AmcConfig
 
 DEFAULT_OUTPUT_FOLDER = Path("runs")
 OPTIONAL_SECTIONS = ("evaluation_data", "peft")
-SECTIONS = ("model", "train_data", "evaluation_data", "training", "card", "peft", "machine")
 MACHINE_KEYS = ("num_processes",)
-TYPED_SECTIONS = ("training", "model", "card")  # whose fields say whether they are text
+TYPED_SECTIONS = ("training", "model", "card")  # whose fields declare whether they are text
 DATA_SECTIONS = ("train_data", "evaluation_data")
 VOCABULARY_OF_DATA = "data"
-# Weights that a matching checkpoint lacks and that are made at random.
+# Weights that a matching checkpoint lacks; they are drawn at random.
 PRE_TRAINING_PARTS = ("mlm_head.",)
 
 
 @dataclass
 class ModelRecipe:
-    """Where the model comes from: a checkpoint, two pretrained encoders, or a configuration with random weights.
+    """Start of the model: a checkpoint, two pretrained encoders, or a configuration with random weights.
 
     Args:
         checkpoint (`str`, *optional*): folder or Hub repository to start from.
         config (`str`, *optional*): JSON file, or the name of one in `configuration/models`, for random weights.
-        vocabulary (`str`, *optional*): with `config`: a `vocab.txt` of word pieces, or `"data"` for the words of the
+        vocabulary (`str`, *optional*): with `config`: a `vocab.txt` of tokens, or `"data"` for the words of the
             training phrases.
         image_size (`int`, *optional*): image side in pixels; the checkpoint's or configuration's by default.
-        vision_encoder, text_encoder (`str`, *optional*): a vision transformer and a BERT to begin with, as
+        vision_encoder, text_encoder (`str`, *optional*): a vision transformer and a BERT to start from, as
             [`~albef_amc.AlbefForPreTraining.from_encoders`] takes them.
     """
 
@@ -115,14 +114,14 @@ class Recipe:
 def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     r"""Reads a recipe and applies overrides.
 
-    A recipe may begin with `base: OTHER`, a shipped name or a path beside it: that one is read first, and the keys
+    A recipe may start with `base: OTHER`, a shipped name or a path beside it: that one is read first, and the keys
     of this one replace or extend its sections key by key. Data with a `name` of its own replaces that of the base.
 
     Args:
         name_or_path (`str` or `Path`): a YAML file, or the name of a recipe in `configuration/training`.
         overrides (iterable of `str`): `key=value` with YAML values. A key without a dot is a field of `training`
-            (or `output_dir`); others say their section: `model.checkpoint=runs/first`, `train_data.split=all`.
-            `evaluation_data=null` and `peft=null` leave a section out; `train_data.0.split=all` is of the first data
+            (or `output_dir`); others name their section: `model.checkpoint=runs/first`, `train_data.split=all`.
+            `evaluation_data=null` and `peft=null` drop a section; `train_data.0.split=all` is of the first data
             set of a mixture.
 
     Raises:
@@ -142,23 +141,25 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
 
 
 def _check_sections(content: dict[str, Any], where: str) -> None:
-    """Refuses keys that no section has, and sections that are no mappings."""
+    """Refuses unknown keys, and sections that are not mappings."""
     check_names(content, [*(item.name for item in dataclasses.fields(Recipe)), "base"], where)
     for name, value in content.items():
         if name == "train_data" and isinstance(value, list):
             _check_mixture(value, where)
         elif name != "output_dir" and value is not None and not isinstance(value, dict):
             raise ValueError(f"{where}: section `{name}` must hold keys with values, got {shorten_value(value)}.")
-    check_names(content.get("training") or {}, _training_fields(), "training")
-    check_names(content.get("model") or {}, [item.name for item in dataclasses.fields(ModelRecipe)], "model")
-    check_names(content.get("machine") or {}, MACHINE_KEYS, "machine")
     if content.get("peft") is not None:
         check_names(content["peft"], list_lora_fields(), "peft")
-    check_names(content.get("card") or {}, [item.name for item in dataclasses.fields(ModelCard)], "card")
+    check_names(content.get("machine") or {}, MACHINE_KEYS, "machine")
+    for section, kind in (("training", AmcConfig), ("model", ModelRecipe), ("card", ModelCard)):
+        fields = [item.name for item in dataclasses.fields(kind) if item.init]
+        if kind is AmcConfig:
+            fields.remove("output_dir")  # a key of the recipe itself
+        check_names(content.get(section) or {}, fields, section)
 
 
 def _check_mixture(parts: list[Any], where: str) -> None:
-    """Refuses a mixture without parts, and parts that are no mappings or name no data set."""
+    """Refuses a mixture without parts, and parts that are not mappings or name no data set."""
     for part in parts or [None]:
         if not isinstance(part, dict) or "name" not in part or "split" not in part:
             raise ValueError(
@@ -178,8 +179,8 @@ def _check_data(content: dict[str, Any], path: Path) -> None:
         content["evaluation_data"] = evaluation = {**inherited, **evaluation}
     if evaluation and evaluation.get("streaming"):
         raise ValueError(
-            f"{path}: `evaluation_data` cannot be streamed: every phrase is evaluated once, and counted before. Leave "
-            "`streaming` out."
+            f"{path}: `evaluation_data` cannot be streamed: every phrase is evaluated once, and counted before. "
+            "Remove `streaming`."
         )
     for section in DATA_SECTIONS:
         given = content.get(section)
@@ -190,24 +191,22 @@ def _check_data(content: dict[str, Any], path: Path) -> None:
 
 
 def _check_data_set(section: str, part: Mapping[str, Any]) -> None:
-    """Refuses values and options that a data set cannot have, before any of its files is looked for."""
-    for name in ("name", "split", *(["cache_dir"] if "cache_dir" in part else [])):
-        if not isinstance(part[name], str) or not part[name]:
-            raise TypeError(f"`{section}.{name}` must be text, got {shorten_value(part[name])}.")
-    if not isinstance(part.get("streaming", False), bool):
-        raise TypeError(f"`{section}.streaming` must be true or false, got {shorten_value(part['streaming'])}.")
+    """Refuses values and options that a data set cannot have, before any file is read."""
+    for name, kind in (("name", str), ("split", str), ("cache_dir", str), ("streaming", bool)):
+        if name in part:
+            check_type(f"{section}.{name}", part[name] or None if kind is str else part[name], kind)
     if "weight" in part:
         check_number(f"{section}.weight", part["weight"], POSITIVE)
     check_builder_options(part["name"], _list_options(part))
 
 
 def _list_options(part: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a data set's own."""
+    """The options of the data set itself."""
     return {name: value for name, value in part.items() if name not in ("name", "split", "streaming", "weight")}
 
 
 def check_data_sets(recipe: Recipe) -> None:
-    """Refuses data sets that are missing, and splits that they do not have, as far as their files' names tell.
+    """Refuses data sets that are missing, and splits that they do not have, as far as the names of their files show.
 
     Args:
         recipe ([`Recipe`]): the run.
@@ -221,11 +220,6 @@ def check_data_sets(recipe: Recipe) -> None:
         check_builder_split(part["name"], part["split"], _list_options(part))
 
 
-def _training_fields() -> list[str]:
-    """Fields of the settings; the folder of the run is the recipe's own key."""
-    return [item.name for item in dataclasses.fields(AmcConfig) if item.init and item.name != "output_dir"]
-
-
 def _apply_override(content: dict[str, Any], override: str) -> None:
     key, text = split_key_value(override, "--set")
     if key == "output_dir":
@@ -235,7 +229,7 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
     if key in OPTIONAL_SECTIONS and value is None:
         content[key] = None
         return
-    if key in SECTIONS:
+    if key in [item.name for item in dataclasses.fields(Recipe)]:
         raise ValueError(f"`--set {override}`: `{key}` is a section. Set its keys, as in `--set {key}.KEY=VALUE`.")
     if key == "base":
         raise ValueError(f"`--set {override}`: the `base` of a recipe is set in its file.")
@@ -249,15 +243,15 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
         owner = content[section or "training"] = {}
     if not isinstance(owner, dict):
         hint = f" It is a list: begin with `{section}.0`, `{section}.1`, ..." if isinstance(owner, list) else ""
-        raise ValueError(f"`--set {override}`: `{section}` is no section of a recipe.{hint}")
+        raise ValueError(f"`--set {override}`: `{section}` is not a section of a recipe.{hint}")
     is_option = section not in ("", *TYPED_SECTIONS)
     owner[name] = read_number(value) if is_option else value
 
 
 def build_arguments(recipe: Recipe, output_dir: str | Path) -> AmcConfig:
-    """The Trainer's arguments of a recipe; 1e-5 is read as a number, and `no` as a strategy's name, not as false."""
+    """Arguments of the Trainer from a recipe; 1e-5 is read as a number, and `no` as the name of a strategy."""
     if recipe.training.get("resume_from_checkpoint") is not None:
-        raise ValueError("`resume_from_checkpoint` means nothing in a recipe: give the command `--resume`.")
+        raise ValueError("`resume_from_checkpoint` has no meaning in a recipe: give `--resume` to the command.")
     values: dict[str, Any] = {}
     kinds = list_simple_fields(AmcConfig)
     for name, value in recipe.training.items():
@@ -276,8 +270,8 @@ def build_model_and_processor(
 ) -> tuple[AlbefForPreTraining, AlbefProcessor]:
     """Loads the checkpoint of a recipe, or makes a model of encoders or with random weights, and its processor.
 
-    What is not read is drawn: weights, queues, heads that the start lacks. The global generators are seeded first, so
-    that every process and every start of a run draws the same.
+    Weights, queues and heads that are not read are drawn. The global generators are seeded first, so that every
+    process and every start of a run draws the same.
 
     Args:
         recipe ([`ModelRecipe`]): where the model comes from.
@@ -308,11 +302,7 @@ def build_model_and_processor(
 
 def _read_config(name_or_path: str) -> AlbefConfig:
     """The configuration of a model with random weights."""
-    path = resolve_shipped(name_or_path, "models", ".json")
-    values = load_json(path)
-    if not isinstance(values, dict):
-        raise ValueError(f"`model.config`: {path} must hold keys with values, got {type(values).__name__}.")
-    return AlbefConfig(**values)
+    return AlbefConfig(**read_settings(resolve_shipped(name_or_path, "models", ".json")))
 
 
 def check_model_files(recipe: ModelRecipe) -> None:
@@ -335,8 +325,8 @@ def check_model_files(recipe: ModelRecipe) -> None:
 
 
 def build_vocabulary(phrases: Iterable[str]) -> list[str]:
-    """Word pieces for phrases: special pieces, their words, and letters for words that are not among them."""
+    """Tokens for phrases: special tokens, the words of the phrases, and letters for other words."""
     words = {word for phrase in phrases for word in clean_caption(phrase).split(" ")}
     letters = sorted({letter for word in words for letter in word})
-    pieces = [*letters, *(f"##{letter}" for letter in letters), *sorted(words)]
-    return [*SPECIAL_PIECES.values(), *dict.fromkeys(piece for piece in pieces if piece)]
+    tokens = [*letters, *(f"##{letter}" for letter in letters), *sorted(words)]
+    return [*SPECIAL_PIECES.values(), *dict.fromkeys(token for token in tokens if token)]

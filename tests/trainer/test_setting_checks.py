@@ -286,7 +286,7 @@ def test_options_of_python_are_checked(make, name):
         ("lr_scheduler_type=cosine_with_min_lr", "does not fit `lr_scheduler_type=cosine_with_min_lr`: One of min_lr"),
         ("lr_scheduler_type=warmup_stable_decay", "does not fit `lr_scheduler_type=warmup_stable_decay`"),
         ("report_to=5", "`report_to` must be the name of a tracker, or a list of names, got 5"),
-        ("resume_from_checkpoint=runs/first", "`resume_from_checkpoint` means nothing in a recipe"),
+        ("resume_from_checkpoint=runs/first", "`resume_from_checkpoint` has no meaning in a recipe"),
         ("metric_for_best_model=loss", "`metric_for_best_model` must be `pointing_game_accuracy`, got 'loss'"),
         ("train_data=null", "`--set train_data=null`: `train_data` is a section. Set its keys"),
         ("training=5", "`--set training=5`: `training` is a section. Set its keys"),
