@@ -53,9 +53,13 @@ def read_text_encoder(text: str | os.PathLike) -> EncoderWeights:
     source = os.path.expanduser(os.fspath(text))
     config = _read_config(source)
     model, missing, unexpected = _load(source, config)
+    tokenizer = read_tokenizer(source, config.vocab_size)
     encoder = EncoderWeights(source, {}, {name: getattr(config, name) for name in SHAPES})
     encoder.assumed = {name: getattr(config, name) for name in SETTINGS}
-    encoder.assumed |= _find_special_ids(source, config, encoder.notes)
+    if tokenizer is None:
+        encoder.notes.append("`text` has no tokenizer: the ids of [CLS], [SEP] and [MASK] are assumed to be BERT's.")
+    else:
+        encoder.assumed |= {name: getattr(tokenizer, name) for name in SPECIAL_TOKEN_IDS}
     for name in unexpected:
         reason = next(reason for pattern, reason in IGNORED if re.search(pattern, name))
         encoder.ignored.setdefault(reason, []).append(name)
@@ -151,14 +155,6 @@ def _load(source: str, config: BertConfig) -> tuple[BertForMaskedLM, list[str], 
             "or a model of another kind."
         )
     return model, missing, unexpected
-
-
-def _find_special_ids(source: str, config: BertConfig, notes: list[str]) -> dict[str, int]:
-    tokenizer = read_tokenizer(source, config.vocab_size)
-    if tokenizer is None:
-        notes.append("`text` has no tokenizer: the ids of [CLS], [SEP] and [MASK] are assumed to be those of BERT.")
-        return {}
-    return {name: getattr(tokenizer, name) for name in SPECIAL_TOKEN_IDS}
 
 
 __all__ = ["read_text_encoder", "read_tokenizer"]

@@ -95,11 +95,18 @@ def convert_checkpoint(
     report.kind, report.model_class = kind.name, choose_class(kind, model_class, keep_momentum, str(path))
     config, report.notes = infer_config(original, overrides)
     tokenizer = _build_matching_tokenizer(vocab, config, overrides)
-    state = rename_state_dict(original, report, keep_momentum)
+    state, report.ignored, report.unexpected = rename_state_dict(original, report.model_class, keep_momentum)
+    report.num_converted = len(original) - sum(map(len, report.ignored.values())) - len(report.unexpected)
+    if keep_momentum and not any(name.startswith("momentum_") for name in state):
+        report.notes.append("there are no momentum copies to keep.")
+    if keep_momentum and "image_queue" in state:
+        queues, notes = _complete_queues(state)
+        state, report.notes = state | queues, report.notes + notes
     if image_size is not None:
         old_grid, values = config.vision_config.grid_size, config.vision_config.to_dict() | {"image_size": image_size}
         config.vision_config = AlbefVisionConfig(**values)  # a new object, so that the size is checked
-        resize_positions(state, old_grid, config.vision_config.grid_size, report)
+        resized, report.resized = resize_positions(state, old_grid, config.vision_config.grid_size)
+        state |= resized
     model, state = _build_model(config, state, report, dtype, keep_momentum)
     report.dimensions = _describe_dimensions(config, report.model_class)
     height, width = config.vision_config.image_height_width
@@ -130,13 +137,14 @@ def choose_class(kind: OriginalKind, asked: str | None, keep_momentum: bool, sou
 
 
 def rename_state_dict(
-    original: Mapping[str, torch.Tensor], report: ConversionReport, keep_momentum: bool
-) -> dict[str, torch.Tensor]:
-    """Rename every entry, skip what is not needed, and note both in `report`."""
+    original: Mapping[str, torch.Tensor], model_class: str, keep_momentum: bool
+) -> tuple[dict[str, torch.Tensor], dict[str, list[str]], list[str]]:
+    """Entries under our names; original names of those that are skipped, by reason; and those that are unexpected."""
     state: dict[str, torch.Tensor] = {}
-    unused = MODEL_CLASSES[report.model_class]._keys_to_ignore_on_load_unexpected or ()
+    ignored: dict[str, list[str]] = {}
+    unexpected: list[str] = []
     skipped = () if keep_momentum else MOMENTUM
-    if WORD_HEAD[0] in unused:
+    if WORD_HEAD[0] in (MODEL_CLASSES[model_class]._keys_to_ignore_on_load_unexpected or ()):
         skipped += (WORD_HEAD,)
     for name, tensor in original.items():
         renamed = rename_original_key(name)
@@ -144,36 +152,32 @@ def rename_state_dict(
         if renamed is not None:
             reason = next((reason for pattern, reason in skipped if re.search(pattern, renamed)), None)
         if reason is not None:
-            report.ignored.setdefault(reason, []).append(name)
+            ignored.setdefault(reason, []).append(name)
         elif renamed is None:
-            report.unexpected.append(name)
+            unexpected.append(name)
         else:
             if renamed in (TEMPERATURE, QUEUE_IDS):
                 tensor = tensor.flatten()
             if renamed in state and not torch.equal(state[renamed], tensor):
                 raise ValueError(f"`{name}` differs from the entry it shares its values with: {renamed}.")
             state[renamed] = tensor
-            report.num_converted += 1
-    if keep_momentum and not any(name.startswith("momentum_") for name in state):
-        report.notes.append("there are no momentum copies to keep.")
-    if keep_momentum and "image_queue" in state:
-        _complete_queues(state, report)
-    return state
+    return state, ignored, unexpected
 
 
-def _complete_queues(state: dict[str, torch.Tensor], report: ConversionReport) -> None:
-    """Give both queues a pointer and identities: the originals have one of each, or none."""
+def _complete_queues(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Pointers and identities of both queues, of which the originals have one each, or none; and notes on them."""
+    queues: dict[str, torch.Tensor] = {}
     if "image_queue_pointer" in state:
-        state.setdefault("text_queue_pointer", state["image_queue_pointer"].clone())
-    unknown = torch.full((state["image_queue"].shape[1],), UNKNOWN_IMAGE_ID)
-    ids = state.get(QUEUE_IDS, unknown)
-    state[QUEUE_IDS] = torch.where(ids == EMPTY_QUEUE_ID, UNKNOWN_IMAGE_ID, ids)
-    state["text_queue_ids"] = state[QUEUE_IDS].clone()
-    if num_known := int((state[QUEUE_IDS] != UNKNOWN_IMAGE_ID).sum()):
-        report.notes.append(
-            f"the queues name {num_known} images of the data set that was trained on. To train on another, forget "
-            "them: fill `image_queue_ids` and `text_queue_ids` with -1."
-        )
+        queues["text_queue_pointer"] = state.get("text_queue_pointer", state["image_queue_pointer"].clone())
+    ids = state.get(QUEUE_IDS, torch.full((state["image_queue"].shape[1],), UNKNOWN_IMAGE_ID))
+    queues[QUEUE_IDS] = torch.where(ids == EMPTY_QUEUE_ID, UNKNOWN_IMAGE_ID, ids)
+    queues["text_queue_ids"] = queues[QUEUE_IDS].clone()
+    num_known = int((queues[QUEUE_IDS] != UNKNOWN_IMAGE_ID).sum())
+    note = (
+        f"the queues name {num_known} images of the data set that was trained on. To train on another, reset them: "
+        "fill `image_queue_ids` and `text_queue_ids` with -1."
+    )
+    return queues, [note] if num_known else []
 
 
 def _build_matching_tokenizer(
@@ -202,7 +206,7 @@ def find_aliases(model: torch.nn.Module) -> dict[str, str]:
 
 def _build_model(
     config: AlbefConfig,
-    state: dict[str, torch.Tensor],
+    state: Mapping[str, torch.Tensor],
     report: ConversionReport,
     dtype: torch.dtype,
     keep_momentum: bool,
@@ -216,7 +220,7 @@ def _build_model(
         model = MODEL_CLASSES[report.model_class](config)
     model.tie_weights()
     aliases = find_aliases(model)
-    _join_aliases(state, aliases)
+    state = _join_aliases(state, aliases)
     weights = model.state_dict()
     needless = {
         name for name in weights if not keep_momentum and any(re.search(pattern, name) for pattern, _ in MOMENTUM)
@@ -224,10 +228,10 @@ def _build_model(
     report.missing = sorted(weights.keys() - state.keys() - aliases.keys() - needless)
     if report.missing:
         raise IncompleteCheckpointError(report)
-    for name in sorted(state.keys() - weights.keys()):
-        report.unexpected.append(name)
-        report.num_converted -= 1
-        del state[name]
+    unexpected = sorted(state.keys() - weights.keys())
+    report.unexpected += unexpected
+    report.num_converted -= len(unexpected)
+    state = {name: tensor for name, tensor in state.items() if name in weights}
     check_values(state, weights, report.source)
     wrong = [name for name, tensor in state.items() if tensor.is_floating_point() != weights[name].is_floating_point()]
     if wrong:
@@ -242,12 +246,13 @@ def _build_model(
     return model, state
 
 
-def _join_aliases(state: dict[str, torch.Tensor], aliases: Mapping[str, str]) -> None:
-    """Keep one name of every weight that the model holds under several names; the values must be equal."""
+def _join_aliases(state: Mapping[str, torch.Tensor], aliases: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """One name of every weight that the model holds under several names; the values must be equal."""
+    joined = {name: tensor for name, tensor in state.items() if name not in aliases}
     for name, owner in aliases.items():
-        tied = state.pop(name, None)
-        if tied is not None and not torch.equal(tied, state.setdefault(owner, tied)):
+        if name in state and not torch.equal(state[name], joined.setdefault(owner, state[name])):
             raise ValueError(f"`{name}` differs from `{owner}`, to which ALBEF ties it: the checkpoint is damaged.")
+    return joined
 
 
 def _describe_dimensions(config: AlbefConfig, model_class: str) -> dict[str, Any]:

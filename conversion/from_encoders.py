@@ -64,12 +64,18 @@ def build_from_encoders(
         ignored={**image_encoder.ignored, **text_encoder.ignored},
         notes=image_encoder.notes + text_encoder.notes,
     )
-    config = _build_config(image_encoder, text_encoder, vision_config, text_config, values, report)
+    config, guesses = _build_config(image_encoder, text_encoder, vision_config, text_config, values)
+    report.notes += guesses
+    parts = (("vision_config", image_encoder, "image_size"), ("text_config", text_encoder, "fusion_layer"))
+    for part, encoder, chosen in parts:
+        names = (*encoder.known, chosen)
+        report.dimensions |= {f"{part}.{name}": getattr(getattr(config, part), name) for name in names}
     state = {**image_encoder.state, **text_encoder.state}
     side = math.isqrt(state[POSITIONS].shape[1] - 1)
-    resize_positions(state, (side, side), config.vision_config.grid_size, report)
+    resized, report.resized = resize_positions(state, (side, side), config.vision_config.grid_size)
     model = model_class(config)
-    _load(model, state, report)
+    report.num_read = len(state)
+    report.new = _load(model, state | resized, f"{report.vision} and {report.text}")
     for line in report.describe():
         logger.info(line)
     if NEW_WORD_HEAD in report.new:
@@ -108,9 +114,8 @@ def _build_config(
     vision_config: Mapping[str, Any],
     text_config: Mapping[str, Any],
     values: Mapping[str, Any],
-    report: EncodersReport,
-) -> AlbefConfig:
-    """The configuration, checked; its sizes and the values it assumes are added to `report`."""
+) -> tuple[AlbefConfig, list[str]]:
+    """The configuration, checked, and a note for each value that is a guess."""
     vision_values = _merge("vision_config", AlbefVisionConfig, image_encoder, vision_config)
     if "num_attention_heads" not in vision_values:
         raise ValueError(
@@ -126,12 +131,7 @@ def _build_config(
     explained, guesses = choose_explained_layers(
         vision.num_hidden_layers, text.fusion_layer, text.num_hidden_layers, images_per_text=1, given=values
     )
-    report.notes += guesses
-    config = AlbefConfig(vision_config=vision, text_config=text, **explained, **values)
-    for part, names in (("vision_config", image_encoder.known), ("text_config", text_encoder.known)):
-        report.dimensions |= {f"{part}.{name}": getattr(getattr(config, part), name) for name in names}
-    report.dimensions |= {"vision_config.image_size": vision.image_size, "text_config.fusion_layer": text.fusion_layer}
-    return config
+    return AlbefConfig(vision_config=vision, text_config=text, **explained, **values), guesses
 
 
 def _check_special_ids(text: AlbefTextConfig, source: str) -> None:
@@ -158,19 +158,16 @@ def _merge(
 
 
 @torch.no_grad()
-def _load(model: AlbefForPreTraining, state: dict[str, torch.Tensor], report: EncodersReport) -> None:
-    """Loads the weights into the model and its momentum copies, and notes what is new in `report`."""
+def _load(model: AlbefForPreTraining, state: Mapping[str, torch.Tensor], source: str) -> dict[str, list[str]]:
+    """Loads the weights into the model and its momentum copies; returns names of new weights by part of the model."""
     own = model.state_dict()
-    check_values(state, own, f"{report.vision} and {report.text}")
+    check_values(state, own, source)
     model.load_state_dict(state, strict=False)
     for follower, parameter in model.iterate_momentum_pairs():
         follower.copy_(parameter)
-    report.num_read = len(state)
-    for name in own.keys() - state.keys():
-        if not re.search(NOT_READ, name):
-            part = next(part for pattern, part in NEW_PARTS if re.search(pattern, name))
-            report.new.setdefault(part, []).append(name)
-    report.new = {part: sorted(report.new[part]) for _, part in NEW_PARTS if part in report.new}
+    new = sorted(name for name in own.keys() - state.keys() if not re.search(NOT_READ, name))
+    parts = {part: [name for name in new if re.search(pattern, name)] for pattern, part in NEW_PARTS}
+    return {part: names for part, names in parts.items() if names}
 
 
 __all__ = ["EncodersReport", "build_from_encoders", "build_processor"]

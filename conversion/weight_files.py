@@ -20,7 +20,7 @@ from transformers.utils import cached_file
 
 from albef_amc.checkpoint_files_albef import CONFIG_FILE, is_repository_name
 from albef_amc.conversion.pickle_files import PickleLimits, find_pickle_end
-from albef_amc.conversion.report import NAMES_SHOWN, Report, list_names
+from albef_amc.conversion.report import NAMES_SHOWN, list_names
 from albef_amc.encoders_albef import resize_position_embeddings
 from albef_amc.saving_albef import replace_folder
 
@@ -196,14 +196,12 @@ def build_unreachable_error(argument: str, source: str, reason: object) -> FileN
 
 
 def resize_positions(
-    state: dict[str, torch.Tensor], old_grid: tuple[int, int], new_grid: tuple[int, int], report: Report
-) -> None:
-    """Resizes the position embeddings in `state` to another patch grid, (height, width), and notes it in `report`."""
-    for name in [name for name in state if name.endswith("vision_model.position_embeddings")]:
-        if new_grid != old_grid:
-            resized = resize_position_embeddings(state[name], old_grid, new_grid)
-            report.resized[name] = f"{tuple(state[name].shape)} to {tuple(resized.shape)}"
-            state[name] = resized
+    state: Mapping[str, torch.Tensor], old_grid: tuple[int, int], new_grid: tuple[int, int]
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Position embeddings among `state`, resized to another patch grid (height, width), and a note of their shapes."""
+    names = [name for name in state if name.endswith("vision_model.position_embeddings") and new_grid != old_grid]
+    resized = {name: resize_position_embeddings(state[name], old_grid, new_grid) for name in names}
+    return resized, {name: f"{tuple(state[name].shape)} to {tuple(resized[name].shape)}" for name in names}
 
 
 def check_values(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], source: str) -> None:
