@@ -11,7 +11,7 @@ if importlib.util.find_spec("albef_amc") is None:
 
 import torch
 from hub_server import TOKEN, HubServer
-from testing_utils import DATA_FOLDER, build_tiny_config, build_tiny_processor
+from testing_utils import DATA_FOLDER, TINY_RECIPE, build_tiny_config, build_tiny_processor
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
 
@@ -54,6 +54,15 @@ def checkpoint(tmp_path, tiny_model, tiny_processor):
     tiny_model.save_pretrained(tmp_path / "checkpoint")
     tiny_processor.save_pretrained(tmp_path / "checkpoint")
     return tmp_path / "checkpoint"
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_model):
+    """A recipe of two steps from random weights on eight synthetic scenes."""
+    tiny_model.config.to_json_file(tmp_path / "tiny.json")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY_RECIPE.format(config=tmp_path / "tiny.json", cache=tmp_path / "cache"))
+    return path
 
 
 @pytest.fixture

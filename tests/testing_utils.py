@@ -1,7 +1,8 @@
-"""Small models, processors and inputs for tests, and how close parity tests must come."""
+"""Small models, inputs, trainers and processes for tests, and how close parity tests must come."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -10,18 +11,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import datasets
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
-from albef_amc import AlbefConfig, AlbefImageProcessor, AlbefProcessor
+from albef_amc import AlbefConfig, AlbefForPreTraining, AlbefImageProcessor, AlbefProcessor
+from albef_amc.cli.main import main
+from albef_amc.datasets_scripts import GROUNDING_FEATURES, build_phrase, build_row
 from albef_amc.layout_albef import PhraseLayout
 from albef_amc.text_processing_albef import build_tokenizer
+from albef_amc.trainer import AmcConfig, AmcTrainer
 
-PROJECT_FOLDER = Path(__file__).parents[1]
-FIXTURES_FOLDER = Path(__file__).parent / "fixtures"
-GOLDEN_FOLDER = Path(__file__).parent / "parity" / "golden"
+TESTS_FOLDER = Path(__file__).parent
+PROJECT_FOLDER = TESTS_FOLDER.parent
+FIXTURES_FOLDER = TESTS_FOLDER / "fixtures"
+GOLDEN_FOLDER = TESTS_FOLDER / "parity" / "golden"
 DATA_FOLDER = Path(os.environ.get("ALBEF_AMC_DATA", PROJECT_FOLDER.parent / "shared" / "data"))
 
 PATIENCE = 600  # seconds that a test waits for another process: a guard against hanging, never a measure of speed
@@ -31,6 +38,29 @@ UNSTATED_TOLERANCE = 5e-6  # of the maximum, where no `conditioning.json` says w
 
 WORDS = "a the red blue green circle square triangle small big left right of above below dog cup car on".split()
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+
+TINY_RECIPE = """
+model:
+  config: {config}
+  vocabulary: data
+train_data:
+  name: synthetic
+  split: train
+  num_train_scenes: 8
+  num_validation_scenes: 4
+  num_test_scenes: 4
+  cache_dir: {cache}
+evaluation_data:
+  split: validation
+training:
+  max_steps: 2
+  per_device_train_batch_size: 4
+  learning_rate: 1e-3
+  max_length: 24
+  logging_steps: 1
+  use_cpu: true
+  disable_tqdm: true
+"""
 
 
 def build_tiny_config(images_per_text: int = 1, **changes) -> AlbefConfig:
@@ -131,6 +161,153 @@ def build_rows(count: int = 4, phrases: int = 2) -> list[dict]:
     return rows
 
 
+def build_tiny_dataset(rows: list[dict]) -> datasets.Dataset:
+    """Rows as a data set; what they lack is None."""
+    columns = {name: [row.get(name) for row in rows] for name in GROUNDING_FEATURES}
+    columns["image"] = [build_photo() for _ in rows]
+    entries = GROUNDING_FEATURES["phrases"].feature
+    columns["phrases"] = [[{name: phrase.get(name) for name in entries} for phrase in row["phrases"]] for row in rows]
+    return datasets.Dataset.from_dict(columns, features=GROUNDING_FEATURES)
+
+
+def build_table(count: int, phrases_per_row: int = 3) -> datasets.Dataset:
+    """Images with three phrases each, in rows of `phrases_per_row` of them; the rows of an image follow each other."""
+    rows = []
+    for row in build_rows(count, phrases=3):
+        entries = [build_phrase(**entry) for entry in row["phrases"]]
+        parts = [entries[begin : begin + phrases_per_row] for begin in range(0, len(entries), phrases_per_row)]
+        rows += [build_row(row["image"], row["image_id"], 40, 30, part) for part in parts]
+    return datasets.Dataset.from_list(rows, features=GROUNDING_FEATURES)
+
+
+def write_parquet(folder: Path, table: datasets.Dataset, num_shards: int = 3) -> Path:
+    """Writes a table as Parquet files with row groups of two rows."""
+    folder.mkdir(parents=True)
+    for number in range(num_shards):
+        name = f"train-{number:05d}-of-{num_shards:05d}.parquet"
+        table.shard(num_shards, number, contiguous=True).to_parquet(folder / name, batch_size=2)
+    return folder
+
+
+def build_tiny_arguments(folder: Path, **changes) -> AmcConfig:
+    """Two steps on the CPU with two images each; every step is logged, and no checkpoint saved."""
+    values = dict(
+        output_dir=str(folder),
+        use_cpu=True,
+        per_device_train_batch_size=2,
+        max_steps=2,
+        logging_steps=1,
+        save_strategy="no",
+        learning_rate=1e-3,
+        mask_size=16,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    return AmcConfig(**{**values, **changes})
+
+
+def build_tiny_trainer(
+    model: torch.nn.Module,
+    folder: Path,
+    rows=None,
+    eval_rows=None,
+    processor: AlbefProcessor | None = None,
+    callbacks: list[TrainerCallback] | None = None,
+    peft_config=None,
+    **changes,
+) -> AmcTrainer:
+    """Trainer of a small model on four images with two phrases each; `changes` are arguments."""
+    return AmcTrainer(
+        model,
+        build_tiny_arguments(folder, **changes),
+        build_tiny_processor() if processor is None else processor,
+        train_dataset=build_rows() if rows is None else rows,
+        eval_dataset=eval_rows,
+        callbacks=callbacks,
+        peft_config=peft_config,
+    )
+
+
+def build_recording_trainer(folder: Path, rows, **changes) -> AmcTrainer:
+    """Trainer of a model from seed 0, two batches in a step, two epochs; `seen` lists the `row_ids` of each batch."""
+    values = dict(gradient_accumulation_steps=2, num_train_epochs=2, max_steps=-1, max_length=24)
+    values |= dict(save_strategy="steps", save_steps=500)
+    torch.manual_seed(0)
+    model = AlbefForPreTraining(build_tiny_config())
+    trainer = build_tiny_trainer(model, folder, rows, **{**values, **changes})
+    trainer.seen, step = [], trainer.training_step
+
+    def note_and_step(model, inputs, *arguments):
+        trainer.seen.append(inputs["row_ids"])
+        return step(model, inputs, *arguments)
+
+    trainer.training_step = note_and_step
+    return trainer
+
+
+def copy_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Weights and buffers of a model as they are now."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def list_changes(before: dict[str, torch.Tensor], model: torch.nn.Module, prefix: str = "") -> list[str]:
+    """Names of the weights and buffers that are not as before, bit for bit."""
+    state = model.state_dict()
+    return [name for name in before if name.startswith(prefix) and not torch.equal(before[name], state[name])]
+
+
+def list_training_logs(trainer: AmcTrainer) -> list[dict]:
+    """What a trainer logged of its steps."""
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+class PoisonedCollator:
+    """A run's collator, with the pixels of one row not a number."""
+
+    def __init__(self, collator, row_id: str):
+        self.collator = collator
+        self.row_id = row_id
+
+    def __call__(self, rows: list[dict]) -> dict:
+        batch = self.collator(rows)
+        for index, row_id in enumerate(batch["row_ids"]):
+            if row_id == self.row_id:
+                batch["pixel_values"][index] = float("nan")
+        return batch
+
+
+class SignalAtStep(TrainerCallback):
+    """Sends signals to this process when a step begins."""
+
+    def __init__(self, step: int, *numbers: int):
+        self.step = step
+        self.numbers = numbers or (signal.SIGTERM,)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step + 1 == self.step:
+            for number in self.numbers:
+                os.kill(os.getpid(), number)
+
+
+def run_train_command(capsys, *words) -> dict:
+    """Runs `albef-amc train`, which must succeed; returns its JSON result."""
+    capsys.readouterr()
+    status = main(["train", *map(str, words), "--json"])
+    streams = capsys.readouterr()
+    assert status == 0, streams.err[-2000:]
+    return json.loads(streams.out)
+
+
+def check_refusal(words: list[str], message: str, capsys) -> None:
+    """The command ends with 2, gives `message` in its last line, and prints no result."""
+    capsys.readouterr()
+    assert main(words) == 2
+    streams = capsys.readouterr()
+    assert message in streams.err.splitlines()[-1]
+    assert "Traceback" not in streams.err
+    assert streams.out == ""
+
+
 @contextmanager
 def limit_work(seconds: float = 10) -> Iterator[None]:
     """Fails if the block makes the processor work longer for this process; what other programs do is not counted."""
@@ -171,6 +348,12 @@ class Golden:
             return
         difference = (value.float() - expected).abs().max().item()
         assert difference <= self.tolerance(name), f"{name}: {difference:.3g} > {self.tolerance(name):.3g}"
+
+
+def build_environment(**changes: str) -> dict[str, str]:
+    """Environment of a Python process that is offline, has one thread and may import the modules of this folder."""
+    fixed = dict(PYTHONPATH=str(TESTS_FOLDER), OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    return {**os.environ, **fixed, **changes}
 
 
 def run_without_package(code: str, *arguments: str, cwd: Path, environment: dict[str, str] | None = None) -> str:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from testing_utils import build_photo
+from testing_utils import build_photo, check_refusal
 from transformers.image_utils import load_image
 
 from albef_amc.cli.ground import find_unknown_words
@@ -326,16 +326,6 @@ def test_weights_that_are_not_finite_give_no_heatmap(checkpoint, tiny_model, pho
     words = ["ground", str(photo), "--phrase", "a dog", "--checkpoint", str(checkpoint)]
     check_refusal([*words, "--output-dir", str(tmp_path / "out")], "hold NaN or infinity in 1 entries", capsys)
     assert not (tmp_path / "out").exists()
-
-
-def check_refusal(words, message, capsys):
-    """The command ends with 2, says `message` in its last line, and prints no result."""
-    capsys.readouterr()
-    assert main(words) == 2
-    streams = capsys.readouterr()
-    assert message in streams.err.splitlines()[-1]
-    assert "Traceback" not in streams.err
-    assert streams.out == ""
 
 
 def test_words_that_are_only_spelled_count_as_unknown():

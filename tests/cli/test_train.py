@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from testing_utils import run_train_command
 
 from albef_amc import AlbefConfig, AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
 from albef_amc.cli.main import main
@@ -13,52 +14,11 @@ from albef_amc.configuration.shipped_files import resolve_shipped
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.recipes import build_arguments, load_recipe
 
-SYNTHETIC = """
-model:
-  config: {config}
-  vocabulary: data
-train_data:
-  name: synthetic
-  split: train
-  num_train_scenes: 8
-  num_validation_scenes: 4
-  num_test_scenes: 4
-  cache_dir: {cache}
-evaluation_data:
-  split: validation
-training:
-  max_steps: 2
-  per_device_train_batch_size: 4
-  learning_rate: 1e-3
-  max_length: 24
-  logging_steps: 1
-  use_cpu: true
-  disable_tqdm: true
-"""
-
-
-@pytest.fixture
-def recipe(tmp_path, tiny_model):
-    """A recipe of two steps from random weights on eight synthetic scenes."""
-    tiny_model.config.to_json_file(tmp_path / "tiny.json")
-    path = tmp_path / "tiny.yaml"
-    path.write_text(SYNTHETIC.format(config=tmp_path / "tiny.json", cache=tmp_path / "cache"))
-    return path
-
-
-def train(capsys, *words) -> dict:
-    """Runs the command and returns its JSON result."""
-    capsys.readouterr()
-    status = main(["train", *map(str, words), "--json"])
-    streams = capsys.readouterr()
-    assert status == 0, streams.err[-2000:]
-    return json.loads(streams.out)
-
 
 @pytest.mark.slow
 def test_a_run_on_synthetic_scenes_leaves_a_checkpoint_that_can_be_trained_on(recipe, tmp_path, capsys):
     first, second = tmp_path / "first", tmp_path / "second"
-    result = train(capsys, recipe, "--output-dir", first)
+    result = run_train_command(capsys, recipe, "--output-dir", first)
     assert result["steps"] == 2
     assert 0 <= result["eval_pointing_game_accuracy"] <= 1
     assert result["eval_num_phrases"] > 4
@@ -72,7 +32,7 @@ def test_a_run_on_synthetic_scenes_leaves_a_checkpoint_that_can_be_trained_on(re
     processor = AlbefProcessor.from_pretrained(first)
     assert processor.tokenizer.unk_token_id not in processor(text=phrase)["input_ids"]
 
-    result = train(
+    result = run_train_command(
         capsys, recipe, "-o", second, "--set", f"model.checkpoint={first}", "--set", "model.config=null",
         "--set", "max_steps=1", "--set", "model.vocabulary=null",
     )  # fmt: skip
@@ -100,7 +60,7 @@ def test_the_seed_decides_every_bit_of_a_run(recipe, tmp_path, capsys):
     weights = []
     for number, seed in enumerate((0, 0, 1)):
         torch.manual_seed(number)  # a new process begins with a seed of its own
-        train(capsys, recipe, "-o", tmp_path / str(number), *words, "--set", f"seed={seed}")
+        run_train_command(capsys, recipe, "-o", tmp_path / str(number), *words, "--set", f"seed={seed}")
         weights.append((tmp_path / str(number) / "model.safetensors").read_bytes())
     assert weights[0] == weights[1] != weights[2]
 
@@ -119,7 +79,7 @@ SAVES = ["--set", "save_strategy=steps", "--set", "save_steps=2"]
 def test_resuming_a_finished_run_says_so_and_changes_nothing(saves, recipe, tmp_path, capsys):
     folder = tmp_path / "run"
     words = [recipe, "-o", folder, *saves, "--set", "max_steps=3"]
-    result = train(capsys, *words)
+    result = run_train_command(capsys, *words)
     before = read_tree(folder)
     assert main(["train", *map(str, words), "--resume", "--json"]) == 0
     streams = capsys.readouterr()
@@ -137,7 +97,7 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(saves, recipe, tmp_
 def test_a_run_without_its_end_gets_that_and_no_step_more(recipe, tmp_path, capsys):
     folder = tmp_path / "run"
     words = [recipe, "-o", folder, *SAVES, "--set", "max_steps=3"]
-    train(capsys, *words)
+    run_train_command(capsys, *words)
     finished = read_tree(folder)
     killed = ["finished.json", "trainer_state.json", "README.md", "config.json", "metrics.json", "model.safetensors"]
     for number in (1, 2, len(killed)):
@@ -145,7 +105,7 @@ def test_a_run_without_its_end_gets_that_and_no_step_more(recipe, tmp_path, caps
             (folder / name).unlink()
         if number == 1:  # the Trainer does not write it in one piece
             (folder / "trainer_state.json").write_text("{")
-        result = train(capsys, *words, "--resume")
+        result = run_train_command(capsys, *words, "--resume")
         assert result["steps"] == 3 and "eval_pointing_game_accuracy" in result and "train_loss" not in result
         ended = read_tree(folder)
         assert finished.keys() == ended.keys()
@@ -158,19 +118,19 @@ def test_a_run_without_its_end_gets_that_and_no_step_more(recipe, tmp_path, caps
 @pytest.mark.slow
 def test_a_finished_run_may_become_longer(recipe, tmp_path, capsys):
     folder = tmp_path / "run"
-    train(capsys, recipe, "-o", folder, *SAVES)
-    result = train(capsys, recipe, "-o", folder, *SAVES, "--resume", "--set", "max_steps=4")
+    run_train_command(capsys, recipe, "-o", folder, *SAVES)
+    result = run_train_command(capsys, recipe, "-o", folder, *SAVES, "--resume", "--set", "max_steps=4")
     assert result["steps"] == 4
     assert main(["train", str(recipe), "-o", str(folder), *SAVES, "--resume"]) == 2
     assert "max_steps: 4 -> 2 (shorter)" in capsys.readouterr().err.splitlines()[-1]
-    again = train(capsys, recipe, "-o", folder, *SAVES, "--resume", "--set", "max_steps=4")
+    again = run_train_command(capsys, recipe, "-o", folder, *SAVES, "--resume", "--set", "max_steps=4")
     assert again == result
 
 
 @pytest.mark.slow
 def test_the_folder_of_a_run_has_the_name_of_its_recipe(recipe, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert train(capsys, recipe, "--set", "max_steps=1")["output_dir"] == str(Path("runs", "tiny"))
+    assert run_train_command(capsys, recipe, "--set", "max_steps=1")["output_dir"] == str(Path("runs", "tiny"))
     assert (tmp_path / "runs" / "tiny" / "config.json").is_file()
 
 
@@ -187,7 +147,7 @@ def test_the_shipped_recipe_trains_on_photographs(checkpoint, data_folder, tmp_p
         "max_length=24",
     ]
     settings = [word for setting in words for word in ("--set", setting)]
-    result = train(capsys, "coco_phrases", "--output-dir", tmp_path / "run", *settings)
+    result = run_train_command(capsys, "coco_phrases", "--output-dir", tmp_path / "run", *settings)
     assert result["steps"] == 2
     assert result["eval_num_phrases"] > 20
     model = AlbefForImageTextMatching.from_pretrained(tmp_path / "run")

@@ -10,35 +10,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_originals import HEADS, TINY, VOCABULARY, assert_nothing_written, convert, save
 from safetensors.torch import load_file
-from testing_utils import GOLDEN_FOLDER
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
 from albef_amc.cli.main import main
-from albef_amc.conversion.convert_albef_original_to_hf import IncompleteCheckpointError, convert_checkpoint
+from albef_amc.conversion.convert_albef_original_to_hf import IncompleteCheckpointError
 from albef_amc.conversion.original_checkpoints import infer_config, rename_original_key
 from albef_amc.conversion.weight_files import load_original_state_dict
 from albef_amc.processing_albef import AlbefProcessor
 
-TINY = GOLDEN_FOLDER / "tiny_pretrain" / "checkpoint.pth"
-HEADS = {"vision_config.num_attention_heads": 4, "text_config.num_attention_heads": 4}
-SPECIAL = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
-VOCABULARY = [SPECIAL.get(index, f"piece{index}") for index in range(120)]
 CLASSES = {False: AlbefForImageTextMatching, True: AlbefForPreTraining}
 
 
 @pytest.fixture
 def tiny_state():
     return {name: tensor.clone() for name, tensor in load_original_state_dict(TINY).items()}
-
-
-def save(state: dict, path: Path, **others) -> Path:
-    torch.save({"model": state, **others}, path)
-    return path
-
-
-def convert(path, output, **values):
-    return convert_checkpoint(path, output, **{"vocab": VOCABULARY, "overrides": HEADS, **values})
 
 
 # The small reference model
@@ -147,10 +134,6 @@ def test_unexpected_entries_are_named(tmp_path, tiny_state):
 
 
 # What is refused
-
-
-def assert_nothing_written(folder: Path) -> None:
-    assert not [path for path in folder.iterdir() if path.is_dir()]
 
 
 @pytest.mark.slow

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_originals import HEADS, SPECIAL, VOCABULARY, assert_nothing_written, convert, save
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_convert import HEADS, SPECIAL, VOCABULARY, assert_nothing_written, convert, save
 from testing_utils import GOLDEN_FOLDER
 
 from albef_amc import (

@@ -9,9 +9,8 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from test_convert import TINY, VOCABULARY, assert_nothing_written, convert, save
-from test_ground import check_refusal
-from testing_utils import limit_work
+from tiny_originals import TINY, VOCABULARY, assert_nothing_written, convert, save
+from testing_utils import check_refusal, limit_work
 
 from albef_amc.conversion.pickle_files import PickleLimits, find_pickle_end
 from albef_amc.conversion.weight_files import load_original_state_dict

@@ -4,13 +4,17 @@
 import logging
 import re
 
-import datasets
 import pytest
-from test_stop_signals import build_trainer
-from testing_utils import VOCABULARY, build_photo, build_rows, build_tiny_processor
+from testing_utils import (
+    VOCABULARY,
+    build_photo,
+    build_rows,
+    build_tiny_dataset,
+    build_tiny_processor,
+    build_tiny_trainer,
+)
 
 from albef_amc.cli.main import main
-from albef_amc.datasets_scripts.features import GROUNDING_FEATURES
 from albef_amc.evaluation.phrase_coverage import find_unknown_words, measure_coverage
 from albef_amc.text_processing_albef import build_tokenizer
 from albef_amc.trainer.callbacks import CoverageCallback
@@ -70,19 +74,11 @@ def test_counts_of_words_and_of_cut_phrases():
     assert measure_coverage([], SPELLING).list_warnings() == []
 
 
-def make_dataset(rows):
-    columns = {name: [row.get(name) for row in rows] for name in GROUNDING_FEATURES}
-    columns["image"] = [build_photo() for _ in rows]
-    entries = GROUNDING_FEATURES["phrases"].feature
-    columns["phrases"] = [[{name: phrase.get(name) for name in entries} for phrase in row["phrases"]] for row in rows]
-    return datasets.Dataset.from_dict(columns, features=GROUNDING_FEATURES)
-
-
 def test_texts_of_every_kind_of_data_set():
     rows = build_rows(3)
     rows[0]["phrases"][0]["paraphrases"] = ["a hound"]
     expected = [phrase["phrase"] for row in rows for phrase in row["phrases"]]
-    dataset = make_dataset(rows)
+    dataset = build_tiny_dataset(rows)
     for given in (rows, dataset, dataset.to_iterable_dataset(num_shards=2), Mixture([rows], [1.0], ["a"])):
         assert list(iterate_texts(given)) == expected
         with_paraphrases = list(iterate_texts(given, with_paraphrases=True))
@@ -93,7 +89,7 @@ def test_texts_of_every_kind_of_data_set():
 
 @pytest.mark.slow
 def test_a_run_says_before_its_first_step_what_it_cuts(tiny_pretraining_model, tmp_path, caplog):
-    trainer = build_trainer(tiny_pretraining_model, tmp_path, max_length=5, max_steps=1)
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, max_length=5, max_steps=1)
     (callback,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, CoverageCallback)]
     callback.rows[0]["phrases"][0]["phrase"] = "the red hydrant beside the dog"
     with caplog.at_level(logging.INFO, logger="albef_amc"):

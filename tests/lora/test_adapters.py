@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,8 +12,18 @@ import torch
 from peft import LoraConfig, PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_amc_trainer import build_arguments, copy_state, training_logs
-from testing_utils import PROJECT_FOLDER, WORDS, build_batch, build_photo, build_rows
+from testing_utils import (
+    PROJECT_FOLDER,
+    WORDS,
+    build_batch,
+    build_environment,
+    build_photo,
+    build_rows,
+    build_tiny_arguments,
+    build_tiny_trainer,
+    copy_state,
+    list_training_logs,
+)
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
 from albef_amc.cli.main import main
@@ -37,12 +46,11 @@ def base(tmp_path, tiny_pretraining_model, tiny_processor):
     return tmp_path / "base"
 
 
-def build_lora_trainer(base, processor, folder, config=None, eval_rows=None, **changes) -> AmcTrainer:
+def build_lora_trainer(base, folder, config=None, eval_rows=None, **changes) -> AmcTrainer:
     model = AlbefForPreTraining.from_pretrained(base)
     config = LoraConfig(r=4, lora_alpha=8) if config is None else config
-    arguments = build_arguments(folder, **{"learning_rate": 2e-2, **changes})
-    return AmcTrainer(
-        model, arguments, processor, train_dataset=build_rows(), eval_dataset=eval_rows, peft_config=config
+    return build_tiny_trainer(
+        model, folder, eval_rows=eval_rows, peft_config=config, **{"learning_rate": 2e-2, **changes}
     )
 
 
@@ -60,8 +68,8 @@ def read_keys(file) -> list[str]:
         return list(content.keys())
 
 
-def test_default_targets_are_the_fusion_layers_and_the_matching_head(base, tiny_processor, tmp_path):
-    trainer = build_lora_trainer(base, tiny_processor, tmp_path / "run")
+def test_default_targets_are_the_fusion_layers_and_the_matching_head(base, tmp_path):
+    trainer = build_lora_trainer(base, tmp_path / "run")
     names = list_trained(trainer)
     assert isinstance(trainer.model, PeftModel)
     assert all("albef.text_model.layers." in name or "itm_head.modules_to_save" in name for name in names)
@@ -80,8 +88,8 @@ def test_default_targets_are_the_fusion_layers_and_the_matching_head(base, tiny_
         {"target_modules": ["q_proj"], "bias": "all"},
     ],
 )
-def test_targets_leave_the_momentum_copies_alone(base, tiny_processor, tmp_path, config):
-    trainer = build_lora_trainer(base, tiny_processor, tmp_path / "run", LoraConfig(**config))
+def test_targets_leave_the_momentum_copies_alone(base, tmp_path, config):
+    trainer = build_lora_trainer(base, tmp_path / "run", LoraConfig(**config))
     names = [name for name, _ in trainer.model.named_parameters()]
     model = trainer.model.get_base_model()
     plain = [name for name, _ in AlbefForPreTraining.from_pretrained(base).named_parameters()]
@@ -95,11 +103,11 @@ def test_targets_leave_the_momentum_copies_alone(base, tiny_processor, tmp_path,
     assert not [name for name in read_keys(tmp_path / "run" / "adapter_model.safetensors") if "momentum_" in name]
 
 
-def test_momentum_weights_follow_the_merged_weights(base, tiny_processor, tmp_path):
+def test_momentum_weights_follow_the_merged_weights(base, tmp_path):
     config = LoraConfig(
         r=4, lora_alpha=12, target_modules=["q_proj", "fc2", "qkv"], modules_to_save=["mlm_head", "vision_projection"]
     )
-    trainer = build_lora_trainer(base, tiny_processor, tmp_path / "run", config)
+    trainer = build_lora_trainer(base, tmp_path / "run", config)
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.data.add_(0.1 * torch.randn_like(parameter))
@@ -127,8 +135,8 @@ def test_momentum_weights_follow_the_merged_weights(base, tiny_processor, tmp_pa
 
 
 @pytest.mark.slow
-def test_momentum_updates_can_be_switched_off(base, tiny_processor, tmp_path):
-    trainer = build_lora_trainer(base, tiny_processor, tmp_path / "run", use_momentum_updates=False)
+def test_momentum_updates_can_be_switched_off(base, tmp_path):
+    trainer = build_lora_trainer(base, tmp_path / "run", use_momentum_updates=False)
     before = copy_state(trainer.model)
     trainer.train()
     after = trainer.model.state_dict()
@@ -138,9 +146,9 @@ def test_momentum_updates_can_be_switched_off(base, tiny_processor, tmp_path):
 
 
 @pytest.mark.slow
-def test_checkpoints_hold_the_adapter_and_not_the_base(base, tiny_processor, tmp_path):
+def test_checkpoints_hold_the_adapter_and_not_the_base(base, tmp_path):
     folder = tmp_path / "run"
-    trainer = build_lora_trainer(base, tiny_processor, folder, save_strategy="steps", save_steps=2)
+    trainer = build_lora_trainer(base, folder, save_strategy="steps", save_steps=2)
     trainer.train()
     trainer.save_model()
     names = {file.name for file in folder.iterdir() if file.is_file()}
@@ -157,10 +165,8 @@ def test_checkpoints_hold_the_adapter_and_not_the_base(base, tiny_processor, tmp
 
 
 @pytest.mark.slow
-def test_a_copy_that_equals_its_frozen_original_is_neither_moved_nor_stored(
-    checkpoint, tiny_processor, tmp_path, tiny_model
-):
-    trainer = build_lora_trainer(checkpoint, tiny_processor, tmp_path / "run", mlm_weight=0.0)
+def test_a_copy_that_equals_its_frozen_original_is_neither_moved_nor_stored(checkpoint, tmp_path, tiny_model):
+    trainer = build_lora_trainer(checkpoint, tmp_path / "run", mlm_weight=0.0)
     keys = trainer.adapter.collect_state().keys()
     moving = [key for key in keys if key.startswith("momentum_text_model")]
     assert len(moving) == 2 * (8 + 2)
@@ -175,13 +181,13 @@ def test_a_copy_that_equals_its_frozen_original_is_neither_moved_nor_stored(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pretraining", "matching"])
-def test_resume_is_bit_identical(base, checkpoint, tiny_processor, tmp_path, kind):
+def test_resume_is_bit_identical(base, checkpoint, tmp_path, kind):
     start, weight = (base, 1.0) if kind == "pretraining" else (checkpoint, 0.0)
 
     def run(folder, resume=None, **changes):
         changes = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "mlm_weight": weight, **changes}
         config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.1)
-        trainer = build_lora_trainer(start, tiny_processor, folder, config, **changes)
+        trainer = build_lora_trainer(start, folder, config, **changes)
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
@@ -197,8 +203,8 @@ def test_resume_is_bit_identical(base, checkpoint, tiny_processor, tmp_path, kin
 
 
 @pytest.mark.slow
-def test_merged_and_adapted_models_agree(base, tiny_processor, tmp_path):
-    trainer = build_lora_trainer(base, tiny_processor, tmp_path / "run")
+def test_merged_and_adapted_models_agree(base, tmp_path):
+    trainer = build_lora_trainer(base, tmp_path / "run")
     trainer.train()
     trainer.save_model()
     batch = build_batch(trainer.model.config)
@@ -218,23 +224,23 @@ def test_merged_and_adapted_models_agree(base, tiny_processor, tmp_path):
 
 
 @pytest.fixture
-def adapter(base, tiny_processor, tmp_path):
+def adapter(base, tmp_path):
     """Folder of a trained adapter."""
-    trainer = build_lora_trainer(base, tiny_processor, tmp_path / "adapter", max_steps=1)
+    trainer = build_lora_trainer(base, tmp_path / "adapter", max_steps=1)
     trainer.train()
     trainer.save_model()
     return tmp_path / "adapter"
 
 
 @pytest.mark.slow
-def test_weights_of_the_pre_training_class_alone_are_passed_over_in_grounding(base, tiny_processor, tmp_path):
+def test_weights_of_the_pre_training_class_alone_are_passed_over_in_grounding(base, tmp_path):
     config = LoraConfig(r=4, target_modules=["q_proj", "dense"], modules_to_save=["itm_head", "text_projection"])
-    trainer = build_lora_trainer(base, tiny_processor, tmp_path / "dense", config)
+    trainer = build_lora_trainer(base, tmp_path / "dense", config)
     trainer.train()
     trainer.save_model()
     assert any("mlm_head" in key for key in read_keys(tmp_path / "dense" / "adapter_model.safetensors"))
     config = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["itm_head", "mlm_head"])
-    other = build_lora_trainer(base, tiny_processor, tmp_path / "whole", config)
+    other = build_lora_trainer(base, tmp_path / "whole", config)
     other.train()
     other.save_model()
     for run, folder in ((trainer, "dense"), (other, "whole")):
@@ -250,9 +256,9 @@ def test_weights_of_the_pre_training_class_alone_are_passed_over_in_grounding(ba
 
 
 @pytest.mark.slow
-def test_a_masked_word_head_trained_in_full_keeps_the_frozen_embeddings(base, tiny_processor, tmp_path):
+def test_a_masked_word_head_trained_in_full_keeps_the_frozen_embeddings(base, tmp_path):
     config = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["mlm_head"])
-    trainer = build_lora_trainer(base, tiny_processor, tmp_path / "run", config)
+    trainer = build_lora_trainer(base, tmp_path / "run", config)
     before = copy_state(trainer.model)
     trainer.train()
     model = trainer.model.get_base_model()
@@ -267,9 +273,9 @@ def test_a_masked_word_head_trained_in_full_keeps_the_frozen_embeddings(base, ti
 
 
 @pytest.mark.slow
-def test_an_adapter_keeps_the_image_size_it_was_trained_at(base, tiny_processor, tmp_path):
+def test_an_adapter_keeps_the_image_size_it_was_trained_at(base, tmp_path):
     model, processor = load_model_and_processor(AlbefForPreTraining, base, image_size=48)
-    arguments = build_arguments(tmp_path / "run", learning_rate=2e-2)
+    arguments = build_tiny_arguments(tmp_path / "run", learning_rate=2e-2)
     trainer = AmcTrainer(model, arguments, processor, build_rows(), peft_config=build_lora_config(model.config))
     trainer.train()
     trainer.save_model()
@@ -381,15 +387,18 @@ def test_a_damaged_file_is_named(adapter, tmp_path, name):
 @pytest.mark.slow
 def test_resume_refuses_another_run(base, adapter, tiny_processor, tmp_path):
     run = tmp_path / "run"
-    build_lora_trainer(base, tiny_processor, run, save_strategy="steps", save_steps=1, max_steps=1).train()
+    build_lora_trainer(base, run, save_strategy="steps", save_steps=1, max_steps=1).train()
     checkpoint = str(run / "checkpoint-1")
-    other = build_lora_trainer(base, tiny_processor, tmp_path / "other", LoraConfig(r=4, lora_alpha=16))
+    other = build_lora_trainer(base, tmp_path / "other", LoraConfig(r=4, lora_alpha=16))
     with pytest.raises(ValueError, match="`peft_config.lora_alpha` is 16"):
         other.train(resume_from_checkpoint=checkpoint)
     with pytest.raises(ValueError, match="Give a `checkpoint-N` folder"):
         other.train(resume_from_checkpoint=str(adapter))
     plain = AmcTrainer(
-        AlbefForPreTraining.from_pretrained(base), build_arguments(tmp_path / "plain"), tiny_processor, build_rows()
+        AlbefForPreTraining.from_pretrained(base),
+        build_tiny_arguments(tmp_path / "plain"),
+        tiny_processor,
+        build_rows(),
     )
     with pytest.raises(ValueError, match="is of a LoRA run"):
         plain.train(resume_from_checkpoint=checkpoint)
@@ -407,23 +416,23 @@ def test_resume_refuses_another_run(base, adapter, tiny_processor, tmp_path):
         (LoraConfig(), {"amc_weight": 0.0, "itm_weight": 0.0, "mlm_weight": 0.0}, "no objective with a weight"),
     ],
 )
-def test_what_lora_cannot_do_is_refused(base, tiny_processor, tmp_path, config, changes, words):
+def test_what_lora_cannot_do_is_refused(base, tmp_path, config, changes, words):
     with pytest.raises(ValueError, match=words):
-        build_lora_trainer(base, tiny_processor, tmp_path / "run", config, **changes).train()
+        build_lora_trainer(base, tmp_path / "run", config, **changes).train()
 
 
 @pytest.mark.slow
 def test_bases_that_lora_refuses(base, checkpoint, adapter, tiny_processor, tmp_path):
     with pytest.raises(ValueError, match="has no masked-word head"):
-        build_lora_trainer(checkpoint, tiny_processor, tmp_path / "run")
+        build_lora_trainer(checkpoint, tmp_path / "run")
     merged, _ = load_model_and_processor(AlbefForPreTraining, adapter)
     with pytest.raises(ValueError, match="is an adapter. Merge it first"):
-        AmcTrainer(merged, build_arguments(tmp_path), tiny_processor, build_rows(), peft_config=LoraConfig())
-    model = build_lora_trainer(base, tiny_processor, tmp_path / "run").model
+        AmcTrainer(merged, build_tiny_arguments(tmp_path), tiny_processor, build_rows(), peft_config=LoraConfig())
+    model = build_lora_trainer(base, tmp_path / "run").model
     with pytest.raises(TypeError, match="has LoRA layers already"):
-        AmcTrainer(model, build_arguments(tmp_path), tiny_processor, build_rows())
+        AmcTrainer(model, build_tiny_arguments(tmp_path), tiny_processor, build_rows())
     with pytest.raises(TypeError, match="must be a `peft.LoraConfig`, got dict"):
-        build_lora_trainer(base, tiny_processor, tmp_path / "run", {"r": 8})
+        build_lora_trainer(base, tmp_path / "run", {"r": 8})
 
 
 def test_a_model_without_a_checkpoint_is_warned_of(tiny_pretraining_model, tiny_processor, tmp_path, caplog):
@@ -432,17 +441,16 @@ def test_a_model_without_a_checkpoint_is_warned_of(tiny_pretraining_model, tiny_
     tiny_pretraining_model.name_or_path = ""
     logging.enable_propagation()
     AmcTrainer(
-        tiny_pretraining_model, build_arguments(tmp_path), tiny_processor, build_rows(), peft_config=LoraConfig()
+        tiny_pretraining_model, build_tiny_arguments(tmp_path), tiny_processor, build_rows(), peft_config=LoraConfig()
     )
     logging.disable_propagation()
     assert "has no base to name" in caplog.text
 
 
 @pytest.mark.slow
-def test_the_best_checkpoint_is_loaded_at_the_end(base, tiny_processor, tmp_path):
+def test_the_best_checkpoint_is_loaded_at_the_end(base, tmp_path):
     trainer = build_lora_trainer(
         base,
-        tiny_processor,
         tmp_path / "run",
         eval_rows=build_rows(2),
         max_steps=3,
@@ -462,12 +470,12 @@ def test_the_best_checkpoint_is_loaded_at_the_end(base, tiny_processor, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"bf16": True}, {"gradient_checkpointing": True}])
-def test_bfloat16_and_gradient_checkpointing(base, tiny_processor, tmp_path, changes):
+def test_bfloat16_and_gradient_checkpointing(base, tmp_path, changes):
     logs, gradients = [], []
     for name, settings in (("plain", {}), ("changed", changes)):
-        trainer = build_lora_trainer(base, tiny_processor, tmp_path / name, **settings)
+        trainer = build_lora_trainer(base, tmp_path / name, **settings)
         trainer.train()
-        logs.append([entry["loss"] for entry in training_logs(trainer)])
+        logs.append([entry["loss"] for entry in list_training_logs(trainer)])
         gradients.append({name: value for name, value in copy_state(trainer.model).items() if "lora_B" in name})
         assert all(own.dtype == torch.float32 for own, _, _ in trainer.adapter.pairs)
     assert logs[0] == pytest.approx(logs[1], rel=1e-4 if "bf16" not in changes else 3e-2)
@@ -497,11 +505,11 @@ def test_the_documented_run_runs(base, tmp_path, monkeypatch):
     assert names["model"].name_or_path == "runs/lora"
 
 
-def test_layers_start_the_same_with_the_same_seed(base, tiny_processor, tmp_path):
+def test_layers_start_the_same_with_the_same_seed(base, tmp_path):
     starts = []
     for seed in (0, 0, 1):
         torch.rand(seed + 3)  # the global generator has no part in it
-        trainer = build_lora_trainer(base, tiny_processor, tmp_path / "run", seed=seed)
+        trainer = build_lora_trainer(base, tmp_path / "run", seed=seed)
         starts.append({name: value for name, value in copy_state(trainer.model).items() if "lora_A" in name})
     for name, value in starts[0].items():
         assert torch.equal(value, starts[1][name]) and not torch.equal(value, starts[2][name])
@@ -513,10 +521,11 @@ import torch
 from accelerate.utils import gather_object
 from peft import LoraConfig
 from torch.nn.parallel import DistributedDataParallel
-from test_adapters import build_lora_trainer
-from testing_utils import build_tiny_processor
+from albef_amc import AlbefForPreTraining
+from testing_utils import build_tiny_trainer
 
-trainer = build_lora_trainer(sys.argv[1], build_tiny_processor(), sys.argv[2], LoraConfig(r=4, lora_dropout=0.1))
+model, config = AlbefForPreTraining.from_pretrained(sys.argv[1]), LoraConfig(r=4, lora_dropout=0.1)
+trainer = build_tiny_trainer(model, sys.argv[2], peft_config=config, learning_rate=2e-2)
 before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
 trainer.train()
 assert type(trainer.model_wrapped) is DistributedDataParallel, type(trainer.model_wrapped)
@@ -540,9 +549,8 @@ torch.distributed.destroy_process_group()
 def test_two_processes_train_one_adapter(base, tmp_path):
     (tmp_path / "run.py").write_text(TWO_PROCESSES)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [*launcher, str(tmp_path / "run.py"), str(base), str(tmp_path / "adapter")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=build_environment())
     assert done.returncode == 0, done.stderr[-3000:]
     model, _ = load_model_and_processor(AlbefForImageTextMatching, tmp_path / "adapter")
     assert torch.isfinite(ground(model, build_batch(model.config))[1]).all()
@@ -615,9 +623,9 @@ def test_lora_on_random_weights_is_refused(recipe, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_best_model_of_a_lora_run_is_an_adapter(base, tiny_processor, tmp_path):
+def test_the_best_model_of_a_lora_run_is_an_adapter(base, tmp_path):
     options = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "keep_best": True}
-    trainer = build_lora_trainer(base, tiny_processor, tmp_path / "run", eval_rows=build_rows(2), **options)
+    trainer = build_lora_trainer(base, tmp_path / "run", eval_rows=build_rows(2), **options)
     trainer.train()
     best = tmp_path / "run" / "best-eval"
     assert (best / "adapter_model.safetensors").is_file() and not (best / "model.safetensors").exists()
@@ -628,11 +636,9 @@ def test_the_best_model_of_a_lora_run_is_an_adapter(base, tiny_processor, tmp_pa
 
 
 @pytest.mark.slow
-def test_an_adapter_is_published_with_the_numbers_of_its_run_and_not_with_those_of_another(
-    base, tiny_processor, tmp_path
-):
+def test_an_adapter_is_published_with_the_numbers_of_its_run_and_not_with_those_of_another(base, tmp_path):
     options = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
-    trainer = build_lora_trainer(base, tiny_processor, tmp_path / "run", eval_rows=build_rows(2), **options)
+    trainer = build_lora_trainer(base, tmp_path / "run", eval_rows=build_rows(2), **options)
     trainer.train()
     trainer.save_model()
     result = json.loads((tmp_path / "run" / "metrics.json").read_text())["eval"]

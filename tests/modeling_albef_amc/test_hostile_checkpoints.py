@@ -11,8 +11,7 @@ import pytest
 import torch
 from hub_server import OWNER
 from safetensors.torch import load_file, save_file
-from test_ground import check_refusal
-from testing_utils import build_photo, build_tiny_config, build_tiny_processor, limit_work
+from testing_utils import build_photo, build_tiny_config, build_tiny_processor, check_refusal, limit_work
 
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor, VisualGroundingPipeline
 from albef_amc.evaluation.checkpoints import load_model_and_processor

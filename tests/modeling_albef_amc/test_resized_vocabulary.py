@@ -5,8 +5,15 @@ import pytest
 import torch
 from model_cases import MODELS, add_task_inputs, build_model
 from peft import LoraConfig
-from test_amc_trainer import build_arguments, build_trainer
-from testing_utils import VOCABULARY, build_batch, build_photo, build_rows, build_tiny_processor
+from testing_utils import (
+    VOCABULARY,
+    build_batch,
+    build_photo,
+    build_rows,
+    build_tiny_arguments,
+    build_tiny_processor,
+    build_tiny_trainer,
+)
 
 from albef_amc import AlbefForPreTraining, AlbefForQuestionAnswering, AlbefProcessor
 from albef_amc.evaluation.checkpoints import load_model_and_processor
@@ -150,12 +157,13 @@ def base(tmp_path, tiny_pretraining_model):
 @pytest.mark.slow
 def test_a_run_with_added_words_is_saved_and_resumed(base, tmp_path):
     model, processor, rows = build_resized(base)
-    build_trainer(model, processor, tmp_path / "run", rows, save_strategy="steps", save_steps=1).train()
+    options = dict(processor=processor, save_strategy="steps", save_steps=1)
+    build_tiny_trainer(model, tmp_path / "run", rows, **options).train()
     loaded, found = load_model_and_processor(AlbefForPreTraining, tmp_path / "run" / "checkpoint-2")
     assert loaded.momentum_mlm_head.decoder.out_features == len(found.tokenizer) == SIZE + 2
     assert torch.equal(loaded.momentum_mlm_head.decoder.bias, model.momentum_mlm_head.decoder.bias)
     again, processor, rows = build_resized(base)
-    trainer = build_trainer(again, processor, tmp_path / "run", rows, max_steps=3)
+    trainer = build_tiny_trainer(again, tmp_path / "run", rows, processor=processor, max_steps=3)
     trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
     assert trainer.state.global_step == 3
 
@@ -165,11 +173,11 @@ def test_lora_needs_the_resized_base_as_a_checkpoint(base, tmp_path):
     model, processor, rows = build_resized(base)
     options = dict(train_dataset=rows, peft_config=LoraConfig(r=2))
     with pytest.raises(ValueError, match=r"has 26 word embeddings, but its checkpoint .*base has 24, .* Save the res"):
-        AmcTrainer(model, build_arguments(tmp_path / "run"), processor, **options)
+        AmcTrainer(model, build_tiny_arguments(tmp_path / "run"), processor, **options)
     model.save_pretrained(tmp_path / "resized")
     processor.save_pretrained(tmp_path / "resized")
     model = AlbefForPreTraining.from_pretrained(tmp_path / "resized")
-    trainer = AmcTrainer(model, build_arguments(tmp_path / "run"), processor, **options)
+    trainer = AmcTrainer(model, build_tiny_arguments(tmp_path / "run"), processor, **options)
     trainer.train()
     trainer.save_model()
     with pytest.raises(ValueError, match="the model has LoRA layers, and an adapter does not hold word embeddings"):

@@ -10,8 +10,7 @@ import torch
 from hub_server import OWNER, HubServer
 from huggingface_hub import ModelCard as HubModelCard
 from safetensors.torch import load, load_file
-from test_amc_trainer import build_trainer
-from testing_utils import build_photo, build_rows, run_without_package
+from testing_utils import build_photo, build_rows, build_tiny_trainer, run_without_package
 
 from albef_amc import AlbefForImageTextMatching
 from albef_amc.model_cards import ModelCard, write_model_card
@@ -71,9 +70,9 @@ def test_pushed_by_the_command_and_loaded_without_the_package(
         torch.testing.assert_close(found[f"pipeline_{index}"], result["heatmap"], atol=1e-6, rtol=0)
 
 
-def train(model, processor, folder, **changes):
-    trainer = build_trainer(
-        model, processor, folder, eval_rows=build_rows(2), push_to_hub=True, hub_model_id=REPOSITORY, **changes
+def train(model, folder, **changes):
+    trainer = build_tiny_trainer(
+        model, folder, eval_rows=build_rows(2), push_to_hub=True, hub_model_id=REPOSITORY, **changes
     )
     trainer.card_details |= {"evaluation_dataset": "made-up rows", "recipe": "tiny", "source": "albef"}
     trainer.train()
@@ -92,8 +91,8 @@ def check_published(files: dict[str, bytes], model) -> str:
 
 
 @pytest.mark.slow
-def test_the_end_of_a_run_is_published(hub, tiny_pretraining_model, tiny_processor, tmp_path):
-    trainer = train(tiny_pretraining_model, tiny_processor, tmp_path / "run")
+def test_the_end_of_a_run_is_published(hub, tiny_pretraining_model, tmp_path):
+    trainer = train(tiny_pretraining_model, tmp_path / "run")
     accuracy = trainer.evaluate()["eval_pointing_game_accuracy"]
     trainer.save_model()
     assert hub.repositories[REPOSITORY].messages == [
@@ -119,9 +118,7 @@ def test_the_end_of_a_run_is_published(hub, tiny_pretraining_model, tiny_process
 
 
 @pytest.mark.slow
-def test_every_save_is_published_and_a_failure_does_not_stop_the_run(
-    hub, tiny_pretraining_model, tiny_processor, tmp_path, caplog
-):
+def test_every_save_is_published_and_a_failure_does_not_stop_the_run(hub, tiny_pretraining_model, tmp_path, caplog):
     commit, commits = hub.commit, []
 
     def fail_once(request, name, revision):
@@ -129,9 +126,7 @@ def test_every_save_is_published_and_a_failure_does_not_stop_the_run(
         return ({"error": "out of order"}, {}, 501) if len(commits) == 1 else commit(request, name, revision)
 
     hub.routes = [(*route[:2], fail_once if route[2] == commit else route[2]) for route in hub.routes]
-    trainer = train(
-        tiny_pretraining_model, tiny_processor, tmp_path, save_strategy="steps", save_steps=1, hub_always_push=True
-    )
+    trainer = train(tiny_pretraining_model, tmp_path, save_strategy="steps", save_steps=1, hub_always_push=True)
     assert trainer.state.global_step == 2
     assert "A push during the run failed" in caplog.text and "out of order" in caplog.text
     assert hub.repositories[REPOSITORY].messages[1] == "Training in progress, step 2"
@@ -140,10 +135,9 @@ def test_every_save_is_published_and_a_failure_does_not_stop_the_run(
 
 
 @pytest.mark.slow
-def test_the_training_state_is_published_where_it_is_asked_for(hub, tiny_pretraining_model, tiny_processor, tmp_path):
+def test_the_training_state_is_published_where_it_is_asked_for(hub, tiny_pretraining_model, tmp_path):
     train(
         tiny_pretraining_model,
-        tiny_processor,
         tmp_path,
         save_strategy="steps",
         save_steps=2,
@@ -157,20 +151,18 @@ def test_the_training_state_is_published_where_it_is_asked_for(hub, tiny_pretrai
 
 
 @pytest.mark.slow
-def test_a_repository_of_others_is_refused_before_the_first_step(
-    hub, tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch
-):
+def test_a_repository_of_others_is_refused_before_the_first_step(hub, tiny_pretraining_model, tmp_path, monkeypatch):
     options = dict(push_to_hub=True, hub_model_id="someone-else/tiny")
     with pytest.raises(ValueError, match="rights to create"):
-        build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, **options)
+        build_tiny_trainer(tiny_pretraining_model, tmp_path, **options)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(ValueError, match="hf auth login"):
-        build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, **options)
+        build_tiny_trainer(tiny_pretraining_model, tmp_path, **options)
 
 
 @pytest.mark.slow
-def test_a_refused_push_at_the_end_names_the_remedy(hub, tiny_pretraining_model, tiny_processor, tmp_path):
-    trainer = train(tiny_pretraining_model, tiny_processor, tmp_path)
+def test_a_refused_push_at_the_end_names_the_remedy(hub, tiny_pretraining_model, tmp_path):
+    trainer = train(tiny_pretraining_model, tmp_path)
     hub.routes = [route for route in hub.routes if route[2] != hub.commit]
     with pytest.raises(ValueError, match=r"albef-amc push"):
         trainer.push_to_hub()

@@ -5,51 +5,29 @@ import math
 
 import pytest
 import torch
-from testing_utils import build_rows, build_tiny_config
+from testing_utils import (
+    build_rows,
+    build_tiny_arguments,
+    build_tiny_config,
+    build_tiny_trainer,
+    copy_state,
+    list_training_logs,
+)
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
 from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.evaluation.weight_hash import hash_weights
-from albef_amc.trainer import AmcConfig, AmcTrainer
+from albef_amc.trainer import AmcConfig
 from albef_amc.trainer.data.epoch_dataset import EpochDataset
 
 TERMS = ("itc_loss", "itm_loss", "mlm_loss", "amc_loss", "amc_mean_loss", "amc_max_loss")
 
 
-def build_arguments(folder, **changes) -> AmcConfig:
-    values = dict(
-        output_dir=str(folder),
-        use_cpu=True,
-        per_device_train_batch_size=2,
-        max_steps=2,
-        logging_steps=1,
-        save_strategy="no",
-        learning_rate=1e-3,
-        mask_size=16,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
-    return AmcConfig(**{**values, **changes})
-
-
-def build_trainer(model, processor, folder, rows=None, eval_rows=None, **changes) -> AmcTrainer:
-    rows = build_rows() if rows is None else rows
-    return AmcTrainer(model, build_arguments(folder, **changes), processor, train_dataset=rows, eval_dataset=eval_rows)
-
-
-def copy_state(model) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def training_logs(trainer) -> list[dict]:
-    return [entry for entry in trainer.state.log_history if "loss" in entry]
-
-
 @pytest.mark.slow
-def test_every_term_is_logged_and_the_sum_is_the_loss(tiny_pretraining_model, tiny_processor, tmp_path):
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, itm_weight=0.5, amc_weight=2.0)
+def test_every_term_is_logged_and_the_sum_is_the_loss(tiny_pretraining_model, tmp_path):
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, itm_weight=0.5, amc_weight=2.0)
     trainer.train()
-    logs = training_logs(trainer)
+    logs = list_training_logs(trainer)
     assert len(logs) == 2
     for entry in logs:
         assert all(math.isfinite(entry[name]) for name in TERMS)
@@ -65,9 +43,8 @@ def test_tokens_seen_are_those_of_the_texts(counted, tiny_pretraining_model, tin
     rows = build_rows()
     for row in rows:
         row["phrases"][0]["phrase"] += " left of the small car"
-    trainer = build_trainer(
+    trainer = build_tiny_trainer(
         tiny_pretraining_model,
-        tiny_processor,
         tmp_path,
         rows,
         include_num_input_tokens_seen=counted,
@@ -80,22 +57,22 @@ def test_tokens_seen_are_those_of_the_texts(counted, tiny_pretraining_model, tin
     expected = sum(lengths) if counted == "non_padding" else len(lengths) * max(lengths)
     assert len(set(lengths)) > 1
     assert trainer.state.num_input_tokens_seen == expected
-    assert training_logs(trainer)[-1]["num_input_tokens_seen"] == expected
+    assert list_training_logs(trainer)[-1]["num_input_tokens_seen"] == expected
     albef = trainer.model.albef
     vision, text = (part.num_parameters(exclude_embeddings=True) for part in (albef.vision_model, albef.text_model))
     assert trainer.state.total_flos == 6 * (4 * 17 * vision + len(lengths) * max(lengths) * text)
 
 
 @pytest.mark.slow
-def test_baseline_computes_no_heatmap(tiny_pretraining_model, tiny_processor, tmp_path):
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, amc_weight=0.0, mlm_weight=0.0)
+def test_baseline_computes_no_heatmap(tiny_pretraining_model, tmp_path):
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, amc_weight=0.0, mlm_weight=0.0)
     trainer.train()
-    assert {"itc_loss", "itm_loss"} <= training_logs(trainer)[0].keys()
-    assert not {"amc_loss", "mlm_loss"} & training_logs(trainer)[0].keys()
+    assert {"itc_loss", "itm_loss"} <= list_training_logs(trainer)[0].keys()
+    assert not {"amc_loss", "mlm_loss"} & list_training_logs(trainer)[0].keys()
 
 
 @pytest.mark.slow
-def test_order_of_events_in_a_step(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+def test_order_of_events_in_a_step(tiny_pretraining_model, tmp_path, monkeypatch):
     events = []
     for name in ("clamp_temperature", "update_momentum", "forward", "enqueue"):
         original = getattr(AlbefForPreTraining, name)
@@ -105,16 +82,14 @@ def test_order_of_events_in_a_step(tiny_pretraining_model, tiny_processor, tmp_p
             return _original(self, *args, **kwargs)
 
         monkeypatch.setattr(AlbefForPreTraining, name, record)
-    trainer = build_trainer(
-        tiny_pretraining_model, tiny_processor, tmp_path, max_steps=1, gradient_accumulation_steps=2
-    )
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, max_steps=1, gradient_accumulation_steps=2)
     trainer.train()
     assert events == ["clamp_temperature", "update_momentum", "forward", "enqueue", "forward", "enqueue"]
 
 
 @pytest.mark.slow
-def test_queues_hold_the_ids_of_the_images(tiny_pretraining_model, tiny_processor, tmp_path):
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, max_steps=1)
+def test_queues_hold_the_ids_of_the_images(tiny_pretraining_model, tmp_path):
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, max_steps=1)
     trainer.train()
     model = trainer.model
     assert model.image_queue_pointer.item() == 2 and model.text_queue_pointer.item() == 4
@@ -123,19 +98,19 @@ def test_queues_hold_the_ids_of_the_images(tiny_pretraining_model, tiny_processo
 
 
 @pytest.mark.slow
-def test_batches_without_regions_leave_amc_at_zero(tiny_pretraining_model, tiny_processor, tmp_path):
+def test_batches_without_regions_leave_amc_at_zero(tiny_pretraining_model, tmp_path):
     rows = build_rows()
     for row in rows:
         for phrase in row["phrases"]:
             phrase["boxes"] = None
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, rows)
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, rows)
     trainer.train()
-    assert [entry["amc_loss"] for entry in training_logs(trainer)] == [0.0, 0.0]
+    assert [entry["amc_loss"] for entry in list_training_logs(trainer)] == [0.0, 0.0]
     assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
 
 
-def test_distillation_ramps_over_the_first_epoch(tiny_pretraining_model, tiny_processor, tmp_path):
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, distillation_alpha=0.4)
+def test_distillation_ramps_over_the_first_epoch(tiny_pretraining_model, tmp_path):
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, distillation_alpha=0.4)
     alphas = []
     for trainer.state.epoch in (0.0, 0.25, 1.0, 3.0):
         alphas.append(trainer.get_distillation_alpha())
@@ -146,11 +121,10 @@ def test_distillation_ramps_over_the_first_epoch(tiny_pretraining_model, tiny_pr
 
 
 @pytest.mark.slow
-def test_evaluation_returns_logs_and_cards_the_pointing_game(tiny_pretraining_model, tiny_processor, tmp_path):
+def test_evaluation_returns_logs_and_cards_the_pointing_game(tiny_pretraining_model, tmp_path):
     rows = build_rows()
-    trainer = build_trainer(
+    trainer = build_tiny_trainer(
         tiny_pretraining_model,
-        tiny_processor,
         tmp_path,
         rows,
         rows,
@@ -173,8 +147,8 @@ def test_evaluation_returns_logs_and_cards_the_pointing_game(tiny_pretraining_mo
     assert stored["weights_sha256"] == hash_weights(tiny_pretraining_model.export_matching_model())
 
 
-def test_evaluation_leaves_the_training_mode_and_gradients_alone(tiny_pretraining_model, tiny_processor, tmp_path):
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, eval_rows={"first": build_rows(2)})
+def test_evaluation_leaves_the_training_mode_and_gradients_alone(tiny_pretraining_model, tmp_path):
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, eval_rows={"first": build_rows(2)})
     trainer.model.train()
     metrics = trainer.evaluate()
     assert "eval_first_pointing_game_accuracy" in metrics
@@ -184,7 +158,7 @@ def test_evaluation_leaves_the_training_mode_and_gradients_alone(tiny_pretrainin
 
 @pytest.mark.slow
 def test_checkpoint_loads_as_either_class_with_its_processor(tiny_pretraining_model, tiny_processor, tmp_path):
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path)
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path)
     trainer.train()
     trainer.save_model()
     matching = AlbefForImageTextMatching.from_pretrained(tmp_path)
@@ -198,13 +172,13 @@ def test_checkpoint_loads_as_either_class_with_its_processor(tiny_pretraining_mo
 
 
 @pytest.mark.slow
-def test_resume_continues_to_the_same_weights(tiny_pretraining_model, tiny_processor, tmp_path):
+def test_resume_continues_to_the_same_weights(tiny_pretraining_model, tmp_path):
     start = copy_state(tiny_pretraining_model)
 
     def run(folder, resume=None, **changes):
         tiny_pretraining_model.load_state_dict(start)
         changes = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, **changes}
-        trainer = build_trainer(tiny_pretraining_model, tiny_processor, folder, **changes)
+        trainer = build_tiny_trainer(tiny_pretraining_model, folder, **changes)
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
@@ -215,7 +189,7 @@ def test_resume_continues_to_the_same_weights(tiny_pretraining_model, tiny_proce
 
 
 @pytest.mark.slow
-def test_overfits_four_images(tiny_processor, tmp_path):
+def test_overfits_four_images(tmp_path):
     torch.manual_seed(0)
     config = build_tiny_config(initializer_range=0.05)
     config.vision_config.initializer_range = config.text_config.initializer_range = 0.05
@@ -223,9 +197,8 @@ def test_overfits_four_images(tiny_processor, tmp_path):
     boxes = ([9, 6, 21, 16], [19, 6, 31, 16], [9, 14, 21, 24], [19, 14, 31, 24])
     for row, box in zip(rows, boxes, strict=True):
         row["phrases"][0]["boxes"] = [[float(value) for value in box]]
-    trainer = build_trainer(
+    trainer = build_tiny_trainer(
         AlbefForPreTraining(config),
-        tiny_processor,
         tmp_path,
         rows,
         rows,
@@ -241,37 +214,37 @@ def test_overfits_four_images(tiny_processor, tmp_path):
         max_grad_norm=1.0,
     )
     trainer.train()
-    assert training_logs(trainer)[-1]["amc_loss"] < 0.05
+    assert list_training_logs(trainer)[-1]["amc_loss"] < 0.05
     assert trainer.evaluate()["eval_pointing_game_accuracy"] == 1.0
 
 
 @pytest.mark.slow
-def test_bfloat16_keeps_queues_and_losses_in_float32(tiny_pretraining_model, tiny_processor, tmp_path):
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, bf16=True)
+def test_bfloat16_keeps_queues_and_losses_in_float32(tiny_pretraining_model, tmp_path):
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, bf16=True)
     trainer.train()
     model = trainer.model
     assert model.image_queue.dtype == model.text_queue.dtype == torch.float32
     assert all(momentum.dtype == torch.float32 for momentum, _ in model.iterate_momentum_pairs())
-    assert all(math.isfinite(entry[name]) for entry in training_logs(trainer) for name in TERMS)
+    assert all(math.isfinite(entry[name]) for entry in list_training_logs(trainer) for name in TERMS)
 
 
 @pytest.mark.slow
-def test_gradient_checkpointing_gives_the_same_losses(tiny_pretraining_model, tiny_processor, tmp_path):
+def test_gradient_checkpointing_gives_the_same_losses(tiny_pretraining_model, tmp_path):
     start = copy_state(tiny_pretraining_model)
     losses = []
     for checkpointing in (False, True):
         tiny_pretraining_model.load_state_dict(start)
-        trainer = build_trainer(
-            tiny_pretraining_model, tiny_processor, tmp_path / str(checkpointing), gradient_checkpointing=checkpointing
+        trainer = build_tiny_trainer(
+            tiny_pretraining_model, tmp_path / str(checkpointing), gradient_checkpointing=checkpointing
         )
         trainer.train()
-        losses.append([entry["loss"] for entry in training_logs(trainer)])
+        losses.append([entry["loss"] for entry in list_training_logs(trainer)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_a_matching_model_is_refused(tiny_model, tiny_processor, tmp_path):
+def test_a_matching_model_is_refused(tiny_model, tmp_path):
     with pytest.raises(TypeError, match="must be an `AlbefForPreTraining`"):
-        build_trainer(tiny_model, tiny_processor, tmp_path)
+        build_tiny_trainer(tiny_model, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +261,7 @@ def test_a_matching_model_is_refused(tiny_model, tiny_processor, tmp_path):
 )
 def test_configuration_refuses_bad_values(tmp_path, changes, words):
     with pytest.raises(ValueError, match=words):
-        build_arguments(tmp_path, **changes)
+        build_tiny_arguments(tmp_path, **changes)
 
 
 def test_published_values_are_the_defaults(tmp_path):

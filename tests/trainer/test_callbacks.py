@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -11,13 +10,13 @@ import time
 import pytest
 import torch
 from PIL import Image
-from testing_utils import build_rows
+from testing_utils import build_environment, build_rows, build_tiny_arguments, build_tiny_trainer, list_training_logs
 from transformers import TrainerControl, TrainerState
 
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor
 from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.saving_albef import replace_folder
-from albef_amc.trainer import AmcConfig, AmcTrainer
+from albef_amc.trainer import AmcTrainer
 from albef_amc.trainer.callbacks import (
     HeatmapSheetCallback,
     KeepBestCallback,
@@ -28,29 +27,9 @@ from albef_amc.trainer.callbacks import (
 ACCURACY = "pointing_game_accuracy"
 
 
-def build_arguments(folder, **changes) -> AmcConfig:
-    values = dict(
-        output_dir=str(folder),
-        use_cpu=True,
-        per_device_train_batch_size=2,
-        max_steps=2,
-        logging_steps=1,
-        save_strategy="no",
-        mask_size=16,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
-    return AmcConfig(**{**values, **changes})
-
-
-def build_trainer(model, processor, folder, eval_rows=None, **changes) -> AmcTrainer:
-    arguments = build_arguments(folder, **changes)
-    return AmcTrainer(model, arguments, processor, train_dataset=build_rows(), eval_dataset=eval_rows)
-
-
-def build_scored_trainer(monkeypatch, accuracies, *arguments, **changes) -> AmcTrainer:
+def build_scored_trainer(monkeypatch, accuracies, model, folder, eval_rows, **changes) -> AmcTrainer:
     """A trainer whose evaluations give these accuracies, one after another, of real evaluations' other numbers."""
-    trainer = build_trainer(*arguments, eval_strategy="steps", eval_steps=1, **changes)
+    trainer = build_tiny_trainer(model, folder, eval_rows=eval_rows, eval_strategy="steps", eval_steps=1, **changes)
     evaluate, given = trainer.evaluate_phrases, iter(accuracies)
 
     def evaluate_phrases(dataset):
@@ -62,21 +41,17 @@ def build_scored_trainer(monkeypatch, accuracies, *arguments, **changes) -> AmcT
     return trainer
 
 
-def training_logs(trainer) -> list[dict]:
-    return [entry for entry in trainer.state.log_history if "loss" in entry]
-
-
 # ---- objectives, as they are logged
 
 
 @pytest.mark.slow
-def test_objectives_are_logged_and_added(tiny_pretraining_model, tiny_processor, tmp_path):
+def test_objectives_are_logged_and_added(tiny_pretraining_model, tmp_path):
     extra = {"dice": 0.5, "kl": {"weight": 0.1, "epsilon": 0.1}, "selfeq": {}}
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, objectives=extra, use_paraphrases=True)
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, objectives=extra, use_paraphrases=True)
     for row in trainer.train_dataset.rows:
         row["phrases"][0]["paraphrases"] = ["the small cup"]
     trainer.train()
-    for entry in training_logs(trainer):
+    for entry in list_training_logs(trainer):
         weights = {"itc": 1, "itm": 1, "mlm": 1, "amc": 1, "dice": 0.5, "kl": 0.1, "selfeq": 1}
         assert all(math.isfinite(entry[f"{name}_loss"]) for name in weights)
         assert entry["selfeq_similarity_loss"] > 0
@@ -85,14 +60,12 @@ def test_objectives_are_logged_and_added(tiny_pretraining_model, tiny_processor,
 
 
 @pytest.mark.slow
-def test_objectives_without_amc_and_without_the_others(tiny_pretraining_model, tiny_processor, tmp_path):
+def test_objectives_without_amc_and_without_the_others(tiny_pretraining_model, tmp_path):
     weights = dict.fromkeys(("amc_weight", "itc_weight", "itm_weight", "mlm_weight"), 0.0)
     before = {name: tensor.clone() for name, tensor in tiny_pretraining_model.state_dict().items()}
-    trainer = build_trainer(
-        tiny_pretraining_model, tiny_processor, tmp_path, objectives={"dice": 2.0, "kl": 0}, **weights
-    )
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, objectives={"dice": 2.0, "kl": 0}, **weights)
     trainer.train()
-    entry = training_logs(trainer)[0]
+    entry = list_training_logs(trainer)[0]
     assert entry["loss"] == pytest.approx(2 * entry["dice_loss"], rel=1e-4)
     assert not {"amc_loss", "mlm_loss", "kl_loss"} & entry.keys()
     assert any(not torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
@@ -101,7 +74,7 @@ def test_objectives_without_amc_and_without_the_others(tiny_pretraining_model, t
 def test_rows_are_grouped_where_the_run_says_so(tiny_pretraining_model, tiny_processor, tmp_path):
     rows = [{**row, "phrases": [phrase]} for row in build_rows(2) for phrase in row["phrases"]]
     for group, count in ((True, 2), (False, 4)):
-        arguments = build_arguments(tmp_path, group_by_image=group)
+        arguments = build_tiny_arguments(tmp_path, group_by_image=group)
         trainer = AmcTrainer(tiny_pretraining_model, arguments, tiny_processor, train_dataset=rows)
         assert len(trainer.train_dataset) == count
         assert sum(len(trainer.train_dataset[index]["phrases"]) for index in range(count)) == 4
@@ -130,22 +103,22 @@ def test_rows_are_grouped_where_the_run_says_so(tiny_pretraining_model, tiny_pro
 )
 def test_settings_refuse_bad_values(tmp_path, changes, words):
     with pytest.raises(ValueError, match=words):
-        build_arguments(tmp_path, **changes)
+        build_tiny_arguments(tmp_path, **changes)
 
 
-def test_batches_are_never_dispatched(tmp_path, tiny_pretraining_model, tiny_processor):
+def test_batches_are_never_dispatched(tmp_path, tiny_pretraining_model):
     for given in (None, {"split_batches": False}, {"dispatch_batches": None}):
-        assert build_arguments(tmp_path, accelerator_config=given).accelerator_config.dispatch_batches is False
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path)
+        assert build_tiny_arguments(tmp_path, accelerator_config=given).accelerator_config.dispatch_batches is False
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path)
     assert trainer.accelerator.dispatch_batches is False
 
 
 def test_the_best_model_is_chosen_by_pointing(tmp_path):
     for changes in ({"early_stopping_patience": 2}, {"load_best_model_at_end": True, "save_strategy": "steps"}):
-        arguments = build_arguments(tmp_path, eval_strategy="steps", eval_steps=500, **changes)
+        arguments = build_tiny_arguments(tmp_path, eval_strategy="steps", eval_steps=500, **changes)
         assert (arguments.metric_for_best_model, arguments.greater_is_better) == (ACCURACY, True)
-    assert build_arguments(tmp_path).metric_for_best_model is None
-    named = build_arguments(
+    assert build_tiny_arguments(tmp_path).metric_for_best_model is None
+    named = build_tiny_arguments(
         tmp_path, eval_strategy="steps", early_stopping_patience=1, metric_for_best_model=f"flickr_{ACCURACY}"
     )
     assert named.metric_for_best_model == f"flickr_{ACCURACY}" and named.greater_is_better
@@ -155,12 +128,12 @@ def test_the_best_model_is_chosen_by_pointing(tmp_path):
 
 
 @pytest.mark.slow
-def test_speed_is_logged_beside_the_losses(tiny_pretraining_model, tiny_processor, tmp_path):
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, gradient_accumulation_steps=2)
+def test_speed_is_logged_beside_the_losses(tiny_pretraining_model, tmp_path):
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, gradient_accumulation_steps=2)
     began = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - began
-    logs = training_logs(trainer)
+    logs = list_training_logs(trainer)
     assert len(logs) == 2
     for entry in logs:
         assert entry["phrases_per_second"] == pytest.approx(2 * entry["images_per_second"])
@@ -192,13 +165,12 @@ def test_evaluations_and_checkpoints_are_no_training_time(monkeypatch):
 
 
 @pytest.mark.slow
-def test_sheets_are_drawn_at_every_evaluation(tiny_pretraining_model, tiny_processor, tmp_path):
+def test_sheets_are_drawn_at_every_evaluation(tiny_pretraining_model, tmp_path):
     parts = {"first": build_rows(3), "second": build_rows(1)}
-    trainer = build_trainer(
+    trainer = build_tiny_trainer(
         tiny_pretraining_model,
-        tiny_processor,
         tmp_path,
-        parts,
+        eval_rows=parts,
         num_heatmaps_drawn=2,
         eval_strategy="steps",
         eval_steps=1,
@@ -244,7 +216,6 @@ def test_the_best_model_is_kept_whole_with_its_card(tiny_pretraining_model, tiny
         monkeypatch,
         [0.25, 0.75, 0.5, 0.75],
         tiny_pretraining_model,
-        tiny_processor,
         tmp_path,
         build_rows(2),
         keep_best=True,
@@ -274,13 +245,12 @@ def test_the_best_model_is_kept_whole_with_its_card(tiny_pretraining_model, tiny
 
 
 @pytest.mark.slow
-def test_every_data_set_has_its_best(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+def test_every_data_set_has_its_best(tiny_pretraining_model, tmp_path, monkeypatch):
     parts = {"flickr": build_rows(1), "refcoco_plus": build_rows(1)}
     trainer = build_scored_trainer(
         monkeypatch,
         [0.5, 0.5, 0.25, 1.0],
         tiny_pretraining_model,
-        tiny_processor,
         tmp_path,
         parts,
         keep_best=True,
@@ -298,7 +268,7 @@ def test_a_resumed_run_knows_the_best_and_a_new_one_does_not(tiny_model, tmp_pat
     moved_aside.mkdir()
     (moved_aside / "best.json").write_text(json.dumps({ACCURACY: 0.25, "step": 1}))
     callback = KeepBestCallback(None)
-    arguments = build_arguments(tmp_path)
+    arguments = build_tiny_arguments(tmp_path)
     callback.on_train_begin(arguments, TrainerState(global_step=4), None)
     assert callback.best == {"eval": 0.5, "other": 0.25}
     assert (tmp_path / "best-other").is_dir() and not moved_aside.exists()
@@ -306,14 +276,14 @@ def test_a_resumed_run_knows_the_best_and_a_new_one_does_not(tiny_model, tmp_pat
     assert callback.best == {}
 
 
-def test_an_evaluation_before_training_keeps_nothing(tiny_pretraining_model, tiny_processor, tmp_path):
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, build_rows(1), keep_best=True)
+def test_an_evaluation_before_training_keeps_nothing(tiny_pretraining_model, tmp_path):
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, eval_rows=build_rows(1), keep_best=True)
     trainer.evaluate()
     assert not (tmp_path / "best-eval").exists()
 
 
-def test_keeping_the_best_draws_no_random_numbers(tiny_pretraining_model, tiny_processor, tmp_path):
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, build_rows(1), keep_best=True)
+def test_keeping_the_best_draws_no_random_numbers(tiny_pretraining_model, tmp_path):
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, eval_rows=build_rows(1), keep_best=True)
     callback = next(item for item in trainer.callback_handler.callbacks if isinstance(item, KeepBestCallback))
     callback.on_train_begin(trainer.args, trainer.state, trainer.control)
     torch.manual_seed(3)
@@ -324,8 +294,8 @@ def test_keeping_the_best_draws_no_random_numbers(tiny_pretraining_model, tiny_p
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_failed_save_leaves_the_best_of_before(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, build_rows(1), keep_best=True)
+def test_a_failed_save_leaves_the_best_of_before(tiny_pretraining_model, tmp_path, monkeypatch):
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, eval_rows=build_rows(1), keep_best=True)
     callback = next(item for item in trainer.callback_handler.callbacks if isinstance(item, KeepBestCallback))
     callback.best = {"eval": -0.5}
     (tmp_path / "best-eval").mkdir()
@@ -353,13 +323,12 @@ def test_a_folder_replaces_another(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_stops_where_pointing_no_longer_improves(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+def test_a_run_stops_where_pointing_no_longer_improves(tiny_pretraining_model, tmp_path, monkeypatch):
     accuracies = [0.2, 0.5, 0.4, 0.3, 0.9]
     trainer = build_scored_trainer(
         monkeypatch,
         accuracies,
         tiny_pretraining_model,
-        tiny_processor,
         tmp_path,
         build_rows(1),
         early_stopping_patience=2,
@@ -371,21 +340,21 @@ def test_a_run_stops_where_pointing_no_longer_improves(tiny_pretraining_model, t
 
 
 @pytest.mark.slow
-def test_with_several_data_sets_the_named_one_counts(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+def test_with_several_data_sets_the_named_one_counts(tiny_pretraining_model, tmp_path, monkeypatch):
     parts = {"first": build_rows(1), "second": build_rows(1)}
-    arguments = (tiny_pretraining_model, tiny_processor, tmp_path, parts)
+    arguments = (tiny_pretraining_model, tmp_path)
     changes = dict(early_stopping_patience=1, max_steps=4)
     accuracies = [0.1, 0.5, 0.2, 0.4, 0.9, 0.9]
     metric = f"second_{ACCURACY}"
-    trainer = build_scored_trainer(monkeypatch, accuracies, *arguments, metric_for_best_model=metric, **changes)
+    trainer = build_scored_trainer(monkeypatch, accuracies, *arguments, parts, metric_for_best_model=metric, **changes)
     trainer.train()
     assert trainer.state.global_step == 2
     with pytest.raises(ValueError, match="give `first_pointing_game_accuracy`, `second_pointing_game_accuracy`: name"):
-        build_trainer(*arguments, eval_strategy="steps", **changes)
+        build_tiny_trainer(*arguments, eval_rows=parts, eval_strategy="steps", **changes)
 
 
 @pytest.mark.slow
-def test_patience_survives_a_resume(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+def test_patience_survives_a_resume(tiny_pretraining_model, tmp_path, monkeypatch):
     start = {name: tensor.clone() for name, tensor in tiny_pretraining_model.state_dict().items()}
     stopped = []
     for resume, accuracies in ((None, [0.5, 0.4, 0.3, 0.2]), ("checkpoint-2", [0.3, 0.2])):
@@ -394,7 +363,6 @@ def test_patience_survives_a_resume(tiny_pretraining_model, tiny_processor, tmp_
             monkeypatch,
             accuracies,
             tiny_pretraining_model,
-            tiny_processor,
             tmp_path,
             build_rows(1),
             early_stopping_patience=2,
@@ -409,10 +377,10 @@ def test_patience_survives_a_resume(tiny_pretraining_model, tiny_processor, tmp_
 
 
 @pytest.mark.slow
-def test_a_run_that_stopped_early_is_over(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+def test_a_run_that_stopped_early_is_over(tiny_pretraining_model, tmp_path, monkeypatch):
     def build(accuracies, **changes):
         options = dict(early_stopping_patience=1, save_strategy="steps", save_steps=1, **changes)
-        arguments = (tiny_pretraining_model, tiny_processor, tmp_path, build_rows(1))
+        arguments = (tiny_pretraining_model, tmp_path, build_rows(1))
         return build_scored_trainer(monkeypatch, accuracies, *arguments, **options)
 
     build([0.5, 0.4], max_steps=4).train()
@@ -425,9 +393,9 @@ def test_a_run_that_stopped_early_is_over(tiny_pretraining_model, tiny_processor
 
 
 @pytest.mark.parametrize(("name", "value"), [("num_heatmaps_drawn", 2), ("keep_best", True)])
-def test_settings_that_need_evaluation_data(tiny_pretraining_model, tiny_processor, tmp_path, name, value):
+def test_settings_that_need_evaluation_data(tiny_pretraining_model, tmp_path, name, value):
     with pytest.raises(ValueError, match=f"`{name}` needs evaluations: pass an `eval_dataset`"):
-        build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, **{name: value})
+        build_tiny_trainer(tiny_pretraining_model, tmp_path, **{name: value})
 
 
 # ---- trackers
@@ -435,11 +403,11 @@ def test_settings_that_need_evaluation_data(tiny_pretraining_model, tiny_process
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
-def test_tensorboard_gets_every_term(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+def test_tensorboard_gets_every_term(tiny_pretraining_model, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
-    build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, report_to="tensorboard").train()
+    build_tiny_trainer(tiny_pretraining_model, tmp_path, report_to="tensorboard").train()
     (events,) = {path.parent for path in (tmp_path / "board").rglob("events.*")}
     board = EventAccumulator(str(events)).Reload()
     names = ("loss", "itc_loss", "itm_loss", "mlm_loss", "amc_loss", "amc_mean_loss", "phrases_per_second")
@@ -454,10 +422,9 @@ import json
 import sys
 
 import torch
-from testing_utils import build_rows, build_tiny_config, build_tiny_processor
+from testing_utils import build_rows, build_tiny_config, build_tiny_trainer, list_training_logs
 
 from albef_amc import AlbefForPreTraining
-from albef_amc.trainer import AmcConfig, AmcTrainer
 
 
 def run(folder, batch_size):
@@ -468,18 +435,16 @@ def run(folder, batch_size):
     rows[0]["phrases"][1]["boxes"] = rows[1]["phrases"][0]["boxes"] = rows[1]["phrases"][1]["boxes"] = None
     for index in (0, 2, 3):
         rows[index]["phrases"][0]["paraphrases"] = ["the small cup", "the big car"]
-    arguments = AmcConfig(
-        output_dir=str(folder),
-        use_cpu=True,
+    trainer = build_tiny_trainer(
+        AlbefForPreTraining(config),
+        folder,
+        rows,
+        build_rows(3),
         per_device_train_batch_size=batch_size,
         max_steps=1,
-        logging_steps=1,
+        learning_rate=5e-5,
         eval_strategy="steps",
         eval_steps=1,
-        save_strategy="no",
-        mask_size=16,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
         use_augmentation=False,
         use_paraphrases=True,
         objectives={"dice": 0.5, "kl": 0.5, "selfeq": 1.0},
@@ -487,14 +452,12 @@ def run(folder, batch_size):
         num_heatmaps_drawn=1,
         early_stopping_patience=2,
     )
-    model = AlbefForPreTraining(config)
-    trainer = AmcTrainer(model, arguments, build_tiny_processor(), train_dataset=rows, eval_dataset=build_rows(3))
     trainer.train()
-    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    logs = list_training_logs(trainer)
     if trainer.is_world_process_zero():
         wrapper = type(trainer.model_wrapped).__name__
         with open(f"{folder}/logs.json", "w") as file:
-            json.dump({"world_size": arguments.world_size, "wrapper": wrapper, "logs": logs}, file)
+            json.dump({"world_size": trainer.args.world_size, "wrapper": wrapper, "logs": logs}, file)
 
 
 if __name__ == "__main__":
@@ -513,9 +476,8 @@ def test_two_processes_log_what_one_does_and_write_once(tmp_path):
     exec(RUN_SCRIPT, names)
     names["run"](tmp_path / "one", 4)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(sys.path), HF_HUB_OFFLINE="1")
     command += [script, tmp_path / "two"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=build_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     one, two = (json.loads((tmp_path / name / "logs.json").read_text()) for name in ("one", "two"))
     assert (one["world_size"], two["world_size"], two["wrapper"]) == (1, 2, "DistributedDataParallel")

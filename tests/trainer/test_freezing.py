@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from test_amc_trainer import build_arguments, build_trainer, copy_state, training_logs
-from testing_utils import build_batch
+from testing_utils import build_batch, build_tiny_arguments, build_tiny_trainer, copy_state, list_training_logs
 
 from albef_amc.trainer.freezing import PARTS, freeze_parameters
 
@@ -71,13 +70,13 @@ def test_names_that_cannot_be_frozen(tiny_pretraining_model, names, words):
 
 def test_a_word_in_place_of_a_list_is_refused(tmp_path):
     with pytest.raises(TypeError, match=r"`freeze` must be a list"):
-        build_arguments(tmp_path, freeze="vision")
+        build_tiny_arguments(tmp_path, freeze="vision")
 
 
 @pytest.mark.slow
-def test_frozen_parts_stay_to_the_bit_and_the_others_learn(tiny_pretraining_model, tiny_processor, tmp_path):
+def test_frozen_parts_stay_to_the_bit_and_the_others_learn(tiny_pretraining_model, tmp_path):
     freeze = ["vision", "text", "projections", "temperature", "mlm_head"]
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, freeze=freeze)
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, freeze=freeze)
     before = copy_state(trainer.model)
     trainer.train()
     after = trainer.model.state_dict()
@@ -106,12 +105,11 @@ def test_heatmaps_are_differentiable_with_nothing_trained_before_the_map(tiny_pr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_amc_alone_trains_the_matching_head(tiny_pretraining_model, tiny_processor, tmp_path, checkpointing):
+def test_amc_alone_trains_the_matching_head(tiny_pretraining_model, tmp_path, checkpointing):
     freeze = [part for part in PARTS if part != "itm_head"]
     weights = {"itc_weight": 0.0, "itm_weight": 0.0, "mlm_weight": 0.0}
-    trainer = build_trainer(
+    trainer = build_tiny_trainer(
         tiny_pretraining_model,
-        tiny_processor,
         tmp_path,
         freeze=freeze,
         gradient_checkpointing=checkpointing,
@@ -119,24 +117,23 @@ def test_amc_alone_trains_the_matching_head(tiny_pretraining_model, tiny_process
     )
     before = trainer.model.itm_head.weight.clone()
     trainer.train()
-    assert training_logs(trainer)[0]["amc_loss"] > 0
+    assert list_training_logs(trainer)[0]["amc_loss"] > 0
     assert not torch.equal(trainer.model.itm_head.weight, before)
 
 
 @pytest.mark.slow
-def test_a_frozen_temperature_is_not_clamped(tiny_pretraining_model, tiny_processor, tmp_path):
+def test_a_frozen_temperature_is_not_clamped(tiny_pretraining_model, tmp_path):
     tiny_pretraining_model.albef.temperature.data.fill_(5.0)
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, freeze=["temperature"], max_steps=1)
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, freeze=["temperature"], max_steps=1)
     trainer.train()
     assert trainer.model.albef.temperature.item() == 5.0
 
 
 @pytest.mark.slow
-def test_a_loss_that_reaches_nothing_is_one_error(tiny_pretraining_model, tiny_processor, tmp_path):
+def test_a_loss_that_reaches_nothing_is_one_error(tiny_pretraining_model, tmp_path):
     freeze = [part for part in PARTS if part != "fusion"]
-    trainer = build_trainer(
+    trainer = build_tiny_trainer(
         tiny_pretraining_model,
-        tiny_processor,
         tmp_path,
         freeze=freeze,
         amc_weight=0.0,

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_amc_trainer import build_arguments, build_trainer
+from testing_utils import build_tiny_arguments, build_tiny_trainer
 
 from albef_amc.model_cards import ModelCard, read_model_card, render_model_card
 from albef_amc.model_cards.front_matter import hide_folder
@@ -27,14 +27,14 @@ STORED_SECONDS = 5000.0
 
 @pytest.mark.slow
 def test_the_clock_runs_in_training_alone_and_goes_on_after_a_resumption(
-    tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch
+    tiny_pretraining_model, tmp_path, monkeypatch
 ):
     clock, late = time.perf_counter, [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock() + late[0])
 
     def run(resume=None):
         options = dict(save_strategy="steps", save_steps=1, restore_callback_states_from_checkpoint=resume is not None)
-        trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, **options)
+        trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, **options)
         began = time.perf_counter()
         trainer.train(resume_from_checkpoint=resume)
         most = time.perf_counter() - began
@@ -54,11 +54,9 @@ def test_the_clock_runs_in_training_alone_and_goes_on_after_a_resumption(
     assert STORED_SECONDS < seconds < STORED_SECONDS + most
 
 
-def test_a_checkpoint_of_a_run_without_a_clock_starts_it_at_zero(
-    tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch
-):
+def test_a_checkpoint_of_a_run_without_a_clock_starts_it_at_zero(tiny_pretraining_model, tmp_path, monkeypatch):
     monkeypatch.setattr(time, "perf_counter", lambda: 1e6)
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path)
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path)
     trainer.state.global_step, trainer.state.stateful_callbacks = 7, {}
     clock = TrainingClock()
     clock.on_train_begin(trainer.args, trainer.state, trainer.control)
@@ -67,7 +65,7 @@ def test_a_checkpoint_of_a_run_without_a_clock_starts_it_at_zero(
 
 
 def test_every_setting_of_our_own_is_on_the_card_and_no_secret_or_folder(tmp_path):
-    arguments = build_arguments(tmp_path, hub_token="hf_secret", mean_margin=0.25)
+    arguments = build_tiny_arguments(tmp_path, hub_token="hf_secret", mean_margin=0.25)
     values = list_card_arguments(arguments)
     assert {"amc_weight", "mean_margin", "learning_rate", "seed"} <= values.keys() == set(CARD_ARGUMENTS)
     assert values["mean_margin"] == 0.25

@@ -3,10 +3,7 @@
 
 import pytest
 import torch
-from test_phrase_coverage import make_dataset
-from test_stop_signals import build_trainer
-from test_train import recipe  # noqa: F401
-from testing_utils import build_rows, build_tiny_processor
+from testing_utils import build_rows, build_tiny_dataset, build_tiny_processor, build_tiny_trainer
 
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts.loading import stream_rows
@@ -60,8 +57,8 @@ def test_an_empty_part_of_a_mixture_is_named(tmp_path):
 
 def test_an_empty_stream_is_refused(tmp_path):
     with pytest.raises(ValueError, match="the data set has no rows: there is nothing to stream"):
-        stream_rows(make_dataset(build_rows(2)).select([]))
-    stream = stream_rows(make_dataset(build_rows(2)))
+        stream_rows(build_tiny_dataset(build_rows(2)).select([]))
+    stream = stream_rows(build_tiny_dataset(build_rows(2)))
     stream.info.splits["all"].num_examples = 0  # as the card of an empty repository says
     with pytest.raises(ValueError, match="the streamed training data has no rows"):
         build_training_dataset(stream, build_settings(tmp_path, max_steps=2))
@@ -85,7 +82,7 @@ def test_a_stream_of_ones_own_without_rows_is_no_run(tiny_pretraining_model, tmp
         def __iter__(self):
             return iter(())
 
-    trainer = build_trainer(tiny_pretraining_model, tmp_path)
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path)
     trainer.train_dataset = Nothing()
     with pytest.raises(ValueError, match="the run ended without a step"):
         trainer.train()
@@ -103,7 +100,7 @@ def test_a_stream_of_ones_own_without_rows_is_no_run(tiny_pretraining_model, tmp
         (["evaluation_data.split=validation[:0]"], "corresponds to no data"),
     ],
 )
-def test_the_command_ends_before_it_trains(recipe, settings, message, tmp_path, capsys):  # noqa: F811
+def test_the_command_ends_before_it_trains(recipe, settings, message, tmp_path, capsys):
     words = [word for setting in settings for word in ("--set", setting)]
     assert main(["train", str(recipe), "-o", str(tmp_path / "run"), *words]) == 2
     streams = capsys.readouterr()
@@ -128,7 +125,7 @@ def test_the_command_ends_before_it_trains(recipe, settings, message, tmp_path, 
         ("train_data.name=sinthetic", "synthetic"),
     ],
 )
-def test_data_that_is_not_there_is_found_before_a_model_is_made(recipe, setting, message, tmp_path, capsys):  # noqa: F811
+def test_data_that_is_not_there_is_found_before_a_model_is_made(recipe, setting, message, tmp_path, capsys):
     words = ["--set", setting, "--set", "model.config=no_such_model"]
     assert main(["train", str(recipe), "-o", str(tmp_path / "run"), *words]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
@@ -143,7 +140,7 @@ def test_data_that_is_not_there_is_found_before_a_model_is_made(recipe, setting,
         ("model.vocabulary=no_such.txt", "no vocabulary at no_such.txt"),
     ],
 )
-def test_files_of_a_model_are_looked_for_before_the_data_is_built(recipe, setting, message, tmp_path, capsys):  # noqa: F811
+def test_files_of_a_model_are_looked_for_before_the_data_is_built(recipe, setting, message, tmp_path, capsys):
     (tmp_path / "broken.json").write_text("{")
     words = ["--set", setting.replace("BROKEN", str(tmp_path / "broken.json"))]
     assert main(["train", str(recipe), "-o", str(tmp_path / "run"), *words]) == 2

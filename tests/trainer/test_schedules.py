@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from testing_utils import build_rows
+from testing_utils import build_rows, build_tiny_trainer
 
 from albef_amc.trainer import AmcConfig, AmcTrainer
 from albef_amc.trainer.schedules import AlbefCosine, AlbefCosineScheduler
@@ -75,26 +75,12 @@ def test_a_resumed_scheduler_goes_on_where_it_stopped():
     assert walk(second, 13) == whole[5:]
 
 
-def build_trainer(model, processor, folder, **changes) -> AmcTrainer:
-    values = dict(
-        output_dir=str(folder),
-        use_cpu=True,
-        per_device_train_batch_size=2,
-        num_train_epochs=3,
-        logging_steps=1,
-        save_strategy="no",
-        learning_rate=1e-3,
-        lr_scheduler="albef_cosine",
-        min_learning_rate=1e-4,
-        warmup_learning_rate=1e-4,
-        warmup_intervals=2,
-        warmup_interval_steps=1,
-        mask_size=16,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        report_to="none",
+def build_trainer(model, folder, **changes) -> AmcTrainer:
+    schedule = dict(lr_scheduler="albef_cosine", min_learning_rate=1e-4, warmup_learning_rate=1e-4)
+    schedule |= dict(warmup_intervals=2, warmup_interval_steps=1)
+    return build_tiny_trainer(
+        model, folder, build_rows(8), **{"max_steps": -1, "num_train_epochs": 3, **schedule, **changes}
     )
-    return AmcTrainer(model, AmcConfig(**{**values, **changes}), processor, train_dataset=build_rows(8))
 
 
 def get_rates(trainer: AmcTrainer) -> list[float]:
@@ -102,21 +88,21 @@ def get_rates(trainer: AmcTrainer) -> list[float]:
 
 
 @pytest.mark.slow
-def test_a_run_follows_the_schedule_and_its_resume_too(tiny_pretraining_model, tiny_processor, tmp_path):
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, save_strategy="steps", save_steps=5)
+def test_a_run_follows_the_schedule_and_its_resume_too(tiny_pretraining_model, tmp_path):
+    trainer = build_trainer(tiny_pretraining_model, tmp_path, save_strategy="steps", save_steps=5)
     trainer.train()
     # Three epochs of four steps: from 1e-4 to 1e-3 in two intervals of one step, of which the first has one more; then
     # 5.5e-4 + 4.5e-4 cos(pi e / 3) in epoch e, whose cosines are 1/2 and -1/2.
     expected = [1e-4, 1e-4, 5.5e-4, 1e-3, *[7.75e-4] * 4, *[3.25e-4] * 4]
     assert get_rates(trainer) == pytest.approx(expected)
-    resumed = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path)
+    resumed = build_trainer(tiny_pretraining_model, tmp_path)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
     assert get_rates(resumed) == pytest.approx(expected)
 
 
 @pytest.mark.slow
-def test_a_run_cut_short_has_the_rates_of_the_whole_run(tiny_pretraining_model, tiny_processor, tmp_path, caplog):
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, max_steps=3, warmup_interval_steps=100)
+def test_a_run_cut_short_has_the_rates_of_the_whole_run(tiny_pretraining_model, tmp_path, caplog):
+    trainer = build_trainer(tiny_pretraining_model, tmp_path, max_steps=3, warmup_interval_steps=100)
     with caplog.at_level(logging.WARNING):
         trainer.train()
     assert get_rates(trainer) == pytest.approx([1e-4] * 3)
@@ -124,10 +110,10 @@ def test_a_run_cut_short_has_the_rates_of_the_whole_run(tiny_pretraining_model, 
 
 
 @pytest.mark.slow
-def test_an_epoch_shorter_than_the_warm_up_is_said(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+def test_an_epoch_shorter_than_the_warm_up_is_said(tiny_pretraining_model, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr("albef_amc.trainer.schedules.logger.warning", said.append)
-    trainer = build_trainer(tiny_pretraining_model, tiny_processor, tmp_path, max_steps=6, warmup_interval_steps=100)
+    trainer = build_trainer(tiny_pretraining_model, tmp_path, max_steps=6, warmup_interval_steps=100)
     trainer.train()
     assert len(said) == 1 and "An epoch has 4 steps and the warm-up 200" in said[0]
     assert "`warmup_interval_steps` to 2" in said[0]

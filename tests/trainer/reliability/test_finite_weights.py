@@ -3,8 +3,7 @@
 
 import pytest
 import torch
-from test_stop_signals import build_trainer
-from test_train import recipe  # noqa: F401
+from testing_utils import build_tiny_trainer
 from transformers import TrainerCallback
 
 from albef_amc.cli.main import main
@@ -40,7 +39,7 @@ def test_the_first_such_weight_is_named(tiny_pretraining_model, name, value):
 def test_nothing_is_saved_of_a_run_whose_weights_broke(strategy, tiny_pretraining_model, tmp_path):
     spoil = Spoil("albef.text_model.layers.0.fc1.weight", float("nan"), step=2)
     values = dict(save_strategy=strategy, save_steps=1, keep_best=False)
-    trainer = build_trainer(tiny_pretraining_model, tmp_path / "run", callbacks=[spoil], **values)
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path / "run", callbacks=[spoil], **values)
     with pytest.raises(FloatingPointError, match=r"after step 2: `albef\.text_model\.layers\.0\.fc1\.weight`"):
         trainer.train()
     with pytest.raises(FloatingPointError, match="They are not saved"):
@@ -51,7 +50,7 @@ def test_nothing_is_saved_of_a_run_whose_weights_broke(strategy, tiny_pretrainin
 
 
 @pytest.mark.slow
-def test_a_step_that_overflows_ends_the_command(recipe, tmp_path, capsys):  # noqa: F811
+def test_a_step_that_overflows_ends_the_command(recipe, tmp_path, capsys):
     words = ["--set", "learning_rate=1e39", "--set", "max_steps=1", "--set", "save_steps=1"]
     assert main(["train", str(recipe), "--output-dir", str(tmp_path / "run"), *words]) == 1
     streams = capsys.readouterr()

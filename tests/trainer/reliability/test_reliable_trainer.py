@@ -14,12 +14,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from testing_utils import PROJECT_FOLDER, build_rows, build_tiny_processor
+from testing_utils import PROJECT_FOLDER, build_rows, build_tiny_processor, build_tiny_trainer, copy_state
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
 from albef_amc.cli.main import main
-from albef_amc.trainer import AmcConfig, AmcTrainer, DataCollatorForGrounding, GroundingAugmentation
+from albef_amc.trainer import AmcTrainer, DataCollatorForGrounding, GroundingAugmentation
 from albef_amc.trainer.data.epoch_dataset import EpochDataset
 from albef_amc.trainer.reliability.manifests import (
     choose_checkpoint,
@@ -38,28 +38,10 @@ VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def build_trainer(model, folder, rows=None, callbacks=None, **changes) -> AmcTrainer:
-    values = dict(
-        output_dir=str(folder),
-        use_cpu=True,
-        per_device_train_batch_size=2,
-        max_steps=4,
-        save_strategy="steps",
-        save_steps=2,
-        logging_steps=1,
-        learning_rate=1e-3,
-        mask_size=16,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
-    arguments = AmcConfig(**{**values, **changes})
+    """Four steps, of which every second is saved."""
     rows = build_rows(5) if rows is None else rows
-    return AmcTrainer(
-        model, arguments, build_tiny_processor(), train_dataset=rows, eval_dataset=rows[:2], callbacks=callbacks
-    )
-
-
-def copy_state(model) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    values = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, **changes}
+    return build_tiny_trainer(model, folder, rows, rows[:2], callbacks=callbacks, **values)
 
 
 def read_folder(folder) -> dict[str, bytes]:

@@ -6,17 +6,24 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 
 import pytest
 import torch
-from testing_utils import PATIENCE, PROJECT_FOLDER, build_rows, build_tiny_processor
+from testing_utils import (
+    PATIENCE,
+    PROJECT_FOLDER,
+    TESTS_FOLDER,
+    PoisonedCollator,
+    SignalAtStep,
+    build_tiny_trainer,
+    copy_state,
+    list_changes,
+)
 from transformers import TrainerCallback
 
-from albef_amc.trainer import AmcConfig, AmcTrainer
-from albef_amc.trainer.amc_trainer import build_training_collator
+from albef_amc.trainer import AmcTrainer
 from albef_amc.trainer.reliability.manifests import find_damage
 from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
 
@@ -24,51 +31,12 @@ sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
 import fault_tolerance  # noqa: E402
 
 
-class PoisonedCollator:
-    """The run's collator, with one row's pixels not a number."""
-
-    def __init__(self, collator, row_id: str):
-        self.collator = collator
-        self.row_id = row_id
-
-    def __call__(self, rows):
-        batch = self.collator(rows)
-        for index, row_id in enumerate(batch["row_ids"]):
-            if row_id == self.row_id:
-                batch["pixel_values"][index] = float("nan")
-        return batch
-
-
-def build_trainer(model, folder, poisoned=None, callbacks=None, **changes) -> AmcTrainer:
-    values = dict(
-        output_dir=str(folder),
-        use_cpu=True,
-        per_device_train_batch_size=2,
-        max_steps=2,
-        save_strategy="no",
-        logging_steps=1,
-        learning_rate=1e-3,
-        mask_size=16,
-        max_length=24,
-        train_sampling_strategy="sequential",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
-    arguments, processor = AmcConfig(**{**values, **changes}), build_tiny_processor()
-    collator = build_training_collator(processor, arguments, model.config.mlm_probability)
-    collator = collator if poisoned is None else PoisonedCollator(collator, poisoned)
-    rows = build_rows(4)
-    evaluated = rows[:1] if "eval_strategy" in changes else None
-    return AmcTrainer(model, arguments, processor, rows, evaluated, data_collator=collator, callbacks=callbacks)
-
-
-def copy_state(model) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def list_changes(before, model, prefix: str = "") -> list[str]:
-    state = model.state_dict()
-    return [name for name in before if name.startswith(prefix) and not torch.equal(before[name], state[name])]
+def build_trainer(model, folder, poisoned=None, **changes) -> AmcTrainer:
+    """Trainer that reads the rows in their order; the pixels of the one called `poisoned` are not numbers."""
+    trainer = build_tiny_trainer(model, folder, **{"train_sampling_strategy": "sequential", **changes})
+    if poisoned is not None:
+        trainer.data_collator = PoisonedCollator(trainer.data_collator, poisoned)
+    return trainer
 
 
 @pytest.mark.slow
@@ -136,19 +104,6 @@ def test_skips_are_counted_over_a_resume(tiny_pretraining_model, tmp_path):
     trainer = build_trainer(tiny_pretraining_model, tmp_path, "1", **changes)
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert trainer.skipped_steps == 2
-
-
-class SignalAtStep(TrainerCallback):
-    """Sends signals to this process in a step."""
-
-    def __init__(self, step: int, *numbers: int):
-        self.step = step
-        self.numbers = numbers or (signal.SIGTERM,)
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step + 1 == self.step:
-            for number in self.numbers:
-                os.kill(os.getpid(), number)
 
 
 class SignalWhen(TrainerCallback):
@@ -263,7 +218,7 @@ def test_ctrl_c_to_the_workers_too_still_saves(start, tiny_pretraining_model, tm
 
     changes = dict(max_steps=3, gradient_accumulation_steps=2, dataloader_multiprocessing_context=start)
     trainer = build_trainer(
-        tiny_pretraining_model, tmp_path, None, [SignalToGroup()], dataloader_num_workers=1,
+        tiny_pretraining_model, tmp_path, callbacks=[SignalToGroup()], dataloader_num_workers=1,
         dataloader_prefetch_factor=1, per_device_train_batch_size=1, **changes,
     )  # fmt: skip
     with pytest.raises(TrainingInterrupted) as caught:
@@ -282,19 +237,19 @@ def test_training_in_another_thread_leaves_the_signal_alone(tiny_pretraining_mod
 
 TWO_PROCESSES = """
 import json, os, signal, sys
-sys.path[:0] = sys.argv[1].split(os.pathsep)
 import torch
-from test_stop_signals import SignalAtStep, build_trainer
-from testing_utils import build_tiny_config
+from testing_utils import PoisonedCollator, SignalAtStep, build_tiny_config, build_tiny_trainer
 from albef_amc import AlbefForPreTraining
 from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
 
-rank, folder = int(os.environ["RANK"]), sys.argv[2]
+rank, folder = int(os.environ["RANK"]), sys.argv[1]
 
 def train(poisoned, callbacks):
     torch.manual_seed(0)
     model = AlbefForPreTraining(build_tiny_config())
-    trainer = build_trainer(model, folder, poisoned, callbacks, max_steps=3, per_device_train_batch_size=1)
+    options = dict(max_steps=3, per_device_train_batch_size=1, train_sampling_strategy="sequential")
+    trainer = build_tiny_trainer(model, folder, callbacks=callbacks, **options)
+    trainer.data_collator = PoisonedCollator(trainer.data_collator, poisoned)
     status = 0
     try:
         trainer.train()
@@ -318,8 +273,9 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_agree_on_a_skip_and_on_stopping(tmp_path):
-    program = [sys.executable, "-c", textwrap.dedent(TWO_PROCESSES), os.pathsep.join(sys.path), str(tmp_path)]
+def test_two_processes_agree_on_a_skip_and_on_stopping(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(TESTS_FOLDER))
+    program = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path)]
     for process in fault_tolerance.start(tmp_path, 2, program):
         assert process.wait(timeout=PATIENCE) == 0, (tmp_path / "log-0.txt").read_text()
     logs = [(tmp_path / f"log-{rank}.txt").read_text() for rank in (0, 1)]

@@ -1,22 +1,28 @@
 """Streamed rows: each to one reader, grouped by image, and found again by a resumed run."""
 
 import json
-import os
 import sys
-import textwrap
 from collections import Counter
 from itertools import islice, zip_longest
 
-import datasets
 import pytest
 import torch
 from datasets.distributed import split_dataset_by_node
-from testing_utils import PATIENCE, PROJECT_FOLDER, build_rows, build_tiny_config, build_tiny_processor
+from testing_utils import (
+    PATIENCE,
+    PROJECT_FOLDER,
+    TESTS_FOLDER,
+    build_recording_trainer,
+    build_rows,
+    build_table,
+    build_tiny_processor,
+    list_changes,
+    write_parquet,
+)
 from torch.utils.data import DataLoader
 
-from albef_amc import AlbefForPreTraining
-from albef_amc.datasets_scripts import GROUNDING_FEATURES, build_phrase, build_row, load_grounding_dataset
-from albef_amc.trainer import AmcConfig, AmcTrainer, DataCollatorForGrounding
+from albef_amc.datasets_scripts import load_grounding_dataset
+from albef_amc.trainer import AmcConfig, DataCollatorForGrounding
 from albef_amc.trainer.data.epoch_dataset import EpochDataset
 from albef_amc.trainer.data.mixtures import Mixture, build_training_dataset
 from albef_amc.trainer.data.streaming import STATE_KEY, Place, StreamedRows, StreamSource
@@ -27,26 +33,6 @@ import fault_tolerance  # noqa: E402
 NUM_ROWS, NUM_SHARDS = 23, 3
 
 
-def build_table(count: int, phrases_of_a_row: int | None = None) -> datasets.Dataset:
-    """Images with three phrases each; `phrases_of_a_row`: in rows of so many of them."""
-    rows = []
-    for row in build_rows(count, phrases=3):
-        entries = [build_phrase(**entry) for entry in row["phrases"]]
-        step = phrases_of_a_row or len(entries)
-        parts = [entries[begin : begin + step] for begin in range(0, len(entries), step)]
-        rows += [build_row(row["image"], row["image_id"], 40, 30, part) for part in parts]
-    return datasets.Dataset.from_list(rows, features=GROUNDING_FEATURES)
-
-
-def write_parquet(folder, table: datasets.Dataset, num_shards: int = NUM_SHARDS):
-    """The table as Parquet files of row groups of two rows."""
-    folder.mkdir(parents=True)
-    for number in range(num_shards):
-        name = f"train-{number:05d}-of-{num_shards:05d}.parquet"
-        table.shard(num_shards, number, contiguous=True).to_parquet(folder / name, batch_size=2)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def parquet(tmp_path_factory):
     return write_parquet(tmp_path_factory.mktemp("streaming") / "rows", build_table(NUM_ROWS))
@@ -55,7 +41,7 @@ def parquet(tmp_path_factory):
 @pytest.fixture(scope="module")
 def phrase_parquet(tmp_path_factory):
     """One row per phrase, the rows of an image behind each other and in one file."""
-    return write_parquet(tmp_path_factory.mktemp("streaming") / "phrases", build_table(12, phrases_of_a_row=1), 4)
+    return write_parquet(tmp_path_factory.mktemp("streaming") / "phrases", build_table(12, phrases_per_row=1), 4)
 
 
 @pytest.fixture
@@ -187,82 +173,48 @@ def test_streams_that_cannot_be_dealt_out_are_refused(stream):
         [next(iter(rows)) for rows in build_streams(small, 3)]
 
 
-def build_trainer(folder, rows, **changes) -> AmcTrainer:
-    values = dict(
-        output_dir=str(folder),
-        use_cpu=True,
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=2,
-        num_train_epochs=2,
-        save_strategy="steps",
-        save_steps=500,
-        learning_rate=1e-3,
-        mask_size=16,
-        max_length=24,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
-    torch.manual_seed(0)
-    model = AlbefForPreTraining(build_tiny_config())
-    trainer = AmcTrainer(model, AmcConfig(**{**values, **changes}), build_tiny_processor(), train_dataset=rows)
-    trainer.seen = []
-    step = trainer.training_step
-
-    def note_and_step(model, inputs, *arguments):
-        trainer.seen.append(inputs["row_ids"])
-        return step(model, inputs, *arguments)
-
-    trainer.training_step = note_and_step
-    return trainer
-
-
-def list_changes(before: torch.nn.Module, after: torch.nn.Module) -> list[str]:
-    state = after.state_dict()
-    return [name for name, tensor in before.state_dict().items() if not torch.equal(tensor, state[name])]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"shuffle_buffer": 3, "max_steps": 8, "dataloader_num_workers": 2}])
 def test_a_resumed_run_reads_the_rows_that_were_left_and_ends_with_the_same_bits(stream, tmp_path, options):
-    whole = build_trainer(tmp_path, stream, save_steps=3, **options)
+    whole = build_recording_trainer(tmp_path, stream, save_steps=3, **options)
     whole.train()
     assert whole.state.global_step == options.get("max_steps", 12)  # 23 images: 12 batches, 6 steps in an epoch
     for step in (3, 6):  # in the first epoch, and at its end
-        resumed = build_trainer(tmp_path / "resumed", stream, save_strategy="no", **options)
+        resumed = build_recording_trainer(tmp_path / "resumed", stream, save_strategy="no", **options)
         resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         assert resumed.seen == whole.seen[2 * step :]
         assert resumed.state.epoch == whole.state.epoch
-        assert list_changes(whole.model, resumed.model) == []
+        assert list_changes(whole.model.state_dict(), resumed.model) == []
 
 
 @pytest.mark.slow
 def test_a_run_on_a_stream_of_unknown_size_needs_max_steps(phrase_parquet, tmp_path, caplog):
     rows = load_grounding_dataset(phrase_parquet, "train", streaming=True)
     with pytest.raises(ValueError, match="max_steps has to be specified"):
-        build_trainer(tmp_path, rows, group_by_image=True)
+        build_recording_trainer(tmp_path, rows, group_by_image=True)
     options = dict(group_by_image=True, max_steps=5, save_steps=3)
-    whole = build_trainer(tmp_path, rows, **options)
+    whole = build_recording_trainer(tmp_path, rows, **options)
     whole.train()
     assert Counter(image_id for ids in whole.seen[:6] for image_id in ids) == Counter(map(str, range(12)))
     assert "the whole run counts as one epoch" in caplog.text
-    resumed = build_trainer(tmp_path, rows, **{**options, "save_strategy": "no"})
+    resumed = build_recording_trainer(tmp_path, rows, **{**options, "save_strategy": "no"})
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert resumed.seen == whole.seen[6:]
-    assert list_changes(whole.model, resumed.model) == []
-    again = build_trainer(tmp_path, rows, **options)
+    assert list_changes(whole.model.state_dict(), resumed.model) == []
+    again = build_recording_trainer(tmp_path, rows, **options)
     again.train(resume_from_checkpoint=True)
-    assert again.seen == [] and list_changes(whole.model, again.model) == []
+    assert again.seen == [] and list_changes(whole.model.state_dict(), again.model) == []
 
 
 @pytest.mark.slow
 def test_a_stream_that_was_dealt_out_otherwise_is_not_resumed(stream, tmp_path):
-    build_trainer(tmp_path, stream, max_steps=1, save_steps=1).train()
+    build_recording_trainer(tmp_path, stream, max_steps=1, save_steps=1).train()
     checkpoint = tmp_path / "checkpoint-1"
     with pytest.raises(ValueError, match=r"Resume with dataloader_num_workers 0 \(not 2\)"):
-        build_trainer(tmp_path, stream, max_steps=2, dataloader_num_workers=2).train(str(checkpoint))
-    build_trainer(tmp_path / "other", build_table(4), max_steps=1, save_steps=1).train()
+        build_recording_trainer(tmp_path, stream, max_steps=2, dataloader_num_workers=2).train(str(checkpoint))
+    build_recording_trainer(tmp_path / "other", build_table(4), max_steps=1, save_steps=1).train()
     with pytest.raises(FileNotFoundError, match="No stream-0.json in .*checkpoint-1: its run did not stream"):
-        build_trainer(tmp_path, stream, max_steps=2).train(str(tmp_path / "other" / "checkpoint-1"))
+        build_recording_trainer(tmp_path, stream, max_steps=2).train(str(tmp_path / "other" / "checkpoint-1"))
 
 
 def test_settings_that_do_not_fit_are_refused(stream, tmp_path):
@@ -292,11 +244,9 @@ def test_few_files_are_divided_by_row_groups(stream, phrase_parquet, tmp_path):
 
 KILLED = """
 import json, os, signal, sys, time
-sys.path[:0] = sys.argv[1].split(os.pathsep)
 import torch
 from transformers import TrainerCallback
-from test_stream_batches import build_trainer
-from testing_utils import build_rows
+from testing_utils import build_recording_trainer, build_rows
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.data.mixtures import Mixture
 
@@ -305,24 +255,25 @@ class KillsAtStep(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == 4:
-            open(f"{sys.argv[2]}/reached-{args.process_index}", "w").close()
-            while not os.path.exists(f"{sys.argv[2]}/reached-{1 - args.process_index}"):
+            open(f"{sys.argv[1]}/reached-{args.process_index}", "w").close()
+            while not os.path.exists(f"{sys.argv[1]}/reached-{1 - args.process_index}"):
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
 def train(folder, resume=False, callbacks=()):
-    streams = [load_grounding_dataset(path, "train", streaming=True) for path in sys.argv[3:5]]
+    streams = [load_grounding_dataset(path, "train", streaming=True) for path in sys.argv[2:4]]
     mixture = Mixture(streams, [2, 1], ["rows", "phrases"])
-    trainer = build_trainer(folder, mixture, max_steps=6, save_steps=3, dataloader_num_workers=2)
+    trainer = build_recording_trainer(folder, mixture, max_steps=6, save_steps=3, dataloader_num_workers=2)
     for callback in callbacks:
         trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=resume)
     total = float(sum(tensor.double().sum() for tensor in trainer.model.state_dict().values()))
     print("RESULT " + json.dumps([trainer.seen, total]), flush=True)
 
-folder = sys.argv[2]
+folder = sys.argv[1]
 if os.path.isdir(folder + "/killed"):
-    trainer = build_trainer(folder + "/map", build_rows(6), num_train_epochs=1, gradient_accumulation_steps=1)
+    options = dict(num_train_epochs=1, gradient_accumulation_steps=1)
+    trainer = build_recording_trainer(folder + "/map", build_rows(6), **options)
     trainer.train()
     print("MAP " + json.dumps(trainer.seen), flush=True)
     train(folder + "/killed", resume=True)
@@ -336,9 +287,10 @@ torch.distributed.destroy_process_group()
 
 @pytest.mark.slow
 def test_two_processes_with_two_workers_each_are_killed_and_go_on_with_the_rows_that_were_left(
-    parquet, phrase_parquet, tmp_path
+    parquet, phrase_parquet, tmp_path, monkeypatch
 ):
-    program = [sys.executable, "-c", textwrap.dedent(KILLED), os.pathsep.join(sys.path), str(tmp_path)]
+    monkeypatch.setenv("PYTHONPATH", str(TESTS_FOLDER))
+    program = [sys.executable, "-c", KILLED, str(tmp_path)]
     program += [str(parquet), str(phrase_parquet)]
     results = []
     for expected in (-9, 0):
