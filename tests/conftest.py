@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import os
+import sys
 
 import pytest
 
@@ -11,10 +12,11 @@ if importlib.util.find_spec("albef_amc") is None:
 
 import torch
 from hub_server import TOKEN, HubServer
-from testing_utils import DATA_FOLDER, TINY_RECIPE, build_tiny_config, build_tiny_processor
+from testing_utils import DATA_FOLDER, PROJECT_FOLDER, TINY_RECIPE, build_tiny_config, build_tiny_processor
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
 
+sys.path.append(str(PROJECT_FOLDER / "benchmarks"))  # tests import benchmarks as the modules that they are
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would say on standard output that it found no GPU
 torch.set_num_threads(1)  # tensors of tests are small: several threads wait for each other more than they work

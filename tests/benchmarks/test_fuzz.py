@@ -2,21 +2,17 @@
 """2,000 bad, odd and harmless inputs end as their mutations said before they ran, and every repair is on the page."""
 
 import re
-import sys
 import time
 import warnings
 
 import datasets
+import fuzz
+import fuzz_frame
 import numpy as np
 import pytest
 import torch
-from testing_utils import PROJECT_FOLDER
-
-sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
-import fuzz  # noqa: E402
-import fuzz_frame  # noqa: E402
-from fuzz_frame import UNAFFECTED, Category, Expectation, refused, repaired  # noqa: E402
-from fuzz_repairs import build_tables, list_builder_messages, list_row_messages, read_page_tables  # noqa: E402
+from fuzz_frame import UNAFFECTED, Category, Expectation, refused, repaired
+from fuzz_repairs import build_tables, list_builder_messages, list_row_messages, read_page_tables
 
 NUM_INPUTS, SEED = 2000, 0
 

@@ -5,11 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import retrieval
 import torch
 from testing_utils import PATIENCE, PROJECT_FOLDER
-
-sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
-import retrieval  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,10 @@
 """The comparison of two checkouts: both run, in turns, and count the same operations where they are the same."""
 
 import argparse
-import sys
 
 import pytest
+from revisions import Revision, measure
 from testing_utils import PROJECT_FOLDER
-
-sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
-from revisions import Revision, measure  # noqa: E402
 
 
 @pytest.mark.slow

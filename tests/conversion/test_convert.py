@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_originals import HEADS, TINY, VOCABULARY, assert_nothing_written, convert, save
 from safetensors.torch import load_file
+from tiny_originals import HEADS, TINY, VOCABULARY, assert_nothing_written, convert, save
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
 from albef_amc.cli.main import main

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_originals import HEADS, SPECIAL, VOCABULARY, assert_nothing_written, convert, save
 from safetensors import safe_open
 from safetensors.torch import load_file
 from testing_utils import GOLDEN_FOLDER
+from tiny_originals import HEADS, SPECIAL, VOCABULARY, assert_nothing_written, convert, save
 
 from albef_amc import (
     AlbefForImageTextMatching,

@@ -9,8 +9,8 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from tiny_originals import TINY, VOCABULARY, assert_nothing_written, convert, save
 from testing_utils import check_refusal, limit_work
+from tiny_originals import TINY, VOCABULARY, assert_nothing_written, convert, save
 
 from albef_amc.conversion.pickle_files import PickleLimits, find_pickle_end
 from albef_amc.conversion.weight_files import load_original_state_dict

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_convert import HEADS, VOCABULARY
 from testing_utils import GOLDEN_FOLDER, PROJECT_FOLDER, build_batch, build_tiny_config, run_without_package
+from tiny_originals import HEADS, VOCABULARY
 
 from albef_amc import AlbefForPreTraining
 from albef_amc.conversion.weight_files import load_original_state_dict

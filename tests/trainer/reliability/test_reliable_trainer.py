@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+import fault_tolerance
 import numpy as np
 import pytest
 import torch
@@ -30,9 +31,6 @@ from albef_amc.trainer.reliability.manifests import (
     rotate_checkpoints,
 )
 from albef_amc.trainer.reliability.reliable_trainer import CHECKED_TRANSFORMERS, ReliableTrainer
-
-sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
-import fault_tolerance  # noqa: E402
 
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 

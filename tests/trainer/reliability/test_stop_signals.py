@@ -9,14 +9,15 @@ import sys
 import threading
 import time
 
+import fault_tolerance
 import pytest
 import torch
 from testing_utils import (
     PATIENCE,
-    PROJECT_FOLDER,
     TESTS_FOLDER,
     PoisonedCollator,
     SignalAtStep,
+    build_rows,
     build_tiny_trainer,
     copy_state,
     list_changes,
@@ -26,9 +27,6 @@ from transformers import TrainerCallback
 from albef_amc.trainer import AmcTrainer
 from albef_amc.trainer.reliability.manifests import find_damage
 from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
-
-sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
-import fault_tolerance  # noqa: E402
 
 
 def build_trainer(model, folder, poisoned=None, **changes) -> AmcTrainer:
@@ -194,7 +192,9 @@ def test_a_stop_within_an_epoch_is_not_its_end(tiny_pretraining_model, tmp_path)
     changes = dict(max_steps=-1, num_train_epochs=2, eval_strategy="epoch", save_strategy="epoch")
     for step, evaluated in ((1, []), (2, [2])):
         folder = tmp_path / str(step)
-        trainer = build_trainer(tiny_pretraining_model, folder, callbacks=[SignalAtStep(step)], **changes)
+        trainer = build_trainer(
+            tiny_pretraining_model, folder, eval_rows=build_rows(1), callbacks=[SignalAtStep(step)], **changes
+        )
         with pytest.raises(TrainingTerminated):
             trainer.train()
         log = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())["log_history"]

@@ -5,12 +5,12 @@ import sys
 from collections import Counter
 from itertools import islice, zip_longest
 
+import fault_tolerance
 import pytest
 import torch
 from datasets.distributed import split_dataset_by_node
 from testing_utils import (
     PATIENCE,
-    PROJECT_FOLDER,
     TESTS_FOLDER,
     build_recording_trainer,
     build_rows,
@@ -26,9 +26,6 @@ from albef_amc.trainer import AmcConfig, DataCollatorForGrounding
 from albef_amc.trainer.data.epoch_dataset import EpochDataset
 from albef_amc.trainer.data.mixtures import Mixture, build_training_dataset
 from albef_amc.trainer.data.streaming import STATE_KEY, Place, StreamedRows, StreamSource
-
-sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
-import fault_tolerance  # noqa: E402
 
 NUM_ROWS, NUM_SHARDS = 23, 3
 
