@@ -9,28 +9,29 @@ import gradio
 
 heatmap_quality = evaluate.load(str(Path(__file__).parent / "heatmap_quality.py"))
 
+# Argument of the metric -> label and example of its text field.
+FIELDS = {
+    "predictions": (
+        "sums of each heatmap",
+        '[{"heat_inside": 30, "heat_total": 40, "heat_distance": 2, "num_peaks_inside": 1, "num_peaks": 1}]',
+    ),
+    "references": ("areas of each region and image", '[{"region_area": 50, "image_area": 100}]'),
+    "phrase_types": ("types of each phrase (may stay empty)", '[["animals"]]'),
+}
 
-def score(predictions: str, references: str, phrase_types: str) -> dict:
+
+def score(*texts: str) -> dict:
     """The metric's result for inputs written as JSON; what cannot be measured is shown as a message."""
     try:
-        inputs = [json.loads(text) if text.strip() else None for text in (predictions, references, phrase_types)]
-        return heatmap_quality.compute(
-            predictions=inputs[0], references=inputs[1], phrase_types=inputs[2], return_values=True
-        )
+        inputs = [json.loads(text) if text.strip() else None for text in texts]
+        return heatmap_quality.compute(**dict(zip(FIELDS, inputs, strict=True)), return_values=True)
     except (TypeError, ValueError) as error:
         raise gradio.Error(str(error)) from error
 
 
 demo = gradio.Interface(
     fn=score,
-    inputs=[
-        gradio.Textbox(
-            label="sums of each heatmap",
-            value='[{"heat_inside": 30, "heat_total": 40, "heat_distance": 2, "num_peaks_inside": 1, "num_peaks": 1}]',
-        ),
-        gradio.Textbox(label="areas of each region and image", value='[{"region_area": 50, "image_area": 100}]'),
-        gradio.Textbox(label="types of each phrase (may stay empty)", value='[["animals"]]'),
-    ],
+    inputs=[gradio.Textbox(label=label, value=example) for label, example in FIELDS.values()],
     outputs=gradio.JSON(label="result"),
     title="Heatmap quality",
     description=heatmap_quality.description,

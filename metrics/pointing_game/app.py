@@ -9,28 +9,29 @@ import gradio
 
 pointing_game = evaluate.load(str(Path(__file__).parent / "pointing_game.py"))
 
+# Argument of the metric -> label and example of its text field.
+FIELDS = {
+    "predictions": ("points: [[x, y], ...]", "[[5, 5], [10, 5]]"),
+    "references": (
+        "boxes of each phrase: [[[x_min, y_min, x_max, y_max], ...], ...]",
+        "[[[0, 0, 10, 10]], [[0, 0, 10, 10], [20, 0, 30, 10]]]",
+    ),
+    "phrase_types": ("types of each phrase (may stay empty)", '[["animals"], ["people"]]'),
+}
 
-def score(predictions: str, references: str, phrase_types: str) -> dict:
+
+def score(*texts: str) -> dict:
     """The metric's result for inputs written as JSON; what cannot be scored is shown as a message."""
     try:
-        inputs = [json.loads(text) if text.strip() else None for text in (predictions, references, phrase_types)]
-        return pointing_game.compute(
-            predictions=inputs[0], references=inputs[1], phrase_types=inputs[2], return_hits=True
-        )
+        inputs = [json.loads(text) if text.strip() else None for text in texts]
+        return pointing_game.compute(**dict(zip(FIELDS, inputs, strict=True)), return_hits=True)
     except (TypeError, ValueError) as error:
         raise gradio.Error(str(error)) from error
 
 
 demo = gradio.Interface(
     fn=score,
-    inputs=[
-        gradio.Textbox(label="points: [[x, y], ...]", value="[[5, 5], [10, 5]]"),
-        gradio.Textbox(
-            label="boxes of each phrase: [[[x_min, y_min, x_max, y_max], ...], ...]",
-            value="[[[0, 0, 10, 10]], [[0, 0, 10, 10], [20, 0, 30, 10]]]",
-        ),
-        gradio.Textbox(label="types of each phrase (may stay empty)", value='[["animals"], ["people"]]'),
-    ],
+    inputs=[gradio.Textbox(label=label, value=example) for label, example in FIELDS.values()],
     outputs=gradio.JSON(label="result"),
     title="Pointing game",
     description=pointing_game.description,

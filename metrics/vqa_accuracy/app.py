@@ -9,29 +9,30 @@ import gradio
 
 vqa_accuracy = evaluate.load(str(Path(__file__).parent / "vqa_accuracy.py"))
 
+# Argument of the metric -> label and example of its text field.
+FIELDS = {
+    "predictions": ('answers: ["red", ...]', '["The red one!", "two"]'),
+    "references": (
+        'answers of each question\'s annotators: [["red", "red", "dark red", ...], ...]',
+        '[["red 1", "red 1", "red", "red", "red", "red", "red", "red", "red", "red"], '
+        '["2", "2", "2", "2", "2", "2", "2", "2", "2", "3"]]',
+    ),
+    "answer_types": ("type of each answer (may stay empty)", '["other", "number"]'),
+}
 
-def score(predictions: str, references: str, answer_types: str) -> dict:
+
+def score(*texts: str) -> dict:
     """The metric's result for inputs written as JSON; what cannot be scored is shown as a message."""
     try:
-        inputs = [json.loads(text) if text.strip() else None for text in (predictions, references, answer_types)]
-        return vqa_accuracy.compute(
-            predictions=inputs[0], references=inputs[1], answer_types=inputs[2], return_accuracies=True
-        )
+        inputs = [json.loads(text) if text.strip() else None for text in texts]
+        return vqa_accuracy.compute(**dict(zip(FIELDS, inputs, strict=True)), return_accuracies=True)
     except (TypeError, ValueError) as error:
         raise gradio.Error(str(error)) from error
 
 
 demo = gradio.Interface(
     fn=score,
-    inputs=[
-        gradio.Textbox(label='answers: ["red", ...]', value='["The red one!", "two"]'),
-        gradio.Textbox(
-            label='answers of each question\'s annotators: [["red", "red", "dark red", ...], ...]',
-            value='[["red 1", "red 1", "red", "red", "red", "red", "red", "red", "red", "red"], '
-            '["2", "2", "2", "2", "2", "2", "2", "2", "2", "3"]]',
-        ),
-        gradio.Textbox(label="type of each answer (may stay empty)", value='["other", "number"]'),
-    ],
+    inputs=[gradio.Textbox(label=label, value=example) for label, example in FIELDS.values()],
     outputs=gradio.JSON(label="result"),
     title="VQA accuracy",
     description=vqa_accuracy.description,
