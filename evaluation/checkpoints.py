@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Loading a checkpoint whole: a model with a new matching head would ground at random, so it is refused."""
+"""Loading complete checkpoints: a model with a new matching head would ground at random, so it is refused."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,12 +41,12 @@ def load_model_and_processor(
         model_class (`type`): class of the model.
         checkpoint (`str` or `Path`): folder or Hub repository, of a model or of an adapter.
         image_size (`int`, *optional*): image side in pixels, if not the checkpoint's.
-        may_lack (sequence of `str`, *optional*): beginnings of names of weights that may be missing; they start at
-            random.
+        may_lack (sequence of `str`, *optional*): prefixes of weights that may be missing; those are
+            initialised at random.
         base (`str` or `Path`, *optional*): checkpoint that an adapter belongs to, if not the one that it names.
 
     Raises:
-        FileNotFoundError: a path that is no checkpoint folder, or an adapter whose base is not there.
+        FileNotFoundError: a path that is not a checkpoint folder, or an adapter whose base is missing.
         ValueError: a checkpoint of another architecture, or one that lacks weights of this one, heads included.
     """
     found = find_checkpoint(checkpoint)
@@ -101,11 +101,11 @@ def _load_base(model_class: Any, adapter: str, base: str | Path | None, may_lack
 
 
 def hash_checkpoint(checkpoint: str | Path) -> str:
-    """The hash of what a checkpoint's matching model computes with (see [`~evaluation.weight_hash.hash_weights`]).
+    """The hash of the weights of a checkpoint's matching model (see [`~evaluation.weight_hash.hash_weights`]).
 
-    A checkpoint of training and the matching model made of it have one hash, whatever their data types (up to
-    float32), files and image sizes to be used at. The hash of an adapter is made of its base's, its own weights and
-    its scale, so that it does not depend on the machine that adds them up.
+    A training checkpoint and the matching model exported from it have the same hash, whatever their data types (up to
+    float32), files and image sizes in use. The hash of an adapter is computed from that of its base, its own weights
+    and its scale, so that it does not depend on the machine that merges them.
 
     Args:
         checkpoint (`str` or `Path`): folder or Hub repository, of a model or of an adapter.
@@ -115,13 +115,13 @@ def hash_checkpoint(checkpoint: str | Path) -> str:
     """
     found = find_checkpoint(checkpoint)
     checkpoint = str(checkpoint)
-    with torch.random.fork_rng(devices=[]):  # a run that is resumed hashes fewer checkpoints, and draws the same
+    with torch.random.fork_rng(devices=[]):  # a resumed run hashes fewer checkpoints, and must draw the same numbers
         if not is_adapter(checkpoint, found):
             return hash_weights(_load_model(AlbefForImageTextMatching, checkpoint, None, (), found))
         check_peft_is_installed()
         base = _load_base(AlbefForImageTextMatching, checkpoint, None, ())
     scale, weights = describe_adapter(checkpoint)
-    return hash_tensors(weights, beginning=f"{hash_weights(base)} {scale}")
+    return hash_tensors(weights, prefix=f"{hash_weights(base)} {scale}")
 
 
 def merge_adapter(adapter: str | Path, output_dir: str | Path, base: str | Path | None = None) -> Path:
@@ -132,14 +132,14 @@ def merge_adapter(adapter: str | Path, output_dir: str | Path, base: str | Path 
     Args:
         adapter (`str` or `Path`): folder or Hub repository of the adapter.
         output_dir (`str` or `Path`): folder to write; one that holds a checkpoint is refused.
-        base (`str` or `Path`, *optional*): checkpoint that the adapter was trained on, if not where it says.
+        base (`str` or `Path`, *optional*): checkpoint that the adapter was trained on, if not the one that it names.
 
     Returns:
         `Path` of the folder.
 
     Raises:
         FileNotFoundError: no adapter, or no base.
-        ValueError: no adapter but a whole checkpoint, one that does not fit the base, or an output that exists.
+        ValueError: a complete checkpoint instead of an adapter, one that does not fit the base, or an existing output.
     """
     adapter, output_dir = str(adapter), Path(output_dir)
     for name in (ADAPTER_CONFIG_FILE, CONFIG_FILE):
@@ -162,7 +162,7 @@ def merge_adapter(adapter: str | Path, output_dir: str | Path, base: str | Path 
 
 
 def _read_source(adapter: str) -> dict[str, Any]:
-    """Whose weights the adapter's card says they are, by its licence."""
+    """The source of the weights, from the licence in the adapter's card."""
     path = cached_file(adapter, "README.md", _raise_exceptions_for_missing_entries=False)
     licence = None if path is None else HubModelCard.load(path).data.license
     names = [name for name, source in SOURCES.items() if source.licence == licence]

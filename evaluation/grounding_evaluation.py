@@ -201,7 +201,7 @@ def _score(
 
 
 def _warn_of_unusable(unusable: Sequence[PhraseResult], counts_unusable: bool) -> None:
-    """Says how many phrases were skipped, and why, image by image."""
+    """Warns of phrases that were skipped, with the reasons."""
     if not unusable:
         return
     problems = list(dict.fromkeys(str(result.problem) for result in unusable))
@@ -224,7 +224,7 @@ def predict_points(
 ) -> tuple[list[PhraseResult], int]:
     """Points of all phrases that have a box, and the number of phrases without.
 
-    A phrase whose picture or words cannot be used has no point but a `problem`; the others go on.
+    A phrase whose picture or words cannot be used has a `problem` instead of a point; the others are scored.
 
     Results are fetched once the next batch is given, so that the device always has work.
 
@@ -364,7 +364,7 @@ def _has_box(phrase: dict | None) -> bool:
 
 
 def iterate_phrases(row: dict) -> Iterable[PhraseResult]:
-    """The phrases of a row that have a box, with an undefined point, or with a problem and none.
+    """The phrases of a row that have a box, with an undefined point, or with a problem and no point.
 
     Raises:
         ValueError: a box is not four finite numbers with its corners in order; the message names phrase and image.

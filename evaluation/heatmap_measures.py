@@ -48,9 +48,9 @@ def sum_heat_in_boxes(heatmap: torch.Tensor, boxes: Sequence[Sequence[float]]) -
 def measure_heatmap(heatmap: torch.Tensor, region_mask: torch.Tensor) -> tuple[dict[str, float], dict[str, float]]:
     r"""One phrase for the metric `heatmap_quality`: its entry of `predictions` and its entry of `references`.
 
-    The map is clipped at zero and divided by its maximum. A pixel belongs to the region from which distances are taken
-    when the region touches it, and a peak (a pixel that reaches `PEAK_SHARE` of the maximum) lies in the region when
-    at least half of it is covered.
+    The map is clipped at zero and divided by its maximum. For distances, a pixel belongs to the region if the
+    region touches it; a peak (a pixel that reaches `PEAK_SHARE` of the maximum) is inside the region if at least half
+    of it is covered.
 
     Args:
         heatmap (`torch.Tensor` of shape `(height, width)`): resized to the size of `region_mask`

@@ -26,7 +26,7 @@ class Interval:
     Args:
         low, high (`float`): ends, in [0, 1].
         kind (`str`): `"bootstrap"` over images, or `"exact binomial"`.
-        num_images (`int`): images behind it.
+        num_images (`int`): images that it was computed from.
     """
 
     low: float
@@ -62,13 +62,13 @@ def bootstrap_accuracy(
 ) -> AccuracyIntervals:
     """Intervals of an accuracy, over all phrases and per type.
 
-    With 30 images or more, percentiles of a bootstrap: as many images as there are get drawn with replacement, each
-    with all its phrases; the accuracy is hits over phrases of the drawn images. A type is scored on the same draws;
-    a draw without the type does not count for it.
+    With 30 images or more, percentiles of a bootstrap: each draw takes as many images as there are,
+    with replacement and with all their phrases; its accuracy is hits over phrases. A type is scored on the same draws;
+    a draw without the type is ignored.
 
     With fewer images, or where every draw gives the same accuracy (no miss, no hit), the interval is the exact
     binomial one (Clopper and Pearson) of as many trials as there are images: phrases of an image count as one trial,
-    which is right where they stand or fall together, and too wide otherwise. One image alone has no interval.
+    which is exact if they are all hits or all misses, and too wide otherwise. One image alone has no interval.
 
     Args:
         hits (sequence of `bool`): one per phrase.

@@ -24,8 +24,8 @@ def classify_word(word: str, tokenizer: Any) -> tuple[WordKind, int]:
 
     Returns:
         `"own"`: a token of its own; `"parts"`: it is put together from parts; `"letters"`: it is spelled letter by
-        letter, or it is written in another script than the Latin one, of which such vocabularies know single signs
-        only; `"unknown"`: there is no token for it, or for a part of it.
+        letter, or it is written in another script than the Latin one, of which such vocabularies have single
+        characters only; `"unknown"`: there is no token for it, or for a part of it.
     """
     tokens = tokenizer.tokenize(word)
     if not tokens or tokenizer.unk_token in tokens:

@@ -35,7 +35,7 @@ PHRASE_SCHEMA = pyarrow.schema(
 
 
 def write_results(path: Path, results: Mapping[str, Mapping[str, Any]], phrases: Mapping[str, list[dict]]) -> None:
-    """Writes the results of one or several splits whole.
+    """Writes the results of one or several splits to a file, completely or not at all.
 
     Args:
         path (`Path`): a name that ends in `.parquet` gets one row per phrase, and the numbers as JSON in the header;

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""The hash that a result names its weights by: same float32 values, same hash, however they are stored."""
+"""The hash by which a result names its weights: equal float32 values have equal hashes, however they are stored."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from torch import nn
 def hash_weights(model: nn.Module) -> str:
     """SHA-256 of the weights of a model: the same for every copy, device, number of files and wider data type.
 
-    The hash of a checkpoint of training or grounding is that of its [`AlbefForImageTextMatching`], at the image size
+    The hash of a checkpoint, of training or grounding, is that of its [`AlbefForImageTextMatching`], at the image size
     of the checkpoint: momentum copies, queues and other heads do not count
     ([`~evaluation.checkpoints.hash_checkpoint`]).
 
@@ -36,14 +36,14 @@ def hash_weights(model: nn.Module) -> str:
     return hash_tensors(model.state_dict())
 
 
-def hash_tensors(tensors: Mapping[str, Any], beginning: str = "") -> str:
+def hash_tensors(tensors: Mapping[str, Any], prefix: str = "") -> str:
     """SHA-256 of text and named tensors, in the order of names: name, shape, and the values as float32.
 
     Args:
         tensors (mapping of `torch.Tensor`): name -> tensor; whole numbers keep their type.
-        beginning (`str`, *optional*): hashed first.
+        prefix (`str`, *optional*): hashed first.
     """
-    digest = hashlib.sha256(beginning.encode())
+    digest = hashlib.sha256(prefix.encode())
     for name, tensor in sorted(tensors.items()):
         values = tensor.detach().cpu()
         values = values.float() if values.is_floating_point() else values

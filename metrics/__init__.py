@@ -14,7 +14,7 @@ def get_metric_folder(name: str) -> Path:
         `Path` of the folder with the module of that name.
 
     Raises:
-        ValueError: there is no such metric; the message lists those there are.
+        ValueError: there is no such metric; the message lists all.
 
     Example:
 

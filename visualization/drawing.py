@@ -40,7 +40,7 @@ HEAT_COLOURS = ListedColormap(
 INNER_TONE, OUTER_TONE = (90, 240, 255), (10, 10, 10)  # a region's line and its border
 POINT_TONE = (255, 255, 255)
 PAPER, INK = "white", "#191919"
-DOTS_PER_INCH = 100  # of a figure, whose sizes are thought in pixels
+DOTS_PER_INCH = 100  # of figures that are laid out in pixels
 CURVE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#000000")
 CURVE_STYLES = ("-", "--", "-.", ":")
 MARK_KEY, MARK = "Software", "albef-amc"  # in the header of a PNG picture: who wrote it
@@ -59,8 +59,8 @@ def overlay_heatmap(
     """Draws a heatmap over the image that it explains, legible on bright and on dark photographs.
 
     The photograph stays visible: the opacity of a heat colour follows the value. Lines have two tones, so that one of
-    them differs from whatever lies below. Words stand in a strip below the photograph. Small images are enlarged (with
-    visible pixels where much is missing), huge ones reduced.
+    them contrasts with any background. Words are written in a strip below the photograph. Small images are enlarged
+    (with visible pixels if they are tiny), huge ones reduced.
 
     Args:
         image (`PIL.Image.Image`, path or array): the image, of any mode and size.
@@ -184,7 +184,7 @@ def draw_curves(
     x_label: str = "step",
     panel_size: tuple[float, float] = (4.4, 3.2),
 ) -> Path:
-    """Draws how terms of several runs went: one panel per term, one line per run, in one picture.
+    """Draws terms of several runs over time: one panel per term, one line per run, in one picture.
 
     Args:
         series (mapping): run name -> term name -> (step, value) pairs; a run may lack a term, and values that are not
@@ -230,12 +230,12 @@ def save_picture(picture: Image.Image, path: str | Path) -> Path:
         `Path` of the picture.
 
     Raises:
-        ValueError: the ending belongs to no format that Pillow writes.
+        ValueError: Pillow writes no format with this ending.
     """
     path = Path(path)
     picture_format = Image.registered_extensions().get(path.suffix.lower())
     if picture_format not in Image.SAVE:
-        raise ValueError(f"`path` is {path}, whose ending is no picture format: use .png, .jpg or .webp.")
+        raise ValueError(f"`path` is {path}, whose ending is not a picture format: use .png, .jpg or .webp.")
     encoded = io.BytesIO()
     mark = PngInfo()
     mark.add_text(MARK_KEY, MARK)
@@ -246,7 +246,7 @@ def save_picture(picture: Image.Image, path: str | Path) -> Path:
 
 
 def is_drawn_picture(path: Path) -> bool:
-    """Whether [`save_picture`] wrote a file: its PNG pictures say so in their header."""
+    """Whether [`save_picture`] wrote a PNG file, from the mark in its header."""
     try:
         with open_image(path) as picture:
             return picture.info.get(MARK_KEY) == MARK

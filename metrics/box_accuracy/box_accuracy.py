@@ -223,9 +223,9 @@ def choose_box(boxes, heat_sums=None, area_exponent=0.5):
         return 0 if len(boxes) else -1
     boxes = np.asarray(boxes, dtype=np.float64)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    scores = np.where(areas > 0, heat_sums / np.where(areas > 0, areas, 1) ** area_exponent, 0)
-    best = int(scores.argmax())
-    return best if scores[best] > 0 else -1
+    densities = np.where(areas > 0, heat_sums / np.where(areas > 0, areas, 1) ** area_exponent, 0)
+    best = int(densities.argmax())
+    return best if densities[best] > 0 else -1
 
 
 def compute_ious(box, references, overlap_rule="area"):

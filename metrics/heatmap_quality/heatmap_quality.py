@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Heatmap quality: how much of a phrase's heat lies in its region, how well it fills it, how far the rest strays.
+"""Heatmap quality: how much of a phrase's heat lies in its region, how well it fills it, how far away the rest is.
 
 Heatmap quality reads the complete heatmap, not only its maximum. H is the heatmap at the resolution of the region
 mask M, negative values clipped, divided by its maximum; M in [0, 1] is the covered share of each pixel. Per phrase:

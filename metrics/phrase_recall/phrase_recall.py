@@ -10,7 +10,7 @@ with, where a phrase has several annotated boxes, is the protocol:
 - all: their union, as a region.
 
 With one annotated box the three agree. Boxes are areas, x_min to x_max and y_min to y_max. A phrase with fewer than k
-boxes is scored by those it has, one without a box has IoU 0, and so has a box without area.
+boxes is scored by those that it has; a phrase without a box and a box without area have IoU 0.
 
 A heatmap has one answer: its pixels that reach a threshold. Give its IoU with the region as `mask_ious`; recall and
 mean IoU are then reported at k = 1. Choose the threshold on another split, once per protocol.

@@ -2,7 +2,7 @@
 """Pointing game: does the strongest pixel of a phrase's heatmap lie in the region that the phrase names?
 
 The pointing game scores phrase grounding. The model points at one pixel per phrase, the maximum of its heatmap; the
-point is a hit when it lies in one of the phrase's annotated boxes. The accuracy is hits over phrases.
+point is a hit if it lies in one of the phrase's annotated boxes. The accuracy is hits over phrases.
 
 Rules, as in the published evaluation of ALBEF and AMC:
 - Border: a hit lies strictly inside, x_min < x < x_max and y_min < y < y_max. A point on a side is a miss, and a box

@@ -6,14 +6,14 @@ an answer that a of the nine others gave scores min(a / 3, 1); the question's ac
 0, 1, 2, 3 agreeing annotators among ten that is 0, 0.3, 0.6, 0.9, and 1 from four on.
 
 Answers are compared after the processing of VQA's evaluation, done for predictions and annotators:
-- punctuation becomes a space, or nothing where it stands beside a space, or anywhere in an answer with a number like
+- punctuation becomes a space, or nothing if it is beside a space, or anywhere in an answer with a number like
   100,978; apostrophes and colons stay; a period stays before a digit,
 - lower case; "none" and the number words from zero to ten become digits; the articles a, an, the go,
 - a contraction without its apostrophe gets it ("dont" becomes "don't"),
-- an answer of which nothing is left ("the", "?") keeps what was written: it equals the same answer, and no other.
+- an answer of which nothing remains ("the", "?") is kept as written: it equals the same answer, and no other.
 
-With `answer_processing="released"` annotators are processed as in the evaluation code of VQA that ALBEF ships: their
-punctuation alone, and only where they differ. It matters for annotators who wrote capitals, number words, articles or
+With `answer_processing="released"` annotators are processed as in the evaluation code of VQA that ALBEF ships: only
+their punctuation, and only if they differ. It matters for annotators who wrote capitals, number words, articles or
 contractions, since no prediction can then equal them.
 """
 

@@ -99,7 +99,7 @@ def test_names_shapes_and_values_are_hashed():
     ]
     assert len(set(hashes)) == len(hashes)
     strided = torch.stack([values, values]).T[:, 0]
-    assert hash_tensors({"a": strided}) == hashes[0] != hash_tensors({"a": values}, beginning="x")
+    assert hash_tensors({"a": strided}) == hashes[0] != hash_tensors({"a": values}, prefix="x")
 
 
 def test_hashing_draws_no_random_number(trained):

@@ -269,7 +269,7 @@ def test_the_ending_chooses_the_format(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["picture", "picture.txt", "picture.psd"])
 def test_an_ending_without_a_format_is_refused(name, tmp_path):
-    with pytest.raises(ValueError, match="no picture format"):
+    with pytest.raises(ValueError, match="not a picture format"):
         save_picture(make_image(), tmp_path / name)
 
 
