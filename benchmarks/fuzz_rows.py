@@ -133,7 +133,7 @@ def box_of_no_numbers(rows: Rows, generator: np.random.Generator) -> Drawn:
 def box_over_the_border(rows: Rows, generator: np.random.Generator) -> Drawn:
     rows = build_rows(choose(generator, [EVALUATION, TRAINING]))
     rows.phrase["boxes"] = [choose(generator, [[-5, 3, 9, 9], [3, 3, 99, 9], [3, 3, 9, 1e9]])]
-    words = {EVALUATION: "boxes reach beyond their picture", TRAINING: REPAIRS["box over the border"]}
+    words = {EVALUATION: "boxes extend beyond their image", TRAINING: REPAIRS["box over the border"]}
     return rows, Expectation("named repair", words[rows.reader])
 
 

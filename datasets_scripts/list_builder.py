@@ -158,7 +158,7 @@ class Entry:
         return self.fields[name]
 
     def read_text(self, name: str) -> str | None:
-        """A text as written; `None` (reported) where it has no words.
+        """A text, unchanged; `None` (reported) where it has no words.
 
         Raises:
             ValueError: the field is missing or not a text.
@@ -176,7 +176,7 @@ class Entry:
         return None
 
     def read_captions(self) -> list[tuple[int, str]]:
-        """Captions that have words, as written, each with its number in the entry.
+        """Captions with words, unchanged, each with its number in the entry.
 
         Raises:
             ValueError: the field is missing, or neither a text nor a list of texts.

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Data sets by name: a builder of this package, a folder of Parquet files, or a repository on the Hub."""
+"""Loading data sets by name: a builder of this package, a folder of Parquet files, or a repository on the Hub."""
 
 import dataclasses
 import errno
@@ -40,7 +40,7 @@ from albef_amc.datasets_scripts.visual_genome.visual_genome import VisualGenome
 from albef_amc.datasets_scripts.vqa_v2.vqa_v2 import VqaV2
 from albef_amc.messages_albef import suggest_nearest
 
-# Shards of a data set that was built on this disk, at most: what streams are dealt out by.
+# Maximum number of shards of a streamed local data set: streams are distributed by shard.
 SHARDS_OF_BUILT = 64
 ALL_SPLITS = "all"
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -48,8 +48,8 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 COMMON_OPTIONS = ("config_name", "cache_dir")
 # Arguments of `datasets.load_dataset` that have a parameter of their own here.
 OWN_PARAMETERS = ("path", "name", "split", "streaming", "config_kwargs")
-# How like an argument of `datasets.load_dataset` an unknown one must be to be called a mistake: it may be one of the
-# files' format.
+# Similarity to an argument of `datasets.load_dataset` from which an unknown option is a misspelling, not an option of
+# the file format.
 LIKENESS_OF_OTHERS = 0.7
 
 BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
@@ -73,15 +73,15 @@ BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
 
 
 def check_builder_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuses options that a data set does not have, before anything is read: no file is opened.
+    """Refuse options that a data set does not have, before any file is opened.
 
     Args:
-        name (`str`): a key of `BUILDERS`; else a folder or a Hub repository.
-        options (mapping): what would be given to [`load_grounding_dataset`] beside name, split and streaming.
+        name (`str`): a key of `BUILDERS`, otherwise a folder or a Hub repository.
+        options (mapping): arguments of [`load_grounding_dataset`] other than name, split and streaming.
 
     Raises:
-        ValueError: an option that the data set does not have (the nearest one is named), or an unknown `config_name`.
-        TypeError: a value of another type than the option has.
+        ValueError: an unknown option (the nearest one is suggested) or `config_name`.
+        TypeError: a value of another type than that of the option.
 
     Example:
         >>> check_builder_options("jsonl", {"data_rot": "photos"})
@@ -111,9 +111,9 @@ def check_builder_options(name: str, options: Mapping[str, Any]) -> None:
 
 
 def _check_load_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuses options of a folder or a repository that resemble one that would be meant.
+    """Refuse misspelled options of a folder or a repository.
 
-    Other names are options of the files' format, which `datasets` checks when it has found the files.
+    Other names are options of the file format, which `datasets` checks when it has found the files.
     """
     known = [option for option in inspect.signature(datasets.load_dataset).parameters if option not in OWN_PARAMETERS]
     known.append("config_name")
@@ -125,13 +125,13 @@ def _check_load_options(name: str, options: Mapping[str, Any]) -> None:
 
 
 def check_builder_split(name: str, split: str, options: Mapping[str, Any]) -> None:
-    """Refuses a split that a data set does not have, as far as that is known before the annotations are read.
+    """Refuse a split that a data set does not have, as far as this is known before the annotations are read.
 
     Args:
-        name (`str`): a key of `BUILDERS`; a folder, whose files say by their names which splits there are; or a Hub
-            repository, which is not asked.
+        name (`str`): a key of `BUILDERS`; a folder, whose file names give the splits; or a Hub repository, which is
+            not contacted.
         split (`str`): such as "train", "test[:100]", "val+test" or "all".
-        options (mapping): what would be given to [`load_grounding_dataset`] beside name, split and streaming.
+        options (mapping): arguments of [`load_grounding_dataset`] other than name, split and streaming.
 
     Raises:
         ValueError: no such split, or options that cannot be used together.
@@ -139,23 +139,19 @@ def check_builder_split(name: str, split: str, options: Mapping[str, Any]) -> No
     """
     check_builder_options(name, options)
     if name in BUILDERS:
-        with TemporaryDirectory() as folder:  # a builder makes its cache folder when it is made
+        with TemporaryDirectory() as folder:  # the constructor creates the cache folder
             splits = BUILDERS[name](**{**options, "cache_dir": folder}).config.list_splits()
         _check_split(name, split, splits)
         return
     _check_exists(name)
-    splits = None
-    if Path(name).is_dir():
-        others = {option: value for option, value in options.items() if option != "config_name"}
-        splits = _list_splits_of_folder(name, options.get("config_name"), others)
-    _check_split(name, split, splits)
+    _check_split(name, split, _list_splits_of_folder(name, options))
 
 
 def _check_split(name: str, split: str, splits: Iterable[str] | None) -> None:
-    """Refuses a split, or one of several with `+` between, that is not among `splits`; `None` means unknown."""
+    """Refuse a split, or one of several joined by `+`, that is not among `splits`; `None` means unknown."""
     if not isinstance(split, str) or not split:
         raise TypeError(f"`split` must be a text such as train, test[:100] or all, got {split!r}.")
-    datasets.ReadInstruction.from_spec(split)  # refuses slices that are not written as `datasets` reads them
+    datasets.ReadInstruction.from_spec(split)  # refuses slices that `datasets` cannot parse
     for part in split.split("+") if splits is not None else ():
         chosen = part.partition("[")[0].strip()
         if chosen not in (ALL_SPLITS, *splits):
@@ -167,38 +163,38 @@ def _check_split(name: str, split: str, splits: Iterable[str] | None) -> None:
 def load_grounding_dataset(
     name: str | Path, split: str, streaming: bool = False, **kwargs: Any
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """Rows of the grounding schema, wherever they come from.
+    """Load rows of the grounding schema.
 
     Args:
-        name (`str` or `Path`): a key of `BUILDERS` whose rows hold phrases; else a folder or a Hub repository that
-            `datasets.load_dataset` reads.
+        name (`str` or `Path`): a key of `BUILDERS` whose rows hold phrases, otherwise a folder or a Hub repository
+            for `datasets.load_dataset`.
         split (`str`): such as "train", "test[:100]" or "all".
-        streaming (`bool`, defaults to `False`): rows are read in order while training, and not copied before.
-        **kwargs: configuration of the builder (and `cache_dir`), or further arguments of `load_dataset`; the name of
-            a configuration is `config_name` for both.
+        streaming (`bool`, defaults to `False`): rows are read in order during training, without a copy.
+        **kwargs: options of the builder (and `cache_dir`), or further arguments of `load_dataset`; the name of a
+            configuration is `config_name` for both.
 
     Returns:
         `datasets.Dataset`, or `datasets.IterableDataset` with `streaming`: with the columns of `GROUNDING_FEATURES`.
-        Pictures are opened by [`RowImage`]: a row that names a file outside the folder of its data set, or an address
-        to fetch, is refused when it is read.
+        Images are opened by [`RowImage`]: a row that names a file outside the folder of its data set, or an address to
+        fetch, is refused when it is read.
 
     Example:
 
         rows = load_grounding_dataset("coco_phrases", "all", data_root="coco_cc_mini")
     """
-    return _load(str(name), split, streaming, needs_phrases=True, **kwargs)
+    return _load(str(name), split, streaming, True, kwargs)
 
 
 def load_task_dataset(
     name: str | Path, split: str, streaming: bool = False, **kwargs: Any
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """Rows of any task, wherever they come from: phrases, captions, questions, sentences or hypotheses.
+    """Load rows of any task: phrases, captions, questions, sentences or hypotheses.
 
     Args:
-        name (`str` or `Path`): a key of `BUILDERS`; else a folder or a Hub repository that `datasets.load_dataset`
-            reads.
+        name (`str` or `Path`): a key of `BUILDERS`, otherwise a folder or a Hub repository for
+            `datasets.load_dataset`.
         split (`str`): such as "train", "test[:100]" or "all".
-        streaming (`bool`, defaults to `False`): rows are read in order, and not copied before.
+        streaming (`bool`, defaults to `False`): rows are read in order, without a copy.
         **kwargs: as for [`load_grounding_dataset`].
 
     Returns:
@@ -209,45 +205,50 @@ def load_task_dataset(
 
         rows = load_task_dataset("vqa_v2", "val", data_root="vqa", image_root="coco", splits=["val"])
     """
-    return _load(str(name), split, streaming, needs_phrases=False, **kwargs)
+    return _load(str(name), split, streaming, False, kwargs)
 
 
 def _load(
-    name: str, split: str, streaming: bool, needs_phrases: bool, **kwargs: Any
+    name: str, split: str, streaming: bool, needs_phrases: bool, options: Mapping[str, Any]
 ) -> datasets.Dataset | datasets.IterableDataset:
-    check_builder_options(name, kwargs)
+    check_builder_options(name, options)
     if name in BUILDERS:
-        builder = BUILDERS[name](**kwargs)
-        _check_columns(name, builder.info.features, needs_phrases)
-        _check_split(name, split, builder.config.list_splits())
-        with _explaining_failures(name):
-            builder.download_and_prepare()
-        chosen, splits = split.partition("[")[0], builder.info.splits
-        _check_split(name, split, splits)
-        if chosen in splits and not splits[chosen].num_examples:
-            raise ValueError(
-                f"no image of split {chosen!r} of `{name}` can be used: its files are missing or damaged. Complete "
-                "the download; the data set is then built again."
-            )
-        built = guard_images(builder.as_dataset(split=split))
+        built = _build(name, split, needs_phrases, options)
         return stream_rows(built) if streaming else built
     _check_exists(name)
-    config_name = kwargs.pop("config_name", None)
-    if Path(name).is_dir():
-        _check_split(name, split, _list_splits_of_folder(name, config_name, kwargs))
+    _check_split(name, split, _list_splits_of_folder(name, options))
+    others = {option: value for option, value in options.items() if option != "config_name"}
+    config_name = options.get("config_name")
     with _explaining_failures(name):
-        dataset = datasets.load_dataset(name, config_name, split=split, streaming=streaming, **kwargs)
+        dataset = datasets.load_dataset(name, config_name, split=split, streaming=streaming, **others)
     _check_columns(name, dataset.column_names or (), needs_phrases)
     dataset = guard_images(dataset, list_image_folders(name))
     if streaming and not dataset.info.splits:
-        files = datasets.load_dataset_builder(name, config_name, **kwargs).config.data_files[split]
+        files = datasets.load_dataset_builder(name, config_name, **others).config.data_files[split]
         _state_size(dataset, count_rows(files))
     return dataset
 
 
+def _build(name: str, split: str, needs_phrases: bool, options: Mapping[str, Any]) -> datasets.Dataset:
+    """Run a builder, or read its cache."""
+    builder = BUILDERS[name](**options)
+    _check_columns(name, builder.info.features, needs_phrases)
+    _check_split(name, split, builder.config.list_splits())
+    with _explaining_failures(name):
+        builder.download_and_prepare()
+    chosen, splits = split.partition("[")[0], builder.info.splits
+    _check_split(name, split, splits)
+    if chosen in splits and not splits[chosen].num_examples:
+        raise ValueError(
+            f"no image of split {chosen!r} of `{name}` can be used: its files are missing or damaged. Complete the "
+            "download; the data set is then built again."
+        )
+    return guard_images(builder.as_dataset(split=split))
+
+
 @contextmanager
 def _explaining_failures(name: str) -> Iterator[None]:
-    """Names the cause of the error of `datasets`, which only says that there was one.
+    """Raise the cause of an error of `datasets`, whose own message does not state it.
 
     Raises:
         OSError: the disk of the cache is full.
@@ -269,23 +270,25 @@ def _explaining_failures(name: str) -> Iterator[None]:
 
 
 def _check_exists(name: str) -> None:
-    """Refuses what is no builder, no folder and no name that a repository can have."""
+    """Refuse a name that is neither a builder, nor a folder, nor a possible name of a repository."""
     if not name or not (Path(name).exists() or is_repository_name(name)):
-        listed = f"it is not a builder ({', '.join(BUILDERS)}), no folder and no `user/name` of the Hub."
+        listed = f"it is neither a builder ({', '.join(BUILDERS)}), nor a folder, nor a `user/name` of the Hub."
         raise FileNotFoundError(f"No data set {name!r}: {listed} {suggest_nearest(name, BUILDERS, '')}".rstrip())
 
 
-def _list_splits_of_folder(name: str, config_name: str | None, options: Mapping[str, Any]) -> Iterable[str] | None:
-    """Splits of a folder, from the names of its files; `None` where they do not tell."""
+def _list_splits_of_folder(name: str, options: Mapping[str, Any]) -> Iterable[str] | None:
+    """Splits of a folder, from its file names; `None` where they contain none, and for a repository."""
+    if not Path(name).is_dir():
+        return None
     known = inspect.signature(datasets.load_dataset_builder).parameters
-    others = inspect.signature(datasets.load_dataset).parameters.keys() - known.keys()
-    options = {option: value for option, value in options.items() if option not in others}
-    builder = datasets.load_dataset_builder(name, config_name, **options)
-    return [str(split) for split in builder.config.data_files or ()] or None  # `datasets` has a type for names
+    others = inspect.signature(datasets.load_dataset).parameters.keys() - known.keys() | {"config_name"}
+    kept = {option: value for option, value in options.items() if option not in others}
+    builder = datasets.load_dataset_builder(name, options.get("config_name"), **kept)
+    return [str(split) for split in builder.config.data_files or ()] or None  # `datasets` has its own type for names
 
 
 def _check_columns(name: str, columns: Iterable[str], needs_phrases: bool) -> None:
-    """Refuses columns of another task, or of none."""
+    """Refuse columns of another task, or of none."""
     missing = sorted(set(GROUNDING_FEATURES) - set(columns))
     schema = find_task_schema(columns)
     if not missing or (schema is not None and not needs_phrases):
@@ -304,10 +307,10 @@ def _check_columns(name: str, columns: Iterable[str], needs_phrases: bool) -> No
 
 
 def stream_rows(rows: datasets.Dataset) -> datasets.IterableDataset:
-    """A data set on this disk as a stream of several shards.
+    """Convert a local data set to a stream of several shards.
 
     Raises:
-        ValueError: it has no rows.
+        ValueError: the data set has no rows.
     """
     if not len(rows):
         raise ValueError("the data set has no rows: there is nothing to stream. Choose another split.")
@@ -317,7 +320,7 @@ def stream_rows(rows: datasets.Dataset) -> datasets.IterableDataset:
 
 
 def count_rows(files: Iterable[str]) -> int | None:
-    """Rows of Parquet files on this disk, read off their ends; `None` for other files."""
+    """Count the rows of local Parquet files by their metadata; `None` for other files."""
     paths = [Path(file) for file in files]
     if not all(path.suffix == ".parquet" and path.is_file() for path in paths):
         return None
@@ -325,7 +328,7 @@ def count_rows(files: Iterable[str]) -> int | None:
 
 
 def _state_size(stream: datasets.IterableDataset, num_rows: int | None) -> None:
-    """Lets a stream say how many rows it has, as one from a repository with a card does."""
+    """Store the number of rows in a stream, as in one from a repository with a card."""
     if num_rows is not None:
         split = str(stream.split or "all")
         stream.info.splits = datasets.SplitDict({split: datasets.SplitInfo(split, num_examples=num_rows)})

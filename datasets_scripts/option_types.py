@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Types of a builder's options: a value of another type is refused before anything is read."""
+"""Types of builder options, checked before anything is read."""
 
 import dataclasses
 import typing
@@ -11,13 +11,13 @@ from albef_amc.configuration.setting_types import check_type
 
 
 def list_option_types(config_class: type) -> dict[str, Any]:
-    """Options that a configuration class has, with their types.
+    """List the options of a configuration class with their types.
 
     Args:
         config_class (`type`): a subclass of `datasets.BuilderConfig`.
 
     Returns:
-        `dict`: types by name; what `datasets` gives every configuration is not among them.
+        `dict`: types by name, without the fields of `datasets.BuilderConfig`.
     """
     base = next(kind for kind in config_class.__mro__ if kind.__name__ == "BuilderConfig")
     inherited = {item.name for item in dataclasses.fields(base)}
@@ -26,7 +26,7 @@ def list_option_types(config_class: type) -> dict[str, Any]:
 
 
 def check_options(config: datasets.BuilderConfig) -> None:
-    """Refuses options of a configuration that are of another type than it declares.
+    """Refuse options of another type than the configuration declares.
 
     Raises:
         TypeError: a value of another type.

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Random choices of one example: the same in every process, worker and run."""
+"""Random numbers per example: the same in every process, worker and run."""
 
 import hashlib
 
@@ -7,15 +7,15 @@ import numpy as np
 
 
 def example_generator(seed: int, step: int, example_id: str, purpose: str = "") -> np.random.Generator:
-    """Random generator of one example at one step, the same in every process, worker and run.
+    """Create the random generator of one example at one step: the same in every process, worker and run.
 
-    What is drawn for an example then never depends on which examples were drawn, or prefetched, before it.
+    The numbers of an example never depend on the examples that were drawn or prefetched before it.
 
     Args:
         seed (`int`): seed of the run.
-        step (`int`): step, epoch or running number of the draw.
+        step (`int`): step, epoch or number of the draw.
         example_id (`str`): identity of the example.
-        purpose (`str`, *optional*): keeps the draws for one purpose apart from those for another.
+        purpose (`str`, *optional*): separates draws for different purposes.
 
     Example:
 

@@ -97,14 +97,14 @@ class BoxCounts:
             if self.largest <= THOUSANDTHS:
                 hint = f" No coordinate is above {THOUSANDTHS}: thousandths of width and height look like this."
             warnings.append(
-                f"{self.num_beyond} of {self.num_boxes} boxes reach beyond their picture, {self.num_outside} of them "
-                "lie outside it. Boxes are x_min, y_min, x_max, y_max in pixels of the upright picture, not x, y, "
+                f"{self.num_beyond} of {self.num_boxes} boxes extend beyond their image, {self.num_outside} of them "
+                "lie outside it. Boxes are x_min, y_min, x_max, y_max in pixels of the upright image, not x, y, "
                 f"width, height.{hint}"
             )
         if self.num_within_unit:
             warnings.append(
-                f"{self.num_within_unit} of {self.num_boxes} boxes lie within 0..1, less than a pixel: shares of "
-                "width and height look like this. Boxes are in pixels."
+                f"{self.num_within_unit} of {self.num_boxes} boxes lie within 0..1, less than a pixel: fractions "
+                "of width and height look like this. Boxes are in pixels."
             )
         if self.num_empty:
             warnings.append(f"{self.num_empty} of {self.num_boxes} boxes have no area: no point lies inside them.")

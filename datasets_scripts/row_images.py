@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Pictures of rows: bytes, or files below the folder of the data set. Nothing is fetched because a row asks for it."""
+"""Images of rows: bytes, or files below the folder of the data set. An address in a row is never fetched."""
 
 import copy
 import dataclasses
@@ -15,21 +15,21 @@ from PIL import ExifTags, ImageOps
 from albef_amc.image_processing_albef import UnusableImageError, open_image
 
 IMAGE_COLUMNS = ("image", "images")
-# A protocol in front (one letter alone is a drive of Windows), or a chain of file systems as fsspec writes it.
+# A protocol prefix (a single letter is a Windows drive), or a chain of file systems in the notation of fsspec.
 REMOTE = re.compile(r"\A\s*[A-Za-z][\w+.-]+:|://|::")
 
 
 class RowImage(datasets.Image):
-    """The feature `Image` of `datasets`, opened by this package: the formats that are meant, and no other place.
+    """The feature `Image` of `datasets`, restricted to supported formats and permitted folders.
 
     In files and in `to_dict` it is a plain `Image`.
 
     Args:
-        folders (sequence of `Path`, *optional*): a path of a row must lie below one of them, links followed; a
-            relative path is below the first. By default paths are those of the user's own rows: any local file.
-        is_decoded (`bool`, defaults to `True`): a row holds the decoded picture; else what
-            [`~image_processing_albef.load_image`] decodes, bytes or a path.
-        mode (`str`, *optional*): colour mode of decoded pictures, as for `datasets.Image`.
+        folders (sequence of `Path`, *optional*): a path in a row must lie below one of them, links resolved; a
+            relative path is below the first. Without folders, rows may name any local file.
+        is_decoded (`bool`, defaults to `True`): whether a row holds the decoded image; otherwise it holds bytes or
+            a path, which [`~image_processing_albef.load_image`] decodes.
+        mode (`str`, *optional*): colour mode of decoded images, as for `datasets.Image`.
     """
 
     def __init__(self, folders: Sequence[Path] | None = None, is_decoded: bool = True, mode: str | None = None):
@@ -41,11 +41,11 @@ class RowImage(datasets.Image):
         return isinstance(other, datasets.Image) and dataclasses.asdict(self) == dataclasses.asdict(other)
 
     def decode_example(self, value: Any, token_per_repo_id: Any = None) -> Any:
-        """A stored picture as PIL image, upright, or as bytes or path.
+        """Decode a stored image to an upright PIL image, or return its bytes or path.
 
         Raises:
             ValueError: a path outside the folders, or one that is not on this machine.
-            UnusableImageError: a picture that cannot be used.
+            UnusableImageError: an image that cannot be used.
         """
         if not isinstance(value, Mapping):
             return value
@@ -56,8 +56,8 @@ class RowImage(datasets.Image):
         with open_image(source, name=name if isinstance(source, bytes) else None) as opened:
             try:
                 opened.load()
-                is_turned = opened.getexif().get(ExifTags.Base.Orientation) is not None
-                image = ImageOps.exif_transpose(opened) if is_turned else opened
+                is_rotated = opened.getexif().get(ExifTags.Base.Orientation) is not None
+                image = ImageOps.exif_transpose(opened) if is_rotated else opened
             except Exception as error:  # damaged data can make a decoder raise anything
                 raise UnusableImageError(
                     f"{name} cannot be decoded: {error}. The file is truncated or damaged: replace it.",
@@ -67,10 +67,10 @@ class RowImage(datasets.Image):
 
 
 def locate_image(value: Any, folders: Sequence[Path] | None = None) -> Any:
-    """Where the picture of a row is: its bytes, or the path of a file that the row may name.
+    """Return the bytes of a row's image, or the path of a file that the row may name.
 
     Args:
-        value: what the column holds: bytes, a path, or a mapping with `bytes` and `path`; anything else comes back.
+        value: value of the column: bytes, a path, or a mapping with `bytes` and `path`; anything else is returned.
         folders (sequence of `Path`, *optional*): see [`RowImage`].
 
     Raises:
@@ -86,8 +86,8 @@ def locate_image(value: Any, folders: Sequence[Path] | None = None) -> Any:
         return path
     if REMOTE.search(path):
         raise ValueError(
-            f"a row names the image {path!r}, which is not a file of this machine: nothing is fetched because a row "
-            "asks for it. Store the images' bytes in the rows; `albef-amc build-dataset` does."
+            f"a row names the image {path!r}, which is not a file of this machine: nothing is fetched from "
+            "addresses in rows. Store the images' bytes in the rows; `albef-amc build-dataset` does."
         )
     if folders is None:
         return path
@@ -102,7 +102,7 @@ def locate_image(value: Any, folders: Sequence[Path] | None = None) -> Any:
 
 
 def _resolve(folder: Path, path: str) -> Path | None:
-    """The place of a path, links followed; `None` for one that no file can have."""
+    """Resolve a path and its links; `None` for a path that no file can have."""
     try:
         return (folder / path).resolve()
     except (OSError, RuntimeError, ValueError):  # a name that is too long, links in a circle, a null character
@@ -110,17 +110,17 @@ def _resolve(folder: Path, path: str) -> Path | None:
 
 
 def guard_images(rows: Any, folders: Sequence[Path] | None = None, is_decoded: bool = True) -> Any:
-    """The rows with every picture read through [`RowImage`]; folders that were set before stay.
+    """Read every image of a data set through [`RowImage`]; folders that were set before are kept.
 
-    Sounds, films and documents among the columns are not decoded any more: their decoders would fetch them.
+    Columns of audio, video and documents are not decoded: their decoders could fetch addresses.
 
     Args:
-        rows: data set of `datasets`, map-style or iterable; anything else comes back as it is.
-        folders, is_decoded: as for [`RowImage`]. With `folders`, the columns `image` and `images` are pictures
-            whatever the file says: a column of paths or bytes becomes one.
+        rows: data set of `datasets`, map-style or iterable; anything else is returned as it is.
+        folders, is_decoded: as for [`RowImage`]. With `folders`, the columns `image` and `images` become images even
+            where the file stores paths or bytes.
 
     Raises:
-        ValueError: with `folders`, a column of that name that holds no pictures.
+        ValueError: with `folders`, a column of that name that does not hold images.
     """
     if not isinstance(rows, datasets.Dataset | datasets.IterableDataset) or rows.features is None:
         return rows
@@ -153,7 +153,7 @@ def _guard(feature: Any, folders: Sequence[Path] | None, is_decoded: bool) -> An
 
 
 def _make_images(rows: Any) -> Any:
-    """Columns of paths, bytes or undecoded pictures under the names of the schema as columns of pictures."""
+    """Cast columns of paths, bytes or undecoded images with names of the schema to image columns."""
     for name in IMAGE_COLUMNS:
         feature = rows.features.get(name)
         is_list = name == "images" and isinstance(feature, datasets.List)
@@ -163,7 +163,7 @@ def _make_images(rows: Any) -> Any:
             rows = rows.cast_column(name, datasets.List(datasets.Image()) if is_list else datasets.Image())
         except (ValueError, TypeError, NotImplementedError) as error:
             raise ValueError(
-                f"column `{name}` holds {feature}, not pictures: `datasets.Image` is expected, bytes or paths."
+                f"column `{name}` holds {feature}, not images: `datasets.Image` is expected, bytes or paths."
             ) from error
     return rows
 
@@ -173,10 +173,10 @@ def _is_image(feature: Any) -> bool:
 
 
 def list_image_folders(name: str) -> list[Path]:
-    """Folders that the rows of a data set may take files from.
+    """List the folders from which rows of a data set may take files.
 
     Args:
-        name (`str`): a folder; else a repository on the Hub, whose files are in the caches of this machine.
+        name (`str`): a folder, otherwise a repository on the Hub, whose files are in the caches of this machine.
     """
     if Path(name).exists():
         return [Path(name).resolve()]

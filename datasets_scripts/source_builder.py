@@ -234,8 +234,7 @@ class SourceBuilder(datasets.GeneratorBasedBuilder):
         report = ReadingReport()
         for key, (image, source) in enumerate(sources.items()):
             row = self._read_row(image, source, report)
-            row = None if row is None else keep_usable_texts(row, report)
-            if row is not None:
+            if row is not None and (row := keep_usable_texts(row, report)) is not None:
                 yield key, row
         self.report.update(report)
 

@@ -1,7 +1,8 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Reading a split in parts: any range of its sources becomes rows without reading those before it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import datasets
@@ -14,7 +15,7 @@ from albef_amc.datasets_scripts.source_builder import SourceBuilder
 
 @dataclass
 class SplitReader:
-    """Reads a range of the sources (images, scenes) of a split.
+    """Reader of ranges of the sources (images, scenes) of a split.
 
     Args:
         builder (`datasets.GeneratorBasedBuilder`): a builder whose generator takes `sources`.
@@ -25,10 +26,11 @@ class SplitReader:
     builder: datasets.GeneratorBasedBuilder
     name: str
     arguments: dict[str, Any]
-    keys: list[Any] = field(default_factory=list, repr=False)
 
-    def __post_init__(self):
-        self.keys = list(self.arguments["sources"])
+    @cached_property
+    def keys(self) -> list[Any]:
+        """Keys of the sources, or the sources themselves where they are a sequence."""
+        return list(self.arguments["sources"])
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -151,11 +151,7 @@ def weigh_answers(annotator_answers: Sequence[str]) -> tuple[list[str], list[flo
 
 
 def build_question(
-    question_id: int,
-    question: str,
-    source: str,
-    annotator_answers: Sequence[str] | None = None,
-    **fields: Any,
+    question_id: int, question: str, source: str, annotator_answers: Sequence[str] | None = None, **fields: Any
 ) -> dict[str, Any]:
     """Build an entry of `questions` with every field of the schema.
 

@@ -65,11 +65,7 @@ def _keep_usable_fields(phrase: dict[str, Any], where: str, report: ReadingRepor
 
 
 def _filter(
-    values: list[str] | None,
-    find_problem: Callable[[Any], Any],
-    reason: str,
-    where: str,
-    report: ReadingReport,
+    values: list[str] | None, find_problem: Callable[[Any], Any], reason: str, where: str, report: ReadingReport
 ) -> list[str] | None:
     kept = [value for value in values or () if not find_problem(value)]
     if len(kept) == len(values or ()):

@@ -60,8 +60,6 @@ class AlbefRetrieval(ListBuilder):
 
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
         columns = self._read_image(image, report)
-        if columns is None:
-            return None
         records = list(iterate_records(source))
         captions = [dict(zip(CAPTION_FEATURES, caption, strict=True)) for _, kept in records for caption in kept]
-        return {**columns, "image_id": records[0][0], "captions": captions}
+        return columns and {**columns, "image_id": records[0][0], "captions": captions}

@@ -1,1 +1,1 @@
-"""ALBEF's lists for SNLI-VE: photographs of Flickr30k and hypotheses about them."""
+"""ALBEF's lists for SNLI-VE: images of Flickr30k and hypotheses about them."""

@@ -41,7 +41,5 @@ class AlbefSnliVe(ListBuilder):
 
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
         columns = self._read_image(image + IMAGE_SUFFIX, report)
-        if columns is None:
-            return None
         hypotheses = [dict(zip(HYPOTHESIS_FEATURES, record, strict=True)) for record in iterate_records(source)]
-        return {**columns, "image_id": image, "hypotheses": hypotheses}
+        return columns and {**columns, "image_id": image, "hypotheses": hypotheses}

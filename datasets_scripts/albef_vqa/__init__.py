@@ -1,1 +1,1 @@
-"""ALBEF's lists for visual question answering (VQA v2, questions of Visual Genome) and its list of answers."""
+"""ALBEF's lists for visual question answering (VQA v2, questions of Visual Genome)."""

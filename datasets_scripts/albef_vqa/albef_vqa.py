@@ -110,11 +110,9 @@ class AlbefVqa(ListBuilder):
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
         name, _, path = image.partition("/")
         columns = self._read_image(path, report, self.config.get_source_folder(name))
-        if columns is None:
-            return None
         weights = {"answer_weights": [VISUAL_GENOME_WEIGHT]} if name == VISUAL_GENOME else {}
         questions = [
             build_question(question_id, question, name, answers, **(weights if answers else {}))
             for question_id, question, answers in iterate_records(source)
         ]
-        return {**columns, "image_id": image, "questions": questions}
+        return columns and {**columns, "image_id": image, "questions": questions}

@@ -1,1 +1,1 @@
-"""AMC's training lists: Visual Genome as entries of an image, its captions and the boxes they stand for."""
+"""AMC's training lists: Visual Genome as entries of an image, its captions and their boxes."""

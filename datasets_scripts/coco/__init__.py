@@ -1,1 +1,1 @@
-"""COCO as its authors ship it: objects of `instances_*.json` and captions of `captions_*.json`."""
+"""COCO as published: objects of `instances_*.json` and captions of `captions_*.json`."""

@@ -73,10 +73,7 @@ class Coco(SourceBuilder):
     BUILDER_CONFIG_CLASS = CocoConfig
     CONFIGURATIONS: ClassVar[dict[str, dict[str, Any]]] = {kind: {"kinds": [kind]} for kind in KINDS}
     DESCRIPTION = "Photographs of COCO with the names of their objects, boxes, outlines and captions."
-    PUBLISHED_COUNTS: ClassVar[dict[str, dict[str, int]]] = {
-        "train2014": {"rows": 82783},
-        "val2014": {"rows": 40504},
-    }
+    PUBLISHED_COUNTS: ClassVar[dict[str, dict[str, int]]] = {"train2014": {"rows": 82783}, "val2014": {"rows": 40504}}
 
     def _read_split(self, split: str) -> dict[str, Any]:
         """Image id -> file name, size, records of its annotations, and categories."""
@@ -99,12 +96,8 @@ class Coco(SourceBuilder):
                     f"`file_name` {file_name!r} of image {image_id} of {split}: {problem}. Write it relative to the "
                     "folder of the split's images."
                 )
-            sources[image_id] = (
-                f"{split}/{file_name}",
-                size,
-                contents.groups.get(image_id, b""),
-                contents.categories,
-            )
+            group = contents.groups.get(image_id, bytearray())
+            sources[image_id] = (f"{split}/{file_name}", size, group, contents.categories)
         return sources
 
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:

@@ -1,1 +1,1 @@
-"""COCO-style files with phrases: `annotations.json` as COCO has it, phrases with their boxes in `phrases.json`."""
+"""COCO-style files with phrases: `annotations.json` in COCO's format, phrases with their boxes in `phrases.json`."""

@@ -1,1 +1,1 @@
-"""Flickr30k Entities: five captions per photograph, their mentions, and the boxes of what is mentioned."""
+"""Flickr30k Entities: five captions per image, the mentions in them, and the boxes of the mentioned objects."""

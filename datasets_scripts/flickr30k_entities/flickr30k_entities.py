@@ -187,7 +187,7 @@ def _build_phrases(
 
 
 def _read_box(box: Any, stored: StoredImage, where: str, report: ReadingReport) -> list[float] | None:
-    """A box inside the upright picture."""
+    """A box clipped to the upright image."""
     cleaned = clean_box(box, stored.width, stored.height, where, report)
     return None if cleaned is None else stored.turn_box(cleaned)
 

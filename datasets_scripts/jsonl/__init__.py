@@ -1,1 +1,1 @@
-"""JSON Lines of one's own: a row of the schema per line, images beside the files."""
+"""JSON Lines of your own: one row of the schema per line, images beside the files."""

@@ -1,1 +1,1 @@
-"""KiloGram: tangrams described as a whole and part by part, with the pieces of every part."""
+"""KiloGram: tangrams with a description of the whole shape and of its parts, and the pieces of every part."""

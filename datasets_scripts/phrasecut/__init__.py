@@ -1,1 +1,1 @@
-"""PhraseCut: phrases of Visual Genome images with a box and polygons for every object meant."""
+"""PhraseCut: phrases about Visual Genome images, with a box and polygons for every object that a phrase names."""

@@ -142,8 +142,7 @@ def _read_images(path: Path) -> dict[str, tuple[str, Any, Any, bool]]:
             raise ValueError(f"{path}: image number {number} has no `image_id` (a number) or no `split`.")
         if str(image_id) in images:
             raise ValueError(f"{path}: image id {image_id} occurs twice. Make the ids unique.")
-        values = (entry["split"], entry.get("width"), entry.get("height"), bool(entry.get("coco_id")))
-        images[str(image_id)] = values
+        images[str(image_id)] = (entry["split"], entry.get("width"), entry.get("height"), bool(entry.get("coco_id")))
     return images
 
 
@@ -167,14 +166,12 @@ def _read_phrase(
     report: ReadingReport,
 ) -> dict[str, Any]:
     """Phrase of a task, without a region where none of its boxes can be used."""
-    where = f"task {task['task_id']}"
-    size = (stored.width, stored.height)
+    where, size = f"task {task['task_id']}", (stored.width, stored.height)
     found = task.get("instance_boxes")
     candidates = found if isinstance(found, list) else []
     boxes, lost_boxes = keep_usable(candidates, lambda box: clean_box(box, *size, where, report, is_xywh=True))
     region: dict[str, Any] = {}
-    lost_outlines = False
-    share = 0.0
+    lost_outlines, share = False, 0.0
     if not boxes:
         report.add("phrase without a usable box: phrase kept without a region", where)
     else:

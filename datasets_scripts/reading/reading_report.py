@@ -8,7 +8,7 @@ EMPTY_FILE = "file without entries: file skipped"
 
 
 class ReadingReport:
-    """Counts what was skipped, dropped or repaired, by reason, and keeps the first place of each.
+    """Counts and first places of what was skipped, dropped or repaired, by reason.
 
     Example:
         >>> report = ReadingReport()

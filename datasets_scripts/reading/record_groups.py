@@ -2,13 +2,11 @@
 """Records grouped by image, kept as lines of JSON: millions of records need little more memory than their text."""
 
 import json
-from collections.abc import Hashable, Iterator
-from typing import Any, Generic, TypeVar
-
-Key = TypeVar("Key", bound=Hashable)
+from collections.abc import Iterator
+from typing import Any
 
 
-class RecordGroups(dict[Key, bytes | bytearray], Generic[Key]):
+class RecordGroups(dict[Any, bytearray]):
     """Groups of records, in the order of their first record; a group holds one line of JSON per record.
 
     Example:
@@ -18,12 +16,12 @@ class RecordGroups(dict[Key, bytes | bytearray], Generic[Key]):
         [['a dog', [0, 0, 9, 9]]]
     """
 
-    def add(self, key: Key, record: Any) -> None:
+    def add(self, key: Any, record: Any) -> None:
         """Append a record to the group of its key."""
         line = json.dumps(record, separators=(",", ":"))
         self.setdefault(key, bytearray()).extend(line.encode() + b"\n")
 
 
-def iterate_records(group: bytes | bytearray) -> Iterator[Any]:
+def iterate_records(group: bytearray) -> Iterator[Any]:
     """Records of a group."""
     return map(json.loads, group.splitlines())

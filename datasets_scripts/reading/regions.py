@@ -11,13 +11,7 @@ from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, INCOMPLETE_OUT
 from albef_amc.datasets_scripts.reading.image_files import StoredImage
 from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
 from albef_amc.datasets_scripts.row_checks import BORDER_TOLERANCE
-from albef_amc.regions_albef import (
-    MAX_COORDINATE,
-    MAX_POLYGON_CORNERS,
-    check_outline_counts,
-    decode_rle,
-    encode_rle,
-)
+from albef_amc.regions_albef import MAX_COORDINATE, MAX_POLYGON_CORNERS, check_outline_counts, decode_rle, encode_rle
 
 # Three points, as a flat list.
 MIN_POLYGON_LENGTH = 6

@@ -1,1 +1,1 @@
-"""The RefCOCO family: RefCOCO, RefCOCO+, RefCOCOg and RefCLEF in the form of `lichengunc/refer`."""
+"""The RefCOCO family: RefCOCO, RefCOCO+, RefCOCOg and RefCLEF in the format of `lichengunc/refer`."""

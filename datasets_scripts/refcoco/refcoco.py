@@ -11,12 +11,7 @@ from albef_amc.datasets_scripts.features import build_phrase, build_row
 from albef_amc.datasets_scripts.reading.coco_files import load_annotations
 from albef_amc.datasets_scripts.reading.image_files import StoredImage, read_annotated_image
 from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
-from albef_amc.datasets_scripts.reading.regions import (
-    is_id_number,
-    mark_incomplete,
-    read_category,
-    read_object_region,
-)
+from albef_amc.datasets_scripts.reading.regions import is_id_number, mark_incomplete, read_category, read_object_region
 from albef_amc.datasets_scripts.refcoco.detections import Detections, build_proposals, load_detections
 from albef_amc.datasets_scripts.refcoco.restricted_pickle import load_plain_pickle
 from albef_amc.datasets_scripts.source_builder import ImageRootConfig, SourceBuilder
@@ -80,25 +75,11 @@ class RefCocoConfig(ImageRootConfig):
         self.split_by = self.split_by or SPLITTERS[self.dataset][0]
         check_choice("split_by", self.split_by, SPLITTERS[self.dataset], f"{self.dataset}: ")
 
-    @property
-    def instances_path(self) -> Path:
-        """Images and annotations in COCO's form."""
-        return Path(self.data_root) / self.dataset / "instances.json"
-
-    @property
-    def refs_path(self) -> Path:
-        """Referring expressions with their splits."""
-        return Path(self.data_root) / self.dataset / f"refs({self.split_by}).p"
-
-    @property
-    def detections_path(self) -> Path | None:
-        """Detected boxes."""
-        return Path(self.data_root) / self.detections_file if self.detections_file else None
-
     def list_annotation_paths(self) -> list[Path]:
-        """Images with annotations, expressions, and detections if given."""
-        paths = (self.instances_path, self.refs_path, self.detections_path)
-        return [path for path in paths if path is not None]
+        """Images with annotations, referring expressions with their splits, and detections if given."""
+        root = Path(self.data_root)
+        paths = [root / self.dataset / "instances.json", root / self.dataset / f"refs({self.split_by}).p"]
+        return [*paths, *([root / self.detections_file] if self.detections_file else [])]
 
     def get_image_folder(self) -> Path:
         """`image_root`, or the folder in which `refer` expects the images."""
@@ -134,14 +115,13 @@ class RefCoco(SourceBuilder):
         return dict(counts)
 
     def _read_splits(self) -> dict[str, dict[str, Any]]:
-        images, annotations, categories = load_annotations(self.config.instances_path)
-        refs = _load_refs(self.config.refs_path, images, annotations, self.report)
-        path = self.config.detections_path
-        detections = load_detections(path) if path else None
+        instances_path, refs_path, *detection_paths = self.config.list_annotation_paths()
+        images, annotations, categories = load_annotations(instances_path)
+        refs = _load_refs(refs_path, images, annotations, self.report)
+        detections = load_detections(detection_paths[0]) if detection_paths else None
         splits: dict[str, dict[str, Any]] = defaultdict(dict)
         for (split, image_id), group in refs.items():
-            source = (images[image_id], group, annotations[image_id], categories, detections)
-            splits[split][image_id] = source
+            splits[split][image_id] = (images[image_id], group, annotations[image_id], categories, detections)
         for image_id in images:
             names = [split for split, sources in splits.items() if image_id in sources]
             if len(names) > 1:

@@ -1,1 +1,1 @@
-"""Synthetic grounding: scenes of coloured shapes with phrases that need every word, made from a seed."""
+"""Synthetic grounding: scenes of coloured shapes with phrases that need every word, generated from a seed."""

@@ -1,7 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Reads a phrase of the synthetic data set back: which of the listed objects does it mean?
+"""Parser of synthetic phrases: finds the objects of a row that a phrase refers to.
 
-Independent of how phrases are made: it knows the words of a phrase and the labelled boxes of a row, nothing else.
+It is independent of the generator: its only inputs are the words of a phrase and the labelled boxes of a row.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ ANY_SHAPE = "shape"
 
 
 def find_referents(phrase: str, objects: Sequence[dict[str, Any]]) -> list[int]:
-    """Objects that satisfy a phrase.
+    """Find the objects that satisfy a phrase.
 
-    An object is left of another where its centre is, and further to the left than it is up or down (likewise for the
-    other three relations); it is "on the left" where no other object of the same description is further left.
+    An object is left of another if its centre is farther to the left than it is above or below (likewise for the other
+    three relations); it is "on the left" if no other object of the same description is farther left.
 
     Args:
         phrase (`str`): such as "the small red circle left of the blue square".
-        objects (`Sequence[dict]`): `proposals` of a row: `label` with the object's words, `box` in pixels.
+        objects (`Sequence[dict]`): `proposals` of a row: `label` with the words of the object, `box` in pixels.
 
     Returns:
         `list[int]`: indices into `objects`, ascending.

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Phrases about a scene of shapes: all that are true of exactly one set of objects, and a choice of them."""
+"""Phrases about a scene of shapes: all that refer to exactly one set of objects, and a choice of them."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -8,39 +8,39 @@ from typing import NamedTuple
 
 from albef_amc.datasets_scripts.synthetic_grounding.scenes import COLORS, SHAPES, SIZES, SceneObject
 
-# Types, and how strongly each is preferred where a scene offers several; chosen so that they come out about evenly.
+# Type -> weight of its choice where a scene offers several; chosen for about equal frequencies.
 TYPE_WEIGHTS = {"category": 0.8, "size": 1.2, "relation": 2.2, "plural": 1.2, "spatial": 0.8}
 PHRASE_TYPES = tuple(TYPE_WEIGHTS)
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 POSITIONS = {"on the left": (-1, 0), "on the right": (1, 0), "at the top": (0, -1), "at the bottom": (0, 1)}
 CAPTION_START = "a picture of "
 
-# Centres must differ by this share of the image side before a phrase says where an object is.
+# Minimum distance of centres, as a fraction of the image side, for a phrase with a position.
 POSITION_MARGIN = 0.08
-# A relation is said where one axis is this many times the other; the reader asks for more than once.
+# Minimum ratio of the two axes for a phrase with a relation; the parser requires more than 1.
 RELATION_CLARITY = 1.3
 
 
 class Description(NamedTuple):
-    """Words an object must have; None where the phrase does not say."""
+    """Words that describe an object; None for words that are not in the phrase."""
 
     size: str | None
     color: str | None
     shape: str | None
 
     def matches(self, item: SceneObject) -> bool:
-        """Whether the object has every word."""
+        """Whether every word applies to the object."""
         return self.size in (None, item.size) and self.color in (None, item.color) and self.shape in (None, item.shape)
 
     def to_text(self, is_plural: bool = False) -> str:
-        """Words in reading order; objects of any shape are called "shape"."""
+        """Words in reading order; the noun for any shape is "shape"."""
         noun = self.shape or "shape"
         noun = _make_plural(noun) if is_plural else noun
         return " ".join([word for word in (self.size, self.color) if word] + [noun])
 
 
 class ScenePhrase(NamedTuple):
-    """A phrase, its type, the indices of the objects it means and mentions, and the words behind its description."""
+    """A phrase, its type, indices of the objects that it refers to and mentions, and words after its description."""
 
     text: str
     kind: str
@@ -54,21 +54,21 @@ def _make_plural(noun: str) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word that a phrase or a caption can contain, sorted; enough to build a word-level tokenizer.
+    """List every word of phrases and captions, sorted; enough to build a word-level tokenizer.
 
     Example:
         >>> {"small", "red", "circles", "left", "picture"} <= set(vocabulary())
         True
     """
     nouns = (*SHAPES, "shape")
-    pieces = [*nouns, *map(_make_plural, nouns), *COLORS, *SIZES, *RELATIONS, *POSITIONS, CAPTION_START, "the and"]
-    return sorted({word for piece in pieces for word in piece.split()})
+    parts = [*nouns, *map(_make_plural, nouns), *COLORS, *SIZES, *RELATIONS, *POSITIONS, CAPTION_START, "the and"]
+    return sorted({word for part in parts for word in part.split()})
 
 
 def list_phrases(
     objects: Sequence[SceneObject], image_side: int, kinds: Sequence[str] = PHRASE_TYPES
 ) -> list[ScenePhrase]:
-    """All phrases that mean exactly their referents.
+    """List all phrases that refer to exactly their referents.
 
     Args:
         objects (`Sequence[SceneObject]`): the scene.
@@ -90,7 +90,7 @@ def list_phrases(
 
 
 def _group_by_description(objects: Sequence[SceneObject]) -> dict[Description, tuple[int, ...]]:
-    """Every description that fits something, with the indices of what it fits."""
+    """Every description of an object, with the indices of all objects that it matches."""
     groups: dict[Description, list[int]] = {}
     for index, item in enumerate(objects):
         for size in (None, item.size):
@@ -126,7 +126,7 @@ def _list_spatial(
             if not 1 < len(found) < len(objects):
                 continue
             best, second = sorted(found, key=rank.__getitem__, reverse=True)[:2]
-            # the position alone must not decide: something else lies further that way
+            # the position alone must not decide: another object lies farther in that direction
             if rank[best] >= rank[second] + margin and max(rank) > rank[best]:
                 text, tail = f"the {description.to_text()}", f" {place}"
                 yield ScenePhrase(text + tail, "spatial", (best,), (best,), tail)
@@ -151,16 +151,16 @@ def _list_relation(
 
 
 def _keep_contrasts(phrases: list[ScenePhrase]) -> list[ScenePhrase]:
-    """Where an exchanged anchor changes the answer, only such relations; otherwise all."""
-    meant = defaultdict(set)
+    """Keep the relations whose referents change with the anchor; all if there are none."""
+    referents = defaultdict(set)
     for phrase in phrases:
-        meant[phrase.text.rpartition(" the ")[0]].add(phrase.referents)
-    contrasts = [phrase for phrase in phrases if len(meant[phrase.text.rpartition(" the ")[0]]) > 1]
+        referents[phrase.text.rpartition(" the ")[0]].add(phrase.referents)
+    contrasts = [phrase for phrase in phrases if len(referents[phrase.text.rpartition(" the ")[0]]) > 1]
     return contrasts or phrases
 
 
 def _offsets(item: SceneObject, anchor: SceneObject, direction: tuple[int, int]) -> tuple[float, float]:
-    """How far the object lies from the anchor along the direction, and how far across it."""
+    """Distances of the object from the anchor along the direction, and across it."""
     (x, y), (anchor_x, anchor_y), (x_sign, y_sign) = item.center, anchor.center, direction
     x_offset, y_offset = x - anchor_x, y - anchor_y
     return x_sign * x_offset + y_sign * y_offset, abs(y_sign * x_offset) + abs(x_sign * y_offset)
@@ -177,14 +177,14 @@ def _is_possibly(item: SceneObject, anchor: SceneObject, direction: tuple[int, i
 
 
 def choose_phrases(rng: Random, candidates: Sequence[ScenePhrase], count: int) -> list[ScenePhrase]:
-    """Picks phrases that share as few objects as possible, and among those of different types.
+    """Choose phrases that share as few objects as possible and, among those, have different types.
 
-    So a phrase exchanged for another one of its scene has another answer, as far as the scene allows.
+    Exchanging two phrases of a scene then changes the referents, as far as the scene allows.
 
     Args:
         rng (`random.Random`): source of every choice.
         candidates (`Sequence[ScenePhrase]`): from `list_phrases`.
-        count (`int`): how many at most.
+        count (`int`): maximum number.
 
     Returns:
         `list[ScenePhrase]`: up to `count` of the candidates, in random order.
@@ -192,20 +192,20 @@ def choose_phrases(rng: Random, candidates: Sequence[ScenePhrase], count: int) -
     preference = {kind: rng.random() / weight for kind, weight in TYPE_WEIGHTS.items()}
     remaining = rng.sample(candidates, len(candidates))
     chosen: list[ScenePhrase] = []
-    meant: Counter[int] = Counter()
+    named: Counter[int] = Counter()
     types: Counter[str] = Counter()
     while remaining and len(chosen) < count:
         best = min(
             remaining,
             key=lambda phrase: (
-                max(meant[index] for index in phrase.referents),
+                max(named[index] for index in phrase.referents),
                 types[phrase.kind],
                 preference[phrase.kind],
             ),
         )
         remaining.remove(best)
         chosen.append(best)
-        meant.update(best.referents)
+        named.update(best.referents)
         types[best.kind] += 1
     rng.shuffle(chosen)
     return chosen
@@ -214,16 +214,16 @@ def choose_phrases(rng: Random, candidates: Sequence[ScenePhrase], count: int) -
 def describe_fully(
     rng: Random, phrases: Sequence[ScenePhrase], objects: Sequence[SceneObject], share: float
 ) -> list[ScenePhrase]:
-    """Names size, colour and shape of the object in a share of the phrases, as people do who say more than they must.
+    """Extend a fraction of the phrases to size, colour and shape, as people often say more than necessary.
 
-    The phrase still means the same object: further true words leave it the only one. Left as they are: plurals, a
-    place ("on the right") that would no longer choose among several, and a phrase whose full form is taken already.
+    The phrase still refers to the same object. Unchanged are plurals, a position ("on the right") that would no longer
+    choose among several objects, and a phrase whose full form exists already.
 
     Args:
         rng (`random.Random`): source of every choice.
         phrases (`Sequence[ScenePhrase]`): from `choose_phrases`.
         objects (`Sequence[SceneObject]`): the scene.
-        share (`float`): probability, in [0, 1], that a phrase says it all.
+        share (`float`): probability, in [0, 1], of the full form.
 
     Returns:
         `list[ScenePhrase]`: as many phrases, in the same order.
@@ -242,7 +242,7 @@ def describe_fully(
 
 
 def build_caption(phrases: Sequence[ScenePhrase]) -> tuple[str, list[tuple[int, int]]]:
-    """A sentence that names the scene by its phrases, and where each of them stands in it.
+    """Join phrases to a caption of the scene, and return their spans.
 
     Args:
         phrases (`Sequence[ScenePhrase]`): at least one.

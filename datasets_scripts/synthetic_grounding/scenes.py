@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Small pictures of coloured shapes: what is in a scene, where it lies, and how it is drawn."""
+"""Small images of coloured shapes: objects of a scene, their layout, and their drawing."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,12 +19,12 @@ COLORS = {
 SHAPES = ("circle", "cross", "square", "triangle")
 SIZES = ("small", "big")
 
-# Shown and named in the test split only. Every colour and every shape also occurs in other, seen compositions.
+# Test split only. Every colour and every shape also occurs in other compositions of the training split.
 HELD_OUT_COMPOSITIONS = frozenset({("red", "triangle"), ("green", "circle"), ("blue", "cross"), ("yellow", "square")})
 
-# How often each arrangement is drawn; chosen so that the phrase types come out about evenly.
+# Arrangement -> frequency, chosen for about equal frequencies of the phrase types.
 ARRANGEMENTS = {"free": 0.3, "grid": 0.36, "sizes": 0.12, "twins": 0.02, "rows": 0.2}
-# Where the centres lie in `rows`, as shares of the image side: across the rows, and along them.
+# Ranges of the centres in `rows`, as fractions of the image side: across the rows, and along them.
 ROWS = ((0.0, 0.28), (0.72, 1.0))
 ROW_PLACES = ((0.15, 0.45), (0.55, 0.85))
 
@@ -74,7 +74,7 @@ class SceneObject:
         return (x_min + x_max) / 2, (y_min + y_max) / 2
 
     def draw_mask(self, image_side: int) -> np.ndarray:
-        """Boolean mask `(image_side, image_side)` of the pixels covered at least by half."""
+        """Boolean mask `(image_side, image_side)` of the pixels that are covered by at least half."""
         mask = np.zeros((image_side, image_side), dtype=bool)
         mask[self.top : self.top + self.side, self.left : self.left + self.side] = (
             _draw_alpha(self.shape, self.side) >= 0.5
@@ -115,12 +115,12 @@ def sample_objects(
     sides: dict[str, tuple[int, int]],
     held_out: frozenset[tuple[str, str]],
 ) -> list[SceneObject]:
-    """Draws the objects of one scene.
+    """Sample the objects of one scene.
 
-    The first three or four objects form an arrangement in which words are needed together: `grid` crosses two colours
-    with two shapes; `sizes` shows one composition small and big; `twins` and `rows` show it twice in one size, and the
-    others share its colour or its shape. In `rows` each twin has a neighbour on the same side, so that
-    only the neighbour's name tells the twins apart. Further objects are free, and so are all objects of `free`.
+    The first three or four objects form an arrangement that needs several words: `grid` crosses two colours with two
+    shapes; `sizes` shows one composition small and big; `twins` and `rows` show it twice in one size, and the others
+    share its colour or its shape. In `rows` each twin has a neighbour on the same side, so only the neighbour's name
+    distinguishes the twins. Further objects are free, and so are all objects of `free`.
 
     Args:
         rng (`random.Random`): source of every choice.
@@ -145,7 +145,7 @@ def sample_objects(
 
 
 def _sample_words(rng: Random, num_objects: int, arrangement: str, held_out: frozenset) -> list[tuple[str, str, str]]:
-    """Size, colour and shape of each object; where there are twins, they are the first two."""
+    """Size, colour and shape of each object; twins come first."""
     colors = tuple(COLORS)
     while True:
         (color, other_color), (shape, other_shape) = rng.sample(colors, 2), rng.sample(SHAPES, 2)
@@ -182,7 +182,7 @@ def _choose_zones(rng: Random, arrangement: str, num_objects: int) -> list[Zone]
 
 
 def _place(rng: Random, lengths: list[int], image_side: int, zones: list[Zone]) -> list[tuple[int, int]] | None:
-    """Corners `left, top` of squares `OBJECT_GAP` apart, centres in their zones; None where one found no room."""
+    """Corners `left, top` of squares `OBJECT_GAP` apart, centres in their zones; `None` if a square does not fit."""
     placed: list[tuple[int, int, int]] = []
     for side, zone in zip(lengths, zones, strict=True):
         limit = image_side - BORDER_GAP - side
@@ -211,7 +211,7 @@ def _are_apart(first: tuple[int, int, int], second: tuple[int, int, int]) -> boo
 
 
 def draw_scene(rng: Random, objects: list[SceneObject], image_side: int) -> Image.Image:
-    """Draws objects over a tinted gradient with noise.
+    """Draw objects over a tinted gradient with noise.
 
     Args:
         rng (`random.Random`): source of background, colour jitter and noise.

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Synthetic grounding: scenes of coloured shapes with phrases that need every word, made from a seed."""
+"""Synthetic grounding: scenes of coloured shapes with phrases that need every word, generated from a seed."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,27 +30,28 @@ from albef_amc.regions_albef import encode_rle
 
 SPLITS = ("train", "validation", "test")
 UNSEEN_COMPOSITION = "unseen_composition"
-# Share of the image that the largest objects may fill before scenes can no longer be laid out.
+# Maximum fraction of the image that the largest objects may fill, so that a layout exists.
 MAX_FILLED_SHARE = 0.6
-# Pixels of a side: a picture then takes 50 MB in memory.
+# Pixels of a side: an image then takes 50 MB in memory.
 MAX_IMAGE_SIDE = 4096
 SCENES = Range(0, 10_000_000, is_whole=True)  # of a split
 
 
 @dataclass
 class SyntheticGroundingConfig(datasets.BuilderConfig):
-    """What the scenes look like and how many there are.
+    """Appearance and number of the scenes.
 
     Args:
-        seed (`int`, defaults to 0): chooses the data set; every (seed, split, index) is one scene.
+        seed (`int`, defaults to 0): seed of the data set; every (seed, split, index) is one scene.
         image_side (`int`, defaults to 64): height and width of the images in pixels.
         num_train_scenes, num_validation_scenes, num_test_scenes (`int`, default to 8000, 500 and 1000): rows.
         min_objects, max_objects (`int`, default to 3 and 4): objects per scene.
-        phrases_per_scene (`int`, defaults to 4): phrases at most; some scenes allow fewer, none fewer than two.
-        phrase_types (`tuple` of `str`, defaults to category, size, relation and plural): types to make. `"spatial"`
-            ("the circle on the left", the leftmost of the circles) can be added: the hardest for a small model.
-        full_description_share (`float`, defaults to 0.9): share of the phrases about one object that name its size,
-            colour and shape; the others say no more than they must.
+        phrases_per_scene (`int`, defaults to 4): maximum number of phrases; a scene has at least two.
+        phrase_types (`tuple` of `str`, defaults to category, size, relation and plural): types to
+            generate. `"spatial"` ("the circle on the left", the leftmost of the circles) can be added: the
+            hardest for a small model.
+        full_description_share (`float`, defaults to 0.9): fraction of the phrases about one object that name its size,
+            colour and shape; the others use no more words than necessary.
         small_min_side, small_max_side (`int`, default to 10 and 13): sides of small objects in pixels.
         big_min_side, big_max_side (`int`, default to 17 and 22): sides of big objects in pixels.
     """
@@ -108,14 +109,11 @@ class SyntheticGroundingConfig(datasets.BuilderConfig):
     @property
     def sides(self) -> dict[str, tuple[int, int]]:
         """Smallest and largest side in pixels of small and of big objects."""
-        return {
-            "small": (self.small_min_side, self.small_max_side),
-            "big": (self.big_min_side, self.big_max_side),
-        }
+        return {"small": (self.small_min_side, self.small_max_side), "big": (self.big_min_side, self.big_max_side)}
 
 
 def build_scene(split: str, index: int, config: SyntheticGroundingConfig) -> dict[str, Any]:
-    """One row, a function of (`config`, `split`, `index`) alone: neither order nor neighbours matter.
+    """Build a row, which depends only on `config`, `split` and `index`.
 
     Args:
         split (`str`): "train", "validation" or "test". Only test scenes contain `HELD_OUT_COMPOSITIONS`.
@@ -176,11 +174,11 @@ def _build_phrases(
 def generate_scenes(
     split: str, count: int, config: SyntheticGroundingConfig | None = None, start: int = 0
 ) -> list[dict[str, Any]]:
-    """Rows in memory, the same ones that `SyntheticGrounding` writes; nothing touches the disk.
+    """Generate rows in memory, equal to those of `SyntheticGrounding`; nothing is written to disk.
 
     Args:
         split (`str`): "train", "validation" or "test".
-        count (`int`): how many rows.
+        count (`int`): number of rows.
         config (`SyntheticGroundingConfig`, *optional*): defaults to the default data set.
         start (`int`, defaults to 0): index of the first row.
 
@@ -197,7 +195,7 @@ def generate_scenes(
 
 
 class SyntheticGrounding(datasets.GeneratorBasedBuilder):
-    """Builder of the synthetic data set; see `SyntheticGroundingConfig` for what can be chosen.
+    """Builder of the synthetic data set; its options are those of `SyntheticGroundingConfig`.
 
     Example:
 

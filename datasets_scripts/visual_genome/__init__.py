@@ -1,1 +1,1 @@
-"""Visual Genome: region descriptions, objects, attributes, attributes with a place, and relationships."""
+"""Visual Genome: region descriptions, objects, attributes, attributes with a position, and relationships."""

@@ -80,7 +80,7 @@ def read_id(record: dict[str, Any], names: tuple[str, ...], where: str) -> int:
     """Id of a record, under the first of several names that it has."""
     value = next((record[name] for name in names if record.get(name) is not None), None)
     if not is_id_number(value):
-        raise ValueError(f"{where} has no whole number `{names[0]}` that an id can be, got {value!r:.80}.")
+        raise ValueError(f"{where} has no whole number `{names[0]}` of 64 bits as id, got {value!r:.80}.")
     return value
 
 

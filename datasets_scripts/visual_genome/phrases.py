@@ -54,7 +54,7 @@ class AnnotationKind:
 
 
 def _read_region(record: dict[str, Any], where: str, report: ReadingReport) -> Iterator[PhraseRecord]:
-    phrase = _read_words(_read_field(record, "phrase", where), where, report)
+    phrase = _read_field(record, "phrase", where, report)
     if phrase:
         yield PhraseRecord("", phrase, [record.get(name) for name in ("x", "y", "width", "height")])
 
@@ -89,7 +89,7 @@ def _read_relationship(record: dict[str, Any], where: str, report: ReadingReport
     if None in ends:
         report.add("relationship without subject or object: relationship skipped", where)
         return
-    predicate = _read_words(_read_field(record, "predicate", where), where, report)
+    predicate = _read_field(record, "predicate", where, report)
     subject, other = (_read_names(end, where, report) for end in ends)
     if predicate and subject and other:
         yield PhraseRecord("", f"{subject[0]} {predicate.lower()} {other[0]}", _read_box(ends[0]))
@@ -120,11 +120,11 @@ def _read_texts(value: Any, name: str, where: str, report: ReadingReport) -> lis
     return [text for text in value if text is not None]
 
 
-def _read_field(record: dict[str, Any], name: str, where: str) -> Any:
-    """A field that every record of its kind has, possibly null."""
+def _read_field(record: dict[str, Any], name: str, where: str, report: ReadingReport) -> str | None:
+    """Words of a field that every record of its kind has, possibly null."""
     if name not in record:
         raise ValueError(f"{where}: a text is expected for `{name}`, which is missing.")
-    return record[name]
+    return _read_words(record[name], where, report)
 
 
 def _read_words(text: Any, where: str, report: ReadingReport) -> str | None:

@@ -17,12 +17,7 @@ from albef_amc.datasets_scripts.visual_genome.annotation_files import (
     group_phrases,
     load_image_data,
 )
-from albef_amc.datasets_scripts.visual_genome.phrases import (
-    ANNOTATION_KINDS,
-    SPATIAL,
-    PhraseRecord,
-    describe_position,
-)
+from albef_amc.datasets_scripts.visual_genome.phrases import ANNOTATION_KINDS, SPATIAL, PhraseRecord, describe_position
 from albef_amc.ranges_albef import check_choice
 
 

@@ -1,1 +1,1 @@
-"""VQA v2 as its authors ship it: questions and annotations of COCO's images."""
+"""VQA v2 as published: questions and annotations of COCO's images."""

@@ -100,12 +100,12 @@ def test_an_evaluation_names_the_phrase_whose_box_is_none(tiny_model, tiny_proce
     ("boxes", "expected"),
     [
         ([INSIDE, [0, 0, 40, 30], [-0.01, 0, 40.01, 30]], []),
-        ([BEYOND, OUTSIDE, INSIDE], ["2 of 4 boxes reach beyond their picture, 1 of them lie outside it"]),
-        ([IN_THOUSANDTHS, [0, 0, 1000, 1000]], ["2 of 3 boxes reach beyond .* thousandths of width and height look"]),
-        ([[0, 0, 1001, 20]], [r"1 of 2 boxes reach beyond .*width, height\.$"]),
+        ([BEYOND, OUTSIDE, INSIDE], ["2 of 4 boxes extend beyond their image, 1 of them lie outside it"]),
+        ([IN_THOUSANDTHS, [0, 0, 1000, 1000]], ["2 of 3 boxes extend beyond .* thousandths of width and height look"]),
+        ([[0, 0, 1001, 20]], [r"1 of 2 boxes extend beyond .*width, height\.$"]),
         ([IN_SHARES, [0, 0, 1, 1]], ["2 of 3 boxes lie within 0..1, less than a pixel"]),
         ([EMPTY], ["1 of 2 boxes have no area"]),
-        ([BEYOND, IN_SHARES], ["1 of 3 boxes reach", "1 of 3 boxes lie within"]),
+        ([BEYOND, IN_SHARES], ["1 of 3 boxes extend", "1 of 3 boxes lie within"]),
     ],
 )
 def test_boxes_are_counted(form, boxes, expected):
@@ -150,7 +150,7 @@ def test_a_training_says_it_before_the_first_step_with_the_name_of_the_part(tmp_
     parts = [as_dataset(make_rows(INSIDE)), as_dataset(make_rows(IN_SHARES))]
     build_training_dataset(Mixture(parts, [1, 1], ["one", "other"]), args)
     first, second = said()
-    assert first.startswith("training data: 1 of 2 boxes reach beyond their picture")
+    assert first.startswith("training data: 1 of 2 boxes extend beyond their image")
     assert second.startswith("training data other: 1 of 2 boxes lie within 0..1")
 
 
@@ -206,7 +206,7 @@ def test_inspect_says_what_is_wrong_and_draws_all_the_same(tmp_path, capsys):
     words = ["--data", f"cache_dir={tmp_path / 'cache'}", "--output", str(tmp_path / "sheet.png"), "--json"]
     assert main(["inspect-dataset", folder, *words]) == 0
     streams = capsys.readouterr()
-    assert "1 of 3 boxes reach beyond their picture, 1 of them lie outside it" in streams.err
+    assert "1 of 3 boxes extend beyond their image, 1 of them lie outside it" in streams.err
     assert "1 of 3 boxes lie within 0..1" in streams.err
     assert "the row of image 'bad' states 30 x 40 pixels" in streams.err
     assert json.loads(streams.out)["num_images"] == 2 and (tmp_path / "sheet.png").is_file()

@@ -147,7 +147,7 @@ def test_columns_of_bytes_are_pictures(write, column):
 
 
 def test_columns_of_numbers_are_refused(write):
-    with pytest.raises(ValueError, match="column `image` holds .*, not pictures"):
+    with pytest.raises(ValueError, match="column `image` holds .*, not images"):
         load_grounding_dataset(write(5, pa.int64()), "train")
 
 

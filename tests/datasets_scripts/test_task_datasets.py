@@ -297,7 +297,7 @@ def test_lists_of_another_form_are_refused(name, bad, message, tmp_path):
     ("changes", "error", "message"),
     [
         ({"train_files": (), "val_files": (), "test_files": ()}, ValueError, "No list is named: pass `train_files`"),
-        ({"train_files": 3}, TypeError, "`train_files` must be a list of texts or a text, got 3"),
+        ({"train_files": 3}, TypeError, "`train_files` must be a list of texts or text, got 3"),
         ({"train_files": [""]}, ValueError, "`train_files` must name one or more"),
         ({"train_files": ["ve_train.json", "ve_train.json"]}, ValueError, "`train_files` has two files of one name"),
         ({"val_files": "absent.json"}, FileNotFoundError, "No `absent.json`"),
