@@ -17,7 +17,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -245,6 +245,8 @@ def _class_error(error: Exception, expected: Expectation) -> Observation:
 
 def find_difference(found: Any, clean: Any, place: str = "output") -> str:
     """Where two outputs differ, in words; empty where they are equal up to rounding."""
+    if is_dataclass(clean) and type(found) is type(clean):
+        return find_difference(vars(found), vars(clean), place)
     if isinstance(clean, Mapping):
         if not isinstance(found, Mapping) or found.keys() != clean.keys():
             return f"{place} has other entries"

@@ -9,7 +9,7 @@ import evaluate
 import numpy as np
 import pytest
 import torch
-from testing_utils import build_photo, build_rows
+from testing_utils import assert_same_layout, build_photo, build_rows
 
 from albef_amc.collections_albef import without_format
 from albef_amc.datasets_scripts.features import GROUNDING_FEATURES, build_phrase, build_row, read_row
@@ -86,6 +86,7 @@ def test_the_collator_reads_every_form(name, dataset, tiny_processor):
     expected = collator([dataset[index] for index in range(4)])
     found = collator([rows[index] for index in range(4)])
     assert found.keys() == expected.keys()
+    assert_same_layout(found.pop("layout"), expected.pop("layout"))
     for key, value in expected.items():
         assert torch.equal(found[key], value) if isinstance(value, torch.Tensor) else found[key] == value, key
 
