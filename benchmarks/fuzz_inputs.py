@@ -417,7 +417,7 @@ def wrong_spans(inputs: dict, generator: np.random.Generator) -> Drawn:
         ([(-1, 3)], "does not lie in its caption"),
         ([(5, 5)], "does not lie in its caption"),
         ([(6, 2)], "does not lie in its caption"),
-        ([(3, 4)], "covers no piece"),
+        ([(3, 4)], "covers no token"),
         ([3], "must be a list of (start, end)"),
         ([(1, 2, 3)], "must be a list of (start, end)"),
         ([(float("nan"), 2)], "span"),
