@@ -89,10 +89,10 @@ class AlbefForPreTraining(AlbefContrastiveModel):
         output_loading_info: bool = False,
         **kwargs,
     ) -> "AlbefForPreTraining":
-        r"""Makes a model to pre-train, of a vision transformer and a BERT, as the authors of ALBEF began.
+        r"""Builds a model to pre-train from a vision transformer and a BERT, as the authors of ALBEF did.
 
         BERT's layers become the text layers and, with new cross-attention, the fusion layers; its masked-word head is
-        taken where the checkpoint has one. Projections and matching head are new: the global generator draws them.
+        used if the checkpoint has one. Projections and matching head are new: the global generator draws them.
         [`~conversion.from_encoders.build_processor`] makes the processor.
 
         Args:
@@ -104,9 +104,9 @@ class AlbefForPreTraining(AlbefContrastiveModel):
             fusion_layer (`int`, *optional*): index of the first layer with cross-attention; half of BERT's layers by
                 default, as published.
             vision_config, text_config (`Mapping[str, Any]`, *optional*): values of their configurations that the
-                encoders do not settle, such as `{"num_attention_heads": 12}` of a bare safetensors file.
+                encoders do not determine, such as `{"num_attention_heads": 12}` of a bare safetensors file.
             output_loading_info (`bool`, defaults to `False`): also return the
-                [`~conversion.from_encoders.EncodersReport`], which is logged in any case.
+                [`~conversion.report.EncodersReport`], which is logged in any case.
             kwargs: further values of [`AlbefConfig`] (`queue_size=4096`).
 
         Returns:
@@ -116,7 +116,7 @@ class AlbefForPreTraining(AlbefContrastiveModel):
             builder = importlib.import_module("albef_amc.conversion.from_encoders")
         except ModuleNotFoundError as error:
             raise ImportError(
-                "`from_encoders` is not among the code that a checkpoint ships. Install the package `albef-amc` "
+                "`from_encoders` is not part of the code that a checkpoint ships. Install the package `albef-amc` "
                 "(`pip install .` in a clone of its repository) and call it there: `from albef_amc import "
                 "AlbefForPreTraining`."
             ) from error
