@@ -22,10 +22,10 @@ from albef_amc.lora.adapter_files import (
 from albef_amc.lora.adapters import (
     ADAPTER_NAME,
     MASKED_WORD_HEAD,
-    MOMENTUM_PREFIX,
     add_lora,
     complete_lora_config,
 )
+from albef_amc.momentum_albef import MOMENTUM_PREFIX
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -187,8 +187,9 @@ class AmcTrainer(ReliableTrainer):
                 explained_phrases=self.heatmap_objectives.find_phrases(inputs),
                 heatmap_denominator=args.heatmap_denominator,
             )
-        counts = self._count_items(inputs)
-        shares = counts if num_items_in_batch is None else num_items_in_batch / self._count_micro_batches()
+        counts = shares = self._count_items(inputs)
+        if num_items_in_batch is not None:
+            shares = num_items_in_batch / (args.world_size * self.current_gradient_accumulation_steps)
         shares = torch.where(shares > 0, shares, 1)
         terms = {f"{name}_loss": getattr(outputs, f"{name}_loss") for name in args.pretraining_objectives}
         if "mlm_loss" in terms and "mlm_labels" in inputs:
@@ -201,7 +202,9 @@ class AmcTrainer(ReliableTrainer):
         if model.training:
             check_loss_trains(loss)
         if model.training and self.is_finite_loss(loss, inputs):
-            self._collect_terms(terms)
+            self._term_count += 1
+            for name, value in terms.items():
+                self._term_sums[name] = self._term_sums[name] + value.detach()
             self._pending_features = {
                 "image_features": outputs.momentum_image_features,
                 "text_features": outputs.momentum_text_features,
@@ -216,9 +219,6 @@ class AmcTrainer(ReliableTrainer):
         num_regions = self.heatmap_objectives.count_regions(inputs)
         device = inputs["input_ids"].device
         return torch.cat([num_masked.to(device)[None], num_regions.to(device)]).float()
-
-    def _count_micro_batches(self) -> int:
-        return self.args.world_size * self.current_gradient_accumulation_steps
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -251,11 +251,6 @@ class AmcTrainer(ReliableTrainer):
         ramp = self.args.distillation_ramp_epochs
         return alpha * min(1.0, (self.state.epoch or 0.0) / ramp) if ramp > 0 else alpha
 
-    def _collect_terms(self, terms: Mapping[str, torch.Tensor]) -> None:
-        for name, value in terms.items():
-            self._term_sums[name] = self._term_sums[name] + value.detach()
-        self._term_count += 1
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of every loss term since the last training log, and the speed."""
         if "loss" in logs and self._term_count:
@@ -281,8 +276,8 @@ class AmcTrainer(ReliableTrainer):
         if self._evaluation_step != self.state.global_step:
             self._evaluations, self._evaluation_step = {}, self.state.global_step
         self._evaluations[metric_key_prefix.removeprefix("eval_")] = scores
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
-        metrics = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
+        numbers = {name: value for name, value in scores.items() if isinstance(value, (int, float))}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in numbers.items()}
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

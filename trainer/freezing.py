@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from albef_amc import AlbefForPreTraining
-from albef_amc.lora.adapters import MOMENTUM_PREFIX
 from albef_amc.messages_albef import suggest_nearest
+from albef_amc.momentum_albef import MOMENTUM_PREFIX
 
 TEXT_LAYERS = "albef.text_model.layers."
 

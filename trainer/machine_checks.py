@@ -18,7 +18,7 @@ from albef_amc.ranges_albef import check_names, shorten_value
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.callbacks import EVALUATION_SETTINGS
 from albef_amc.trainer.data.mixtures import describe_size, list_parts
-from albef_amc.trainer.data.phrase_epochs import ROWS_READ_AT_ONCE
+from albef_amc.trainer.data.phrase_epochs import iterate_phrase_lists
 from albef_amc.trainer.recipes import Recipe
 
 logger = logging.get_logger(__name__)
@@ -193,24 +193,16 @@ def check_regions(rows: Any, region_source: str) -> None:
     Raises:
         ValueError: no phrase of any row has the annotation.
     """
-    if not any(_has_region(one, region_source) for part in list_parts(rows) for one in _iterate_annotations(part)):
+    if not any(_has_region(part, region_source) for part in list_parts(rows)):
         raise ValueError(
             f"None of the phrases of the {describe_size(rows)} has `{region_source}`: AMC has nothing to learn "
             "from. Set `region_source` to what the data has, or `amc_weight=0` to train without AMC."
         )
 
 
-def _iterate_annotations(rows: Any) -> Any:
-    """Phrases in parts: Arrow arrays of a `datasets.Dataset`, lists of dictionaries of anything else."""
+def _has_region(rows: Any, region_source: str) -> bool:
+    """Whether any phrase of a data set has the annotation; of a table nothing else is read."""
     if not hasattr(rows, "with_format"):
-        yield from (row["phrases"] or [] for row in rows)
-        return
-    for table in rows.select_columns(["phrases"]).with_format("arrow").iter(ROWS_READ_AT_ONCE):
-        yield table["phrases"].combine_chunks().flatten()
-
-
-def _has_region(phrases: Any, region_source: str) -> bool:
-    if isinstance(phrases, list):
-        return any(phrase.get(region_source) for phrase in phrases)
-    lengths = pc.list_value_length(pc.struct_field(phrases, region_source))
-    return bool(pc.any(pc.greater(lengths, 0)).as_py())
+        return any(phrase.get(region_source) for row in rows for phrase in row["phrases"] or ())
+    regions = (pc.struct_field(phrases.flatten(), region_source) for phrases in iterate_phrase_lists(rows))
+    return any(pc.any(pc.greater(pc.list_value_length(one), 0)).as_py() for one in regions)

@@ -23,7 +23,7 @@ from albef_amc.lora.adapters import check_lora_options, list_lora_fields
 from albef_amc.model_cards import ModelCard
 from albef_amc.ranges_albef import COUNT, POSITIVE, check_names, check_number, check_ranges, shorten_value
 from albef_amc.text_processing_albef import SPECIAL_PIECES, build_tokenizer, clean_caption
-from albef_amc.trainer.amc_config import AmcConfig
+from albef_amc.trainer.amc_config import AMC_SHORT_FORM, AmcConfig
 
 DEFAULT_OUTPUT_FOLDER = Path("runs")
 OPTIONAL_SECTIONS = ("evaluation_data", "peft")
@@ -262,7 +262,14 @@ def build_arguments(recipe: Recipe, output_dir: str | Path) -> AmcConfig:
         if isinstance(value, float) and value.is_integer() and int in kinds.get(name, ()):
             value = int(value)  # 1e3 steps
         values[name] = value
-    return AmcConfig(**{**values, "output_dir": str(output_dir)})
+    arguments = AmcConfig(**{**values, "output_dir": str(output_dir)})
+    for option, name in AMC_SHORT_FORM.items():
+        if name in values and getattr(arguments, name) != values[name]:
+            raise ValueError(
+                f"`{name}={values[name]}` is the short form of `objectives.amc.{option}`, which is "
+                f"{getattr(arguments, name)}: give one."
+            )
+    return arguments
 
 
 def build_model_and_processor(

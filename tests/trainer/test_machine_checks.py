@@ -10,6 +10,7 @@ from testing_utils import build_rows
 from albef_amc.datasets_scripts import GROUNDING_FEATURES
 from albef_amc.datasets_scripts.features import build_phrase, build_row
 from albef_amc.trainer import AmcConfig, machine_checks
+from albef_amc.trainer.data import phrase_epochs
 from albef_amc.trainer.machine_checks import check_machine, check_package, check_regions, warn_of_other_batch
 from albef_amc.trainer.recipes import ModelRecipe, Recipe
 
@@ -150,7 +151,7 @@ def test_data_without_a_region_is_refused():
     ],
 )
 def test_one_region_among_many_rows_is_found(monkeypatch, source, value):
-    monkeypatch.setattr(machine_checks, "ROWS_READ_AT_ONCE", 4)
+    monkeypatch.setattr(phrase_epochs, "ROWS_READ_AT_ONCE", 4)
     rows = build_dataset(*([{}] * 9), {source: value}, {})
     check_regions(rows, source)
     check_regions(list(rows), source)

@@ -251,3 +251,14 @@ def test_what_is_drawn_for_a_model_comes_from_the_seed(start, checkpoint):
 def test_sections_can_be_left_out():
     recipe = load_recipe("demo", ["evaluation_data=null", "eval_strategy=no"])
     assert recipe.evaluation_data is None and load_recipe("demo").evaluation_data is not None
+
+
+def test_the_two_forms_of_an_option_of_amc_do_not_contradict_each_other(tmp_path):
+    same = ["amc_weight=2", "objectives={amc: 2.0, dice: 0.5}"]
+    assert build_arguments(load_recipe("demo", same), tmp_path).amc_weight == 2.0
+    for weight in (1, 3):  # the default, and another value
+        recipe = load_recipe("demo", [f"amc_weight={weight}", "objectives={amc: 2.0}"])
+        with pytest.raises(
+            ValueError, match=rf"`amc_weight={weight}\S*` is the short form of `objectives.amc.weight`"
+        ):
+            build_arguments(recipe, tmp_path)

@@ -20,7 +20,7 @@ from albef_amc.datasets_scripts.row_images import guard_images
 from albef_amc.text_processing_albef import find_text_problem
 from albef_amc.trainer.data.epoch_dataset import EpochDataset
 from albef_amc.trainer.data.group_by_image import group_rows_by_image
-from albef_amc.trainer.data.phrase_epochs import ROWS_READ_AT_ONCE, build_epoch_dataset
+from albef_amc.trainer.data.phrase_epochs import build_epoch_dataset, iterate_phrase_lists
 from albef_amc.trainer.data.streaming import StreamedRows, StreamSource
 
 PERMUTATIONS_KEPT = 8
@@ -195,8 +195,7 @@ def iterate_texts(rows: Any, with_paraphrases: bool = False) -> Iterator[str]:
 
 def _iterate_phrases(rows: Any) -> Iterator[dict]:
     if isinstance(rows, datasets.Dataset):
-        for table in rows.select_columns(["phrases"]).with_format("arrow").iter(ROWS_READ_AT_ONCE):
-            phrases = table["phrases"].combine_chunks().flatten()
+        for phrases in (lists.flatten() for lists in iterate_phrase_lists(rows)):
             names = [name for name in ("phrase", "paraphrases") if phrases.type.get_field_index(name) >= 0]
             columns = [phrases.field(name).to_pylist() for name in names]
             yield from (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))

@@ -1,10 +1,11 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """An epoch over phrases: a row comes as often as its phrases need, as in the released data sets of single phrases."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from torch.utils.data import IterableDataset
 
 from albef_amc.datasets_scripts.randomness import example_generator
@@ -90,6 +91,15 @@ def count_phrases(rows: Any) -> np.ndarray:
     """
     if not hasattr(rows, "with_format"):
         return np.array([len(row["phrases"] or ()) for row in rows], dtype=np.int64)
-    tables = rows.select_columns(["phrases"]).with_format("arrow").iter(ROWS_READ_AT_ONCE)
-    lengths = [table["phrases"].combine_chunks().value_lengths().fill_null(0).to_numpy() for table in tables]
+    lengths = [phrases.value_lengths().fill_null(0).to_numpy() for phrases in iterate_phrase_lists(rows)]
     return np.concatenate([np.empty(0, dtype=np.int64), *lengths]).astype(np.int64)
+
+
+def iterate_phrase_lists(rows: Any) -> Iterator[pa.ListArray]:
+    """The phrases of each row, as Arrow lists of some rows at a time; nothing else is read.
+
+    Args:
+        rows (data set of `datasets`): rows of the schema.
+    """
+    for table in rows.select_columns(["phrases"]).with_format("arrow").iter(ROWS_READ_AT_ONCE):
+        yield table["phrases"].combine_chunks()

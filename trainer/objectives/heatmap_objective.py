@@ -140,8 +140,13 @@ def check_region_shapes(normalized_heatmap: torch.Tensor, region_mask: torch.Ten
             f"`region_mask` has {region_mask.shape[0]} rows but `normalized_heatmap` has {num_phrases}: one mask per "
             "phrase is needed. Pass `has_region=False` for phrases without an annotation."
         )
-    if has_region.dtype != torch.bool or tuple(has_region.shape) != (num_phrases,):
+    check_entries("has_region", has_region, torch.bool, num_phrases)
+
+
+def check_entries(name: str, values: torch.Tensor, dtype: torch.dtype, num_phrases: int) -> None:
+    """Raises ValueError unless there is one entry per phrase, of a type."""
+    if values.dtype != dtype or tuple(values.shape) != (num_phrases,):
         raise ValueError(
-            f"`has_region` must be a bool tensor of shape ({num_phrases},), one entry per phrase, got "
-            f"{has_region.dtype} of shape {tuple(has_region.shape)}."
+            f"`{name}` must be a {dtype} tensor of shape ({num_phrases},), one entry per phrase, got {values.dtype} "
+            f"of shape {tuple(values.shape)}."
         )

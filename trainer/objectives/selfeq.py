@@ -9,10 +9,7 @@ from torch.nn import functional as F
 
 from albef_amc.explanation_albef import at_least_float32
 from albef_amc.ranges_albef import Range, check_number
-from albef_amc.trainer.objectives.heatmap_objective import (
-    HeatmapObjective,
-    register_objective,
-)
+from albef_amc.trainer.objectives.heatmap_objective import HeatmapObjective, check_entries, register_objective
 
 SUM_OF_TWO_HEATMAPS = Range(0, 2, is_above=True)
 
@@ -136,9 +133,4 @@ def _check_shapes(normalized_heatmap: torch.Tensor, paraphrase_index: torch.Tens
             "`normalized_heatmap` must have three dimensions (phrases, height, width), got shape "
             f"{tuple(normalized_heatmap.shape)}."
         )
-    num_phrases = normalized_heatmap.shape[0]
-    if paraphrase_index.dtype != torch.int64 or tuple(paraphrase_index.shape) != (num_phrases,):
-        raise ValueError(
-            f"`paraphrase_index` must be an int64 tensor of shape ({num_phrases},), one entry per phrase, got "
-            f"{paraphrase_index.dtype} of shape {tuple(paraphrase_index.shape)}."
-        )
+    check_entries("paraphrase_index", paraphrase_index, torch.int64, len(normalized_heatmap))

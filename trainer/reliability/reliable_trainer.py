@@ -313,8 +313,15 @@ class ReliableTrainer(Trainer):
             best = run_folder / f"checkpoint-{self.state.best_global_step}"
             if best == final or best.is_dir():
                 self.state.best_model_checkpoint = str(best)
+        parts: list[Callable[[], None]] = [partial(self._begin_save, unfinished)]
+        parts.append(partial(self.save_model, str(unfinished), _internal_call=True))
+        if not self.args.save_only_model:
+            writers = (self._save_optimizer_and_scheduler, self._save_scaler, self._save_rng_state)
+            parts += [partial(write, str(unfinished)) for write in writers]
+            if self._stream is not None:
+                parts.append(partial(self._stream.save, unfinished))
         try:
-            for part in self._list_parts_of_save(unfinished, final):
+            for part in [*parts, partial(self._finish_save, unfinished, final)]:
                 _do_together(part, final)
         except BaseException:
             if self.args.should_save:
@@ -322,19 +329,6 @@ class ReliableTrainer(Trainer):
             raise
         if self.args.should_save:
             rotate_checkpoints(final, self.state.best_model_checkpoint, self.args.save_total_limit)
-
-    def _list_parts_of_save(self, unfinished: Path, final: Path) -> list[Callable[[], None]]:
-        """What is done to save, in order; every process ends one part before any begins the next."""
-        parts = [lambda: self._begin_save(unfinished), lambda: self.save_model(str(unfinished), _internal_call=True)]
-        if not self.args.save_only_model:
-            parts += [
-                lambda: self._save_optimizer_and_scheduler(str(unfinished)),
-                lambda: self._save_scaler(str(unfinished)),
-                lambda: self._save_rng_state(str(unfinished)),
-            ]
-            if self._stream is not None:
-                parts.append(partial(self._stream.save, unfinished))
-        return [*parts, lambda: self._finish_save(unfinished, final)]
 
     def _begin_save(self, unfinished: Path) -> None:
         if self.args.should_save:

@@ -47,6 +47,7 @@ FREE_SETTINGS = (
     "hub_",
     "max_skipped_steps",
 )
+DEFAULTS = {item.name: item.default for item in dataclasses.fields(AmcConfig)}
 LENGTHS = ("num_train_epochs", "max_steps")
 
 
@@ -117,8 +118,7 @@ def read_end(output_dir: Path, recipe: Any) -> dict[str, Any] | None:
 
 
 def _get_lengths(training: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = {item.name: item.default for item in dataclasses.fields(AmcConfig)}
-    return {name: _to_number(training.get(name, defaults[name])) for name in LENGTHS}
+    return {name: _to_number(training.get(name, DEFAULTS[name])) for name in LENGTHS}
 
 
 def compare_recipes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -147,10 +147,9 @@ def compare_recipes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> lis
 
 def _compare_training(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     stored, wanted = _rename_objectives(stored), _rename_objectives(wanted)
-    defaults = {item.name: item.default for item in dataclasses.fields(AmcConfig)}
     different = []
     for name in sorted({*stored, *wanted}):
-        old, new = (values.get(name, defaults.get(name)) for values in (stored, wanted))
+        old, new = (values.get(name, DEFAULTS.get(name)) for values in (stored, wanted))
         if name.startswith(FREE_SETTINGS) or _to_number(old) == _to_number(new):
             continue
         if name not in LENGTHS:

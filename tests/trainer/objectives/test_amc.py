@@ -188,8 +188,8 @@ def test_float32_under_autocast_and_for_bfloat16():
     [
         (lambda heatmap, mask, has: (heatmap, mask[:4], has), "one mask per phrase"),
         (lambda heatmap, mask, has: (heatmap[:, None], mask, has), "three dimensions"),
-        (lambda heatmap, mask, has: (heatmap, mask, has[:, None]), "`has_region` must be a bool tensor"),
-        (lambda heatmap, mask, has: (heatmap, mask, has.long()), "`has_region` must be a bool tensor"),
+        (lambda heatmap, mask, has: (heatmap, mask, has[:, None]), "`has_region` must be a torch.bool tensor"),
+        (lambda heatmap, mask, has: (heatmap, mask, has.long()), "`has_region` must be a torch.bool tensor"),
     ],
 )
 def test_wrong_shapes_are_named(change, words):

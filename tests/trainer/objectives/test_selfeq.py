@@ -77,5 +77,5 @@ def test_wrong_options_and_shapes_are_named():
     with pytest.raises(ValueError, match="three dimensions"):
         SelfConsistencyLoss()(heatmap[None], PAIR)
     for index in (PAIR[:1], PAIR.float()):
-        with pytest.raises(ValueError, match="`paraphrase_index` must be an int64 tensor of shape"):
+        with pytest.raises(ValueError, match="`paraphrase_index` must be a torch.int64 tensor of shape"):
             SelfConsistencyLoss()(heatmap, index)
