@@ -96,6 +96,8 @@ def test_the_version_is_the_same_everywhere():
     assert read_setup()["metadata"]["version"] == albef_amc.__version__ == version("albef-amc")
     assert f"version: {albef_amc.__version__}\n" in (PROJECT_FOLDER / "CITATION.cff").read_text()
     assert f"\n## {albef_amc.__version__}" in (PROJECT_FOLDER / "CHANGELOG.md").read_text()
+    python = "python" + read_setup()["options"]["python_requires"]
+    assert f"`{python}`" in (PROJECT_FOLDER / "README.md").read_text()
 
 
 def test_constraints_name_every_requirement_and_keep_its_bound():
@@ -164,6 +166,17 @@ def test_layers(folder):
     for path in list_modules(folder):
         owners = {find_owner(module) for level, module, _ in list_imports(path) if level == 0} - {None}
         assert owners <= allowed, f"{name_of(path)} imports {', '.join(owners - allowed)}"
+
+
+def test_the_table_of_folders_in_the_design_is_that_of_the_imports():
+    text = (PROJECT_FOLDER / "docs" / "design.md").read_text()
+    rows = re.findall(r"^\| `(\w+)/` \| .* \| (.*) \|$", text, flags=re.MULTILINE)
+    assert [folder for folder, _ in rows] == list(LAYERS)
+    for folder, imports in rows:
+        above = set(list(LAYERS)[: list(LAYERS).index(folder)])
+        exceptions = set(re.findall(r"`(\w+)/`", imports))
+        stated = above - exceptions if imports.startswith("all above") else exceptions
+        assert stated == LAYERS[folder], f"{folder} imports {imports}"
 
 
 def test_no_imports_run_in_a_circle():
