@@ -251,6 +251,8 @@ def find_difference(found: Any, clean: Any, place: str = "output") -> str:
         if not isinstance(found, Mapping) or found.keys() != clean.keys():
             return f"{place} has other entries"
         parts = [(found[name], clean[name], f"{place}.{name}") for name in clean]
+    elif is_dataclass(clean) and type(found) is type(clean):
+        return find_difference(vars(found), vars(clean), place)
     elif isinstance(clean, list | tuple):
         if not isinstance(found, list | tuple) or len(found) != len(clean):
             return f"{place} has another length"

@@ -12,7 +12,7 @@ from torch import nn
 LARGEST_GRID = 4  # slots of the grid per phrase; above that every phrase gets a copy of its image instead
 
 
-@dataclass
+@dataclass(eq=False)
 class ImageGrouping:
     r"""Phrases on a grid with one row per image, so that the image is read once for all of them.
 
@@ -88,7 +88,7 @@ def group_by_image(image_index: torch.Tensor, num_images: int) -> ImageGrouping:
     return ImageGrouping(read, len(images), width, slots, phrases)
 
 
-@dataclass
+@dataclass(eq=False)
 class PhraseLayout:
     r"""P phrases of T tokens on N images as the text layers read them: packed without padding, grouped by image.
 
@@ -201,8 +201,8 @@ def build_layout(
     if not keep_padding:
         is_real = attention_mask.flatten() != 0
         token_index = None if is_real.all() else is_real.nonzero().flatten()
+    groupings: tuple[ImageGrouping, ...] = (ImageGrouping(None, num_images, 1),)
     if image_index is None:
-        groupings = (ImageGrouping(None, num_images, 1),)
         image_index = torch.arange(num_images, device=attention_mask.device)
     else:
         per_image = image_index.unbind(dim=1) if image_index.ndim == 2 else (image_index,)
