@@ -320,8 +320,9 @@ class ReliableTrainer(Trainer):
             parts += [partial(write, str(unfinished)) for write in writers]
             if self._stream is not None:
                 parts.append(partial(self._stream.save, unfinished))
+        parts.append(partial(self._finish_save, unfinished, final))
         try:
-            for part in [*parts, partial(self._finish_save, unfinished, final)]:
+            for part in parts:
                 _do_together(part, final)
         except BaseException:
             if self.args.should_save:
