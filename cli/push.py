@@ -14,10 +14,10 @@ from albef_amc.cli.options import STORED_TYPES, JsonOption, PrivateOption
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.publishing.checkpoint_publishing import (
     DEFAULT_MESSAGE,
-    check_token,
     prepare_publication,
     upload_publication,
 )
+from albef_amc.publishing.repositories import check_token
 from albef_amc.ranges_albef import check_choice
 
 

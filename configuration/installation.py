@@ -13,6 +13,3 @@ def name_installation(extra: str) -> str:
         "`pip install '.[train]'` in a clone of the repository"
     """
     return f"`pip install '.[{extra}]'` in a clone of the repository"
-
-
-__all__ = ["name_installation"]

@@ -131,6 +131,3 @@ def read_key_values(settings: Iterable[str], option: str) -> dict[str, Any]:
 def read_number(value: Any) -> Any:
     """YAML reads 2e-5 as text; a recipe means the number."""
     return float(value) if isinstance(value, str) and SCIENTIFIC_NOTATION.fullmatch(value) else value
-
-
-__all__ = ["build_section", "read_key_values", "read_number", "read_recipe", "split_key_value"]

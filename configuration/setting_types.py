@@ -109,6 +109,3 @@ def list_simple_fields(kind: type) -> dict[str, tuple[Any, ...]]:
         if all(kind in KINDS for kind in kinds):
             simple[item.name] = kinds
     return simple
-
-
-__all__ = ["KINDS", "check_type", "check_types", "list_simple_fields"]

@@ -26,6 +26,3 @@ def resolve_shipped(name_or_path: str | Path, kind: str, suffix: str) -> Path:
     raise FileNotFoundError(
         f"no file {name_or_path}, and no such name among those that ship: {', '.join(list_shipped(kind))}."
     )
-
-
-__all__ = ["CONFIGURATION_FOLDER", "list_shipped", "resolve_shipped"]

@@ -124,6 +124,3 @@ def _unshare(value: Any) -> Any:
     if isinstance(value, list):
         return [_unshare(item) for item in value]
     return value
-
-
-__all__ = ["parse_yaml", "read_yaml"]

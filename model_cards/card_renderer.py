@@ -262,6 +262,3 @@ def _show_percent(fraction: float) -> str:
 def _escape(value: Any) -> str:
     """A value as one cell of a Markdown table."""
     return " ".join(str(value).split()).replace("|", "\\|")
-
-
-__all__ = ["CHECKPOINT_WORD", "ModelCard", "render_model_card"]

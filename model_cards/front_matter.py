@@ -128,14 +128,3 @@ def hide_folder(value: Any, name: str, data_root: str | None = None) -> Any:
     if name.endswith(PLACE_ENDINGS):
         return name.upper()
     return name.upper() if is_place(text) and not is_inside(text, data_root) else value
-
-
-__all__ = [
-    "PLACE_ENDINGS",
-    "check_front_matter",
-    "hide_folder",
-    "is_hub_name",
-    "is_inside",
-    "is_place",
-    "shorten_place",
-]

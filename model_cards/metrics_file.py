@@ -72,6 +72,3 @@ def check_weights(path: str | Path, results: Mapping[str, Mapping[str, Any]], we
 
 def _is_result(value: Any) -> bool:
     return isinstance(value, dict) and {"pointing_game_accuracy", "num_phrases"} <= value.keys()
-
-
-__all__ = ["WEIGHTS_KEY", "check_weights", "read_metrics"]

@@ -42,5 +42,3 @@ CITATIONS = """\
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
   year      = {2023}
 }"""
-
-__all__ = ["CITATIONS", "SOURCES", "Source"]

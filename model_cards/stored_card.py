@@ -83,6 +83,3 @@ def _write(path: Path, text: str) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-__all__ = ["CARD_FILE", "read_model_card", "write_model_card"]

@@ -6,21 +6,15 @@ A publication is built in a folder of its own and checked there before anything 
 
 import dataclasses
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import validate_repo_id
 
 from albef_amc import AlbefForImageTextMatching, VisualGroundingPipeline
-from albef_amc.checkpoint_files_albef import ADAPTER_CONFIG_FILE, CONFIG_FILE, SERVER_ERRORS
+from albef_amc.checkpoint_files_albef import ADAPTER_CONFIG_FILE, CONFIG_FILE
 from albef_amc.evaluation.checkpoints import hash_checkpoint, load_model_and_processor
 from albef_amc.model_cards import (
     CARD_FILE,
@@ -32,6 +26,13 @@ from albef_amc.model_cards import (
     render_model_card,
 )
 from albef_amc.model_cards.front_matter import shorten_place
+from albef_amc.publishing.repositories import (
+    build_api,
+    check_repository_name,
+    check_token,
+    create_repository,
+    explaining_hub_errors,
+)
 from albef_amc.saving_albef import write_atomically, write_json
 from albef_amc.text_files_albef import load_json, read_text_file
 
@@ -47,7 +48,6 @@ ORIGINS = {
     "albef-amc": "a checkpoint whose training is not recorded here",
 }
 DEFAULT_MESSAGE = "Upload model, processor, code and card"
-UNAUTHORIZED = 401
 
 
 @dataclass
@@ -234,12 +234,10 @@ def upload_publication(
         ConnectionError: the Hub cannot be reached or has failed.
     """
     check_token(token)
-    api = HfApi(token=token, library_name="albef-amc", library_version=version("albef-amc"))
+    api = build_api(token)
     with explaining_hub_errors(publication.repo_id):
-        url = api.create_repo(publication.repo_id, private=private, exist_ok=True)
+        url = create_repository(api, publication.repo_id, "model", private)
         repo_id = url.repo_id
-        if private and not api.repo_info(repo_id).private:
-            raise ValueError(f"`{repo_id}` exists and is public: nothing was uploaded. Make it private on its page.")
         if publication.revision is not None:
             api.create_branch(repo_id, branch=publication.revision, exist_ok=True)
         where: dict[str, Any] = {"repo_id": repo_id, "revision": publication.revision}
@@ -266,51 +264,3 @@ def publish_checkpoint(
     with TemporaryDirectory() as folder:
         publication = prepare_publication(checkpoint, folder, repo_id, revision=revision)
         return upload_publication(publication, **upload_options)
-
-
-def check_repository_name(repo_id: str, example: str) -> None:
-    """Refuses a name that is not `user/name`; the Hub would add the name of the user to a bare one."""
-    if repo_id.count("/") != 1:
-        raise ValueError(f"a repository is named {example}, got {repo_id!r}.")
-    validate_repo_id(repo_id)
-
-
-def check_token(token: str | None = None) -> None:
-    """Refuses to continue without a token.
-
-    Raises:
-        ValueError: none is given and none is stored.
-    """
-    if token is None and get_token() is None:
-        raise ValueError("No Hugging Face token: run `hf auth login`, or set HF_TOKEN to a token that may write.")
-
-
-@contextmanager
-def explaining_hub_errors(repo_id: str | None) -> Iterator[None]:
-    """Turns answers of the Hub into one line: a `ValueError` for a refusal, a `ConnectionError` for a failure."""
-    try:
-        yield
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        reason = error.server_message or f"status {status}"
-        if status >= SERVER_ERRORS:
-            raise ConnectionError(f"{constants.ENDPOINT} failed ({reason}). Push again later.") from error
-        if status == UNAUTHORIZED:
-            raise ValueError(f"{constants.ENDPOINT} does not accept the token ({reason}): log in again.") from error
-        raise ValueError(
-            f"{constants.ENDPOINT} refused `{repo_id}` ({reason}). Is the name yours, and may the token write to it?"
-        ) from error
-    except (HTTPError, OfflineModeIsEnabled) as error:
-        raise ConnectionError(f"cannot reach {constants.ENDPOINT} ({error}). Push again later.") from error
-
-
-__all__ = [
-    "DEFAULT_MESSAGE",
-    "Publication",
-    "check_repository_name",
-    "check_token",
-    "explaining_hub_errors",
-    "prepare_publication",
-    "publish_checkpoint",
-    "upload_publication",
-]

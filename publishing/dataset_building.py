@@ -372,6 +372,3 @@ def _write_card(folder: Path, manifest: dict[str, Any], content: dict[str, Any],
     write_atomically(path, text)
     write_json(folder / BUILD_MANIFEST_FILE, {**manifest, "card_sha256": hash_file(path)})
     return False
-
-
-__all__ = ["BUILD_MANIFEST_FILE", "DEFAULT_SHARD_SIZE", "REPORT_FILE", "build_dataset", "list_files"]

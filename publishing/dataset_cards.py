@@ -142,6 +142,3 @@ def _shorten(value: Any) -> Any:
     if isinstance(value, str) and len(value) > LONGEST_TEXT:
         return value[:LONGEST_TEXT] + "..."
     return round(value, 2) if isinstance(value, float) else value
-
-
-__all__ = ["read_builder_card", "render_dataset_card"]

@@ -267,6 +267,3 @@ def _leave_with_parent() -> None:
 
 def _read_part(start: int, stop: int) -> Part:
     return stop, *_reader.read(start, stop)
-
-
-__all__ = ["Shard", "name_shard", "pack_report", "unpack_report", "write_shards"]

@@ -6,7 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import HfApi
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import logging
@@ -18,6 +17,7 @@ from albef_amc.publishing.checkpoint_publishing import (
     publish_checkpoint,
     upload_publication,
 )
+from albef_amc.publishing.repositories import build_api
 
 logger = logging.get_logger(__name__)
 
@@ -61,7 +61,7 @@ class RunPublisher(TrainerCallback):
         if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             name = "last-checkpoint" if args.hub_strategy == HubStrategy.CHECKPOINT else checkpoint.name
             options = dict(commit_message=f"{message}, state of the training", path_in_repo=name, **where)
-            upload: Any = HfApi(token=args.hub_token).upload_folder
+            upload: Any = build_api(args.hub_token).upload_folder
             self._jobs.append(self._uploads.submit(_warn_of_failure, upload, folder_path=checkpoint, **options))
         self.trainer.push_in_progress = PushInProgress(self._jobs)
 
@@ -111,6 +111,3 @@ def _warn_of_failure(upload: Any, *args: Any, **kwargs: Any) -> None:
         upload(*args, **kwargs)
     except Exception as error:
         logger.warning(f"A push during the run failed. {error}")
-
-
-__all__ = ["RunPublisher"]

@@ -26,7 +26,7 @@ from transformers.utils import logging
 from albef_amc.lora.adapter_files import is_adapter, load_adapter_weights
 from albef_amc.lora.adapter_training import AdapterTraining
 from albef_amc.messages_albef import list_first
-from albef_amc.publishing.checkpoint_publishing import check_token, explaining_hub_errors
+from albef_amc.publishing.repositories import check_token, explaining_hub_errors
 from albef_amc.publishing.run_publishing import RunPublisher
 from albef_amc.saving_albef import replacing_files
 from albef_amc.trainer.data.even_batches import divide_evenly
