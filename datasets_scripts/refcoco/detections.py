@@ -2,7 +2,6 @@
 """Files of detected boxes for the RefCOCO family, in three published formats."""
 
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +63,13 @@ def _read_lists(boxes: Any, path: Path, image_id: str) -> list[dict[str, Any]]:
 
 
 def build_proposals(
-    detections: Iterable[dict[str, Any]], image_id: str, stored: StoredImage, report: ReadingReport
+    detections: Detections, image_id: str, stored: StoredImage, report: ReadingReport
 ) -> list[dict[str, Any]]:
     """Detections of an image as proposals, clipped to the upright image; those without area are dropped."""
-    proposals = []
-    for detection in detections:
-        where = f"detection of image {image_id}"
+    if image_id not in detections:
+        report.add("image without detections: no proposals", f"image {image_id}")
+    proposals, where = [], f"detection of image {image_id}"
+    for detection in detections.get(image_id, ()):
         box = clean_box(detection["box"], stored.width, stored.height, where, report, is_xywh=True)
         if box is not None:
             proposals.append({**detection, "box": stored.turn_box(box)})

@@ -12,7 +12,7 @@ from albef_amc.datasets_scripts.reading.coco_files import load_annotations
 from albef_amc.datasets_scripts.reading.image_files import StoredImage, read_annotated_image
 from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
 from albef_amc.datasets_scripts.reading.regions import is_id_number, mark_incomplete, read_category, read_object_region
-from albef_amc.datasets_scripts.refcoco.detections import Detections, build_proposals, load_detections
+from albef_amc.datasets_scripts.refcoco.detections import build_proposals, load_detections
 from albef_amc.datasets_scripts.refcoco.restricted_pickle import load_plain_pickle
 from albef_amc.datasets_scripts.source_builder import ImageRootConfig, SourceBuilder
 from albef_amc.ranges_albef import check_choice
@@ -141,7 +141,7 @@ class RefCoco(SourceBuilder):
             image,
             *stored.upright_size,
             [phrase for ref in refs for phrase in _read_phrases(ref, annotations, categories, stored, report)],
-            None if detections is None else _read_proposals(detections, image, stored, report),
+            None if detections is None else build_proposals(detections, image, stored, report),
         )
 
 
@@ -178,9 +178,7 @@ def _check_ref(ref: Any, number: int, path: Path) -> None:
         if not is_id_number(ref[name]):
             raise ValueError(f"{path}: ref number {number} has a `{name}` that is not a whole number of 64 bits.")
     if not re.fullmatch(r"\w+", ref["split"]):
-        raise ValueError(
-            f"{path}: ref {ref['ref_id']} is in split {ref['split']!r}, which is not the name of a split."
-        )
+        raise ValueError(f"{path}: ref {ref['ref_id']} has split {ref['split']!r}, which is not the name of a split.")
     sentences = ref["sentences"]
     if not all(isinstance(entry, dict) and isinstance(entry.get("sent"), str) for entry in sentences):
         raise ValueError(f"{path}: a sentence of ref {ref['ref_id']} has no text `sent`.")
@@ -213,11 +211,3 @@ def _read_phrases(
         )
         for entry in sentences
     ]
-
-
-def _read_proposals(
-    detections: Detections, image_id: str, stored: StoredImage, report: ReadingReport
-) -> list[dict[str, Any]]:
-    if image_id not in detections:
-        report.add("image without detections: no proposals", f"image {image_id}")
-    return build_proposals(detections.get(image_id, ()), image_id, stored, report)
