@@ -19,6 +19,7 @@ from testing_utils import PROJECT_FOLDER, VOCABULARY, build_photo, build_tiny_co
 
 from albef_amc import AlbefForImageTextMatching, AlbefImageProcessor, AlbefProcessor
 from albef_amc.cli.main import VERBS, build_command
+from albef_amc.cli.options import EARLIER_NAMES
 from albef_amc.configuration.recipes import read_key_values
 from albef_amc.configuration.shipped_files import list_shipped
 from albef_amc.datasets_scripts import BUILDERS, GROUNDING_FEATURES
@@ -28,6 +29,7 @@ from albef_amc.trainer.recipes import load_recipe
 
 README = PROJECT_FOLDER / "README.md"
 DOCUMENTS = [README, PROJECT_FOLDER / "CONTRIBUTING.md", *sorted((PROJECT_FOLDER / "docs").rglob("*.md"))]
+CARDS = sorted((PROJECT_FOLDER / "datasets_scripts").glob("*/README.md"))
 NUM_POSITIONS = 32
 
 
@@ -59,7 +61,7 @@ def list_commands(path: Path, program: str) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith(program + " ")]
 
 
-COMMANDS = [(name_of(path), words) for path in DOCUMENTS for words in list_commands(path, "albef-amc")]
+COMMANDS = [(name_of(path), words) for path in [*DOCUMENTS, *CARDS] for words in list_commands(path, "albef-amc")]
 
 
 def of_verb(verb: str) -> list[tuple[str, list[str]]]:
@@ -73,8 +75,10 @@ def list_values(words: list[str], *options: str) -> list[str]:
 
 @cache
 def list_options(verb: str) -> set[str]:
+    """Options of a command, without names of earlier releases."""
     command = build_command(verb).commands[verb]
-    return {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    return options - set(EARLIER_NAMES.get(verb, {}))
 
 
 @pytest.mark.parametrize(
