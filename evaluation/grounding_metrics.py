@@ -135,7 +135,8 @@ def measure_phrase(
     if HEATMAP_METRIC in metrics:
         outlines = {name: annotation[name] for name in ("polygons", "masks") if annotation[name]}
         try:
-            region = build_region_mask(*heatmap.shape, tuple(heatmap.shape), **(outlines or {"boxes": result.boxes}))
+            height, width = heatmap.shape
+            region = build_region_mask(height, width, (height, width), **(outlines or {"boxes": result.boxes}))
         except ValueError as error:
             raise ValueError(f"phrase {result.phrase_id!r} of image {result.image_id!r}: {error}") from error
         measures[HEATMAP_METRIC] = measure_heatmap(heatmap, region) if region.any() else None

@@ -34,9 +34,9 @@ MAX_CAPTION_LINES = 6
 TALLEST_CELL = 1.5  # height of a sheet's picture over the width of its column
 
 # The part of the plasma scale that stands out on white and on black; the opacity rises with the value to 0.78.
-HEAT_COLOURS = ListedColormap(
-    np.c_[matplotlib.colormaps["plasma"](np.linspace(0.12, 0.82, 512))[:, :3], np.linspace(0, 0.78, 512)]
-)
+HEAT = np.c_[matplotlib.colormaps["plasma"](np.linspace(0.12, 0.82, 512))[:, :3], np.linspace(0, 0.78, 512)]
+HEAT_COLOURS = ListedColormap(HEAT)
+HEAT_ON_PAPER = ListedColormap(1 + HEAT[:, 3:] * (HEAT[:, :3] - 1))
 INNER_TONE, OUTER_TONE = (90, 240, 255), (10, 10, 10)  # a region's line and its border
 POINT_TONE = (255, 255, 255)
 PAPER, INK = "white", "#191919"
@@ -157,6 +157,7 @@ def draw_sheet(
     figure = Figure(figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
     table = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)  # in pixels
     table.set_axis_off()
+    font: dict[str, Any] = {"family": "DejaVu Sans", "size": size * 72 / DOTS_PER_INCH}  # in points
     for line_height, line in zip(heights, lines, strict=True):
         for column, cell in enumerate(line):
             middle = margin + column * (cell_size + margin) + cell_size / 2
@@ -165,15 +166,16 @@ def draw_sheet(
                 half = round(cell_height * cell.width / cell.height) / 2
                 table.imshow(cell, extent=(middle - half, middle + half, top + cell_height, top), aspect="auto")
             else:
-                _write(table, (middle, top + line_height / 2), cell, size, is_bold=line is lines[0])
+                weight, text = "bold" if line is lines[0] else "normal", "\n".join(cell)
+                words = table.text(middle, top + line_height / 2, text, color=INK, weight=weight, **font)
+                words.set(ha="center", va="center", parse_math=False)  # "$5 and $6" is not a formula
         top += line_height + margin
     if has_colour_bar:
         edge = 2 * size / width  # half of the last number stands beside the bar
         place = (edge, 1 - (top + size / 2) / height, 1 - 2 * edge, size / 2 / height)
-        on_paper = ListedColormap(1 + HEAT_COLOURS.colors[:, 3:] * (HEAT_COLOURS.colors[:, :3] - 1))
-        bar = figure.colorbar(ScalarMappable(cmap=on_paper), figure.add_axes(place), orientation="horizontal")
-        bar.set_label("heat, as a share of each heatmap's maximum", fontsize=_points(size))
-        bar.ax.tick_params(labelsize=_points(size))
+        bar = figure.colorbar(ScalarMappable(cmap=HEAT_ON_PAPER), figure.add_axes(place), orientation="horizontal")
+        bar.set_label("heat, as a share of each heatmap's maximum", **font)
+        bar.ax.tick_params(labelsize=font["size"])
     return save_picture(_render(figure), path)
 
 
@@ -267,10 +269,6 @@ def _fit_for_viewing(image: Image.Image) -> Image.Image:
     resample = Image.Resampling.LANCZOS
     if factor >= PIXEL_ART_FACTOR:
         factor, resample = math.ceil(factor), Image.Resampling.NEAREST
-    return _rescale(image, factor, resample)
-
-
-def _rescale(image: Image.Image, factor: float, resample: Image.Resampling) -> Image.Image:
     return image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))), resample)
 
 
@@ -386,17 +384,6 @@ def _measure_height(cell: Image.Image | list[str], size: int, cell_size: int) ->
     if isinstance(cell, Image.Image):
         return round(cell_size * min(TALLEST_CELL, cell.height / cell.width))
     return round(LINE_HEIGHT * size * len(cell))
-
-
-def _points(size: int) -> float:
-    """Size of letters in points, from pixels."""
-    return size * 72 / DOTS_PER_INCH
-
-
-def _write(table: Any, middle: tuple[float, float], lines: list[str], size: int, is_bold: bool) -> None:
-    """Words around a point, as they are: without the mathematics that matplotlib finds between dollars."""
-    font = {"family": "DejaVu Sans", "size": _points(size), "weight": "bold" if is_bold else "normal"}
-    table.text(*middle, "\n".join(lines), font, ha="center", va="center", color=INK, parse_math=False)
 
 
 def _render(figure: Figure) -> Image.Image:
