@@ -184,16 +184,13 @@ def _score(
     """The metrics of all phrases; what several of them count, such as `num_phrases`, is that of the first."""
     if not results:
         raise ValueError("no phrase of the data set has a box: there is nothing to score.")
-    parts = []
-    if POINTING_GAME in metrics:
-        parts.append(score_points(results, box_rule))
-    if BOX_METRIC in metrics:
-        parts.append(score_proposals(results, proposal_ranking, box_rule))
-    if HEATMAP_METRIC in metrics:
-        parts.append(score_heatmaps(results))
-    if RECALL_METRIC in metrics:
-        thresholds = dict.fromkeys(RECALLS, MASK_THRESHOLD) if mask_thresholds is None else mask_thresholds
-        parts.append(score_masks(results, thresholds))
+    thresholds = dict.fromkeys(RECALLS, MASK_THRESHOLD) if mask_thresholds is None else mask_thresholds
+    parts = (
+        score_points(results, box_rule) if POINTING_GAME in metrics else {},
+        score_proposals(results, proposal_ranking, box_rule) if BOX_METRIC in metrics else {},
+        score_heatmaps(results) if HEATMAP_METRIC in metrics else {},
+        score_masks(results, thresholds) if RECALL_METRIC in metrics else {},
+    )
     found: dict[str, Any] = {}
     for part in parts:
         found |= {name: value for name, value in part.items() if name not in found}
@@ -303,56 +300,49 @@ class _GroundingInputs:
     def __call__(self, rows: list[dict]) -> tuple[list[PhraseResult], dict[str, torch.Tensor], list[dict], int]:
         entries, images, texts, annotations, skipped = [], [], [], [], 0
         for row in map(read_row, rows):
-            scored, num_phrases = list(iterate_phrases(row)), len(row["phrases"] or ())
+            scored = list(iterate_phrases(row))
             entries += scored
-            skipped += num_phrases - len(scored)
-            image = self._load_image(row, scored)
-            usable = [phrase for phrase in scored if phrase.problem is None]
-            if image is not None and usable:
-                images.append(image)
-                texts.append([phrase.phrase for phrase in usable])
-                proposals = [proposal["box"] for proposal in row.get("proposals") or ()]
-                for phrase, source in zip(scored, filter(_has_box, row["phrases"]), strict=True):
-                    if phrase.problem is None:
-                        outlines = {name: source.get(name) for name in ("polygons", "masks")}
-                        annotations.append({"proposals": proposals, **outlines})
+            skipped += len(row["phrases"]) - len(scored)
+            for phrase in scored:
+                phrase.problem = phrase.problem or self._find_length_problem(phrase)
+            if all(phrase.problem for phrase in scored):
+                continue
+            try:
+                images.append(self._load_image(row))
+            except (UnusableImageError, FileNotFoundError) as error:
+                for phrase in scored:
+                    phrase.problem = phrase.problem or str(error)
+                continue
+            texts.append([phrase.phrase for phrase in scored if phrase.problem is None])
+            proposals = [proposal["box"] for proposal in row.get("proposals") or ()]
+            for phrase, source in zip(scored, filter(_has_box, row["phrases"]), strict=True):
+                if phrase.problem is None:
+                    outlines = {name: source.get(name) for name in ("polygons", "masks")}
+                    annotations.append({"proposals": proposals, **outlines})
+        for phrase in entries:
+            phrase.point = phrase.point if phrase.problem is None else None
         inputs = {}
         if texts:
             inputs = dict(self.processor(images=images, text=texts, max_length=self.max_length, return_tensors="pt"))
         return entries, inputs, annotations, skipped
 
-    def _load_image(self, row: dict, phrases: list[PhraseResult]) -> Any:
-        """The picture that usable phrases need; where it cannot be used, they get the problem."""
-        for phrase in phrases:
-            if phrase.problem is None:
-                self._check_length(phrase)
-        usable = [phrase for phrase in phrases if phrase.problem is None]
-        if not usable:
-            return None
-        try:
-            if row["image"] is None:
-                raise UnusableImageError(f"image {row['image_id']!r} is missing: its row has neither bytes nor a path")
-            limit = self.processor.image_processor.max_image_pixels
-            image = load_image(row["image"], limit, name=f"image {row['image_id']!r}")
-        except (UnusableImageError, FileNotFoundError) as error:
-            for phrase in usable:
-                phrase.problem, phrase.point = str(error), None
-            return None
+    def _load_image(self, row: dict) -> Any:
+        """The picture of a row, which must have the size that the row states."""
+        if row["image"] is None:
+            raise UnusableImageError(f"image {row['image_id']!r} is missing: its row has neither bytes nor a path")
+        limit = self.processor.image_processor.max_image_pixels
+        image = load_image(row["image"], limit, name=f"image {row['image_id']!r}")
         check_picture_size(row, image.size)
         return image
 
-    def _check_length(self, phrase: PhraseResult) -> None:
-        """Marks a phrase that is not cut and has more tokens than the model has text positions."""
+    def _find_length_problem(self, phrase: PhraseResult) -> str | None:
+        """What is wrong with a phrase that is not cut and has more tokens than the model has text positions."""
         limit = self.processor.tokenizer.model_max_length
         if self.max_length is not None or LARGEST_GROWTH * len(phrase.phrase) < limit:
-            return
+            return None
         length = len(self.processor.tokenizer(clean_caption(phrase.phrase), verbose=False)["input_ids"])
-        if length > limit:
-            problem = f"has {length} tokens but the model has {limit} text positions"
-            phrase.problem, phrase.point = (
-                _name_problem(phrase.phrase_id, phrase.image_id, phrase.phrase, problem),
-                None,
-            )
+        problem = f"has {length} tokens but the model has {limit} text positions"
+        return _name_problem(phrase.phrase_id, phrase.image_id, phrase.phrase, problem) if length > limit else None
 
 
 def _name_problem(phrase_id: str, image_id: str, words: Any, problem: str) -> str:
