@@ -29,7 +29,6 @@ from albef_amc.trainer.recipes import load_recipe
 
 README = PROJECT_FOLDER / "README.md"
 DOCUMENTS = [README, PROJECT_FOLDER / "CONTRIBUTING.md", *sorted((PROJECT_FOLDER / "docs").rglob("*.md"))]
-CARDS = sorted((PROJECT_FOLDER / "datasets_scripts").glob("*/README.md"))
 NUM_POSITIONS = 32
 
 
@@ -61,7 +60,7 @@ def list_commands(path: Path, program: str) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith(program + " ")]
 
 
-COMMANDS = [(name_of(path), words) for path in [*DOCUMENTS, *CARDS] for words in list_commands(path, "albef-amc")]
+COMMANDS = [(name_of(path), words) for path in DOCUMENTS for words in list_commands(path, "albef-amc")]
 
 
 def of_verb(verb: str) -> list[tuple[str, list[str]]]:
