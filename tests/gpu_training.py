@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 from parallel_cases import build_uneven_rows
-from testing_utils import build_tiny_config, build_tiny_processor
+from testing_utils import build_tiny_config, build_tiny_trainer, list_training_logs
 from torch.distributed.fsdp import FSDPModule
 from transformers import set_seed
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
-from albef_amc.trainer import AmcConfig, AmcTrainer
 
 
 def name_wrapper(model: torch.nn.Module) -> str:
@@ -27,28 +26,24 @@ def name_wrapper(model: torch.nn.Module) -> str:
 def main() -> None:
     folder, wrapper = Path(sys.argv[1]), sys.argv[2]
     set_seed(0)
-    arguments = AmcConfig(
-        output_dir=str(folder / "run"),
+    rows = build_uneven_rows()
+    trainer = build_tiny_trainer(
+        AlbefForPreTraining(build_tiny_config()),
+        folder / "run",
+        rows,
+        rows,
         use_cpu=not torch.cuda.is_available(),
-        max_steps=2,
-        per_device_train_batch_size=2,
-        learning_rate=1e-3,
-        mask_size=16,
         bf16=True,
-        logging_steps=1,
+        save_strategy="steps",
         save_steps=2,
         eval_strategy="steps",
         eval_steps=2,
-        disable_tqdm=True,
     )
-    rows = build_uneven_rows()
-    model = AlbefForPreTraining(build_tiny_config())
-    trainer = AmcTrainer(model, arguments, build_tiny_processor(), train_dataset=rows, eval_dataset=rows)
     trainer.train()
     found = name_wrapper(trainer.model_wrapped)
     if found != wrapper:
         raise SystemExit(f"the model is wrapped as {found}, not as {wrapper}")
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    losses = [entry["loss"] for entry in list_training_logs(trainer)]
     if len(losses) != 2 or not all(math.isfinite(loss) for loss in losses):
         raise SystemExit(f"losses {losses}")
     trainer.save_model(str(folder / "saved"))

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed
-from testing_utils import build_rows, build_tiny_config, build_tiny_processor
+from testing_utils import build_rows, build_tiny_config, build_tiny_trainer
 from transformers import TrainerCallback, set_seed
 
 from albef_amc import AlbefForPreTraining
-from albef_amc.trainer import AmcConfig, AmcTrainer
-from albef_amc.trainer.amc_trainer import build_training_collator
 
 NUM_IMAGES = 8
 TERMS = ("itc", "itm", "mlm", "amc")
@@ -81,37 +79,24 @@ def run_case(case: str, folder: Path) -> dict:
     """Trains one case on this process; returns what it left."""
     weights, accumulation, changes = CASES[case]
     world_size = int(os.environ.get("WORLD_SIZE", 1))
-    processor, recorder = build_tiny_processor(), GradientRecorder()
-    arguments = AmcConfig(
+    recorder, model = GradientRecorder(), build_model(torch.float64)
+    trainer = build_tiny_trainer(
+        model,
+        folder / f"{case}-{world_size}",
+        build_uneven_rows(),
+        callbacks=[recorder],
         **{
-            "output_dir": str(folder / f"{case}-{world_size}"),
-            "use_cpu": True,
             "max_steps": 1,
             "per_device_train_batch_size": NUM_IMAGES // world_size // (accumulation if world_size > 1 else 1),
             "gradient_accumulation_steps": accumulation if world_size > 1 else 1,
             "train_sampling_strategy": "sequential",
-            "learning_rate": 1e-3,
-            "mask_size": 16,
             "mlm_probability": 0.5,
             "distillation_ramp_epochs": 0.0,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "disable_tqdm": True,
-            "dataloader_pin_memory": False,
             **{f"{term}_weight": weights.get(term, 0.0) for term in TERMS},
             **changes,
-        }
+        },
     )
-    model = build_model(torch.float64)
-    collator = CaseCollator(build_training_collator(processor, arguments, 0.5), case)
-    trainer = AmcTrainer(
-        model,
-        arguments,
-        processor,
-        train_dataset=build_uneven_rows(),
-        data_collator=collator,
-        callbacks=[recorder],
-    )
+    trainer.data_collator = CaseCollator(trainer.data_collator, case)
     trainer.train()
     logged = next(entry for entry in trainer.state.log_history if "loss" in entry)
     return {
@@ -125,9 +110,7 @@ def run_case(case: str, folder: Path) -> dict:
 
 def run_evaluation(folder: Path) -> dict:
     """Points of seven images with two to a batch: the last batches of two processes are partial."""
-    processor = build_tiny_processor()
-    arguments = AmcConfig(output_dir=str(folder), use_cpu=True, per_device_eval_batch_size=2)
-    trainer = AmcTrainer(build_model(torch.float64), arguments, processor)
+    trainer = build_tiny_trainer(build_model(torch.float64), folder, per_device_eval_batch_size=2)
     evaluation = trainer.evaluate_phrases(build_uneven_rows()[:7])
     return {
         "phrase_ids": [result.phrase_id for result in evaluation.results],

@@ -12,20 +12,20 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from parallel_cases import NUM_IMAGES, build_model, build_uneven_rows
-from testing_utils import build_tiny_processor
+from testing_utils import build_tiny_trainer
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from albef_amc.trainer import AmcConfig, AmcTrainer
+from albef_amc.trainer import AmcTrainer
 from albef_amc.trainer.sharding import build_full_model
 
 ZERO_CASES = {"zero1": 1, "zero2": 2}
 FSDP_CASES = {"fsdp2_whole": (), "fsdp2_layers": ("AlbefVisionLayer",)}
 
 
-def build_trainer(model, folder: Path) -> AmcTrainer:
-    arguments = AmcConfig(output_dir=str(folder), use_cpu=True, distillation_ramp_epochs=0.0, mask_size=16)
-    trainer = AmcTrainer(model, arguments, build_tiny_processor())
+def build_unstarted_trainer(model, folder: Path) -> AmcTrainer:
+    """A trainer as its training loop would leave it before the first step."""
+    trainer = build_tiny_trainer(model, folder, distillation_ramp_epochs=0.0)
     trainer.current_gradient_accumulation_steps = 1  # set by the training loop
     return trainer
 
@@ -45,7 +45,7 @@ def compute_loss(trainer: AmcTrainer, wrapped, inputs: dict) -> torch.Tensor:
 def run_reference(folder: Path) -> dict:
     """One process, every image."""
     model = build_model(torch.float64)
-    trainer = build_trainer(model, folder)
+    trainer = build_unstarted_trainer(model, folder)
     model.update_momentum()
     compute_loss(trainer, model, build_inputs(trainer, 0, 1)).backward()
     return {
@@ -56,7 +56,7 @@ def run_reference(folder: Path) -> dict:
 
 def run_fsdp2(case: str, folder: Path) -> dict:
     model = build_model(torch.float64)
-    trainer = build_trainer(model, folder)
+    trainer = build_unstarted_trainer(model, folder)
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for module in list(model.modules()):
         if type(module).__name__ in FSDP_CASES[case]:
@@ -89,7 +89,7 @@ def run_zero(case: str, folder: Path) -> dict:
     # for each other in shared memory without a limit.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     model = build_model(torch.float64)
-    trainer = build_trainer(model, folder)
+    trainer = build_unstarted_trainer(model, folder)
     optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.1)
     engine, *_ = deepspeed.initialize(
         model=model,

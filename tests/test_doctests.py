@@ -14,7 +14,7 @@ FOLDERS = tuple(path.parent for path in sorted(PROJECT_FOLDER.glob("*/__init__.p
 
 
 def list_examples() -> list[str]:
-    """Import names of the modules that hold an example; metrics lie in folders that are no packages."""
+    """Import names of the modules that hold an example; folders of metrics are not packages."""
     names = []
     for path in sorted(path for folder in FOLDERS for path in folder.rglob("*.py")):
         folder, *inner = path.relative_to(PROJECT_FOLDER).with_suffix("").parts

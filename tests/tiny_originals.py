@@ -11,7 +11,7 @@ from albef_amc.conversion.convert_albef_original_to_hf import convert_checkpoint
 TINY = GOLDEN_FOLDER / "tiny_pretrain" / "checkpoint.pth"
 HEADS = {"vision_config.num_attention_heads": 4, "text_config.num_attention_heads": 4}
 SPECIAL = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
-VOCABULARY = [SPECIAL.get(index, f"piece{index}") for index in range(120)]
+VOCABULARY = [SPECIAL.get(index, f"token{index}") for index in range(120)]
 
 
 def save(state: dict, path: Path, **others) -> Path:

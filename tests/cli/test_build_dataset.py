@@ -187,7 +187,7 @@ def test_other_raw_files_are_another_build(tmp_path):
         build_dataset("amc_json", tmp_path / "built", options, resume=True)
 
 
-def test_what_was_left_out_is_reported_without_folders_of_the_machine(tmp_path, capsys):
+def test_what_was_skipped_is_reported_without_folders_of_the_machine(tmp_path, capsys):
     lists = [f"{AMC['data_root']}/vg_descriptions.json", "vg_attributes.json", "vg_attributes_spatial.json"]
     words = ["--data", f"data_root={AMC['data_root']}", "--data", f"image_root={AMC['image_root']}", "--json"]
     words += ["--data", f"annotation_files={json.dumps(lists)}"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""`albef-amc demo`, shortened: what it leaves behind and what it says."""
+"""`albef-amc demo`, shortened: the files that it writes and what it prints."""
 
 import json
 

@@ -304,7 +304,7 @@ def test_other_data_than_the_recipe_s_is_named(checkpoint, refer_options, capsys
 
 
 @pytest.mark.slow
-def test_intervals_hold_the_accuracy_and_can_be_left_out(checkpoint, scene_options, capsys):
+def test_intervals_hold_the_accuracy_and_can_be_omitted(checkpoint, scene_options, capsys):
     first, other, without = (
         evaluate(capsys, checkpoint, "synthetic", *scene_options, *words)
         for words in (["--resamples", 50], ["--resamples", 50, "--seed", 1], ["--resamples", 0])

@@ -189,7 +189,7 @@ def test_what_is_given_twice_is_grounded_once(checkpoint, photo, tmp_path, capsy
     assert entry["photograph"] == str(photo) and len(entry["phrases"]) == 1
 
 
-def test_a_name_with_bytes_that_are_no_text(checkpoint, tmp_path, capfd, monkeypatch):
+def test_a_name_with_bytes_that_are_not_text(checkpoint, tmp_path, capfd, monkeypatch):
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
     build_photo().save(odd)
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8", errors="strict"))

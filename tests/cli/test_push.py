@@ -113,7 +113,7 @@ def test_pushing_again_replaces_the_files_of_before(carded, hub, capsys):
 
 
 @pytest.mark.slow
-def test_a_private_repository_is_made_private_and_a_public_one_is_left_alone(carded, hub, capsys):
+def test_a_private_repository_is_made_private_and_a_public_one_is_unchanged(carded, hub, capsys):
     push(capsys, carded, REPOSITORY, "--private")
     assert hub.repositories[REPOSITORY].private
     hub.repositories[REPOSITORY].private = False

@@ -73,8 +73,8 @@ def test_dimensions_processor_and_guesses(tmp_path):
     assert (text.pad_token_id, text.cls_token_id, text.mask_token_id, text.fusion_layer) == (0, 101, 103, 3)
     assert (model.config.explanation_layer, model.config.explanation_block) == (4, 1)
     assert sum("IS A GUESS" in note for note in report.notes) == 2
-    told = convert(TINY, tmp_path / "told", overrides={**HEADS, "explanation_layer": 5, "explanation_block": 2})
-    assert not told.notes and told.dimensions["explanation_layer"] == 5
+    given = convert(TINY, tmp_path / "given", overrides={**HEADS, "explanation_layer": 5, "explanation_block": 2})
+    assert not given.notes and given.dimensions["explanation_layer"] == 5
 
 
 def test_one_pointer_of_albef_serves_both_queues(tmp_path, tiny_state):

@@ -155,8 +155,8 @@ def test_full_size(tmp_path, published):
         for name, tensor in build_meta(published["amc_pretrain_256"]).items()
     }
     path = save(original, tmp_path / "AMC.pth", epoch=0, config={"image_res": 256})
-    pieces = [*(SPECIAL.get(index, f"piece{index}") for index in range(30522))]
-    report = convert_checkpoint(path, tmp_path / "out", vocab=pieces, image_size=384, dtype=torch.bfloat16)
+    tokens = [*(SPECIAL.get(index, f"token{index}") for index in range(30522))]
+    report = convert_checkpoint(path, tmp_path / "out", vocab=tokens, image_size=384, dtype=torch.bfloat16)
     assert not report.missing and not report.unexpected
     with torch.device("meta"):
         expected = AlbefForImageTextMatching(AlbefForImageTextMatching.config_class.from_pretrained(tmp_path / "out"))
@@ -383,9 +383,9 @@ def test_reasoning_of_any_depth_is_known_by_its_weights(depth, tmp_path):
     assert layer == depth[0] + 2 * (depth[1] // 3)
     assert any(note.startswith(f"explanation_layer = {layer} IS A GUESS") for note in report.notes)
     chosen = depth[0] + 2 * depth[1] - 2
-    told = convert(path, tmp_path / "told", overrides={**HEADS, "explanation_layer": chosen})
-    assert told.dimensions["explanation_layer"] == chosen
-    assert not any("explanation_layer" in note for note in told.notes)
+    given = convert(path, tmp_path / "given", overrides={**HEADS, "explanation_layer": chosen})
+    assert given.dimensions["explanation_layer"] == chosen
+    assert not any("explanation_layer" in note for note in given.notes)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)

@@ -49,7 +49,7 @@ def save_bert(folder: Path, model_class=BertForPreTraining, with_tokenizer: bool
     torch.manual_seed(0)
     model_class(build_bert_config(**changes)).save_pretrained(folder)
     if with_tokenizer:
-        vocabulary = {piece: index for index, piece in enumerate(VOCABULARY)}
+        vocabulary = {token: index for index, token in enumerate(VOCABULARY)}
         BertTokenizer(vocab=vocabulary).save_pretrained(folder)
     return folder
 
@@ -249,7 +249,7 @@ def test_the_masked_word_head_is_read_where_there_is_one(tmp_path, model_class, 
     assert torch.equal(model.momentum_mlm_head.dense.weight, model.mlm_head.dense.weight)
 
 
-def test_a_decoder_of_its_own_is_left_out(tmp_path):
+def test_a_decoder_of_its_own_is_skipped(tmp_path):
     bert = save_bert(tmp_path / "bert", BertForMaskedLM, tie_word_embeddings=False)
     model, report = AlbefForPreTraining.from_encoders(TIMM_FOLDER, bert, **SMALL, output_loading_info=True)
     assert report.ignored["ALBEF predicts words with the word embeddings"] == ["cls.predictions.decoder.weight"]
@@ -322,7 +322,7 @@ def test_the_code_of_a_checkpoint_says_that_it_lacks_this(built, tmp_path):
 # Processors
 
 
-def test_the_processor_reads_with_the_pieces_of_the_bert(built, bert, tmp_path):
+def test_the_processor_reads_with_the_tokens_of_the_bert(built, bert, tmp_path):
     processor = build_processor(bert, built[0].config)
     processor.save_pretrained(tmp_path / "checkpoint")
     for one in (processor, AlbefProcessor.from_pretrained(tmp_path / "checkpoint")):
@@ -333,12 +333,12 @@ def test_the_processor_reads_with_the_pieces_of_the_bert(built, bert, tmp_path):
         assert one.tokenizer.model_max_length == POSITIONS
 
 
-def test_another_language_keeps_its_letters_and_special_pieces(tmp_path):
-    pieces = ["<leer>", "grün", "grun", "<anfang>", "<ende>", "<lücke>", "<fremd>", "ball", "##e"]
+def test_another_language_keeps_its_letters_and_special_tokens(tmp_path):
+    tokens = ["<leer>", "grün", "grun", "<anfang>", "<ende>", "<lücke>", "<fremd>", "ball", "##e"]
     names = {"pad_token": "<leer>", "cls_token": "<anfang>", "sep_token": "<ende>", "mask_token": "<lücke>"}
-    folder = save_bert(tmp_path / "bert", with_tokenizer=False, vocab_size=len(pieces))
+    folder = save_bert(tmp_path / "bert", with_tokenizer=False, vocab_size=len(tokens))
     tokenizer = BertTokenizer(
-        vocab={piece: index for index, piece in enumerate(pieces)},
+        vocab={token: index for index, token in enumerate(tokens)},
         strip_accents=False,
         unk_token="<fremd>",
         **names,
@@ -476,7 +476,7 @@ def test_vision_files_of_another_kind(vision_state, bert, tmp_path):
         AlbefForPreTraining.from_encoders(tmp_path / "nothing" / "there", bert)
 
 
-def test_arguments_of_timm_that_leave_no_trace(bert, tmp_path):
+def test_arguments_of_timm_without_effect(bert, tmp_path):
     description = json.loads((TIMM_FOLDER / "config.json").read_text())
     description["model_args"]["act_layer"] = "quick_gelu"
     (tmp_path / "config.json").write_text(json.dumps(description))
@@ -534,7 +534,7 @@ def test_values_that_do_not_fit(bert, options, words):
         AlbefForPreTraining.from_encoders(TIMM_FOLDER, bert, **{**SMALL, **options})
 
 
-def test_heads_that_nothing_tells_or_that_do_not_fit(bert):
+def test_heads_that_nothing_specifies_or_that_do_not_fit(bert):
     file = TIMM_FOLDER / "model.safetensors"
     with pytest.raises(ValueError, match=r"width 24 is none of the published.*vision_config=\{'num_attention_heads'"):
         AlbefForPreTraining.from_encoders(file, bert, **SMALL)

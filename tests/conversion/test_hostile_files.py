@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Original checkpoints and pickles from strangers: bombs, lies about lengths, entries that are no weights."""
+"""Original checkpoints and pickles from strangers: bombs, lies about lengths, entries that are not weights."""
 
 import pickle
 import re
@@ -51,12 +51,12 @@ def check_refused(path, folder, words: str) -> None:
     ids=range(13),
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_an_entry_that_is_no_weight_is_named(state, tmp_path, entry, words):
+def test_an_entry_that_is_not_a_weight_is_named(state, tmp_path, entry, words):
     state["itm_head.bias"] = entry
     check_refused(save(state, tmp_path / "a.pth"), tmp_path, f"a.pth: the entry `itm_head.bias` .*{re.escape(words)}")
 
 
-def test_a_name_that_is_no_text_is_named(state, tmp_path):
+def test_a_name_that_is_not_text_is_named(state, tmp_path):
     state[5] = torch.ones(1)
     check_refused(
         save(state, tmp_path / "a.pth"), tmp_path, "the entry '5' of the state dict has a name that is not text"
@@ -165,7 +165,7 @@ def test_a_pickle_of_containers_alone():
 def test_every_protocol_is_read_to_its_end(protocol):
     content = [{"a": (1, 2.5, None, True, "text é", b"bytes", 10**50, {1, 2}, bytearray(b"x"))}] * 3 + list(range(300))
     written = pickle.dumps(content, protocol=protocol)
-    assert find_pickle_end(written + b"behind") == len(written)
+    assert find_pickle_end(written + b"after") == len(written)
 
 
 def test_one_line_from_the_command(tmp_path, capsys):

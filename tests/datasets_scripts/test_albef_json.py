@@ -51,7 +51,7 @@ def test_rows_are_those_that_albef_reads(tmp_path, files, folder):
     assert all(phrase["boxes"] is None for row in rows for phrase in row["phrases"])
 
 
-def test_what_is_left_out_is_counted(tmp_path):
+def test_what_is_skipped_is_counted(tmp_path):
     rows, report = build(tmp_path, PRETRAINING)
     assert report.counts == {
         "image file missing: image skipped": 1,

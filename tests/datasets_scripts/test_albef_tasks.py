@@ -130,14 +130,14 @@ def test_a_boolean_label_is_what_it_says(tmp_path):
         ({"label": None}, "has no `label`"),
     ],
 )
-def test_what_is_no_pair_with_a_label_is_refused(changes, message, tmp_path):
+def test_what_is_not_a_pair_with_a_label_is_refused(changes, message, tmp_path):
     entry = json.loads((ALBEF / "data" / "nlvr_dev.json").read_text())[0]
     path = write_list(tmp_path, {**entry, **changes})
     with pytest.raises(ValueError, match=f"entry 0.*{message}"):
         build(AlbefNlvr2, tmp_path, image_root=PAIRS, train_files=path)
 
 
-def test_a_pair_with_one_missing_image_is_left_out(tmp_path):
+def test_a_pair_with_one_missing_image_is_skipped(tmp_path):
     entries = json.loads((ALBEF / "data" / "nlvr_train.json").read_text())
     entries[0]["images"][1] = "images/train/absent.png"
     rows, report = build(AlbefNlvr2, tmp_path, image_root=PAIRS, train_files=write_list(tmp_path, *entries))

@@ -11,7 +11,7 @@ from albef_amc.datasets_scripts import AlbefVqa, build_question, read_answer_lis
 ALBEF = FIXTURES_FOLDER / "albef_json"
 FOLDERS = {"image_root": str(ALBEF / "images" / "coco"), "vg_root": str(ALBEF / "images" / "visual-genome")}
 TURNED = "000000179765"  # by its EXIF data, which the published reader ignores
-END = "[SEP]"  # that the published reader puts behind every answer
+END = "[SEP]"  # the published reader appends it to every answer
 
 
 def build(cache, split="train", files=("vqa_train.json",), **options):
@@ -96,7 +96,7 @@ def test_entries_of_another_form_are_refused(changes, message, tmp_path):
         build_entries(tmp_path, changes)
 
 
-def test_a_question_without_a_usable_answer_is_left_out(tmp_path):
+def test_a_question_without_a_usable_answer_is_skipped(tmp_path):
     blank, half = {"question_id": 1, "answer": [" ", ""]}, {"question_id": 2, "answer": ["red", " ", "red", "\ud800"]}
     rows, report = build_entries(tmp_path, blank, half)
     ((_, question),) = list_questions(rows)

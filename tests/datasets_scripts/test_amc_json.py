@@ -48,7 +48,7 @@ def test_every_expected_phrase_is_there(tmp_path):
     assert found["vg_descriptions.json#1.1"][1]["boxes"] == found["vg_descriptions.json#1"][1]["boxes"]
 
 
-def test_one_row_per_image_and_everything_left_out_is_counted(tmp_path):
+def test_one_row_per_image_and_everything_skipped_is_counted(tmp_path):
     rows, report = build(tmp_path)
     names = ["VG_100K_2/1.jpg", "VG_100K/150301.jpg", "VG_100K/2315410.jpg", "VG_100K_2/2327771.jpg"]
     assert rows["image_id"][:] == names
@@ -130,7 +130,7 @@ def test_half_a_download_is_refused(tmp_path):
         build(tmp_path / "cache", data_root=tmp_path, annotation_files="list.json")
 
 
-def test_broken_characters_are_left_out(tmp_path):
+def test_broken_characters_are_skipped(tmp_path):
     entry = {"image": "VG_100K_2/1.jpg", "caption": ["half a \ud83d", "a dog"], "bbox": [[1, 1, 5, 5]]}
     rows, report = build(tmp_path / "cache", **write_list(tmp_path, [entry]))
     assert [phrase["phrase"] for phrase in rows[0]["phrases"]] == ["a dog"]
@@ -138,7 +138,7 @@ def test_broken_characters_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("box", [[1, 2, 3], [float("nan"), 1, 5, 5], ["1", 1, 5, 5], None, [10**400, 1, 5, 5]])
-def test_boxes_that_are_no_numbers_are_left_out(tmp_path, box):
+def test_boxes_that_are_not_numbers_are_skipped(tmp_path, box):
     entry = {"image": "VG_100K_2/1.jpg", "caption": "a dog", "bbox": [box, [1, 1, 5, 5]]}
     rows, report = build(tmp_path / "cache", **write_list(tmp_path, [entry]))
     assert rows[0]["phrases"][0]["boxes"] == [[1, 1, 5, 5]]

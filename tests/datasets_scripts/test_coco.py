@@ -75,7 +75,7 @@ def test_outlines_cover_what_the_published_reader_draws(tmp_path):
     assert decode_rle(crowd["masks"][0]).sum() == 1680
 
 
-def test_what_is_left_out_is_counted(tmp_path):
+def test_what_is_skipped_is_counted(tmp_path):
     rows, report = build(tmp_path)
     assert str(CROWD) not in [phrase["phrase_id"] for phrase in rows[1]["phrases"]]
     assert report.counts == {
@@ -98,7 +98,7 @@ def test_one_kind_is_read_alone(tmp_path, kind, num_phrases):
     assert sum(len(row["phrases"]) for row in rows) == num_phrases
 
 
-def test_an_image_without_a_phrase_is_left_out(tmp_path, source):
+def test_an_image_without_a_phrase_is_skipped(tmp_path, source):
     edit(source, "instances", lambda contents: contents.update(annotations=contents["annotations"][:2]))
     rows, report = build(tmp_path / "cache", source, kinds="instances")
     assert rows["image_id"][:] == ["139"] and report.counts["image without a usable phrase: image skipped"] == 3
@@ -203,7 +203,7 @@ def test_a_file_of_which_nothing_is_read_is_counted(tmp_path, source, value):
 
 
 @pytest.mark.parametrize("value", [7, True, ["animal"], {"a": 1}])
-def test_a_supercategory_that_is_no_text_is_counted(tmp_path, source, value):
+def test_a_supercategory_that_is_not_text_is_counted(tmp_path, source, value):
     edit(source, "instances", lambda contents: contents["categories"][0].update(supercategory=value))
     _, report = build(tmp_path / "cache", source)
     assert report.counts["field is not text: field dropped"] > 0

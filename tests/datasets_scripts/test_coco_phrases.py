@@ -170,7 +170,7 @@ def _truncate(path: Path) -> None:
     ],
     ids=["missing", "empty", "text", "truncated", "other size"],
 )
-def test_unusable_image_is_left_out_and_counted(source, spoil, reason, caplog):
+def test_unusable_image_is_skipped_and_counted(source, spoil, reason, caplog):
     spoil(source.root / "images" / "b.jpg")
     logging.getLogger("albef_amc.datasets_scripts.coco_phrases.coco_phrases").propagate = True
     with caplog.at_level(logging.WARNING):
@@ -191,7 +191,7 @@ def test_rotated_photograph_has_upright_size(source):
 
 
 @pytest.mark.parametrize("phrase", [None, "", "   ", 5, ["dog"]])
-def test_record_without_a_phrase_is_left_out_and_counted(source, phrase):
+def test_record_without_a_phrase_is_skipped_and_counted(source, phrase):
     source.phrases[1]["phrase"] = phrase
     rows, report = source.read()
     assert [entry["phrase_id"] for entry in rows[0]["phrases"]] == ["0"]
@@ -199,7 +199,7 @@ def test_record_without_a_phrase_is_left_out_and_counted(source, phrase):
     assert report.first_places["record without a phrase: record skipped"] == "record 1"
 
 
-def test_image_without_a_usable_phrase_is_left_out_and_counted(source):
+def test_image_without_a_usable_phrase_is_skipped_and_counted(source):
     del source.phrases[2]["phrase"]
     rows, report = source.read()
     assert [row["image_id"] for row in rows] == ["1"]
@@ -238,7 +238,7 @@ def test_source_without_any_usable_record_is_refused(source):
         ([4, True, 14, 20], None, "four finite numbers"),
     ],
 )
-def test_boxes_are_cut_or_left_out(box, expected, reason):
+def test_boxes_are_cut_or_skipped(box, expected, reason):
     report = ReadingReport()
     assert clean_box(box, WIDTH, HEIGHT, "record 1", report) == expected
     assert [reason in found for found in report.counts] == ([True] if reason else [])
@@ -267,7 +267,7 @@ def test_phrase_without_annotation_is_kept(source):
     assert rows[0]["phrases"][1]["boxes"] is None
 
 
-def test_bad_annotation_box_is_no_proposal(source):
+def test_bad_annotation_box_is_not_a_proposal(source):
     source.annotations["annotations"][1]["bbox"] = [20, 5, 0, 15]
     rows, report = source.read()
     assert len(rows[0]["proposals"]) == 1 and report.first_places["empty box: box dropped"] == "annotation 11"
@@ -366,7 +366,7 @@ def test_cut_off_json_is_refused(source):
         ([0, 5], "spell"),
     ],
 )
-def test_spans_past_the_caption_are_left_out(span, reason):
+def test_spans_past_the_caption_are_skipped(span, reason):
     report = ReadingReport()
     record = {"phrase": "A dog", "caption": "there is a dog here", "span": span}
     assert read_spans(record, "record 1", report) == (None if reason else [span])
@@ -416,7 +416,7 @@ def test_splits_of_coco_cc_mini_share_no_image(tmp_path):
 
 
 @pytest.mark.parametrize("value", [7, True, 2.5, ["plural"], {"a": 1}])
-def test_a_kind_that_is_no_text_is_left_out_and_counted(source, value):
+def test_a_kind_that_is_not_text_is_skipped_and_counted(source, value):
     source.phrases[1]["kind"] = value
     rows, report = source.read()
     assert rows[0]["phrases"][1]["types"] is None
@@ -424,7 +424,7 @@ def test_a_kind_that_is_no_text_is_left_out_and_counted(source, value):
 
 
 @pytest.mark.parametrize("value", [7, ["see the dog"], {"a": 1}])
-def test_a_caption_that_is_no_text_is_left_out_and_counted(source, value):
+def test_a_caption_that_is_not_text_is_skipped_and_counted(source, value):
     source.phrases[2]["caption"] = value
     rows, report = source.read()
     assert (rows[1]["phrases"][0]["caption"], rows[1]["phrases"][0]["phrase"]) == (None, "big dog")
@@ -447,7 +447,7 @@ def test_boxes_of_another_type_are_counted_where_python_calls_them_empty(source,
     assert report.counts["box is not four finite numbers: box dropped"] == 1
 
 
-def test_masks_that_would_take_minutes_are_left_out(source):
+def test_masks_that_would_take_minutes_are_skipped(source):
     mask = {"size": [HEIGHT, WIDTH], "counts": [0, WIDTH * HEIGHT]}
     source.annotations["annotations"][2]["segmentation"] = [mask] * 2001
     rows, report = source.read()

@@ -73,7 +73,7 @@ def test_rows_are_those_of_the_published_reader(tmp_path, options):
 
 
 @pytest.mark.parametrize("options", [{}, INFO_GROUND], ids=["xml", "info_ground"])
-def test_what_is_left_out_is_counted_with_its_reason(tmp_path, options):
+def test_what_is_skipped_is_counted_with_its_reason(tmp_path, options):
     report = build(tmp_path, **options).report
     phrases = [phrase for row in EXPECTED["rows"] for phrase in row["phrases"]]
     expected = {
@@ -201,7 +201,7 @@ def test_xml_with_a_document_type_is_refused(tmp_path):
         read_chain_boxes(path, ReadingReport())
 
 
-def test_odd_boxes_are_left_out(tmp_path, source):
+def test_odd_boxes_are_skipped(tmp_path, source):
     shutil.copy(source / "edge" / "Annotations" / "edge0.xml", source / "Annotations" / "77100264.xml")
     text = (source / "Annotations" / "77100264.xml").read_text().replace(">60<", ">96<").replace(">40<", ">128<")
     (source / "Annotations" / "77100264.xml").write_text(text.replace("<xmin>70<", "<xmin>seventy<"))
@@ -231,7 +231,7 @@ def test_a_damaged_box_of_a_chain_is_dropped_alone_and_its_phrases_are_marked(tm
 
 
 @pytest.mark.parametrize("width", ["1e400", "-1e400", "9" * 400, "97", "96.5", "-96"])
-def test_an_image_whose_annotation_states_another_or_no_possible_size_is_left_out(tmp_path, source, width):
+def test_an_image_whose_annotation_states_another_or_no_possible_size_is_skipped(tmp_path, source, width):
     path = source / "Annotations" / "77100264.xml"
     path.write_text(re.sub("<width>[0-9]+<", f"<width>{width}<", path.read_text()))
     builder = build(tmp_path / "cache", source, splits="test")
@@ -252,7 +252,7 @@ def test_ids_that_are_too_long_for_a_file_name_are_refused(tmp_path):
         load_image_ids(tmp_path / "test.txt", ReadingReport())
 
 
-def test_a_box_outside_is_left_out(tmp_path, source):
+def test_a_box_outside_is_skipped(tmp_path, source):
     path = source / "Annotations" / "77100264.xml"
     text = path.read_text().replace("<xmin>10<", "<xmin>100<").replace("<xmax>48<", "<xmax>120<")
     path.write_text(text)
@@ -273,7 +273,7 @@ def test_xml_without_a_size_takes_that_of_the_image(tmp_path, source, size):
     assert (row["width"], row["height"]) == (96, 128) and row["phrases"][0]["boxes"] == [[9, 12, 47, 63]]
 
 
-def test_an_image_of_another_size_is_left_out(tmp_path, source):
+def test_an_image_of_another_size_is_skipped(tmp_path, source):
     path = source / "Annotations" / "77100264.xml"
     path.write_text(path.read_text().replace(">96<", ">97<"))
     builder = build(tmp_path / "cache", source, splits="test")
@@ -288,13 +288,13 @@ def test_half_an_archive_is_counted(tmp_path, source, folder):
     assert "77100264" in builder.report.first_places["annotation file missing: image skipped"]
 
 
-def test_damaged_images_are_left_out(tmp_path, source):
+def test_damaged_images_are_skipped(tmp_path, source):
     (source / "flickr30k-images" / "77100264.jpg").write_bytes(b"\xff\xd8\xff half")
     builder = build(tmp_path / "cache", source, splits="test")
     assert builder.report.counts["image file damaged or not an image: image skipped"] == 1
 
 
-def test_captions_with_broken_brackets_are_left_out_by_line():
+def test_captions_with_broken_brackets_are_skipped_by_line():
     report = ReadingReport()
     assert read_captions(SOURCE / "edge" / "Sentences" / "glued_bracket.txt", report) == {}
     ((reason, count),) = report.counts.items()
@@ -302,7 +302,7 @@ def test_captions_with_broken_brackets_are_left_out_by_line():
     assert "glued_bracket.txt, line 1 (`man],` is out of place)" in report.first_places[reason]
 
 
-def test_blank_lines_are_no_captions():
+def test_blank_lines_are_not_captions():
     captions = read_captions(SOURCE / "edge" / "Sentences" / "two_captions_and_a_blank_line.txt", ReadingReport())
     assert [(number, caption) for number, (caption, _) in captions.items()] == [
         (0, "A man smiles ."),

@@ -98,7 +98,7 @@ def test_damage_of_an_object_names_file_and_entry(tmp_path, text, entry, reason)
         list(iterate_json_object(path))
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path):
+def test_bytes_that_are_not_text_are_refused(tmp_path):
     path = tmp_path / "list.json"
     path.write_bytes(b'[{"image": "\xff\xfe"}]')
     with pytest.raises(ValueError, match="list.json, line 1 .byte 12.: the byte 0xff is not UTF-8"):

@@ -70,7 +70,7 @@ def test_every_field_is_kept(source):
     assert report.counts == {"box extends beyond the image: box clipped": 1, "box outside the image: box dropped": 1}
 
 
-def test_what_is_left_out_is_null_and_named_by_its_place(source):
+def test_what_is_skipped_is_null_and_named_by_its_place(source):
     rows, _ = source(row_of(), "", row_of("./photos/b.png"))
     assert rows["image_id"][:] == ["photos/a.png", "photos/b.png"]
     assert [phrase["phrase_id"] for row in rows for phrase in row["phrases"]] == ["train:1#0", "train:3#0"]
@@ -295,7 +295,7 @@ def test_large_numbers_are_kept_as_far_as_rows_hold_them(source, number):
         {"masks": [{"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}] * 2001},
     ],
 )
-def test_more_outlines_than_a_phrase_may_have_are_left_out(source, region):
+def test_more_outlines_than_a_phrase_may_have_are_skipped(source, region):
     rows, report = source(row_of(boxes=[[1, 2, 9, 9]], **region), row_of("photos/b.png"))
     phrase = rows[0]["phrases"][0]
     assert (phrase["boxes"], phrase["polygons"], phrase["masks"]) == ([[1, 2, 9, 9]], None, None)

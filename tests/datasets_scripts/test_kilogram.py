@@ -230,7 +230,7 @@ def test_a_deep_drawing_is_read(tmp_path):
         ),
     ],
 )
-def test_what_is_left_out_is_counted(tmp_path, source, spoil, reason, num_rows):
+def test_what_is_skipped_is_counted(tmp_path, source, spoil, reason, num_rows):
     spoil(source)
     builder = build(tmp_path / "cache", source)
     assert set(builder.report.counts) == {reason}
@@ -311,7 +311,7 @@ def test_the_published_data_set_is_complete_and_every_part_has_the_pixels_of_its
 
 
 @pytest.mark.parametrize("name", [7, None, True, 10**400, ["page1-900"], {"a": 1}])
-def test_a_name_that_is_no_text_is_refused(tmp_path, source, name):
+def test_a_name_that_is_not_text_is_refused(tmp_path, source, name):
     edit(source / "data_split.json", lambda contents: contents["train"].append(name))
     with pytest.raises(ValueError, match=r"data_split\.json: .* is not the name of a tangram"):
         build(tmp_path / "cache", source)

@@ -75,7 +75,7 @@ def test_absolute_paths_name_the_option_and_nothing_leaves_the_folder(name, pref
 
 
 @pytest.mark.parametrize("path", ["/data/../../secret.png", "/data/x/../../../secret.png", "/data//etc/passwd"])
-def test_a_path_does_not_leave_the_folder_behind_its_prefix(path, tmp_path):
+def test_a_path_does_not_leave_the_folder_after_its_prefix(path, tmp_path):
     options = write_list(tmp_path, "albef_json", path)
     with pytest.raises(ValueError, match="leaves the image folder|image file missing"):
         read_names("albef_json", {**options, "path_prefixes": "/data"})

@@ -73,7 +73,7 @@ def test_a_turned_picture_turns_its_regions(builder):
             assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == box
 
 
-def test_what_is_left_out_is_counted(builder):
+def test_what_is_skipped_is_counted(builder):
     assert builder.report.counts == {
         "task id occurs twice: the first is kept": 1,
         "image file missing: image skipped": 1,

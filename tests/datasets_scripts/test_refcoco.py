@@ -98,7 +98,7 @@ def test_masks_are_kept_as_run_lengths(tmp_path):
     assert row["phrases"][0]["polygons"] is None
 
 
-def test_what_is_left_out_is_counted(tmp_path):
+def test_what_is_skipped_is_counted(tmp_path):
     assert build(tmp_path).report.counts == {
         "sentence without words: sentence skipped": 1,
         "image file missing: image skipped": 1,
@@ -182,7 +182,7 @@ def test_half_a_pickle_is_refused(tmp_path, source):
         build(tmp_path / "cache", source, split_by="google")
 
 
-def test_a_ref_to_nowhere_is_left_out(tmp_path, source):
+def test_a_ref_to_nowhere_is_skipped(tmp_path, source):
     shutil.copytree(source / "edge", source, dirs_exist_ok=True)
     builder = build(tmp_path / "cache", source, split_by="google")
     assert builder.report.counts["annotation not among those of the image: ref skipped"] == 1
@@ -239,7 +239,7 @@ def test_a_path_that_leaves_the_folder_is_refused(tmp_path, source, name):
         build(tmp_path / "cache", source)
 
 
-def test_an_image_of_another_size_is_left_out(tmp_path, source):
+def test_an_image_of_another_size_is_skipped(tmp_path, source):
     change_instances(source, lambda contents: contents["images"][0].update(width=161))
     builder = build(tmp_path / "cache", source)
     assert builder.report.counts["image size differs from the annotation: image skipped"] == 1

@@ -89,7 +89,7 @@ def test_a_table_that_is_larger_than_the_file_is_refused(tmp_path, content):
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("value", ["r" * 300, "p400000000\n" * 30, "\u00f1\n" * 200, 10**700, -1.5])
-def test_texts_and_numbers_are_no_instructions(tmp_path, protocol, value):
+def test_texts_and_numbers_are_not_instructions(tmp_path, protocol, value):
     path = tmp_path / "refs.p"
     path.write_bytes(pickle.dumps([{"a": value}] * 50, protocol))
     assert load_plain_pickle(path) == [{"a": value}] * 50

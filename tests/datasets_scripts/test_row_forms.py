@@ -164,7 +164,7 @@ def test_phrases_without_types_count_in_none(types, tiny_model, tiny_processor):
         (lambda row: list(row.items()), r"a row is a list.*with_format\(None\)"),
     ],
 )
-def test_what_is_no_row_is_refused_by_name(change, message, tiny_model, tiny_processor, tmp_path):
+def test_what_is_not_a_row_is_refused_by_name(change, message, tiny_model, tiny_processor, tmp_path):
     rows = [change(row) for row in build_rows(1)]
     with pytest.raises((TypeError, ValueError), match=message):
         evaluate_grounding(tiny_model, tiny_processor, Wrapped(rows))
@@ -201,7 +201,7 @@ def test_metrics_take_null_for_no_types(types):
 
 
 @pytest.mark.parametrize("types", ["odd", 7, [7]])
-def test_metrics_refuse_what_is_no_list_of_types(types):
+def test_metrics_refuse_what_is_not_a_list_of_types(types):
     metric = evaluate.load(str(get_metric_folder("pointing_game")))
     with pytest.raises(ValueError, match=r"`phrase_types\[1\]` must be a list of strings or None"):
         metric.compute(**POINTS, phrase_types=[[], types, []])

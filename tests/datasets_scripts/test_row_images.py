@@ -131,7 +131,7 @@ def test_rows_that_name_other_places_are_refused(write, server, word, streaming)
 @pytest.mark.parametrize("column", KINDS[1:])
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("word", ["absolute", "http"])
-def test_columns_of_another_type_are_no_way_around(write, server, column, streaming, word):
+def test_columns_of_another_type_are_not_a_way_around(write, server, column, streaming, word):
     place = spell(word, write, server)
     folder = write({"bytes": None, "path": place} if pa.types.is_struct(column) else place, column)
     rows = load_grounding_dataset(folder, "train", streaming=streaming)
@@ -229,7 +229,7 @@ def test_statistics_open_no_image(write, server, capsys):
     assert json.loads(capsys.readouterr().out)["num_images"] == 2 and server[1] == []
 
 
-def test_the_guard_survives_what_people_do_with_rows(write, server):
+def test_the_guard_holds_whatever_people_do_with_rows(write, server):
     folder = write({"bytes": None, "path": f"{server[0]}/a.png"})
     rows = load_grounding_dataset(folder, "train")
     changed = [

@@ -218,7 +218,7 @@ def change_list(options: dict, split: str, change) -> None:
         ("val2014\\a.jpg", "path with backslashes, where `/` is expected between folders: entry skipped"),
     ],
 )
-def test_a_path_that_leaves_the_folder_is_left_out(name, path, problem, tmp_path):
+def test_a_path_that_leaves_the_folder_is_skipped(name, path, problem, tmp_path):
     options = copy_lists(name, tmp_path)
     key = "images" if name == "albef_nlvr2" else "image"
     change_list(
@@ -234,7 +234,7 @@ def test_a_path_that_leaves_the_folder_is_left_out(name, path, problem, tmp_path
 
 
 @pytest.mark.parametrize("name", LISTED)
-def test_a_missing_or_damaged_picture_is_left_out_and_counted(name, tmp_path):
+def test_a_missing_or_damaged_picture_is_skipped_and_counted(name, tmp_path):
     options = copy_lists(name, tmp_path)
     images = tmp_path / "images"
     shutil.copytree(options["image_root"], images)
@@ -252,7 +252,7 @@ def test_a_missing_or_damaged_picture_is_left_out_and_counted(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", LISTED)
-def test_text_without_words_is_left_out_and_counted(name, tmp_path):
+def test_text_without_words_is_skipped_and_counted(name, tmp_path):
     options = copy_lists(name, tmp_path)
     key = LISTED[name]
     change_list(options, "train", lambda entry: entry.update({key: " \n"}))

@@ -108,7 +108,7 @@ def test_rows_are_those_of_the_published_reader(tmp_path, annotations):
         ("relationships", {WITHOUT_PHRASE: 1}),
     ],
 )
-def test_what_is_left_out_is_counted(tmp_path, annotations, reasons):
+def test_what_is_skipped_is_counted(tmp_path, annotations, reasons):
     _, report = build(tmp_path, annotations=annotations)
     assert report.counts == {MISSING: 1, **TURNED, **reasons}
     assert report.first_places[MISSING].endswith("VG_100K/713042.jpg")
@@ -178,13 +178,13 @@ def test_the_folder_in_the_address_wins(tmp_path, source):
     assert rows[2]["image_id"] == "2315410" and rows[2]["image"].getpixel((20, 60)) == (255, 255, 255)
 
 
-def test_an_image_without_regions_is_no_row(tmp_path, source):
+def test_an_image_without_regions_is_not_a_row(tmp_path, source):
     shutil.copytree(source / "edge" / "empty_regions", source, dirs_exist_ok=True)
     with pytest.raises(ValueError, match=rf"has a phrase\. 1 x {WITHOUT_PHRASE} \(first: image 1\)"):
         build(tmp_path / "cache", source)
 
 
-def test_regions_of_an_unknown_image_are_left_out(tmp_path, source):
+def test_regions_of_an_unknown_image_are_skipped(tmp_path, source):
     shutil.copytree(source / "edge" / "unknown_image", source, dirs_exist_ok=True)
     with pytest.raises(ValueError, match=r"has a phrase\. 1 x image not in image_data.json: entry skipped.*999999999"):
         build(tmp_path / "cache", source)
@@ -251,7 +251,7 @@ def test_records_of_another_form_are_refused(tmp_path, source, file_name, edit, 
         build(tmp_path / "cache", source, annotations=annotations)
 
 
-def test_words_and_boxes_that_cannot_be_used_are_left_out(tmp_path, source):
+def test_words_and_boxes_that_cannot_be_used_are_skipped(tmp_path, source):
     def spoil(entries):
         entries[0]["regions"][0].update(phrase="half a \ud83d", region_id=1)
         entries[0]["regions"][1]["width"] = "35"
@@ -267,7 +267,7 @@ def test_words_and_boxes_that_cannot_be_used_are_left_out(tmp_path, source):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xe0 half"])
-def test_damaged_images_are_left_out(tmp_path, source, content):
+def test_damaged_images_are_skipped(tmp_path, source, content):
     (source / "VG_100K_2" / "1.jpg").write_bytes(content)
     rows, report = build(tmp_path / "cache", source)
     assert "1" not in rows["image_id"][:]

@@ -55,7 +55,7 @@ def test_rows_are_the_expected_ones(tmp_path):
             assert {name: question[name] for name in ("question", "question_type", "answer_type")} == {
                 name: wanted[name] for name in ("question", "question_type", "answer_type")
             }
-            # The expected counts were taken behind an evaluator that removes periods.
+            # The expected counts were taken after an evaluator that removes periods.
             counts = Counter(answer.rstrip(".") for answer in question["annotator_answers"])
             assert counts == wanted["answer_counts"]
             assert question["source"] == "vqa"
@@ -73,7 +73,7 @@ def test_answers_are_as_stored_with_their_shares(tmp_path):
     assert rows[0]["questions"][1]["answers"] == ["red", "dark red", "red.", "A red one"]
 
 
-def test_a_missing_picture_is_left_out_and_counted(tmp_path):
+def test_a_missing_picture_is_skipped_and_counted(tmp_path):
     builder = build(tmp_path, splits=["train"])
     assert builder.report.counts == {"image file missing: image skipped": 1}
     (place,) = builder.report.first_places.values()
@@ -155,7 +155,7 @@ def test_entries_of_another_form_are_refused(kind, changes, message, tmp_path):
         build(tmp_path / "cache", files, splits="train")
 
 
-def test_what_does_not_go_together_is_left_out_and_counted(tmp_path):
+def test_what_does_not_go_together_is_skipped_and_counted(tmp_path):
     files = copy_files(tmp_path / "files", "val2014")
     change(files, "questions", lambda entries: entries[0].update(question="  "))
     change(files, "questions", lambda entries: entries.append(entries[1]))

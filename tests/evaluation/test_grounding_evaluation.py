@@ -104,7 +104,7 @@ def test_workers_and_batches_change_no_result(tiny_model, tiny_processor):
     assert len(counted) == len(rows)
 
 
-def test_results_are_fetched_one_batch_behind(tiny_model, tiny_processor, monkeypatch):
+def test_results_are_fetched_one_batch_later(tiny_model, tiny_processor, monkeypatch):
     events = []
     ground, check_finite = tiny_model.ground, AlbefGroundingOutput.check_finite
     tiny_model.ground = lambda **inputs: events.append("give") or ground(**inputs)
@@ -222,7 +222,7 @@ PICTURES_THAT_FAIL = ["cut", "none", "missing", "text", "postscript", "avif", "f
 
 
 @pytest.mark.parametrize("damage", [*WORDS_THAT_FAIL, *PICTURES_THAT_FAIL])
-def test_what_cannot_be_used_is_named_and_the_others_go_on(tiny_model, tiny_processor, tmp_path, caplog, damage):
+def test_what_cannot_be_used_is_named_and_the_others_continue(tiny_model, tiny_processor, tmp_path, caplog, damage):
     rows = build_rows(3)
     expected = predict_points(tiny_model, tiny_processor, rows)[0]
     name = spoil(rows, damage, tmp_path)

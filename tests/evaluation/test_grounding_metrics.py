@@ -180,7 +180,7 @@ def test_what_a_metric_needs_and_rows_lack_is_said(model, tiny_processor, scenes
             evaluate_grounding(model, tiny_processor, scenes, metrics=[metric])
 
 
-def test_a_region_without_area_is_counted_and_left_out(model, tiny_processor, scenes):
+def test_a_region_without_area_is_counted_and_skipped(model, tiny_processor, scenes):
     scenes[0]["phrases"][0]["boxes"] = [[9, 9, 12, 12]]
     evaluation = evaluate_grounding(model, tiny_processor, scenes, batch_size=1, metrics=METRICS)
     assert evaluation.metrics["num_phrases_without_area"] == 1 and evaluation.metrics["num_phrases"] == 4

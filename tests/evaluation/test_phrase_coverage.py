@@ -52,7 +52,7 @@ def test_words_that_a_vocabulary_does_not_have_are_named(phrase, unknown, tokeni
     assert find_unknown_words(phrase, tokenizer) == unknown
 
 
-def test_single_signs_of_other_scripts_are_no_words_though_they_have_a_token():
+def test_single_signs_of_other_scripts_are_not_words_though_they_have_a_token():
     tokenizer = build_tokenizer([*VOCABULARY, "\u72ac", "\u0430", "##\u0430", "x"])
     assert find_unknown_words("\u72ac \u0430\u0430 x", tokenizer) == ["\u72ac", "\u0430\u0430"]
 

@@ -82,7 +82,7 @@ def test_a_wrong_recipe_is_named_with_its_file(tmp_path, changes, message):
         load_evaluation_recipe(write(tmp_path, **changes))
 
 
-def test_what_is_no_recipe(tmp_path):
+def test_what_is_not_a_recipe(tmp_path):
     (tmp_path / "mine.yaml").write_text("data: [")
     with pytest.raises(ValueError, match=r"mine\.yaml is not YAML"):
         load_evaluation_recipe(tmp_path / "mine.yaml")
@@ -128,7 +128,7 @@ def test_departures_from_the_protocol_are_listed():
 
 
 def test_phrases_are_truncated_where_the_recipe_says_so(tiny_model, tiny_processor):
-    """With one piece behind [CLS] two phrases that begin alike are the same phrase."""
+    """With one token after [CLS], two phrases with the same first token are the same phrase."""
     rows = build_rows(1)
     rows[0]["phrases"][0]["phrase"], rows[0]["phrases"][1]["phrase"] = "a red dog", "a blue car"
     recipe = EvaluationRecipe(**VALID, max_length=2)

@@ -664,7 +664,7 @@ def test_an_adapter_is_published_with_the_numbers_of_its_run_and_not_with_those_
 
 
 @pytest.mark.slow
-def test_an_adapter_is_published_as_the_whole_matching_model(adapter, tmp_path):
+def test_an_adapter_is_published_as_the_complete_matching_model(adapter, tmp_path):
     publication = prepare_publication(adapter, tmp_path / "publication", "your-name/merged")
     assert {"model.safetensors", "config.json", "README.md", "modeling_albef.py"} <= publication.list_files().keys()
     published = AlbefForImageTextMatching.from_pretrained(publication.folder)

@@ -74,7 +74,7 @@ def test_a_phrase_of_several_types_counts_in_each_and_once_overall(pointing_game
     assert list(result["num_phrases_by_type"]) == ["animals", "other", "people"]
 
 
-def test_without_types_the_tables_are_empty_and_hits_are_left_out(pointing_game):
+def test_without_types_the_tables_are_empty_and_hits_are_skipped(pointing_game):
     result = pointing_game.compute(predictions=[(20, 30)], references=[[BOX]])
     assert result["pointing_game_accuracy_by_type"] == {}
     assert result["num_phrases_by_type"] == {}

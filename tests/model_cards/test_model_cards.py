@@ -222,7 +222,7 @@ def test_a_full_disk_leaves_the_old_card(tmp_path, monkeypatch):
     assert read_model_card(path.parent) == make_card()
 
 
-def test_the_model_index_is_complete_and_survives_the_hubs_own_reading(metrics_file):
+def test_the_model_index_is_complete_and_is_read_by_the_hub_itself(metrics_file):
     text = render_model_card(make_card(metrics_file))
     check_front_matter(text)
     (model,) = yaml.safe_load(text.split("---\n")[1])["model-index"]

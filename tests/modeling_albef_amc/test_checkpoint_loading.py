@@ -280,7 +280,7 @@ def test_error_in_the_middle_of_a_save(checkpoint):
     assert read_folder(checkpoint) == before
 
 
-def test_processor_survives_a_save_that_fails(tiny_processor, checkpoint, monkeypatch):
+def test_processor_is_unchanged_by_a_save_that_fails(tiny_processor, checkpoint, monkeypatch):
     tiny_processor.save_pretrained(checkpoint)
     before = read_folder(checkpoint)
     tokenizer = copy.deepcopy(tiny_processor)

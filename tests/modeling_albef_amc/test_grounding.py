@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Heatmaps: the same for a phrase in any company, without a trace on the model, and differentiable in training."""
+"""Heatmaps: the same for a phrase in any company, no side effects on the model, differentiable in training."""
 
 import copy
 
@@ -276,7 +276,7 @@ def assert_no_trace(model: nn.Module, before: dict) -> None:
 
 @both_kinds
 @pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode])
-def test_ground_leaves_no_trace(model, batch, kind, context):
+def test_ground_has_no_side_effects(model, batch, kind, context):
     expected = model.ground(**batch, explanation_kind=kind)
     model.albef.vision_model.train()  # a mixture of modes
     model.albef.text_model.layers[1].train()
@@ -405,7 +405,7 @@ def test_other_outputs_of_the_processor_are_accepted(model, tiny_processor):
     assert outputs.heatmap.shape == (3, 4, 4)
 
 
-# Pieces
+# Tokens
 
 
 def test_token_mask_equals_the_mean_by_hand(model, batch):

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Checkpoints from strangers: files that are no settings, sizes without bound, processors that were changed."""
+"""Checkpoints from strangers: files without settings, sizes without bound, processors that were changed."""
 
 import json
 import logging
@@ -80,7 +80,7 @@ def check_refused(checkpoint, words: str) -> None:
 
 @pytest.mark.parametrize("kind", NO_SETTINGS)
 @pytest.mark.parametrize("name", [*MODEL_FILES, *PROCESSOR_FILES])
-def test_a_file_that_holds_no_settings_is_named(checkpoint, name, kind):
+def test_a_file_that_without_settings_is_named(checkpoint, name, kind):
     content, words = NO_SETTINGS[kind]
     (checkpoint / name).write_text(content, encoding="latin-1")
     loader = AlbefForImageTextMatching if name in MODEL_FILES else AlbefProcessor
@@ -212,7 +212,7 @@ def cast(file, dtype: torch.dtype, part: str = "") -> None:
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.uint8, torch.bool, torch.float8_e4m3fn])
 @pytest.mark.parametrize("part", ["", "layers.3.fc1.weight"])
-def test_weights_that_are_no_floats_are_named(checkpoint, dtype, part):
+def test_weights_that_are_not_floats_are_named(checkpoint, dtype, part):
     cast(checkpoint / WEIGHTS, dtype, part)
     check_refused(checkpoint, r"has \d+ weights of a type that no model of this package has: .*\(")
 
@@ -350,7 +350,7 @@ def test_the_pipeline_takes_no_processor_of_another_model(tiny_model):
     "place", ["./nothing", "runs/nothing/", "/no/such/folder", "a/b/c", "nothing", r"C:\runs\x", ""]
 )
 @pytest.mark.parametrize("loader", [AlbefForImageTextMatching, AlbefProcessor])
-def test_a_path_that_is_no_name_is_a_missing_folder(loader, place, hub):
+def test_a_path_that_is_not_a_name_is_a_missing_folder(loader, place, hub):
     with pytest.raises(FileNotFoundError, match="No checkpoint folder at"):
         loader.from_pretrained(place)
     assert hub.requests == []
@@ -401,7 +401,7 @@ def test_an_architecture_is_a_name(checkpoint, entry, value):
     ("entry", "value"),
     [("num_labels", None), ("id2label", {"a": 1}), ("vision_config", [1]), ("text_config.hidden_size", None)],
 )
-def test_an_entry_that_transformers_refuses_is_told_with_its_file(checkpoint, entry, value):
+def test_an_entry_that_transformers_refuses_is_given_with_its_file(checkpoint, entry, value):
     change(checkpoint / CONFIG, entry, value)
     with pytest.raises((TypeError, ValueError), match=f"{CONFIG} of .* cannot be used"):
         AlbefForImageTextMatching.from_pretrained(checkpoint)

@@ -106,7 +106,7 @@ def test_height_and_width_are_kept_apart(photo):
     assert AlbefImageProcessor()(photo, size=16)["pixel_values"].shape == (1, 3, 16, 16)
 
 
-def test_settings_survive_saving(tmp_path, photo):
+def test_settings_are_kept_by_saving(tmp_path, photo):
     processor = AlbefImageProcessor(
         size={"height": 32, "width": 48}, image_mean=[0.1, 0.2, 0.3], image_std=[1.0, 2.0, 3.0], max_image_pixels=5000
     )
@@ -227,7 +227,7 @@ def test_truncated_files_name_the_file_and_the_remedy(tmp_path, photo, suffix):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, I am a text file\n" * 20, b"%PDF-1.4 ...", b"\xff\xd8\xff"])
-def test_files_that_are_no_images(tmp_path, content):
+def test_files_that_are_not_images(tmp_path, content):
     file = tmp_path / "photo.jpg"
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"photo\.jpg is not an image that Pillow .* Replace it or leave it out"):
@@ -366,7 +366,7 @@ def test_every_damage_of_the_pixels_of_a_png_file_is_found(photo):
     assert np.array_equal(load_image(data), load_image(Image.open(io.BytesIO(data))))
 
 
-def test_a_name_too_long_for_the_system_is_no_file():
+def test_a_name_too_long_for_the_system_is_not_a_file():
     with pytest.raises(FileNotFoundError, match="No image file at a"):
         load_image("a" * 5000)
 
@@ -443,7 +443,7 @@ def test_pictures_of_thousands_of_scans_are_refused(tmp_path):
     content = buffer.getvalue()
     last = content[content.rindex(b"\xff\xda") : -2]
     assert load_image(content).size == (2000, 2000)
-    assert load_image(content + last * 600).size == (2000, 2000)  # behind the end of the picture
+    assert load_image(content + last * 600).size == (2000, 2000)  # after the end of the picture
     (tmp_path / "scans.jpg").write_bytes(content[:-2] + last * 600 + content[-2:])
     for source in (tmp_path / "scans.jpg", (tmp_path / "scans.jpg").read_bytes()):
         with pytest.raises(UnusableImageError, match="has 60[0-9] scans of 4000000 pixels"):
@@ -468,7 +468,7 @@ def test_rows_of_pixels_are_converted_alike_in_every_band():
 
 
 @pytest.mark.parametrize("value", [None, 5, object()])
-def test_what_is_no_picture_is_a_type_error(value):
+def test_what_is_not_a_picture_is_a_type_error(value):
     with pytest.raises(TypeError, match="image 'x' is a .*, expected a PIL image"):
         load_image(value, name="image 'x'")
 

@@ -3,6 +3,7 @@
 
 import copy
 import pickle
+import sys
 
 import pytest
 import torch
@@ -154,9 +155,21 @@ def test_models_give_the_same_with_it_and_without(batch, tiny_model):
 
 
 def test_forward_builds_none_where_the_batch_has_one(batch, tiny_model, monkeypatch):
-    monkeypatch.setattr("albef_amc.layout_albef.build_layout", None)
+    built = []
+
+    def record(*arguments, **options):
+        built.append(arguments)
+        return build_layout(*arguments, **options)
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("albef_amc.") and getattr(module, "build_layout", None) is build_layout:
+            monkeypatch.setattr(module, "build_layout", record)
     tiny_model(**batch, output_heatmap=True)
     tiny_model.ground(**batch)
+    assert not built
+    batch.pop("layout")
+    tiny_model(**batch, output_heatmap=True)
+    assert len(built) == 1
 
 
 def change(name: str):

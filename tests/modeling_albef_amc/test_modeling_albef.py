@@ -101,7 +101,7 @@ def loading_warnings(caplog):
 def test_forward_signature(model_class):
     names = list(inspect.signature(model_class.forward).parameters)
     assert names[1:5] == ["pixel_values", "input_ids", "attention_mask", "image_index"]
-    assert "kwargs" not in names  # what a batch holds beside is left out on purpose, not by accident
+    assert "kwargs" not in names  # further entries of a batch are dropped on purpose, not by accident
 
 
 # 2 output shapes

@@ -20,7 +20,7 @@ from albef_amc.pipeline_albef import VisualGroundingPipeline
 from albef_amc.processing_albef import AlbefProcessor
 from albef_amc.text_processing_albef import build_tokenizer
 
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "dog", "cup"]
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "dog", "cup"]
 WIDTHS = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
 
 
@@ -33,7 +33,7 @@ def pipe():
             **WIDTHS,
             "num_hidden_layers": 4,
             "fusion_layer": 2,
-            "vocab_size": len(PIECES),
+            "vocab_size": len(TOKENS),
             "max_position_embeddings": 16,
         },
         projection_dim=16,
@@ -41,7 +41,7 @@ def pipe():
         explanation_block=1,
         queue_size=8,
     )
-    processor = AlbefProcessor(AlbefImageProcessor(size=32), build_tokenizer(PIECES, model_max_length=16))
+    processor = AlbefProcessor(AlbefImageProcessor(size=32), build_tokenizer(TOKENS, model_max_length=16))
     return VisualGroundingPipeline(model=AlbefForImageTextMatching(config), processor=processor, device="cpu")
 
 
@@ -324,6 +324,6 @@ def test_collections_of_phrases_in_the_processor(pipe, dataset, name):
         (lambda dataset: np.full((3, 4, 3), 200.0), "values outside 0 to 1"),
     ],
 )
-def test_what_is_no_picture_is_refused(pipe, dataset, images, message):
+def test_what_is_not_a_picture_is_refused(pipe, dataset, images, message):
     with pytest.raises((TypeError, ValueError), match=message):
         pipe.processor(images=images(dataset), text="a dog")

@@ -20,7 +20,7 @@ from albef_amc.processing_albef import AlbefProcessor
 from albef_amc.regions_albef import build_region_mask, encode_rle, find_point, resize_heatmap
 from albef_amc.text_processing_albef import build_tokenizer
 
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "dog", "##s", "cup", "left", "of", "the"]
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "dog", "##s", "cup", "left", "of", "the"]
 A, RED, DOG, PLURAL, CUP, LEFT, OF, THE = range(5, 13)
 
 RELOAD = """
@@ -43,7 +43,7 @@ print(json.dumps({name: value.tolist() for name, value in inputs.items()}))
 
 @pytest.fixture
 def processor():
-    return AlbefProcessor(AlbefImageProcessor(size=32), build_tokenizer(PIECES, model_max_length=8))
+    return AlbefProcessor(AlbefImageProcessor(size=32), build_tokenizer(TOKENS, model_max_length=8))
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_phrase_longer_than_the_position_table(processor, photos):
     assert processor(text="a " * 7)["input_ids"].shape == (1, 8)
 
 
-def test_max_length_counts_the_class_piece(processor):
+def test_max_length_counts_the_class_token(processor):
     inputs = processor(text=["the red dogs left", "cup"], max_length=4)
     assert inputs["input_ids"].tolist() == [[2, THE, RED, DOG], [2, CUP, 0, 0]]
     assert processor(text="cup", max_length=6, padding="max_length")["input_ids"].shape == (1, 6)
@@ -149,8 +149,8 @@ def test_rows_do_not_depend_on_padding(processor):
 # Spans.
 
 
-def test_spans_mark_the_pieces_of_a_phrase_in_its_caption(photos):
-    processor = AlbefProcessor(AlbefImageProcessor(size=32), build_tokenizer(PIECES, model_max_length=16))
+def test_spans_mark_the_tokens_of_a_phrase_in_its_caption(photos):
+    processor = AlbefProcessor(AlbefImageProcessor(size=32), build_tokenizer(TOKENS, model_max_length=16))
     caption = "The (RED) dogs, left of -- a cup."
     cup, dogs = caption.index("a cup"), caption.index("(RED) dogs")
     inputs = processor(images=photos[0], text=[caption] * 3, spans=[[(cup, cup + 5)], [[dogs, dogs + 10]], None])
@@ -250,7 +250,7 @@ def test_region_follows_exif_rotation(processor, tmp_path):
     assert inputs["region_mask"].tolist() == [[[0], [1]]]
 
 
-def test_region_without_area_is_no_region_and_logged_once(processor, photos, warnings_logged):
+def test_region_without_area_is_not_a_region_and_logged_once(processor, photos, warnings_logged):
     for _ in range(2):
         inputs = processor(images=photos[0], text=["dog", "cup"], boxes=[[[50, 50, 60, 60]], [[3, 3, 3, 9]]])
         assert inputs["has_region"].tolist() == [False, False]

@@ -628,7 +628,7 @@ def test_answers_become_tokens(tiny_processor):
         (["red " * 30], ValueError, "answer 0 has 32 tokens.*24 text positions"),
     ],
 )
-def test_answers_that_are_no_answers(tiny_processor, answers, error, message):
+def test_answers_that_are_not_answers(tiny_processor, answers, error, message):
     for encode in (tiny_processor.encode_answers, tiny_processor.encode_candidates):
         with pytest.raises(error, match=message):
             encode(answers)

@@ -235,7 +235,7 @@ def test_loss_of_given_assignments(assigner):
             assert parameter.grad.abs().max() > 0, name
 
 
-def test_texts_without_the_images_they_need_are_left_out(assigner):
+def test_texts_without_the_images_they_need_are_skipped(assigner):
     inputs = build_texts(assigner)
     assignments = torch.tensor([0, 2, 2, 1])
     negatives = torch.tensor([[-1, 1], [1, -1], [0, 2], [0, -1]])

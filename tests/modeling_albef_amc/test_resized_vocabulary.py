@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Tokens added to or taken from the vocabulary: every part with one row per token follows, and training goes on."""
+"""Tokens added to or taken from the vocabulary: every part with one row per token follows, and training continues."""
 
 import pytest
 import torch

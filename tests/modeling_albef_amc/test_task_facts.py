@@ -55,7 +55,7 @@ def test_a_class_without_new_weights_is_general(name):
     assert CLASSES[name].is_general
 
 
-def test_a_subclass_is_no_class_of_its_own_without_a_task():
+def test_a_subclass_is_not_a_class_of_its_own_without_a_task():
     class Renamed(AlbefForImageTextMatching):
         pass
 

@@ -105,12 +105,12 @@ def test_whole_texts_are_read(tmp_path):
         assert next(file) == "one\n"  # what is not read is not decoded
 
 
-def test_ids_of_a_split_are_read_behind_a_mark(tmp_path):
+def test_ids_of_a_split_are_read_after_a_byte_order_mark(tmp_path):
     path = write(tmp_path / "ids", "train.txt", b"\xef\xbb\xbf12\r\n13\r\n")
     assert load_image_ids(path, ReadingReport()) == ["12", "13"]
 
 
-def test_metrics_are_read_behind_a_mark(tmp_path):
+def test_metrics_are_read_after_a_byte_order_mark(tmp_path):
     result = {"pointing_game_accuracy": 0.5, "num_phrases": 2}
     path = write(tmp_path / "metrics", "metrics.json", b"\xef\xbb\xbf" + json.dumps(result).encode())
     assert read_metrics(path) == {"all": result}

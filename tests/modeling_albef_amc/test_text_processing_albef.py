@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Cleaning of captions, its offsets, and the word-piece tokenizer."""
+"""Cleaning of captions, its offsets, and the WordPiece tokenizer."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from albef_amc.text_processing_albef import build_tokenizer, clean_caption, clean_question, clean_with_offsets
 
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "dog", "##s", "left"]
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "dog", "##s", "left"]
 BERT_VOCABULARY = Path(os.environ.get("ALBEF_AMC_DATA", "../shared/data")) / "bert_vocab" / "vocab.txt"
 
 
@@ -72,13 +72,13 @@ def test_offsets_of_a_span():
     assert "".join(c for c, s in zip(cleaned, sources, strict=True) if start <= s < end) == "red"
 
 
-def test_class_piece_in_front_and_no_separator_behind():
-    batch = build_tokenizer(PIECES)(["a red dogs", "left"], padding=True)
+def test_class_token_before_and_no_separator_after():
+    batch = build_tokenizer(TOKENS)(["a red dogs", "left"], padding=True)
     assert batch == {"input_ids": [[2, 5, 6, 7, 8], [2, 9, 0, 0, 0]], "attention_mask": [[1] * 5, [1, 1, 0, 0, 0]]}
 
 
-def test_special_pieces_and_limit():
-    tokenizer = build_tokenizer(PIECES, model_max_length=7)
+def test_special_tokens_and_limit():
+    tokenizer = build_tokenizer(TOKENS, model_max_length=7)
     assert tokenizer.model_max_length == 7
     ids = [tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id]
     assert [*ids, tokenizer.mask_token_id] == [0, 1, 2, 3, 4]
@@ -88,19 +88,19 @@ def test_special_pieces_and_limit():
 def test_vocabulary_file_equals_list(tmp_path):
     for ending in ("\n", "\r\n"):
         file = tmp_path / "vocab.txt"
-        file.write_bytes((ending.join(PIECES) + ending).encode())
+        file.write_bytes((ending.join(TOKENS) + ending).encode())
         assert build_tokenizer(file).get_vocab() == build_tokenizer(str(file)).get_vocab()
-        assert build_tokenizer(file).get_vocab() == {piece: index for index, piece in enumerate(PIECES)}
+        assert build_tokenizer(file).get_vocab() == {token: index for index, token in enumerate(TOKENS)}
 
 
-def test_missing_special_pieces_are_named():
+def test_missing_special_tokens_are_named():
     with pytest.raises(ValueError, match=r"lacks \[CLS\], \[MASK\]"):
         build_tokenizer(["[PAD]", "[UNK]", "[SEP]", "dog"])
 
 
-def test_repeated_piece_is_named():
+def test_repeated_token_is_named():
     with pytest.raises(ValueError, match="'dog' more than once"):
-        build_tokenizer([*PIECES, "dog"])
+        build_tokenizer([*TOKENS, "dog"])
 
 
 def test_missing_vocabulary_file(tmp_path):

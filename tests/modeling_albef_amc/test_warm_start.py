@@ -254,7 +254,7 @@ def test_entailment_has_its_three_classes(source, pretraining, log):
     assert len(log()) == 2
 
 
-def test_retrieval_grounds_without_a_word(tiny_model, tmp_path, log):
+def test_retrieval_grounds_silently(tiny_model, tmp_path, log):
     torch.manual_seed(0)
     retrieval = AlbefForImageTextRetrieval(build_tiny_config())
     retrieval.save_pretrained(tmp_path)
@@ -295,7 +295,7 @@ def test_configuration_with_another_image_size(source):
     config.vision_config.image_size = 48
     model = AlbefForVisualReasoning.from_pretrained(source, config=config)
     assert model.config.vision_config.grid_size == (6, 6) and model.config.text_config.num_hidden_layers == 6
-    assert config.text_config.num_hidden_layers == 4  # the caller's is left alone
+    assert config.text_config.num_hidden_layers == 4  # the caller's is unchanged
 
 
 def test_several_weight_files(pretraining, tmp_path):

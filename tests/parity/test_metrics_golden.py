@@ -89,7 +89,7 @@ def test_flickr_accuracy_per_split(pointing_game):
     assert accuracies == OUTPUTS["flickr"]["accuracies"]
 
 
-def test_flickr_split_without_items_is_left_out(pointing_game):
+def test_flickr_split_without_items_is_skipped(pointing_game):
     accuracies = compute_split_accuracies(
         pointing_game, "flickr", lambda item: "test" if "test" in item["split"] else None
     )

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Caption cleaning and word pieces against the reference outputs of the published code."""
+"""Caption cleaning and WordPiece tokens against the reference outputs of the published code."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from albef_amc.text_processing_albef import build_tokenizer, clean_caption, clea
 
 GOLDEN = Path(__file__).parent / "golden"
 CLEANING = json.loads((GOLDEN / "metrics" / "captions.json").read_text(encoding="utf-8"))
-PIECES = json.loads((GOLDEN / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
+TOKENIZER = json.loads((GOLDEN / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
 
 RELOAD = """
 import json, sys
@@ -31,7 +31,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return build_tokenizer(PIECES["vocab"])
+    return build_tokenizer(TOKENIZER["vocab"])
 
 
 @pytest.mark.parametrize("entry", CLEANING, ids=range(len(CLEANING)))
@@ -45,23 +45,23 @@ def test_cleaning_equals_the_published_one(entry):
 
 
 def test_captions_of_the_tokenizer_golden_are_cleaned_alike():
-    assert [clean_caption(text, 50) for text in PIECES["captions_raw"]] == PIECES["captions"]
+    assert [clean_caption(text, 50) for text in TOKENIZER["captions_raw"]] == TOKENIZER["captions"]
 
 
 def test_padded_and_truncated_ids(tokenizer):
-    batch = tokenizer(PIECES["captions"], padding="longest", truncation=True, max_length=PIECES["max_length"])
+    batch = tokenizer(TOKENIZER["captions"], padding="longest", truncation=True, max_length=TOKENIZER["max_length"])
     assert set(batch) == {"input_ids", "attention_mask"}
-    assert batch["input_ids"] == PIECES["input_ids"]
-    assert batch["attention_mask"] == PIECES["attention_mask"]
+    assert batch["input_ids"] == TOKENIZER["input_ids"]
+    assert batch["attention_mask"] == TOKENIZER["attention_mask"]
 
 
 def test_rows_on_their_own(tokenizer):
-    rows = [tokenizer(caption)["input_ids"] for caption in PIECES["captions"]]
-    assert rows == PIECES["input_ids_unpadded_untruncated"]
+    rows = [tokenizer(caption)["input_ids"] for caption in TOKENIZER["captions"]]
+    assert rows == TOKENIZER["input_ids_unpadded_untruncated"]
 
 
 def test_answers_end_with_the_separator_that_their_text_names(tokenizer):
-    assert tokenizer(PIECES["answers_with_eos_text"])["input_ids"] == PIECES["answers_with_eos_input_ids"]
+    assert tokenizer(TOKENIZER["answers_with_eos_text"])["input_ids"] == TOKENIZER["answers_with_eos_input_ids"]
 
 
 @pytest.mark.slow
@@ -69,13 +69,13 @@ def test_ids_after_a_reload_in_a_fresh_process(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     answer = subprocess.run(
         [sys.executable, "-c", RELOAD, str(tmp_path)],
-        input=json.dumps([PIECES["captions"], PIECES["answers_with_eos_text"]]),
+        input=json.dumps([TOKENIZER["captions"], TOKENIZER["answers_with_eos_text"]]),
         capture_output=True,
         text=True,
         check=True,
     )
     reloaded = json.loads(answer.stdout)
-    assert reloaded["rows"] == PIECES["input_ids_unpadded_untruncated"]
-    assert reloaded["answers"] == PIECES["answers_with_eos_input_ids"]
-    assert reloaded["padded"] == {key: PIECES[key] for key in ("input_ids", "attention_mask")}
+    assert reloaded["rows"] == TOKENIZER["input_ids_unpadded_untruncated"]
+    assert reloaded["answers"] == TOKENIZER["answers_with_eos_input_ids"]
+    assert reloaded["padded"] == {key: TOKENIZER[key] for key in ("input_ids", "attention_mask")}
     assert reloaded["limit"] == 512

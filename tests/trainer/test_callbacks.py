@@ -140,7 +140,7 @@ def test_speed_is_logged_beside_the_losses(tiny_pretraining_model, tmp_path):
     assert sum(4 / entry["images_per_second"] for entry in logs) <= seconds
 
 
-def test_evaluations_and_checkpoints_are_no_training_time(monkeypatch):
+def test_evaluations_and_checkpoints_are_not_training_time(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     callback, state = ThroughputCallback(), (None, TrainerState(), TrainerControl())
@@ -210,7 +210,7 @@ def test_only_the_main_process_draws(tiny_pretraining_model, tiny_processor, tmp
 
 
 @pytest.mark.slow
-def test_the_best_model_is_kept_whole_with_its_card(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
+def test_the_best_model_is_kept_complete_with_its_card(tiny_pretraining_model, tiny_processor, tmp_path, monkeypatch):
     saved = {}
     trainer = build_scored_trainer(
         monkeypatch,
@@ -354,7 +354,7 @@ def test_with_several_data_sets_the_named_one_counts(tiny_pretraining_model, tmp
 
 
 @pytest.mark.slow
-def test_patience_survives_a_resume(tiny_pretraining_model, tmp_path, monkeypatch):
+def test_patience_is_restored_by_a_resume(tiny_pretraining_model, tmp_path, monkeypatch):
     start = {name: tensor.clone() for name, tensor in tiny_pretraining_model.state_dict().items()}
     stopped = []
     for resume, accuracies in ((None, [0.5, 0.4, 0.3, 0.2]), ("checkpoint-2", [0.3, 0.2])):

@@ -91,7 +91,7 @@ def test_accelerate_refuses_a_key_that_it_does_not_know(tmp_path):
 
 @pytest.mark.parametrize("path", ACCELERATE_FILES, ids=name_of)
 def test_every_key_of_a_section_is_an_option_of_the_launcher(path, monkeypatch, clean_environment):
-    """accelerate takes any key in `fsdp_config` and `deepspeed_config`, and leaves out those that it does not know."""
+    """accelerate takes any key in `fsdp_config` and `deepspeed_config`, and ignores those that it does not know."""
     from accelerate.commands.launch import launch_command_parser
 
     options = vars(launch_command_parser().parse_args(["script.py"]))
@@ -183,7 +183,7 @@ def test_deepspeed_reads_the_file_as_the_trainer_fills_it(path, tmp_path, clean_
 
 @pytest.mark.parametrize("path", DEEPSPEED_FILES, ids=name_of)
 def test_deepspeed_files_hold_known_keys_only(path):
-    """DeepSpeed passes over keys that it does not know at the top; in a section it refuses them."""
+    """DeepSpeed ignores unknown keys at the top; in a section it refuses them."""
     if importlib.util.find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed: pip install '.[deepspeed]'")
     from deepspeed.runtime import constants

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from parallel_cases import CASES, build_model, build_uneven_rows, run_case, run_evaluation
-from sharded_cases import FSDP_CASES, ZERO_CASES, build_inputs, build_trainer, run_reference
-from testing_utils import PROJECT_FOLDER
+from sharded_cases import FSDP_CASES, ZERO_CASES, build_inputs, build_unstarted_trainer, run_reference
+from testing_utils import TESTS_FOLDER, build_environment
 
 from albef_amc.evaluation.grounding_evaluation import choose_rows
 from albef_amc.layout_albef import pad_tokens
@@ -26,9 +26,9 @@ RELATIVE_TOLERANCE = 1e-6
 def launch(script: str, *arguments: str) -> None:
     """Runs a script of this folder on two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = dict(os.environ, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", HF_HUB_OFFLINE="1")
+    environment = build_environment(DS_ACCELERATOR="cpu")
     done = subprocess.run(
-        [*command, str(PROJECT_FOLDER / "tests" / script), *arguments], env=environment, capture_output=True, text=True
+        [*command, str(TESTS_FOLDER / script), *arguments], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-4000:]
 
@@ -174,7 +174,7 @@ def test_a_single_process_is_its_own_joint_batch():
     assert batch.own_image_ids.tolist() == [-2, -3] and batch.own_phrase_ids.tolist() == [-2, -3, -3]
 
 
-def test_padding_pieces_and_whole_models(tiny_pretraining_model):
+def test_padding_tokens_and_complete_models(tiny_pretraining_model):
     assert pad_tokens(torch.ones(2, 3, 4), 5).shape == (2, 5, 4) and pad_tokens(torch.ones(2, 3), 5).sum() == 6
     assert build_full_model(tiny_pretraining_model) is tiny_pretraining_model
     with keeping_parameters(tiny_pretraining_model):
@@ -183,7 +183,7 @@ def test_padding_pieces_and_whole_models(tiny_pretraining_model):
 
 def test_loss_without_global_counts_is_that_of_the_batch(tmp_path):
     """Called on its own, outside of the training loop, `compute_loss` takes means over its batch."""
-    trainer = build_trainer(build_model(torch.float32), tmp_path)
+    trainer = build_unstarted_trainer(build_model(torch.float32), tmp_path)
     inputs = build_inputs(trainer, 0, 1)
     batches, counts = trainer.get_batch_samples(iter([inputs]), 2, torch.device("cpu"))
     assert batches == [inputs]

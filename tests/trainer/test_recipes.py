@@ -209,9 +209,9 @@ def test_missing_and_broken_recipes(tmp_path):
 
 
 def test_vocabulary_of_the_data_knows_every_word_and_spells_others():
-    pieces = build_vocabulary(["the red dog.", "The Cup"])
-    assert pieces[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] and len(set(pieces)) == len(pieces)
-    assert {"the", "red", "dog", "cup", "d", "##d"} <= set(pieces)
+    tokens = build_vocabulary(["the red dog.", "The Cup"])
+    assert tokens[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] and len(set(tokens)) == len(tokens)
+    assert {"the", "red", "dog", "cup", "d", "##d"} <= set(tokens)
 
 
 def test_model_from_a_configuration_fits_its_tokenizer():
@@ -248,7 +248,7 @@ def test_what_is_drawn_for_a_model_comes_from_the_seed(start, checkpoint):
     assert {"image_queue", "text_queue", "mlm_head.dense.weight"} <= differing
 
 
-def test_sections_can_be_left_out():
+def test_sections_can_be_omitted():
     recipe = load_recipe("demo", ["evaluation_data=null", "eval_strategy=no"])
     assert recipe.evaluation_data is None and load_recipe("demo").evaluation_data is not None
 

@@ -26,7 +26,7 @@ STORED_SECONDS = 5000.0
 
 
 @pytest.mark.slow
-def test_the_clock_runs_in_training_alone_and_goes_on_after_a_resumption(
+def test_the_clock_runs_in_training_alone_and_continues_after_a_resumption(
     tiny_pretraining_model, tmp_path, monkeypatch
 ):
     clock, late = time.perf_counter, [0.0]
@@ -49,7 +49,7 @@ def test_the_clock_runs_in_training_alone_and_goes_on_after_a_resumption(
     assert 0 < state["stateful_callbacks"]["TrainingClock"]["attributes"]["seconds_before"] <= seconds
     state["stateful_callbacks"]["TrainingClock"]["attributes"]["seconds_before"] = STORED_SECONDS
     (checkpoint / "trainer_state.json").write_text(json.dumps(state))
-    (checkpoint / MANIFEST_FILE).unlink()  # it would tell that the state was changed
+    (checkpoint / MANIFEST_FILE).unlink()  # it would show that the state was changed
     seconds, most = run(resume=str(checkpoint))
     assert STORED_SECONDS < seconds < STORED_SECONDS + most
 

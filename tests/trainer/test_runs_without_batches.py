@@ -77,7 +77,7 @@ def test_empty_evaluation_data_is_refused(evaluation_rows, tiny_pretraining_mode
 
 
 @pytest.mark.slow
-def test_a_stream_of_ones_own_without_rows_is_no_run(tiny_pretraining_model, tmp_path):
+def test_a_stream_of_ones_own_without_rows_is_not_a_run(tiny_pretraining_model, tmp_path):
     class Nothing(torch.utils.data.IterableDataset):
         def __iter__(self):
             return iter(())

@@ -62,7 +62,7 @@ def test_the_cosine_ends_with_its_epochs_and_stays():
     assert rates[4:] == [1e-6] * 4
 
 
-def test_a_resumed_scheduler_goes_on_where_it_stopped():
+def test_a_resumed_scheduler_continues_where_it_stopped():
     schedule = AlbefCosine(3, 1e-6, 1e-6, warmup_intervals=2, warmup_interval_steps=2)
     whole = walk(build_scheduler(schedule, steps_per_epoch=6), 18)
     first = build_scheduler(schedule, steps_per_epoch=6)

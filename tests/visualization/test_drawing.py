@@ -255,7 +255,7 @@ def test_curves_need_a_curve(tmp_path):
 
 
 @pytest.mark.slow
-def test_drawing_leaves_pyplot_alone():
+def test_drawing_does_not_import_pyplot():
     program = "import sys, albef_amc.visualization.drawing; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE)
 

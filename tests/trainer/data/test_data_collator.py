@@ -91,7 +91,7 @@ def test_regions_from_each_source(processor):
         assert batch["region_mask"][1].sum() == 0
 
 
-def test_another_source_is_no_region(processor):
+def test_another_source_is_not_a_region(processor):
     assert not DataCollatorForGrounding(processor, region_source="masks")([make_row()])["has_region"].any()
 
 
@@ -103,7 +103,7 @@ def test_all_boxes_or_a_random_one(processor):
     assert {tuple(mask[0].tolist()) for mask in drawn} == {(1.0, 0.0), (0.0, 1.0)}
 
 
-def test_masks_without_area_are_no_region_counted_and_logged_once(processor, caplog):
+def test_masks_without_area_are_not_a_region_counted_and_logged_once(processor, caplog):
     collator = DataCollatorForGrounding(processor)
     row = make_row(
         phrases=[
@@ -129,7 +129,7 @@ def test_masks_without_area_are_no_region_counted_and_logged_once(processor, cap
         ("masks", None, True),
     ],
 )
-def test_a_part_of_a_region_is_no_region(processor, caplog, region_source, types, has_region):
+def test_a_part_of_a_region_is_not_a_region(processor, caplog, region_source, types, has_region):
     region = {
         "boxes": [[0.0, 0.0, 8.0, 8.0]],
         "polygons": [[0.0, 0.0, 8.0, 0.0, 8.0, 8.0]],
@@ -196,15 +196,15 @@ def test_masking_follows_the_published_rule(processor):
     phrases = [make_phrase(str(index), "the small red cup on the left of a dog") for index in range(400)]
     phrases.append(make_phrase("long", "a cat on the left of the round blue cup on the square"))
     batch = DataCollatorForGrounding(processor, mlm_probability=0.15)([make_row(phrases=phrases)])
-    pieces, masked, labels = batch["input_ids"], batch["mlm_input_ids"], batch["mlm_labels"]
+    tokens, masked, labels = batch["input_ids"], batch["mlm_input_ids"], batch["mlm_labels"]
     chosen = labels != -100
-    assert torch.equal(labels[chosen], pieces[chosen]) and torch.equal(masked[~chosen], pieces[~chosen])
+    assert torch.equal(labels[chosen], tokens[chosen]) and torch.equal(masked[~chosen], tokens[~chosen])
     assert not chosen[:, 0].any() and not chosen[batch["attention_mask"] == 0].any()
-    share = chosen.sum() / (batch["attention_mask"].sum() - len(pieces))
+    share = chosen.sum() / (batch["attention_mask"].sum() - len(tokens))
     assert 0.13 < share < 0.17
     assert 0.74 < (masked[chosen] == MASK).float().mean() < 0.86
-    assert 0.08 < (masked[chosen] == pieces[chosen]).float().mean() < 0.17
-    assert (masked[chosen] < 5).any()  # the random piece is any of the vocabulary
+    assert 0.08 < (masked[chosen] == tokens[chosen]).float().mean() < 0.17
+    assert (masked[chosen] < 5).any()  # the random token is any of the vocabulary
     uniforms = batch["negative_uniforms"]
     assert uniforms.shape == (401, 2) and uniforms.dtype == torch.float32
     assert 0 <= uniforms.min() and uniforms.max() < 1 and 0.45 < uniforms.mean() < 0.55

@@ -39,7 +39,7 @@ def test_the_loaders_of_processes_share_the_rows():
     assert [len(build(rank, drop_last=True)) for rank in range(2)] == [2, 2]
 
 
-def test_other_loaders_are_left_alone():
+def test_other_loaders_are_unchanged():
     loader = DataLoader(range(5), batch_size=2)
     assert divide_evenly(loader) is loader
     assert isinstance(loader.batch_sampler.sampler, SequentialSampler)

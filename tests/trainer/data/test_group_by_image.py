@@ -67,7 +67,7 @@ def test_no_image_is_read_beforehand_and_one_for_a_group_later():
     assert len(group_rows_by_image(rows)) == 1
 
 
-def test_rows_without_repeated_images_are_left_alone():
+def test_rows_without_repeated_images_are_unchanged():
     rows = build_rows()
     assert group_rows_by_image(rows) is rows
 

@@ -168,9 +168,9 @@ def test_parts_normalised_by_the_global_count_add_up(parts):
     loss = AttentionMaskConsistencyLoss()
     whole = loss(heatmap, mask, has_region)
     splits = zip(heatmap.split(parts), mask.split(parts), has_region.split(parts), strict=True)
-    pieces = [loss(*split, num_regions=whole["num_regions"]) for split in splits]
+    parts = [loss(*split, num_regions=whole["num_regions"]) for split in splits]
     for name in LOSS_NAMES:
-        torch.testing.assert_close(sum(piece[name] for piece in pieces), whole[name])
+        torch.testing.assert_close(sum(part[name] for part in parts), whole[name])
 
 
 def test_float32_under_autocast_and_for_bfloat16():

@@ -58,7 +58,7 @@ def test_a_build_ends_in_one_line_and_continues_to_the_same_files(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_shards_that_are_whole_are_kept(num_workers, tmp_path, limit_files):
+def test_complete_shards_are_kept(num_workers, tmp_path, limit_files):
     options, read = dict(shard_size="30KB", num_workers=num_workers), []
 
     def fill_the_disk(split, count, total):

@@ -227,7 +227,7 @@ def test_ctrl_c_to_the_workers_too_still_saves(start, tiny_pretraining_model, tm
 
 
 @pytest.mark.slow
-def test_training_in_another_thread_leaves_the_signal_alone(tiny_pretraining_model, tmp_path):
+def test_training_in_another_thread_handles_no_signal(tiny_pretraining_model, tmp_path):
     trainer = build_trainer(tiny_pretraining_model, tmp_path, max_steps=1)
     thread = threading.Thread(target=trainer.train)
     thread.start()
@@ -291,7 +291,7 @@ def test_two_processes_agree_on_a_skip_and_on_stopping(tmp_path, monkeypatch):
 
 @pytest.fixture
 def endless_recipe(tmp_path, tiny_pretraining_model):
-    """A run that goes on until it is stopped."""
+    """A run that ends only when it is stopped."""
     tiny_pretraining_model.config.to_json_file(tmp_path / "tiny.json")
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(
@@ -315,7 +315,7 @@ def start_command(program: list[str], recipe, folder) -> subprocess.Popen:
 @pytest.mark.parametrize(
     ("number", "status", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")]
 )
-def test_the_command_ends_with_the_status_of_its_signal_and_says_how_to_go_on(
+def test_the_command_ends_with_the_status_of_its_signal_and_says_how_to_resume(
     number, status, name, endless_recipe, tmp_path
 ):
     folder = tmp_path / "run"
@@ -347,7 +347,7 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.slow
-def test_ctrl_c_before_training_ends_the_command_without_a_word(endless_recipe, tmp_path):
+def test_ctrl_c_before_training_ends_the_command_silently(endless_recipe, tmp_path):
     waits = tmp_path / "waits"
     process = start_command(["-c", HELD_BEFORE_TRAINING, str(waits)], endless_recipe, tmp_path / "run")
     assert fault_tolerance.wait_for(tmp_path, [process], waits.is_file)

@@ -37,7 +37,7 @@ def parquet(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def phrase_parquet(tmp_path_factory):
-    """One row per phrase, the rows of an image behind each other and in one file."""
+    """One row per phrase, the rows of an image after each other and in one file."""
     return write_parquet(tmp_path_factory.mktemp("streaming") / "phrases", build_table(12, phrases_per_row=1), 4)
 
 
@@ -107,7 +107,7 @@ def test_the_order_is_of_the_seed_and_the_pass(stream):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"shuffle_buffer": 3}, {"group_by_image": True}])
 @pytest.mark.parametrize(("reader", "num_readers"), [(0, 1), (1, 2), (3, 5)])
-def test_reading_goes_on_behind_any_row(phrase_parquet, options, reader, num_readers):
+def test_reading_continues_after_any_row(phrase_parquet, options, reader, num_readers):
     source = StreamSource(load_grounding_dataset(phrase_parquet, "train", streaming=True), 0, True, **options)
     whole = list(islice(source.read(reader, num_readers, Place()), 40))
     assert whole[-1][1].passes > 0
@@ -159,7 +159,7 @@ def test_a_stream_knows_its_size_where_its_files_say_it(parquet, tmp_path):
     assert count(tmp_path / "lines", "train") is None
 
 
-def test_streams_that_cannot_be_dealt_out_are_refused(stream):
+def test_streams_that_cannot_be_divided_are_refused(stream):
     node = split_dataset_by_node(stream, 0, 2)
     with pytest.raises(ValueError, match="split by process already"):
         StreamSource(node, 0, True)
@@ -204,7 +204,7 @@ def test_a_run_on_a_stream_of_unknown_size_needs_max_steps(phrase_parquet, tmp_p
 
 
 @pytest.mark.slow
-def test_a_stream_that_was_dealt_out_otherwise_is_not_resumed(stream, tmp_path):
+def test_a_stream_that_was_divided_otherwise_is_not_resumed(stream, tmp_path):
     build_recording_trainer(tmp_path, stream, max_steps=1, save_steps=1).train()
     checkpoint = tmp_path / "checkpoint-1"
     with pytest.raises(ValueError, match=r"Resume with dataloader_num_workers 0 \(not 2\)"):
@@ -283,7 +283,7 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_with_two_workers_each_are_killed_and_go_on_with_the_rows_that_were_left(
+def test_two_processes_with_two_workers_each_are_killed_and_continue_with_the_rows_that_were_left(
     parquet, phrase_parquet, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("PYTHONPATH", str(TESTS_FOLDER))
