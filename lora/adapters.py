@@ -118,7 +118,7 @@ def build_lora_config(model_config: AlbefConfig, **changes: Any) -> "LoraConfig"
 
 
 def complete_lora_config(config: "LoraConfig", model_config: AlbefConfig) -> "LoraConfig":
-    """A copy with default targets where it names none.
+    """A copy, with default targets where the configuration has none.
 
     Raises:
         TypeError: not a `peft.LoraConfig`.

@@ -31,7 +31,7 @@ SIDE_WORD = re.compile(
     | \b(?:north|south)?[ -]?(?:east|west)(?:ern|ernmost|erly|most|wards?|bound|side)?\b
     | \b(?:izquierd|derech|esquerd|direit|gauche|sinistr|rechte?|linke|venstre|vanster|vlevo|vpravo|nalevo|napravo)
     | \b(?:droite?|destr[ao]|links|ho[yj]re|hoger|s(?:leva|prava)|(?:lew|praw)(?:[aoy]|ej)|stanga|dreapta|kiri|kanan)\b
-    # turning directions and clock positions; digits, quotes and written text; counting, which begins on the left
+    # turning directions and clock positions; digits, quotes and written text; counting, which starts on the left
     | o\W{0,2}clock | clockwise | \bclock[ -]?(?:face|hand|position)s?\b
     | \bat[ ](?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)\b | \d | ["`] | (?<!\w)'
     | \b(?:text|letter(?:s|ed|ing)?|words?|numbers?(?![ ]of)|numerals?|digits?|reads|reading|says|saying|written

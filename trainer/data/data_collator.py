@@ -265,14 +265,14 @@ class DataCollatorForGrounding:
         if num_incomplete and not self.num_incomplete_regions:
             logger.warning(
                 f"{num_incomplete} phrases of a batch lost a part of their `{self.region_source}` when the data set "
-                f"was built (type `{INCOMPLETE_TYPES[self.region_source]}`) and count as having no region. This is "
-                "said once; `num_incomplete_regions` keeps counting."
+                f"was built (type `{INCOMPLETE_TYPES[self.region_source]}`) and count as having no region. This "
+                "warning appears once; `num_incomplete_regions` keeps counting."
             )
         self.num_incomplete_regions += num_incomplete
         if num_empty and not self.num_empty_regions:
             logger.warning(
                 f"{num_empty} phrases of a batch have `{self.region_source}` without area and count as having no "
-                "region. This is said once; `num_empty_regions` keeps counting."
+                "region. This warning appears once; `num_empty_regions` keeps counting."
             )
         self.num_empty_regions += num_empty
 

@@ -39,7 +39,7 @@ def group_rows_by_image(rows: Any) -> Any:
     if isinstance(rows, IterableDataset) or not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__"):
         raise TypeError(
             f"rows can be grouped by image only where each can be read by its number, got {type(rows).__name__}. Load "
-            "the data set without streaming, or leave `group_by_image` off."
+            "the data set without streaming, or set `group_by_image=False`."
         )
     indices: dict[str, list[int]] = {}
     for index, image_id in enumerate(_read_image_ids(rows)):

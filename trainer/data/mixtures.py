@@ -247,7 +247,7 @@ def build_training_dataset(rows: Any, args: Any) -> Any:
     if any(streamed):
         raise ValueError("a mixture has streamed and other data sets: set `streaming` for all of them, or for none.")
     if args.shuffle_buffer:
-        raise ValueError("`shuffle_buffer` is for streamed data: leave it out, or set `streaming` in `train_data`.")
+        raise ValueError("`shuffle_buffer` is for streamed data: remove it, or set `streaming` in `train_data`.")
     for part, name in zip(parts, [None] if mixture is None else mixture.names, strict=True):
         if args.process_index == 0:
             warn_about_boxes(part, "training data" if name is None else f"training data {name}")

@@ -81,5 +81,5 @@ def test_rows_that_do_not_fit_together_are_named():
 
 def test_streamed_rows_are_refused():
     table = datasets.Dataset.from_list(build_phrase_rows("aab"), features=GROUNDING_FEATURES)
-    with pytest.raises(TypeError, match="without streaming, or leave `group_by_image` off"):
+    with pytest.raises(TypeError, match="without streaming, or set `group_by_image=False`"):
         group_rows_by_image(table.to_iterable_dataset())

@@ -201,7 +201,7 @@ def test_overrides_reach_a_part_of_a_mixture(tmp_path):
     with pytest.raises(ValueError, match="unknown key `train_data.2`"):
         load_recipe(path, ["train_data.2.weight=2"])
     with pytest.raises(
-        ValueError, match=r"`train_data` is no section of a recipe. It is a list: begin with `train_data\.0`"
+        ValueError, match=r"`train_data` is not a section of a recipe. It is a list: begin with `train_data\.0`"
     ):
         load_recipe(path, ["train_data.split=all"])
 
