@@ -19,7 +19,6 @@ from .explanation_albef import (
     at_least_float32,
     evaluation_mode,
     explain_attention,
-    explain_score,
     outside_inference_mode,
     resolve_token_mask,
 )
@@ -220,7 +219,7 @@ class AlbefClassificationModel(MomentumCopies, AlbefTaskModel):
         text_model, first = self.albef.text_model, self.config.text_config.fusion_layer
         layers = text_model.find_group(self.config.explanation_layer)
         states = text_model.run_layers(text_embeds, layout, keys_values, first=first, last=layers[0])
-        explained = explain_score(text_model, states, layout, keys_values, layers, read_class)
+        explained = text_model.explain_score(states, layout, keys_values, layers, read_class)
         grid_size = self.config.vision_config.grid_size
         per_image = [
             explain_attention(attention_map, gradient, token_mask, grid_size, heatmap_denominator)

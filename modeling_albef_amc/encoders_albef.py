@@ -14,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_albef import AlbefTextConfig, AlbefVisionConfig
+from .explanation_albef import ExplainedScore, ReadScore, differentiate_score
 from .layout_albef import PhraseLayout, build_layout
 from .pretrained_albef import AlbefPreTrainedModel, resize_position_embeddings
 
@@ -473,6 +474,44 @@ class AlbefTextModel(AlbefTextStack):
             index, packed, layout, mask, keys_values, use_eager=use_eager, explain=True
         )
         return layout.unpack(packed), attention_map
+
+    def explain_score(
+        self,
+        states: torch.Tensor,
+        layout: PhraseLayout,
+        keys_values: list[KeysValues],
+        layers: range,
+        read_score: ReadScore,
+        first_token_only: bool = True,
+    ) -> ExplainedScore:
+        r"""A head's score and its gradient at the cross-attention of neighbouring layers, one per image of a phrase.
+
+        With gradients enabled, everything stays in the graph. Without, the graph begins at the first attention map,
+        ends at the score, and is freed.
+
+        Args:
+            states (`torch.Tensor` of shape `(P, T, hidden_size)`): phrases after the layers below the first of
+                `layers`.
+            layout, keys_values: as for [`run_layers`].
+            layers (`range`): the explained layers.
+            read_score (`Callable`): the head, from fused states to its logits and the score of each phrase.
+            first_token_only (`bool`): the head reads first tokens alone.
+        """
+        keep_graph, attention_maps = torch.is_grad_enabled(), []
+        with torch.enable_grad():
+            for index in layers:
+                use_eager = index > layers[0]
+                states, attention_map = self.run_explained_layer(index, states, layout, keys_values, use_eager)
+                attention_maps.append(attention_map)
+            first = layers[-1] + 1
+            fused = self.run_layers(
+                states, layout, keys_values, first=first, first_token_only=first_token_only, use_eager=True
+            )
+            logits, score = read_score(fused)
+            gradients = differentiate_score(score, attention_maps, keep_graph)
+        if not keep_graph:
+            logits, score = logits.detach(), score.detach()
+        return ExplainedScore(logits, score, attention_maps, gradients)
 
     def _run_layer(
         self,

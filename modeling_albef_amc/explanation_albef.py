@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import nn
 
-from .encoders_albef import AlbefTextModel, KeysValues
 from .layout_albef import PhraseLayout
 from .ranges_albef import check_choice
 
@@ -82,44 +81,6 @@ class Explanation(NamedTuple):
     token_heatmap: torch.Tensor
     heatmap: torch.Tensor
     normalized_heatmap: torch.Tensor
-
-
-def explain_score(
-    text_model: AlbefTextModel,
-    states: torch.Tensor,
-    layout: PhraseLayout,
-    keys_values: list[KeysValues],
-    layers: range,
-    read_score: ReadScore,
-    first_token_only: bool = True,
-) -> ExplainedScore:
-    r"""A head's score and its gradient at the cross-attention of neighbouring layers, one for each image of a phrase.
-
-    With gradients enabled, everything stays in the graph. Without, the graph begins at the first attention map, ends
-    at the score, and is freed.
-
-    Args:
-        states (`torch.Tensor` of shape `(P, T, hidden_size)`): phrases after the layers below the first of `layers`.
-        layout ([`~layout_albef.PhraseLayout`]): theirs.
-        keys_values (`list`): keys and values of the images, one pair per fusion layer.
-        layers (`range`): the explained layers.
-        read_score (`Callable`): the head, from fused states to its logits and the score of each phrase.
-        first_token_only (`bool`): the head reads first tokens alone.
-    """
-    keep_graph, attention_maps = torch.is_grad_enabled(), []
-    with torch.enable_grad():
-        for index in layers:
-            use_eager = index > layers[0]
-            states, attention_map = text_model.run_explained_layer(index, states, layout, keys_values, use_eager)
-            attention_maps.append(attention_map)
-        fused = text_model.run_layers(
-            states, layout, keys_values, first=layers[-1] + 1, first_token_only=first_token_only, use_eager=True
-        )
-        logits, score = read_score(fused)
-        gradients = differentiate_score(score, attention_maps, keep_graph)
-    if not keep_graph:
-        logits, score = logits.detach(), score.detach()
-    return ExplainedScore(logits, score, attention_maps, gradients)
 
 
 def differentiate_score(
@@ -221,7 +182,6 @@ __all__ = [
     "differentiate_score",
     "evaluation_mode",
     "explain_attention",
-    "explain_score",
     "outside_inference_mode",
     "resolve_token_mask",
 ]

@@ -30,7 +30,6 @@ from .explanation_albef import (
     differentiate_score,
     evaluation_mode,
     explain_attention,
-    explain_score,
     outside_inference_mode,
     resolve_token_mask,
 )
@@ -186,7 +185,7 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         first = self.config.text_config.fusion_layer if first is None else first
         states = text_model.run_layers(states, layout, keys_values, first=first, last=explained)
         layers = range(explained, explained + 1)
-        return explain_score(text_model, states, layout, keys_values, layers, read_match)
+        return text_model.explain_score(states, layout, keys_values, layers, read_match)
 
     def explain_similarity(
         self, pixel_values: torch.Tensor, text_embeds: torch.Tensor, image_index: torch.Tensor

@@ -21,7 +21,6 @@ from .explanation_albef import (
     Explanation,
     evaluation_mode,
     explain_attention,
-    explain_score,
     outside_inference_mode,
 )
 from .layout_albef import PhraseInputs, PhraseLayout, build_layout, check_phrase_inputs, chunk_by_length
@@ -296,8 +295,7 @@ class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
             return logits, -compute_answer_losses(logits, answers.ids, answers.mask)
 
         layers = range(self.config.explanation_layer, self.config.explanation_layer + 1)
-        explained = explain_score(
-            self.albef.text_model,
+        explained = self.albef.text_model.explain_score(
             states[answers.question_index],
             layout,
             keys_values,
