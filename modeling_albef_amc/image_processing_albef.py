@@ -23,9 +23,8 @@ from transformers.processing_utils import ImagesKwargs
 from transformers.utils import ModelOutput, logging
 
 from .collections_albef import describe_type, is_collection, iterate
-from .located_phrases_albef import BOX_THRESHOLD, BOX_THRESHOLDS, iterate_located_phrases, read_sizes
 from .ranges_albef import MAX_IMAGE_PIXELS, SHARE, check_number
-from .regions_albef import boxes_from_heatmap
+from .regions_albef import BOX_THRESHOLD, BOX_THRESHOLDS, boxes_from_heatmap, iterate_located_phrases, read_sizes
 
 logger = logging.get_logger(__name__)
 

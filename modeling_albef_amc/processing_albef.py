@@ -27,7 +27,6 @@ from .collections_albef import describe_type, is_collection, iterate
 from .configuration_albef import LABELS, AlbefConfig
 from .image_processing_albef import AlbefImageProcessor, ImageLike
 from .layout_albef import build_layout
-from .located_phrases_albef import BOX_THRESHOLD, BOX_THRESHOLDS, iterate_located_phrases, read_sizes
 from .processor_checks_albef import (
     IMAGE_FILE,
     OTHER_FILES,
@@ -41,7 +40,15 @@ from .processor_checks_albef import (
     report_changes,
 )
 from .ranges_albef import Range, check_number
-from .regions_albef import boxes_from_heatmap, build_region_mask, find_point
+from .regions_albef import (
+    BOX_THRESHOLD,
+    BOX_THRESHOLDS,
+    boxes_from_heatmap,
+    build_region_mask,
+    find_point,
+    iterate_located_phrases,
+    read_sizes,
+)
 from .saving_albef import replacing_files
 from .text_processing_albef import clean_with_offsets, find_broken_character, find_text_problem
 

@@ -5,19 +5,22 @@ Coordinates are continuous pixels of the stored image after EXIF rotation: pixel
 [c, c + 1) x [r, r + 1), and a box x_min, y_min, x_max, y_max is [x_min, x_max) x [y_min, y_max).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers.utils import logging
+from transformers.utils import ModelOutput, logging
 
+from .configuration_albef import ITM_MATCH_INDEX
 from .explanation_albef import at_least_float32
-from .ranges_albef import MAX_IMAGE_PIXELS, shorten_value
+from .ranges_albef import MAX_IMAGE_PIXELS, Range, shorten_value
 
 logger = logging.get_logger(__name__)
 
+BOX_THRESHOLD = 0.5  # share of a map's maximum that the pixels of a box reach
+BOX_THRESHOLDS = Range(0, 1, is_above=True)
 POLYGON_LINES_PER_PIXEL = 8
 # Pixels; a corner farther out is damage, and its products with other numbers would overflow.
 MAX_COORDINATE = 1e6
@@ -336,6 +339,43 @@ def _join_runs(starts: np.ndarray, ends: np.ndarray, stride: int) -> np.ndarray:
     return labels
 
 
+def read_sizes(
+    outputs: ModelOutput, sizes: torch.Tensor | Sequence[tuple[int, int]] | None, name: str
+) -> list[tuple[int, int]]:
+    """Height and width of every image: those given as the argument `name`, or those of `outputs`."""
+    sizes = getattr(outputs, "original_sizes", None) if sizes is None else sizes
+    if sizes is None:
+        raise ValueError(f"`outputs` has no `original_sizes`: give (height, width) per image as `{name}`.")
+    return [(int(height), int(width)) for height, width in sizes]
+
+
+def iterate_located_phrases(
+    outputs: ModelOutput, sizes: list[tuple[int, int]]
+) -> Iterator[tuple[int, float, torch.Tensor]]:
+    """Per phrase its image, its matching probability, and its heatmap `(height, width)`, one map in memory at a time.
+
+    Raises:
+        ValueError: `outputs` has no heatmaps, one that is not finite, or an image that `sizes` does not know.
+    """
+    if getattr(outputs, "heatmap", None) is None:
+        raise ValueError(
+            "`outputs` has no `heatmap`. Use `model.ground()`, or call the model with `output_heatmap=True`."
+        )
+    heatmaps = outputs.heatmap.detach().cpu()
+    scores = outputs.itm_logits.detach().float().softmax(dim=-1)[:, ITM_MATCH_INDEX].tolist()
+    image_index = getattr(outputs, "image_index", None)
+    image_index = range(len(heatmaps)) if image_index is None else image_index.tolist()
+    if max(image_index, default=-1) >= len(sizes):
+        raise ValueError(f"`image_index` names image {max(image_index)} but there are {len(sizes)} sizes.")
+    for index, (heatmap, score, image) in enumerate(zip(heatmaps, scores, image_index, strict=True)):
+        if not torch.isfinite(heatmap).all():
+            raise ValueError(
+                f"the heatmap of phrase {index} is not finite. The weights or the pixels hold NaN or infinity: "
+                "check the checkpoint, or run in float32."
+            )
+        yield image, score, resize_heatmap(heatmap, *sizes[image])
+
+
 def encode_rle(mask: np.ndarray) -> dict:
     """Code a binary mask as COCO's compressed run-length string.
 
@@ -503,6 +543,8 @@ def _decode_counts(counts: str | bytes) -> np.ndarray:
 
 
 __all__ = [
+    "BOX_THRESHOLD",
+    "BOX_THRESHOLDS",
     "boxes_from_heatmap",
     "build_region_mask",
     "check_boxes",
@@ -511,5 +553,7 @@ __all__ = [
     "decode_rle",
     "encode_rle",
     "find_point",
+    "iterate_located_phrases",
+    "read_sizes",
     "resize_heatmap",
 ]
