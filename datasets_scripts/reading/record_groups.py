@@ -5,6 +5,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+ENCODER = json.JSONEncoder(separators=(",", ":"))
+
 
 class RecordGroups(dict[Any, bytearray]):
     """Groups of records, in the order of their first record; a group holds one line of JSON per record.
@@ -18,8 +20,7 @@ class RecordGroups(dict[Any, bytearray]):
 
     def add(self, key: Any, record: Any) -> None:
         """Append a record to the group of its key."""
-        line = json.dumps(record, separators=(",", ":"))
-        self.setdefault(key, bytearray()).extend(line.encode() + b"\n")
+        self.setdefault(key, bytearray()).extend(ENCODER.encode(record).encode() + b"\n")
 
 
 def iterate_records(group: bytearray) -> Iterator[Any]:
