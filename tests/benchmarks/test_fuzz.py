@@ -127,6 +127,7 @@ def test_two_mutations_of_one_name_are_refused():
         category.mutation(test_two_mutations_of_one_name_are_refused)
 
 
+@pytest.mark.slow
 def test_the_page_lists_every_message_of_the_source():
     assert read_page_tables() == build_tables(), "run `python benchmarks/fuzz_repairs.py`"
 

@@ -17,6 +17,7 @@ def gallery():
         return retrieval.build_model(retrieval.SIZES["quick"]), retrieval.Inputs.build(retrieval.SIZES["quick"])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_shortlist_of_all_is_every_pair(gallery):
     model, inputs = gallery

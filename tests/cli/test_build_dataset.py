@@ -146,6 +146,7 @@ def test_a_killed_build_leaves_no_process_and_continues(tmp_path):
     assert hash_files(tmp_path / "killed") == hash_files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_damaged_shard_is_found_and_built_again(tmp_path):
     build_dataset("synthetic", tmp_path, SCENES, shard_size=SMALL_SHARD)
     whole = hash_files(tmp_path)

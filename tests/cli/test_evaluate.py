@@ -75,6 +75,7 @@ def test_output_holds_every_phrase_and_baselines(checkpoint, scene_options, tmp_
     assert written["pointing_game_accuracy"] == hits / result["num_phrases"]
 
 
+@pytest.mark.slow
 def test_metrics_that_are_named_are_computed_with_their_command(
     checkpoint, scene_options, tiny_model, tiny_processor, tmp_path, capsys
 ):
@@ -109,6 +110,7 @@ def test_metrics_that_are_named_are_computed_with_their_command(
     assert written["phrases"][0]["mask_iou"] == expected.to_rows()[0]["mask_iou"]
 
 
+@pytest.mark.slow
 def test_switches_are_recorded_and_leave_the_process_as_it_was(checkpoint, scene_options, tmp_path, capsys):
     words = [checkpoint, "synthetic", *scene_options, "--resamples", 0]
     exact = evaluate(capsys, *words)
@@ -273,6 +275,7 @@ def test_text_has_published_numbers_beside_the_measured_one(checkpoint, refer_op
     assert "box_accuracy_at_50 is skipped (`--data detections_file=FILE`)" in streams.err
 
 
+@pytest.mark.slow
 def test_a_recipe_of_ones_own_agrees_with_itself(checkpoint, scene_options, tmp_path, capsys):
     expected = evaluate(capsys, checkpoint, "synthetic", *scene_options)
     recipe = tmp_path / "mine.yaml"

@@ -60,6 +60,7 @@ def test_json_and_overlays_agree_with_the_model(checkpoint, photo, tiny_model, t
         assert found["box"][0] <= x <= found["box"][2] and found["box"][1] <= y <= found["box"][3]
 
 
+@pytest.mark.slow
 def test_switches_change_little_and_leave_the_process_as_it_was(checkpoint, photo, tmp_path, capsys):
     words = [photo, *name_phrases(*PHRASES)]
     (exact,) = ground(capsys, checkpoint, tmp_path / "exact", *words)["photographs"]
@@ -265,6 +266,7 @@ def test_a_list_of_a_run_cannot_name_files_elsewhere(checkpoint, photo, tmp_path
     assert victim.is_file() and (tmp_path / "first" / "photo_sheet.png").is_file()
 
 
+@pytest.mark.slow
 def test_an_overlay_as_a_photograph_is_kept(checkpoint, photo, tmp_path, capsys):
     out = tmp_path / "out"
     ground(capsys, checkpoint, out, photo, *name_phrases("a dog"))

@@ -63,12 +63,13 @@ def test_converted_model_matches_the_reference(tmp_path):
     assert (actual.double() - expected.double()).abs().max() <= tolerance
 
 
+@pytest.mark.slow
 def test_dimensions_processor_and_guesses(tmp_path):
     report = convert(TINY, tmp_path / "out")
     processor = AlbefProcessor.from_pretrained(tmp_path / "out")
     model = AlbefForImageTextMatching.from_pretrained(tmp_path / "out")
     assert processor.image_processor.size == {"height": 64, "width": 64}
-    assert processor.tokenizer("piece7 piece9")["input_ids"] == [101, 7, 9]
+    assert processor.tokenizer("token7 token9")["input_ids"] == [101, 7, 9]
     text = model.config.text_config
     assert (text.pad_token_id, text.cls_token_id, text.mask_token_id, text.fusion_layer) == (0, 101, 103, 3)
     assert (model.config.explanation_layer, model.config.explanation_block) == (4, 1)

@@ -368,6 +368,7 @@ def build_reasoning(num_text_layers: int, num_pairs: int, are_shared: bool = Tru
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_reasoning_of_any_depth_is_known_by_its_weights(depth, tmp_path):
     path = save(build_reasoning(*depth), tmp_path / "nlvr.pth")

@@ -223,6 +223,7 @@ def test_values_of_the_configuration(bert):
     assert all(layer.cross_attention is not None for layer in model.albef.text_model.layers[1:])
 
 
+@pytest.mark.slow
 def test_published_depths_have_the_published_layers(tmp_path):
     bert = save_bert(tmp_path / "bert", num_hidden_layers=12)
     model, report = AlbefForPreTraining.from_encoders(TIMM_FOLDER, bert, **SMALL, output_loading_info=True)
@@ -372,6 +373,7 @@ def test_a_tokenizer_of_another_model(tmp_path):
 # Where encoders come from
 
 
+@pytest.mark.slow
 def test_from_the_hub(hub, bert, built, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"

@@ -43,6 +43,7 @@ def prepare(checkpoint, tmp_path, **options):
     return prepare_publication(checkpoint, folder, "your-name/tiny", source="albef-amc", **options)
 
 
+@pytest.mark.slow
 def test_one_hash_for_every_way_to_store_the_weights(trained, tmp_path, tiny_pretraining_model):
     expected = hash_checkpoint(trained)
     matching = tiny_pretraining_model.export_matching_model()
@@ -65,6 +66,7 @@ def test_a_wider_data_type_keeps_the_hash_and_a_narrower_one_does_not(trained, t
     assert len(hashes) == 1 and hash_checkpoint(trained) not in hashes
 
 
+@pytest.mark.slow
 def test_what_the_matching_model_lacks_does_not_count_and_every_weight_that_it_has_does(
     trained, tiny_pretraining_model
 ):
