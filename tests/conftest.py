@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import os
+import signal
 import sys
 
 import pytest
@@ -17,6 +18,8 @@ from testing_utils import DATA_FOLDER, PROJECT_FOLDER, TINY_RECIPE, build_tiny_c
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
 
 sys.path.append(str(PROJECT_FOLDER / "benchmarks"))  # tests import benchmarks as the modules that they are
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job of the background, whose children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would say on standard output that it found no GPU
 torch.set_num_threads(1)  # tensors of tests are small: several threads wait for each other more than they work
