@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 
 from albef_amc import AlbefConfig
 from albef_amc.saving_albef import write_json
-from albef_amc.trainer.reliability.manifests import get_step, list_checkpoints
+from albef_amc.trainer.reliability.run_checkpoints import get_step, list_checkpoints
 from albef_amc.trainer.reliability.run_folder import END_FILE
 from albef_amc.trainer.reliability.run_lock import LOCK_FILE
 

@@ -39,7 +39,7 @@ from albef_amc.trainer.recipes import (
     check_model_files,
     load_recipe,
 )
-from albef_amc.trainer.reliability.manifests import list_checkpoints
+from albef_amc.trainer.reliability.run_checkpoints import list_checkpoints
 from albef_amc.trainer.reliability.run_folder import check_run_folder, read_end, store_end, store_recipe
 from albef_amc.trainer.reliability.run_lock import lock_run_folder
 from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated

@@ -12,7 +12,7 @@ from albef_amc.model_cards import ModelCard, read_model_card, render_model_card
 from albef_amc.model_cards.front_matter import hide_folder
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.recipes import load_recipe
-from albef_amc.trainer.reliability.manifests import MANIFEST_FILE
+from albef_amc.trainer.reliability.run_checkpoints import MANIFEST_FILE
 from albef_amc.trainer.run_facts import (
     CARD_ARGUMENTS,
     TrainingClock,

@@ -33,7 +33,7 @@ from albef_amc.trainer.data.even_batches import divide_evenly
 from albef_amc.trainer.data.streaming import STATE_KEY, StreamedRows
 from albef_amc.trainer.processes import do_on_main_process, is_true_anywhere
 from albef_amc.trainer.reliability.finite_weights import check_finite_weights
-from albef_amc.trainer.reliability.manifests import (
+from albef_amc.trainer.reliability.run_checkpoints import (
     MANIFEST_FILE,
     STATE_FILE,
     UNFINISHED,

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from albef_amc.checkpoint_files_albef import ADAPTER_CONFIG_FILE, CONFIG_FILE
 from albef_amc.saving_albef import write_json
 from albef_amc.trainer.amc_config import AmcConfig
-from albef_amc.trainer.reliability.manifests import list_checkpoints
+from albef_amc.trainer.reliability.run_checkpoints import list_checkpoints
 
 logger = logging.get_logger(__name__)
 

@@ -22,7 +22,8 @@ from transformers import Trainer, TrainerCallback
 from albef_amc.cli.main import main
 from albef_amc.trainer import AmcTrainer, DataCollatorForGrounding, GroundingAugmentation
 from albef_amc.trainer.data.epoch_dataset import EpochDataset
-from albef_amc.trainer.reliability.manifests import (
+from albef_amc.trainer.reliability.reliable_trainer import CHECKED_TRANSFORMERS, ReliableTrainer
+from albef_amc.trainer.reliability.run_checkpoints import (
     choose_checkpoint,
     clear_leftovers,
     find_damage,
@@ -30,7 +31,6 @@ from albef_amc.trainer.reliability.manifests import (
     put_in_place,
     rotate_checkpoints,
 )
-from albef_amc.trainer.reliability.reliable_trainer import CHECKED_TRANSFORMERS, ReliableTrainer
 
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 

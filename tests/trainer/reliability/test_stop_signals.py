@@ -25,7 +25,7 @@ from testing_utils import (
 from transformers import TrainerCallback
 
 from albef_amc.trainer import AmcTrainer
-from albef_amc.trainer.reliability.manifests import find_damage
+from albef_amc.trainer.reliability.run_checkpoints import find_damage
 from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
 
 
