@@ -261,7 +261,7 @@ def words_exchanged(checkpoint: Checkpoint, generator: np.random.Generator) -> D
         vocabulary["red"] = vocabulary["blue"]
 
     checkpoint.changes.append(edit_json(TOKENIZER, repeat))
-    return checkpoint, refused("a token needs its own")
+    return checkpoint, refused("a token needs a unique id")
 
 
 @checkpoints.mutation

@@ -3,7 +3,7 @@
 # ruff: noqa: E402
 from .interrupts_albef import leave_at_interrupts
 
-leave_at_interrupts()  # before the imports that take seconds
+leave_at_interrupts()  # before the slow imports
 
 from transformers import AutoConfig
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Whether configuration and weights of a checkpoint fit together: checked before a model is built from them."""
+"""Checks that configuration and weights of a checkpoint fit together, before a model is built from them."""
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -28,32 +29,32 @@ logger = logging.get_logger(__name__)
 
 GENERATION_FILE = "generation_config.json"
 NAMES_SHOWN = 4
-# Weights that training keeps in float32 beside a model of another type.
+# Weights that training keeps in float32, also in a model of another type.
 KEPT_IN_FLOAT32 = re.compile(r"^momentum_|_queue")
 QUEUE_NUMBERS = re.compile(r"_queue_(ids|pointer)$")
-# A model may have this many numbers more than its file: momentum copies and heads that are made anew.
-MOST_NEW_NUMBERS, MOST_NEW_SHARE = 2**27, 4
+# A model may have more numbers than its file by these limits, for new momentum copies and heads.
+MAX_NEW_NUMBERS, MAX_NEW_SHARE = 2**27, 4
 ENCODERS = ("vision_config", "text_config")
 PREFIX = "albef."  # of the encoders in every class but `AlbefModel`
 
 
 def check_checkpoint(path: str | os.PathLike, model_type: str, hub_arguments: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint whose settings cannot be read, are of another architecture, or do not fit its weights.
+    """Refuse a checkpoint whose settings cannot be read, have another architecture, or do not fit its weights.
 
     Args:
         path (`str` or path): folder or Hub repository.
-        model_type (`str`): of the class that is loaded, beside `albef`.
+        model_type (`str`): type of the class to load; `albef` is accepted too.
         hub_arguments (`Mapping`): how to read it, as `find_checkpoint` returns it.
 
     Raises:
-        FileNotFoundError: there is no configuration.
-        ValueError: see above; the message names the file and the entry.
+        FileNotFoundError: the configuration is missing.
+        ValueError: the checkpoint is refused; the message names the file and the entry.
     """
     found = check_settings(path, (CONFIG_FILE, ADAPTER_CONFIG_FILE, GENERATION_FILE), hub_arguments)
     if ADAPTER_CONFIG_FILE in found:
-        return  # an adapter names the checkpoint that it belongs to
+        return  # an adapter names its base checkpoint
     if CONFIG_FILE not in found:
-        raise FileNotFoundError(f"No `{CONFIG_FILE}` in {path}: this is no checkpoint folder, or only a part of one.")
+        raise FileNotFoundError(f"No `{CONFIG_FILE}` in {path}: this is not a checkpoint folder, or it is incomplete.")
     settings = found[CONFIG_FILE]
     stored_type = check_model_type(path, settings)
     if stored_type not in (AlbefConfig.model_type, model_type):
@@ -79,32 +80,32 @@ def check_checkpoint(path: str | os.PathLike, model_type: str, hub_arguments: Ma
 
 
 def read_model_config(path: str | os.PathLike, settings: Mapping[str, Any]) -> AlbefConfig:
-    """The configuration that settings make.
+    """Build the configuration from settings.
 
     Args:
         path (`str` or path): the checkpoint, for messages.
         settings (`Mapping`): content of its `config.json`.
 
     Raises:
-        TypeError, ValueError: an entry that no model of this package has, by name.
+        TypeError, ValueError: an entry is invalid; the message names it.
     """
     _check_entries(path, settings)
     try:
         return AlbefConfig.from_dict(dict(settings))
-    except Exception as error:  # `transformers` raises anything for a damaged entry, and never says of which file
+    except Exception as error:  # `transformers` raises any error for a damaged entry, without the file name
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{CONFIG_FILE} of {path} cannot be used: {' '.join(str(error).split())}") from error
 
 
 def check_model_type(path: str | os.PathLike, settings: Mapping[str, Any]) -> str | None:
-    """The `model_type` of settings, `None` where they have none.
+    """Return the `model_type` of settings, `None` if it is missing.
 
     Args:
         path (`str` or path): the checkpoint, for messages.
         settings (`Mapping`): content of its `config.json`.
 
     Raises:
-        ValueError: an entry that is no text, for the model or for one of its encoders.
+        ValueError: an entry of the model or of an encoder is not a string.
     """
     parts = [("", settings)]
     parts += [(f"{name}.", settings[name]) for name in ENCODERS if isinstance(settings.get(name), Mapping)]
@@ -119,7 +120,7 @@ def check_model_type(path: str | os.PathLike, settings: Mapping[str, Any]) -> st
 
 
 def _check_entries(path: str | os.PathLike, settings: Mapping[str, Any]) -> None:
-    """Entries that `transformers` reads without looking."""
+    """Check entries that `transformers` does not check."""
     architectures, dtype = settings.get("architectures"), settings.get("dtype", settings.get("torch_dtype"))
     if architectures is not None and not (
         isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)
@@ -136,11 +137,11 @@ def _check_entries(path: str | os.PathLike, settings: Mapping[str, Any]) -> None
 
 
 def check_weight_types(path: str | os.PathLike, tensors: Mapping[str, StoredTensor]) -> None:
-    """Refuses weights that are not floating-point numbers of the usual types, by name.
+    """Refuse weights that are not floating-point numbers of the usual types; the message names them.
 
     Args:
         path (`str` or path): the checkpoint, for the message.
-        tensors (`Mapping`): what the headers of its files state, by name.
+        tensors (`Mapping`): its tensors by name, from the headers of its files.
     """
     wrong = [
         f"{name} ({tensor.dtype})"
@@ -155,7 +156,7 @@ def check_weight_types(path: str | os.PathLike, tensors: Mapping[str, StoredTens
 
 
 def _check_sizes(path: str | os.PathLike, config: AlbefConfig, tensors: Mapping[str, StoredTensor]) -> None:
-    """Compares what the configuration says with the tensors, before a model of its sizes is built."""
+    """Compare the sizes in the configuration with the tensors, before a model is built."""
     wrong = [
         f"`{name}` is {stated!r}, but the weights have {found!r}"
         for name, stated, found in _list_sizes(config, tensors)
@@ -166,8 +167,9 @@ def _check_sizes(path: str | os.PathLike, config: AlbefConfig, tensors: Mapping[
             f"{CONFIG_FILE} of {path} does not fit its weights: {'; '.join(wrong[:NAMES_SHOWN])}. One of the two "
             "files belongs to another checkpoint, or was changed."
         )
-    num_stored, num_stated = sum(map(_count, tensors.values())), _count_encoders(config)
-    if tensors and num_stated > MOST_NEW_SHARE * num_stored + MOST_NEW_NUMBERS:
+    num_stored = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    num_stated = _count_encoders(config)
+    if tensors and num_stated > MAX_NEW_SHARE * num_stored + MAX_NEW_NUMBERS:
         raise ValueError(
             f"{CONFIG_FILE} of {path} describes encoders of {num_stated} numbers, but the weights have {num_stored}. "
             "One of the two files belongs to another checkpoint, or was changed."
@@ -177,11 +179,11 @@ def _check_sizes(path: str | os.PathLike, config: AlbefConfig, tensors: Mapping[
 def _list_sizes(
     config: AlbefConfig, tensors: Mapping[str, StoredTensor]
 ) -> Iterable[tuple[str, int | tuple[int, ...], int | tuple[int, ...]]]:
-    """Name of a setting, its value, and the value that a tensor has, for all tensors that are there."""
+    """Yield the name of a setting, its value, and the value found in a tensor, for all stored tensors."""
     prefix = PREFIX if any(name.startswith(PREFIX) for name in tensors) else ""
     vision, text = config.vision_config, config.text_config
-    num_positions = 1 + vision.grid_size[0] * vision.grid_size[1]
-    told = (
+    num_positions = 1 + math.prod(vision.grid_size)
+    axes = (
         (f"{prefix}vision_model.patch_embedding.weight", 0, "vision_config.hidden_size", vision.hidden_size),
         (f"{prefix}vision_model.patch_embedding.weight", 1, "vision_config.num_channels", vision.num_channels),
         (f"{prefix}vision_model.patch_embedding.weight", 2, "vision_config.patch_size", vision.patch_height_width[0]),
@@ -206,7 +208,7 @@ def _list_sizes(
         (f"{prefix}text_projection.weight", 0, "projection_dim", config.projection_dim),
         ("image_queue", 1, "queue_size", config.queue_size),
     )
-    for name, axis, setting, stated in told:
+    for name, axis, setting, stated in axes:
         if name in tensors and len(tensors[name].shape) > axis:
             yield setting, stated, tensors[name].shape[axis]
     stacks = (
@@ -220,19 +222,11 @@ def _list_sizes(
             yield setting, stated, max(layers) + 1
 
 
-def _count(tensor: StoredTensor) -> int:
-    number = 1
-    for side in tensor.shape:
-        number *= side
-    return number
-
-
 def _count_encoders(config: AlbefConfig) -> int:
-    """Numbers in the large matrices of both encoders."""
+    """Count the numbers in the large matrices of both encoders."""
     vision, text = config.vision_config, config.text_config
-    num_patches = vision.grid_size[0] * vision.grid_size[1]
-    patch = vision.num_channels * vision.patch_height_width[0] * vision.patch_height_width[1]
-    number = vision.hidden_size * (num_patches + patch)
+    patch = vision.num_channels * math.prod(vision.patch_height_width)
+    number = vision.hidden_size * (math.prod(vision.grid_size) + patch)
     number += text.hidden_size * (text.vocab_size + text.max_position_embeddings + text.type_vocab_size)
     for part in (vision, text):
         number += part.num_hidden_layers * part.hidden_size * (4 * part.hidden_size + 2 * part.intermediate_size)
@@ -240,7 +234,7 @@ def _count_encoders(config: AlbefConfig) -> int:
 
 
 def _report_rounding(path: str | os.PathLike, dtype: str | None, tensors: Mapping[str, StoredTensor]) -> None:
-    """Says where a model is loaded in another type than that of its weights."""
+    """Warn if a model is loaded in another type than that of its weights."""
     stored = {FLOAT_TYPES.get(tensor.dtype) for name, tensor in tensors.items() if not KEPT_IN_FLOAT32.search(name)}
     stored.discard(None)
     if tensors and stored != {dtype} and not (dtype is None and len(stored) == 1):
@@ -251,11 +245,11 @@ def _report_rounding(path: str | os.PathLike, dtype: str | None, tensors: Mappin
 
 
 def check_loaded_weights(model: nn.Module, source: str | os.PathLike | None) -> None:
-    """Refuses weights that are not finite: no heatmap of theirs means anything.
+    """Refuse weights that are not finite: their heatmaps would be meaningless.
 
     Args:
         model (`nn.Module`): the loaded model.
-        source (`str` or path, *optional*): where the weights come from; a state dict without.
+        source (`str` or path, *optional*): source of the weights; None for a state dict.
     """
     wrong = [name for name, tensor in model.state_dict().items() if not _is_finite(tensor)]
     if wrong:

@@ -1,7 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Files of a checkpoint before anything is built from them: where they are, and whether they hold what they must.
+"""Files of a checkpoint: find, read and check them before a model is built.
 
-Checkpoints come from strangers. Every size that a file states is compared with the file itself before memory is taken.
+Checkpoints may be untrusted. Every size that a file states is compared with the file before memory is allocated.
 """
 
 import json
@@ -32,7 +32,7 @@ CONFIG_FILE, ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = (
     "adapter_config.json",
     "adapter_model.safetensors",
 )
-# Files that are in the cache where a repository was read before.
+# Files of which at least one is in the cache if a repository was read before.
 CACHED_FILES = (CONFIG_FILE, ADAPTER_CONFIG_FILE, "processor_config.json", "tokenizer_config.json")
 WEIGHT_FILE_NAME = re.compile(r"[\w.-]+\.safetensors")
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
@@ -46,20 +46,20 @@ HEADER_LENGTH_BYTES = 8
 ITEM_SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1, "I8": 1, "BOOL": 1}
 ITEM_SIZES |= {"U64": 8, "U32": 4, "U16": 2, "C64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 FLOAT_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-WHOLE_NUMBER_TYPES = ("I64", "I32")  # of queue pointers and identities
+WHOLE_NUMBER_TYPES = ("I64", "I32")  # for queue pointers and ids
 
 
 def take_hub_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the options of `from_pretrained` that say how to read from the Hub."""
+    """Select the options of `from_pretrained` that specify how to read from the Hub."""
     return {name: options[name] for name in HUB_ARGUMENTS if name in options}
 
 
 def is_repository_name(name: str, needs_user: bool = True) -> bool:
-    """Whether the Hub can have a repository of this name.
+    """Whether a name is a valid repository name on the Hub.
 
     Args:
         name (`str`): the name.
-        needs_user (`bool`, defaults to `True`): only `user/name`; a few old repositories have a bare name.
+        needs_user (`bool`, defaults to `True`): accept only `user/name`; a few old repositories have a bare name.
 
     Example:
 
@@ -79,7 +79,7 @@ def is_repository_name(name: str, needs_user: bool = True) -> bool:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """What the header of a weight file says about a tensor.
+    """A tensor as described in the header of a weight file.
 
     Args:
         dtype (`str`): safetensors' name of the type.
@@ -91,19 +91,19 @@ class StoredTensor:
 
 
 def find_checkpoint(path: str | os.PathLike, hub_arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Looks once whether a checkpoint is there, as a folder or on the Hub.
+    """Check once that a checkpoint exists, as a folder or on the Hub.
 
     Args:
         path (`str` or path): folder, or Hub repository as `user/name`.
         hub_arguments (`Mapping`, *optional*): `cache_dir`, `token`, `revision` and the like.
 
     Returns:
-        `dict`: the arguments to read it with. Where the Hub cannot be reached but the cache has a copy, they have
-        `local_files_only=True`, and a warning says so.
+        `dict`: the arguments to read it with. If the Hub cannot be reached but the cache has a copy, they contain
+        `local_files_only=True`, and a warning is logged.
 
     Raises:
         ValueError: the path is a file.
-        FileNotFoundError: there is no such folder, nor such a repository that can be read.
+        FileNotFoundError: the folder does not exist, or the repository cannot be read.
     """
     name, arguments = os.fspath(path), dict(hub_arguments or {})
     if os.path.isdir(name):
@@ -132,7 +132,7 @@ def find_checkpoint(path: str | os.PathLike, hub_arguments: Mapping[str, Any] | 
 
 
 def _look_on_hub(name: str, arguments: Mapping[str, Any]) -> str | None:
-    """One request: why the repository cannot be read, or `None` if it can.
+    """Send one request and explain why the repository cannot be read; `None` if it can.
 
     Raises:
         FileNotFoundError: the Hub answers that there is no such repository or revision; no copy is looked for.
@@ -171,7 +171,7 @@ def _take_first_line(error: Exception) -> str:
 
 
 def find_checkpoint_file(path: str | os.PathLike, name: str, hub_arguments: Mapping[str, Any]) -> Path | None:
-    """A file of a checkpoint, downloaded where the cache has no copy; `None` if the checkpoint lacks it."""
+    """Find a file of a checkpoint, downloaded if the cache has no copy; `None` if the checkpoint lacks it."""
     found = cached_file(
         os.fspath(path),
         name,
@@ -183,7 +183,7 @@ def find_checkpoint_file(path: str | os.PathLike, name: str, hub_arguments: Mapp
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The content of a JSON file of settings.
+    """Read a JSON file of settings.
 
     Raises:
         ValueError: the file is too large, is not JSON, is nested too deeply, or does not hold an object.
@@ -207,13 +207,13 @@ def read_settings(path: Path) -> dict[str, Any]:
 def check_settings(
     path: str | os.PathLike, names: Iterable[str], hub_arguments: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Content of those of the named JSON files that a checkpoint has, by name; see [`read_settings`]."""
+    """Read the named JSON files that a checkpoint has, see [`read_settings`]; returns their content by name."""
     files = {name: find_checkpoint_file(path, name, hub_arguments) for name in names}
     return {name: read_settings(file) for name, file in files.items() if file is not None}
 
 
 def find_weight_files(path: str | os.PathLike, hub_arguments: Mapping[str, Any]) -> dict[str, Path | None]:
-    """Safetensors files of a checkpoint by name, one or several; `None` for one that its index lists but it lacks.
+    """Find the safetensors files of a checkpoint by name; `None` for a missing file that its index lists.
 
     Raises:
         ValueError: the index is damaged.
@@ -224,37 +224,37 @@ def find_weight_files(path: str | os.PathLike, hub_arguments: Mapping[str, Any])
     index = find_checkpoint_file(path, SAFE_WEIGHTS_INDEX_NAME, hub_arguments)
     if index is None:
         return {}
-    places = read_settings(index).get("weight_map")
-    if not isinstance(places, dict) or not all(
-        isinstance(file, str) and WEIGHT_FILE_NAME.fullmatch(file) for file in places.values()
+    weight_map = read_settings(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(file, str) and WEIGHT_FILE_NAME.fullmatch(file) for file in weight_map.values()
     ):
         raise ValueError(
-            f"{index} must map names of weights to safetensors files beside it (`weight_map`). Download or save it "
-            "again."
+            f"{index} must map names of weights to safetensors files in its folder (`weight_map`). Download or save "
+            "it again."
         )
-    return {name: find_checkpoint_file(path, name, hub_arguments) for name in sorted(set(places.values()))}
+    return {name: find_checkpoint_file(path, name, hub_arguments) for name in sorted(set(weight_map.values()))}
 
 
 def read_stored_tensors(path: str | os.PathLike, hub_arguments: Mapping[str, Any]) -> dict[str, StoredTensor]:
-    """Every tensor of a checkpoint's safetensors files, from their headers; none if it has other files.
+    """Read the headers of a checkpoint's safetensors files: every tensor by name, empty if it has other files.
 
     Raises:
-        ValueError: a file is damaged, or claims sizes that it does not have.
+        ValueError: a file is damaged, or its header states wrong sizes.
     """
     return {
         name: tensor
         for file in find_weight_files(path, hub_arguments).values()
-        if file is not None  # loading names the one that is missing
+        if file is not None  # loading reports missing files
         for name, tensor in read_header(file, path).items()
     }
 
 
 def read_header(file: Path, source: str | os.PathLike) -> dict[str, StoredTensor]:
-    """Tensors of a safetensors file, from its header.
+    """Read the tensors of a safetensors file from its header.
 
     Args:
         file (`Path`): the file.
-        source (`str` or path): the checkpoint that it belongs to, for messages.
+        source (`str` or path): its checkpoint, for messages.
     """
     size = file.stat().st_size
     with file.open("rb") as opened:
@@ -282,7 +282,7 @@ def read_header(file: Path, source: str | os.PathLike) -> dict[str, StoredTensor
 
 
 def _read_entry(entry: Any, data_size: int) -> StoredTensor | None:
-    """A tensor of a header, or `None` if its values are not in the file."""
+    """Read a tensor of a header; `None` if its values are not in the file."""
     if not isinstance(entry, dict):
         return None
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))

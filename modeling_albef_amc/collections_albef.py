@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Collections as people hold them: lists, arrays of objects, columns of data sets and of tables, generators."""
+"""Collections of users: lists, arrays of objects, columns of data sets and of tables, generators."""
 
 import os
 from collections.abc import Iterator, Mapping, Set
@@ -9,11 +9,11 @@ from PIL import Image
 
 NO_COLLECTIONS = (str, bytes, bytearray, os.PathLike, Mapping, Set, Image.Image)
 KEYS_SHOWN = 20
-OBJECT_KINDS = "OUT"  # kinds of NumPy arrays that hold objects and text, not pixels
+OBJECT_KINDS = "OUT"  # kinds of NumPy arrays with objects or text instead of pixels
 
 
 def is_collection(value: Any) -> bool:
-    """Whether `value` holds several pictures or phrases in their order.
+    """Whether `value` is an ordered collection of pictures or phrases.
 
     An array of numbers is one picture. A table (its columns differ) and a set (it has no order) are refused.
 
@@ -34,10 +34,10 @@ def is_collection(value: Any) -> bool:
 
 
 def iterate(values: Any) -> Iterator[Any]:
-    """The items of a collection in order, one after the other: a column of a data set decodes one picture at a time.
+    """Yield the items of a collection in order; a column of a data set decodes one picture at a time.
 
     Args:
-        values: what [`is_collection`] accepts. What has no iterator, such as `KeyDataset`, is read by index.
+        values: a collection (see [`is_collection`]). One without an iterator, such as `KeyDataset`, is read by index.
     """
     if hasattr(values, "__iter__"):
         yield from values
@@ -47,10 +47,10 @@ def iterate(values: Any) -> Iterator[Any]:
 
 
 def without_format(rows: Any) -> Any:
-    """A data set of `datasets` whose rows come as they are stored; anything else as it is.
+    """Remove the format of a data set of `datasets`; return anything else unchanged.
 
-    In a format such as "torch" or "numpy" a picture is an array that has lost its mode: ink of CMYK looks like
-    transparency, places in a palette like gray. A transform that the user set is kept.
+    In a format such as "torch" or "numpy" a picture is an array without its mode: CMYK ink looks like transparency,
+    palette indices look like gray. A transform of the user is kept.
     """
     if not hasattr(rows, "with_format") or (getattr(rows, "format", None) or {}).get("type") == "custom":
         return rows
@@ -58,7 +58,7 @@ def without_format(rows: Any) -> Any:
 
 
 def describe_type(value: Any) -> str:
-    """The type of a value in words, with the keys of a mapping."""
+    """Describe the type of a value in words, with the keys of a mapping."""
     kind = f"a {type(value).__module__.partition('.')[0]} {type(value).__name__}".replace("a builtins ", "a ")
     if not isinstance(value, Mapping) or len(value) > KEYS_SHOWN:
         return kind

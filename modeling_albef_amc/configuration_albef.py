@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Architecture of ALBEF as configuration classes: image encoder, text and fusion encoder, and what joins them."""
+"""Configuration classes of ALBEF: image encoder, text and fusion encoder, and the complete model."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from .ranges_albef import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, WHOLE, Range
 
 ITM_MATCH_INDEX = 1  # column of the matching logits that means "phrase and image match"
 
-# Far above any model that was ever trained: a size outside is a mistake, or an attempt to fill the memory.
+# Limits far above those of any trained model: a larger size is a mistake, or an attempt to exhaust the memory.
 WIDTH = Range(1, 1 << 16, is_whole=True)
 LAYERS = Range(1, 1024, is_whole=True)
 ENTRIES = Range(1, 1 << 24, is_whole=True)
@@ -55,12 +55,12 @@ MODEL_RANGES = {
     "initializer_range": NOT_NEGATIVE,
 }
 
-MOST_PATCHES = 1 << 18  # of an image
+MAX_PATCHES = 1 << 18  # per image
 LABELS = Range(1, 1 << 17, is_whole=True)
 
 
 def _check_labels(config: PreTrainedConfig, options: dict[str, Any]) -> None:
-    """Refuses labels that are not a dictionary, and numbers of them that would fill the memory with names."""
+    """Refuse labels that are not a dictionary, and so many labels that their names would exhaust the memory."""
     for name in ("id2label", "label2id"):
         value = options.get(name, getattr(config, name, None))
         if value is not None and not isinstance(value, dict):
@@ -85,7 +85,7 @@ class AlbefVisionConfig(PreTrainedConfig):
         hidden_size (`int`, defaults to 768): width of the transformer.
         intermediate_size (`int`, defaults to 3072): width of the MLP.
         num_hidden_layers (`int`, defaults to 12): number of blocks.
-        num_attention_heads (`int`, defaults to 12): attention heads of a block.
+        num_attention_heads (`int`, defaults to 12): attention heads per block.
         image_size (`int` or pair of `int`, defaults to 256): image side, or (height, width), in pixels. 256 in
             pre-training and for Flickr30k Entities, 384 for RefCOCO+ and RefCLEF.
         patch_size (`int` or pair of `int`, defaults to 16): patch side, or (height, width), in pixels.
@@ -125,12 +125,12 @@ class AlbefVisionConfig(PreTrainedConfig):
             if patch_side < 1 or image_side < patch_side or image_side % patch_side:
                 raise ValueError(
                     f"`vision_config.image_size` gives {name} {image_side}, which is not a positive multiple of the "
-                    f"patch {name} {patch_side}. Choose an image size that whole patches fill."
+                    f"patch {name} {patch_side}. Choose an image size that is a multiple of the patch size."
                 )
-        if math.prod(self.grid_size) > MOST_PATCHES:
+        if math.prod(self.grid_size) > MAX_PATCHES:
             raise ValueError(
                 f"`vision_config` gives {math.prod(self.grid_size)} patches per image (`image_size`, `patch_size`), "
-                f"more than {MOST_PATCHES}."
+                f"more than {MAX_PATCHES}."
             )
 
     @property
@@ -162,27 +162,27 @@ def _as_pair(value: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
 class AlbefTextConfig(PreTrainedConfig):
     r"""Text and fusion encoder: BERT whose upper layers also attend to the image.
 
-    Layers below `fusion_layer` see the text alone; those from `fusion_layer` upwards carry cross-attention.
+    Layers below `fusion_layer` process the text only; those from `fusion_layer` on have cross-attention.
 
     Args:
-        vocab_size (`int`, defaults to 30522): word pieces.
+        vocab_size (`int`, defaults to 30522): number of tokens in the vocabulary.
         hidden_size (`int`, defaults to 768): width of the transformer.
         intermediate_size (`int`, defaults to 3072): width of the MLP.
-        num_hidden_layers (`int`, defaults to 12): layers, text and fusion together.
-        num_attention_heads (`int`, defaults to 12): attention heads of a layer.
+        num_hidden_layers (`int`, defaults to 12): number of text and fusion layers together.
+        num_attention_heads (`int`, defaults to 12): attention heads per layer.
         fusion_layer (`int`, defaults to 6): index of the first layer with cross-attention.
-        images_per_text (`int`, defaults to 1): images that a text is read with. The fusion layers come in groups of
-            as many: the i-th layer of a group attends to the i-th image, and a group shares key and value projections
-            (2 for NLVR2, whose published model has 18 layers).
+        images_per_text (`int`, defaults to 1): images per text. The fusion layers form groups of this size: the
+            i-th layer of a group attends to the i-th image, and a group shares key and value projections (2 for
+            NLVR2, whose published model has 18 layers).
         encoder_width (`int`, *optional*): width of the image states that the cross-attention reads; set from
             `vision_config.hidden_size` by [`AlbefConfig`].
-        max_position_embeddings (`int`, defaults to 512): longest text in pieces.
-        type_vocab_size (`int`, defaults to 2): token types (always 0 here; the table is kept for BERT's weights).
+        max_position_embeddings (`int`, defaults to 512): longest text in tokens.
+        type_vocab_size (`int`, defaults to 2): token types (always 0 here; the table matches BERT's weights).
         layer_norm_eps (`float`, defaults to 1e-12): epsilon of the layer normalisations.
         hidden_dropout_prob (`float`, defaults to 0.1): dropout after projections and embeddings.
         attention_probs_dropout_prob (`float`, defaults to 0.1): dropout on the attention probabilities.
         initializer_range (`float`, defaults to 0.02): standard deviation of the initial weights.
-        pad_token_id, cls_token_id, sep_token_id, mask_token_id (`int`): special pieces (BERT's 0, 101, 102, 103).
+        pad_token_id, cls_token_id, sep_token_id, mask_token_id (`int`): special tokens (BERT's 0, 101, 102, 103).
     """
 
     model_type = "albef_text"
@@ -238,17 +238,17 @@ class AlbefConfig(PreTrainedConfig):
         text_config ([`AlbefTextConfig`] or `dict`, *optional*): the text and fusion encoder.
         projection_dim (`int`, defaults to 256): width of the contrastive features.
         decoder_layers (`int`, defaults to 6): layers of the answer decoder of [`AlbefForQuestionAnswering`].
-        explanation_layer (`int`, defaults to 8): text layer whose cross-attention heatmaps of a score read; where a
+        explanation_layer (`int`, defaults to 8): text layer whose cross-attention gives the heatmap of a score; if a
             text has several images, all layers of its group.
-        explanation_block (`int`, defaults to 8): vision block whose attention the `itc` heatmap reads.
+        explanation_block (`int`, defaults to 8): vision block whose attention gives the `itc` heatmap.
         queue_size (`int`, defaults to 65536): momentum features kept as contrastive candidates.
         momentum (`float`, defaults to 0.995): share of the old momentum weights kept in an update.
         distillation_alpha (`float`, defaults to 0.4): weight of the momentum model's targets in pre-training.
-        mlm_probability (`float`, defaults to 0.15): share of word pieces to predict in pre-training.
+        mlm_probability (`float`, defaults to 0.15): share of tokens to predict in pre-training.
         temperature_init (`float`, defaults to 0.07): initial contrastive temperature.
         temperature_min, temperature_max (`float`, default to 0.001 and 0.5): range the temperature is clamped to.
         initializer_range (`float`, defaults to 0.02): standard deviation of the initial weights.
-        tie_word_embeddings (`bool`, defaults to `True`): the masked-language head reads out with the word embeddings.
+        tie_word_embeddings (`bool`, defaults to `True`): share the word embeddings with the masked-language head.
 
     Example:
 

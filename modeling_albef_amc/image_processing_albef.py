@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Images of ALBEF: anything that is a picture becomes upright RGB, is resized without cropping, and normalised."""
+"""Image processing of ALBEF: any picture becomes upright RGB, is resized without cropping, and normalised."""
 
 import io
 import mmap
@@ -28,23 +28,23 @@ from .regions_albef import BOX_THRESHOLD, BOX_THRESHOLDS, boxes_from_heatmap, it
 
 logger = logging.get_logger(__name__)
 
-# The formats that are opened, by Pillow's names. Their decoders run in this process and start no other program, as
-# that of PostScript does. MPO is a JPEG file with further pictures after the first.
+# Supported formats, by Pillow's names. Their decoders run in this process and start no other program (the decoder of
+# PostScript would). MPO is a JPEG file with more pictures after the first.
 IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_IMAGE_BYTES = 500_000_000
-# Pixels of a JPEG file times its scans, each of which passes over all of them: a small file can ask for thousands.
+# Limit on pixels times scans of a JPEG file: every scan decodes all pixels, and a small file can have thousands.
 MAX_SCANNED_PIXELS = 2_000_000_000
 JPEG_END, JPEG_SCAN = b"\xd9", b"\xda"
 JPEG_SCANS = re.compile(rb"\xff\xda")
-JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd8\x01])")  # one that a segment follows, or the end
+JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd8\x01])")  # start of a segment, or the end of the picture
 PNG_START, PNG_PIXELS, BYTES_AT_ONCE = b"\x89PNG\r\n\x1a\n", b"IDAT", 1 << 20
-# Rows of pixels that are converted at once, where a conversion needs a multiple of their memory.
+# Number of rows converted at once, because a conversion needs a multiple of their memory.
 ROWS_AT_ONCE = 256
 BYTE_MAX, SHORT_MAX = 255, 65535
 SHORT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 ALPHA_MODES = ("LA", "PA", "RGBA", "RGBa")
 KEY_MODES = ("1", "L", "RGB", *SHORT_MODES)
-# How PNG stores gray of 2 and 4 bits: what a value of the file is multiplied by when it is decoded.
+# Factor by which Pillow multiplies the values of 2-bit and 4-bit gray PNG files when it decodes them.
 GRAY_FACTORS = {"L;2": 85, "L;4": 17}
 DEEP_COLOUR = "RGB;16B"
 
@@ -57,11 +57,11 @@ IMAGE_FORMS = (
 
 
 class UnusableImageError(ValueError):
-    """A picture that cannot be used: too large, damaged, or of a kind that is not read.
+    """A picture that cannot be used: too large, damaged, or of an unsupported kind.
 
     Args:
-        message (`str`): which picture, what is wrong with it, and what to do.
-        reason (`str`): the same in few words, for counts.
+        message (`str`): names the picture, the problem and the remedy.
+        reason (`str`): a short form of the message, used to count problems.
     """
 
     def __init__(self, message: str, reason: str = "image cannot be used"):
@@ -72,17 +72,17 @@ class UnusableImageError(ValueError):
 def open_image(
     source: str | Path | bytes, max_image_pixels: int = MAX_IMAGE_PIXELS, name: str | None = None
 ) -> Image.Image:
-    """Open a picture, read its header and check its size: the one place of the package that opens pictures.
+    """Open a picture, read its header and check its size. All code of the package opens pictures with this function.
 
-    Nothing is decoded and nothing is fetched. Only `IMAGE_FORMATS` are opened, whatever the file's name says.
+    Nothing is decoded or downloaded. Only `IMAGE_FORMATS` are opened, whatever the extension of the file.
 
     Args:
         source: path of a file, or its bytes.
         max_image_pixels (`int`, defaults to 100,000,000): larger images are refused.
-        name (`str`, *optional*): what error messages call the image; by default its path.
+        name (`str`, *optional*): name of the image in error messages; by default its path.
 
     Returns:
-        `PIL.Image.Image`, not decoded. It is closed by the caller.
+        `PIL.Image.Image`, not decoded. The caller closes it.
 
     Raises:
         FileNotFoundError: no such file; web addresses are not downloaded.
@@ -93,7 +93,7 @@ def open_image(
         num_bytes = len(source)
     elif os.path.isdir(source):
         raise FileNotFoundError(f"No image file at {source}{called}: it is a folder. Give the files in it.")
-    elif not os.path.isfile(source):  # also false where the name is too long for the system
+    elif not os.path.isfile(source):  # also false if the name is too long for the system
         raise FileNotFoundError(
             f"No image file at {source}{called}. Check the path; web addresses are not downloaded."
         )
@@ -117,7 +117,7 @@ def open_image(
     except Exception as error:  # a damaged header can make a decoder raise anything
         raise UnusableImageError(
             f"{name} is not an image that Pillow {Image.__version__} can read as {', '.join(IMAGE_FORMATS)} (empty, "
-            f"damaged, or another kind of file): {error}. Replace it or leave it out.",
+            f"damaged, or another kind of file): {error}. Replace or remove it.",
             "image file damaged or not an image",
         ) from error
     try:
@@ -131,7 +131,7 @@ def open_image(
 
 
 def _check_scans(source: str | Path | bytes, num_pixels: int, name: str) -> None:
-    """Check how many scans the first picture of a JPEG file has; few files look as if they had too many."""
+    """Check the number of scans of a JPEG file's first picture; a quick search decides for most files."""
     limit = MAX_SCANNED_PIXELS // max(1, num_pixels)
     with nullcontext(source) if isinstance(source, bytes) else _map_file(source) as content:
         if len(JPEG_SCANS.findall(content)) <= limit:
@@ -139,7 +139,7 @@ def _check_scans(source: str | Path | bytes, num_pixels: int, name: str) -> None
         num_scans = _count_scans(content)
     if num_scans > limit:
         raise UnusableImageError(
-            f"{name} has {num_scans} scans of {num_pixels} pixels, which would take long to decode. Save it anew.",
+            f"{name} has {num_scans} scans of {num_pixels} pixels, which would take long to decode. Save it again.",
             "image has more scans than the limit",
         )
 
@@ -151,19 +151,19 @@ def _map_file(path: str | Path) -> Iterator[mmap.mmap]:
 
 
 def _count_scans(content: bytes | mmap.mmap) -> int:
-    """Scans up to the end of the first picture; segments, which may hold thumbnails, are skipped by their lengths."""
-    num_scans, place = 0, 0
-    while (marker := JPEG_MARKER.search(content, place)) and marker[1] != JPEG_END:
+    """Count the scans of the first picture; segments, which may hold thumbnails, are skipped by their lengths."""
+    num_scans, position = 0, 0
+    while (marker := JPEG_MARKER.search(content, position)) and marker[1] != JPEG_END:
         num_scans += marker[1] == JPEG_SCAN
-        place = marker.end() + max(2, int.from_bytes(content[marker.end() : marker.end() + 2], "big"))
+        position = marker.end() + max(2, int.from_bytes(content[marker.end() : marker.end() + 2], "big"))
     return num_scans
 
 
 def load_image(image: ImageLike, max_image_pixels: int = MAX_IMAGE_PIXELS, name: str | None = None) -> Image.Image:
-    """Turn any picture into an upright 8-bit RGB image: EXIF rotation applied, transparency laid on white.
+    """Convert any picture to an upright 8-bit RGB image: EXIF rotation applied, transparency on white.
 
-    What this function takes is what builders keep, and what training and evaluation read. Of a file with several
-    frames the first is taken. 16-bit values (including Pillow's mode `I`) are scaled to 8 bit, not clipped.
+    Builders keep exactly the pictures that this function accepts; training and evaluation read them with it. Only the
+    first frame of a file is read. 16-bit values (including Pillow's mode `I`) are scaled to 8 bit, not clipped.
 
     Args:
         image: `PIL.Image.Image`, path, encoded bytes, the mapping with `bytes` of an undecoded row
@@ -171,7 +171,7 @@ def load_image(image: ImageLike, max_image_pixels: int = MAX_IMAGE_PIXELS, name:
             shape `([channels, ]height, width)` with 1, 3 or 4 channels. Integers are 0 to 255 (`uint16`: 0 to 65535),
             floating-point values 0 to 1.
         max_image_pixels (`int`, defaults to 100,000,000): larger images are refused before they are decoded.
-        name (`str`, *optional*): what error messages call the image; by default its path or type.
+        name (`str`, *optional*): name of the image in error messages; by default its path or type.
 
     Returns:
         `PIL.Image.Image` of mode `RGB`.
@@ -194,8 +194,8 @@ def load_image(image: ImageLike, max_image_pixels: int = MAX_IMAGE_PIXELS, name:
         raise TypeError(f"{name} is {describe_type(image)}, {IMAGE_FORMS}")
     if isinstance(image, ImageFile.ImageFile) and image.format not in (*IMAGE_FORMATS, "MPO"):
         raise UnusableImageError(
-            f"{name} was opened as {image.format}; read are {', '.join(IMAGE_FORMATS)}. Save it as one of them, or "
-            'give `image.convert("RGB")`.',
+            f"{name} was opened as {image.format}; supported are {', '.join(IMAGE_FORMATS)}. Save it as one of "
+            'them, or give `image.convert("RGB")`.',
             "image file damaged or not an image",
         )
     _check_size(image, max_image_pixels, name)
@@ -203,14 +203,14 @@ def load_image(image: ImageLike, max_image_pixels: int = MAX_IMAGE_PIXELS, name:
 
 
 def _name_image(image: Any, name: str | None) -> str:
-    """What messages call an image: its name and its path, or its type where it has neither."""
+    """Return the name of an image in messages: its name and path, or its type if it has neither."""
     if isinstance(image, str | Path):
         return f"{name}: {image}" if name else str(image)
     return name or type(image).__name__
 
 
 def _read_encoded(image: Mapping[str, Any], name: str) -> bytes:
-    """The bytes of an undecoded row. Its path is not opened: a row of somebody else's may name any file."""
+    """Return the bytes of an undecoded row. Its path is not opened: an untrusted row may name any file."""
     content = image.get("bytes")
     if not isinstance(content, bytes):
         raise ValueError(
@@ -222,7 +222,7 @@ def _read_encoded(image: Mapping[str, Any], name: str) -> bytes:
 
 
 def _check_size(image: Image.Image, max_image_pixels: int, name: str) -> None:
-    """Check the size that the header gives."""
+    """Check the size in the header."""
     if image.width * image.height > max_image_pixels:
         raise UnusableImageError(
             f"{name} has {image.width} x {image.height} pixels, more than `max_image_pixels` ({max_image_pixels}). "
@@ -232,41 +232,41 @@ def _check_size(image: Image.Image, max_image_pixels: int, name: str) -> None:
 
 
 def measure_image(source: str | Path | bytes, name: str | None = None) -> tuple[tuple[int, int], int]:
-    """Stored size and EXIF orientation of a picture that [`load_image`] takes; it is decoded and converted once.
+    """Measure the stored size and EXIF orientation of a picture; it is decoded and converted as by [`load_image`].
 
     Args:
         source: path of a file, or its bytes.
-        name (`str`, *optional*): what error messages call the image; by default its path.
+        name (`str`, *optional*): name of the image in error messages; by default its path.
 
     Returns:
-        `tuple`: width and height before it is turned, and the orientation, 1 where there is none.
+        `tuple`: width and height before rotation, and the orientation, 1 by default.
 
     Raises:
         FileNotFoundError: no such file.
         UnusableImageError: the picture cannot be used.
     """
     with open_image(source, name=name) as opened:
-        called, stored_as = _name_image(source, name), _describe_packing(opened)
+        called, stored_as = _name_image(source, name), _read_pixel_format(opened)
         orientation = _load_pixels(opened, called)
         size = opened.size
-        _turn_and_convert(opened, called, stored_as, in_place=True)
+        _rotate_and_convert(opened, called, stored_as, in_place=True)
     return size, orientation
 
 
 def _decode(image: Image.Image, name: str, in_place: bool) -> Image.Image:
-    """Decode, turn and convert."""
-    stored_as = _describe_packing(image)
+    """Decode, rotate and convert."""
+    stored_as = _read_pixel_format(image)
     _load_pixels(image, name)
-    return _turn_and_convert(image, name, stored_as, in_place)
+    return _rotate_and_convert(image, name, stored_as, in_place)
 
 
-def _describe_packing(image: Image.Image) -> object:
-    """How the file of an image that is not decoded yet packs its pixels."""
+def _read_pixel_format(image: Image.Image) -> object:
+    """Return the pixel format of the file of an image that is not decoded yet."""
     return image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.tile else None
 
 
 def _load_pixels(image: Image.Image, name: str) -> int:
-    """Decode; returns the EXIF orientation."""
+    """Decode the image and return its EXIF orientation."""
     try:
         if isinstance(image, ImageFile.ImageFile) and image.format == "PNG":
             _check_png_pixels(image)
@@ -278,12 +278,12 @@ def _load_pixels(image: Image.Image, name: str) -> int:
 
 def _describe_damage(name: str, error: Exception) -> UnusableImageError:
     return UnusableImageError(
-        f"{name} cannot be decoded: {error}. The file is truncated or damaged: fetch it again or leave it out.",
+        f"{name} cannot be decoded: {error}. The file is truncated or damaged: download it again or remove it.",
         "image file damaged or not an image",
     )
 
 
-def _turn_and_convert(image: Image.Image, name: str, stored_as: object, in_place: bool) -> Image.Image:
+def _rotate_and_convert(image: Image.Image, name: str, stored_as: object, in_place: bool) -> Image.Image:
     try:
         if in_place:
             ImageOps.exif_transpose(image, in_place=True)
@@ -295,14 +295,14 @@ def _turn_and_convert(image: Image.Image, name: str, stored_as: object, in_place
 
 
 def _check_png_pixels(image: ImageFile.ImageFile) -> None:
-    """Compare the checksums of a PNG file's pixels, which Pillow passes over: other pixels may come of damaged data.
+    """Check the checksums of a PNG file's pixels, which Pillow ignores: damaged data could give other pixels.
 
     Raises:
         ValueError: a checksum is wrong.
     """
     file = image.fp
     if file is None or file.closed:
-        return  # decoded before
+        return  # already decoded
     position = file.tell()
     file.seek(0)
     kind = b"" if file.read(len(PNG_START)) == PNG_START else None
@@ -321,7 +321,7 @@ def _check_png_pixels(image: ImageFile.ImageFile) -> None:
 
 
 def _to_rgb(image: Image.Image, name: str, stored_as: object = None) -> Image.Image:
-    """An image of any mode as RGB on white; `stored_as` is how its file packs the pixels."""
+    """Convert an image of any mode to RGB on white; `stored_as` is the pixel format of its file."""
     if image.mode == "I":
         logger.warning_once("An image of 32-bit integers (Pillow mode I) is read as 16-bit: 65535 is white.")
     try:
@@ -331,10 +331,10 @@ def _to_rgb(image: Image.Image, name: str, stored_as: object = None) -> Image.Im
             is_transparent = _find_key_colour(image, key, stored_as)
         if image.mode in SHORT_MODES or image.mode == "F":
             image = _scale_to_gray(image, name)
-        image = _lay_on_white(image)
+        image = _blend_with_white(image)
     except UnusableImageError:
         raise
-    except Exception as error:  # Pillow converts some modes only, and checks neither palettes nor transparency
+    except Exception as error:  # Pillow converts only some modes, and checks neither palettes nor transparency
         raise UnusableImageError(
             f"{name} has colour mode {image.mode}, which cannot be converted: {error}. Save it as RGB.",
             "image has a colour mode or values that are not read",
@@ -346,10 +346,10 @@ def _to_rgb(image: Image.Image, name: str, stored_as: object = None) -> Image.Im
 
 
 def _find_key_colour(image: Image.Image, key: Any, stored_as: Any) -> np.ndarray:
-    """Where an image has the one colour that its file declares transparent, `(height, width)` bool.
+    """Find the pixels with the colour that the file declares transparent, `(height, width)` bool.
 
-    Pillow keeps that colour as it is in the file, while the pixels of 2 and 4 bits were scaled, and of 16-bit RGB
-    only the high bytes are left.
+    Pillow keeps that colour as it is in the file, but scales pixels of 2 and 4 bits, and keeps only the high bytes of
+    16-bit RGB.
     """
     colour: Any
     if image.mode == "RGB":
@@ -361,21 +361,21 @@ def _find_key_colour(image: Image.Image, key: Any, stored_as: Any) -> np.ndarray
 
 
 def _iterate_bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """An image in bands of rows, each with its first row: conversions then need little memory of their own."""
+    """Yield bands of rows of an image with their first row, so that conversions need little memory."""
     for top in range(0, image.height, ROWS_AT_ONCE):
         yield top, image.crop((0, top, image.width, min(top + ROWS_AT_ONCE, image.height)))
 
 
 def _scale_to_gray(image: Image.Image, name: str) -> Image.Image:
-    """An image of 16-bit or floating-point values as 8-bit gray."""
+    """Convert an image of 16-bit or floating-point values to 8-bit gray."""
     gray = Image.new("L", image.size)
     for top, band in _iterate_bands(image):
         gray.paste(_array_to_pil(np.asarray(band), name, is_short=image.mode in SHORT_MODES), (0, top))
     return gray
 
 
-def _lay_on_white(image: Image.Image) -> Image.Image:
-    """An 8-bit image of any mode as RGB, without the alpha channel that it may have."""
+def _blend_with_white(image: Image.Image) -> Image.Image:
+    """Convert an 8-bit image of any mode to RGB; transparent pixels become white."""
     if image.mode == "La":
         image = image.convert("LA")
     has_alpha = image.mode in ALPHA_MODES or (image.mode == "P" and image.has_transparency_data)
@@ -397,7 +397,7 @@ def _warn_of_transparency() -> None:
 
 
 def _array_to_pil(array: np.ndarray | torch.Tensor, name: str, is_short: bool = False) -> Image.Image:
-    """Check the layout and the range of an array and make it an 8-bit image (`L`, `RGB` or `RGBA`)."""
+    """Check the layout and range of an array and convert it to an 8-bit image (`L`, `RGB` or `RGBA`)."""
     if isinstance(array, torch.Tensor):
         layout = "([channels, ]height, width)"
         pixels = (array.float() if array.is_floating_point() else array).detach().cpu().numpy()
@@ -435,7 +435,7 @@ def _to_bytes(pixels: np.ndarray, name: str, is_short: bool) -> np.ndarray:
 
 
 class AlbefImageProcessorKwargs(ImagesKwargs, total=False):
-    """Options of [`AlbefImageProcessor`] beside the usual ones.
+    """Options of [`AlbefImageProcessor`] in addition to the usual ones.
 
     max_image_pixels (`int`): larger images are refused before they are decoded.
     """
@@ -483,10 +483,10 @@ class AlbefImageProcessor(PilBackend):
     max_image_pixels = MAX_IMAGE_PIXELS
 
     def _validate_preprocess_kwargs(self, size=None, do_center_crop=None, do_pad=None, **kwargs):
-        """Refuse geometries that the masks and boxes of the package do not follow."""
+        """Refuse geometries that the masks and boxes of the package do not support."""
         if do_center_crop or do_pad or not (size and size.height and size.width):
             raise ValueError(
-                "regions and heatmaps follow one geometry: the whole image is resized to `size` with `height` and "
+                "regions and heatmaps follow one geometry: the full image is resized to `size` with `height` and "
                 f"`width`. Got size={dict(size or {})}, do_center_crop={do_center_crop}, do_pad={do_pad}."
             )
         super()._validate_preprocess_kwargs(size=size, **kwargs)
@@ -498,7 +498,7 @@ class AlbefImageProcessor(PilBackend):
         return_tensors: str | None = None,
         **kwargs,
     ) -> BatchFeature:
-        """Load, measure and preprocess image after image, so that one full-size picture is in memory at a time."""
+        """Load, measure and preprocess the images one by one, so that only one full-size picture is in memory."""
         pixel_values, original_sizes = [], []
         for index, image in enumerate(iterate_images(images)):
             pixels = np.asarray(load_image(image, max_image_pixels, name=f"images[{index}]"))
@@ -506,7 +506,7 @@ class AlbefImageProcessor(PilBackend):
             pixels = np.moveaxis(pixels, -1, 0)  # (3, height, width)
             pixel_values += self._preprocess([pixels], return_tensors=None, **kwargs)["pixel_values"]
         if len({pixels.shape for pixels in pixel_values}) > 1:
-            raise ValueError("images of different sizes form no batch. Leave `do_resize` on or pass them one by one.")
+            raise ValueError("images of different sizes cannot form a batch. Set `do_resize` or pass them one by one.")
         data = {"pixel_values": np.stack(pixel_values), "original_sizes": np.array(original_sizes, dtype=np.int64)}
         return BatchFeature(data, tensor_type=return_tensors)
 
@@ -517,19 +517,20 @@ class AlbefImageProcessor(PilBackend):
         target_sizes: torch.Tensor | Sequence[tuple[int, int]] | None = None,
         box_threshold: float = BOX_THRESHOLD,
     ) -> list[dict[str, torch.Tensor]]:
-        r"""Turn heatmaps into scored boxes: what the pipeline `zero-shot-object-detection` of `transformers` calls.
+        r"""Convert heatmaps to scored boxes, for the pipeline `zero-shot-object-detection` of `transformers`.
 
         Boxes are those of [`AlbefProcessor.post_process_grounding`]. A box's score is the probability that phrase and
         image match times the box's share of the heatmap's maximum, so the box of the point has the probability itself.
 
         Args:
             outputs ([`AlbefGroundingOutput`]): `heatmap`, `itm_logits`, `image_index`, `original_sizes`.
-            threshold (`float`, defaults to 0.1): boxes are kept whose score is larger.
+            threshold (`float`, defaults to 0.1): only boxes with a larger score are kept.
             target_sizes (`(N, 2)`, *optional*): height and width per image; `original_sizes` of `outputs` by default.
-            box_threshold (`float`, defaults to 0.5): share of a map's maximum, in (0, 1], that a box's pixels reach.
+            box_threshold (`float`, defaults to 0.5): minimum value of a box's pixels, as a share in (0, 1] of
+                the map's maximum.
 
         Returns:
-            Per image a `dict` with **scores** `(K,)`, **labels** `(K,)` int64, the phrase's place among those of the
+            Per image a `dict` with **scores** `(K,)`, **labels** `(K,)` int64, the phrase's index among those of the
             image, and **boxes** `(K, 4)` x_min, y_min, x_max, y_max in pixels of the stored image.
         """
         check_number("box_threshold", box_threshold, BOX_THRESHOLDS)
@@ -543,7 +544,7 @@ class AlbefImageProcessor(PilBackend):
 
 
 def _keep_detections(phrases: list[tuple[torch.Tensor, torch.Tensor]], threshold: float) -> dict[str, torch.Tensor]:
-    """Boxes `(K, 4)` and scores `(K,)` of the phrases of an image in one, those above the threshold."""
+    """Join boxes `(K, 4)` and scores `(K,)` of the phrases of an image and keep those above the threshold."""
     boxes = torch.cat([torch.zeros(0, 4), *(boxes for boxes, _ in phrases)])
     scores = torch.cat([torch.zeros(0), *(scores for _, scores in phrases)])
     labels = torch.arange(len(phrases)).repeat_interleave(torch.tensor([len(one) for one, _ in phrases], dtype=int))
@@ -552,15 +553,15 @@ def _keep_detections(phrases: list[tuple[torch.Tensor, torch.Tensor]], threshold
 
 
 def iterate_images(images: Any) -> Iterator[ImageLike]:
-    """One picture, or the pictures of a collection, each read when it is asked for and checked for its type.
+    """Yield one picture, or the pictures of a collection, each read on demand and checked for its type.
 
     Args:
         images: a picture; a list, tuple, generator, column of a data set or of a table, or torch data set of pictures;
-            an array or a tensor of four dimensions, the first of which counts pictures.
+            an array or a tensor of four dimensions, pictures first.
 
     Raises:
         ValueError: a collection without pictures.
-        TypeError: something that is no picture; the message names its position.
+        TypeError: an item is not a picture; the message names its position.
     """
     is_stack = isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4
     items = iterate(images) if is_collection(images) else images if is_stack else [images]

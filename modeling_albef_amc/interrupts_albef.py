@@ -1,8 +1,8 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Ctrl-C while the command `albef-amc` is being imported, which takes seconds: the process ends without a traceback.
+"""End the command `albef-amc` without a traceback if Ctrl-C is pressed during its imports, which take seconds.
 
-The package root calls this before it imports libraries that take long. Elsewhere than in the command, and where the
-process was started with Ctrl-C ignored or handled, nothing is changed.
+The package root calls this before slow imports. Nothing is changed outside the command, or if the process was started
+with Ctrl-C ignored or handled.
 """
 
 import os
@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 COMMAND, COMMAND_MODULE = "albef-amc", "albef_amc.cli.main"
-INTERRUPTED = 130  # exit status of a process that Ctrl-C ended
+INTERRUPTED = 130  # exit status after Ctrl-C
 
 
 def is_command() -> bool:
@@ -21,18 +21,18 @@ def is_command() -> bool:
 
 
 def leave_at_interrupts() -> None:
-    """From here on Ctrl-C ends this process at once, if it is the command; [`restore_interrupts`] takes that back."""
+    """Let Ctrl-C end this process at once, if it is the command, until [`restore_interrupts`]."""
     is_main_thread = threading.current_thread() is threading.main_thread()
     if is_command() and is_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
 
 
 def _leave(signal_number: int, frame: object) -> None:
-    os._exit(INTERRUPTED)  # nothing has been begun that would have to be cleaned up
+    os._exit(INTERRUPTED)  # nothing to clean up yet
 
 
 def restore_interrupts() -> None:
-    """From here on Ctrl-C is `KeyboardInterrupt` again; the command calls this when its imports are done."""
+    """Let Ctrl-C raise `KeyboardInterrupt` again; the command calls this after its imports."""
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Parts of error messages: the first entries of a list, and the valid name that is nearest to a wrong one."""
+"""Parts of error messages: the first entries of a list, and the valid name nearest to an unknown one."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -10,12 +10,12 @@ LEAST_LIKENESS = 0.5
 
 
 def list_first(entries: Sequence[Any], limit: int = ENTRIES_SHOWN, separator: str = ", ") -> str:
-    """The first entries of a list, and how many more there are.
+    """List the first entries and the number of further ones.
 
     Args:
-        entries (sequence): what to list.
-        limit (`int`, defaults to 4): how many are named.
-        separator (`str`, defaults to a comma): between two entries.
+        entries (sequence): the entries to list.
+        limit (`int`, defaults to 4): maximum number of entries to list.
+        separator (`str`, defaults to a comma): separator of entries.
 
     Example:
 
@@ -31,13 +31,13 @@ def list_first(entries: Sequence[Any], limit: int = ENTRIES_SHOWN, separator: st
 
 
 def suggest_nearest(name: Any, valid: Iterable[str], otherwise: str, least_likeness: float = LEAST_LIKENESS) -> str:
-    """The end of an error message about an unknown name.
+    """Suggest the nearest valid name, as the end of an error message about an unknown one.
 
     Args:
-        name: what was given.
-        valid (iterable of `str`): what could have been meant.
-        otherwise (`str`): returned where no valid name is like it.
-        least_likeness (`float`, defaults to 0.5): how like it a valid name must be, in [0, 1].
+        name: the unknown name.
+        valid (iterable of `str`): valid names.
+        otherwise (`str`): returned if no valid name is similar.
+        least_likeness (`float`, defaults to 0.5): minimum similarity, in [0, 1].
 
     Example:
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Momentum copies: modules that follow others slowly and whose outputs are the targets of distillation.
+"""Momentum copies: modules that slowly follow others and whose outputs are the targets of distillation.
 
 Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section 3.3.
 """
@@ -17,19 +17,19 @@ MOMENTUM_PREFIX = "momentum_"
 
 
 class MomentumCopies(AlbefPreTrainedModel):
-    """Gives a model copies of its modules that no gradient reaches and [`update_momentum`] moves.
+    """Base class of models with momentum copies of modules: frozen, and updated by [`update_momentum`].
 
-    A subclass builds them, names them in `_momentum_of`, and calls `_settle_momentum` after `post_init`. A checkpoint
-    without them is complete: they are made from the modules that they follow.
+    A subclass builds the copies, lists them in `_momentum_of`, and calls `_settle_momentum` after `post_init`. A
+    checkpoint without copies is complete: they are initialised from the modules that they follow.
     """
 
     _momentum_of: ClassVar[dict[str, str]] = {}  # name of a copy -> dotted name of the module that it follows
     _keys_to_ignore_on_load_missing = [r"^momentum_"]
-    _keep_in_fp32_modules_strict = ["momentum_*"]  # in bfloat16 they stop moving
+    _keep_in_fp32_modules_strict = ["momentum_*"]  # in bfloat16 small updates are lost
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs) -> "MomentumCopies":
-        """As for [`AlbefPreTrainedModel`]; momentum copies are float32 in any `dtype`, and frozen."""
+        """Load a model like [`AlbefPreTrainedModel`]; momentum copies are float32 in any `dtype`, and frozen."""
         loaded = super().from_pretrained(*args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded)._settle_momentum()
         return loaded
@@ -42,13 +42,13 @@ class MomentumCopies(AlbefPreTrainedModel):
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """Makes the weights that no checkpoint has; copies get those of the modules they follow."""
+        """Initialise weights that are not in a checkpoint; copies get those of the modules they follow."""
         super().initialize_weights()
         for momentum_parameter, parameter in self.iterate_momentum_pairs():
             init.copy_(momentum_parameter, parameter)
 
     def tie_weights(self, missing_keys: set[str] | None = None, **kwargs) -> None:
-        """Ties copies as the modules they follow; where a checkpoint has none, none of them counts as missing."""
+        """Tie copies like the modules they follow; copies that a checkpoint lacks do not count as missing."""
         for name, source in self.all_tied_weights_keys.items():
             if missing_keys is not None and name.startswith(MOMENTUM_PREFIX) and name in missing_keys:
                 missing_keys.discard(source)
@@ -57,13 +57,13 @@ class MomentumCopies(AlbefPreTrainedModel):
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
-        """As for [`AlbefPreTrainedModel`]; momentum copies follow."""
+        """Resize like [`AlbefPreTrainedModel`], momentum copies too."""
         embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         self._fit_copies()
         return embeddings
 
     def _fit_copies(self) -> None:
-        """Gives copies as many rows as the modules they follow have; new rows are equal to theirs."""
+        """Resize copies to the number of rows of the modules they follow; new rows are equal to theirs."""
         for name, followed in self._momentum_of.items():
             for path, copy in self.get_submodule(name).named_modules():
                 original = self.get_submodule(f"{followed}.{path}" if path else followed)
@@ -77,7 +77,7 @@ class MomentumCopies(AlbefPreTrainedModel):
                     copy.out_features = original.out_features
 
     def iterate_momentum_pairs(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
-        """Every momentum parameter, once, with the online parameter that it follows."""
+        """Yield every momentum parameter once, with the online parameter that it follows."""
         seen = set()
         for name, followed in self._momentum_of.items():
             copies, parameters = self.get_submodule(name).parameters(), self.get_submodule(followed).parameters()
@@ -88,10 +88,10 @@ class MomentumCopies(AlbefPreTrainedModel):
 
     @torch.no_grad()
     def update_momentum(self) -> None:
-        """Moves every momentum weight: `momentum * old + (1 - momentum) * online`."""
+        """Update every momentum weight: `momentum * old + (1 - momentum) * online`."""
         pairs = list(self.iterate_momentum_pairs())
-        copies: list[torch.Tensor] = [own for own, _ in pairs]
-        parameters = [value.to(own.dtype) for own, value in pairs]
+        copies: list[torch.Tensor] = [copy for copy, _ in pairs]
+        parameters = [online.to(copy.dtype) for copy, online in pairs]
         torch._foreach_lerp_(copies, parameters, 1 - self.config.momentum)
 
 

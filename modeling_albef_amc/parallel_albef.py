@@ -1,8 +1,8 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Batches over several processes: rows gathered from all of them, and rows fetched from the one that holds them.
+"""Batches over several processes: gather rows from all processes, and fetch rows from the process that has them.
 
-The joint batch is the processes' batches one after the other, in the order of their ranks. Without a process group,
-and in a group of one, it is the batch itself and nothing is sent.
+The joint batch is the concatenation of the processes' batches in the order of ranks. Without a process group, or in a
+group of one, it is the batch itself and nothing is sent.
 """
 
 import math
@@ -16,12 +16,12 @@ CandidateScope = Literal["joint", "local"]
 
 
 def count_processes() -> int:
-    """Processes of the default group; 1 without one."""
+    """Count the processes of the default group; 1 without a group."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def gather_numbers(numbers: list[int], device: torch.device) -> list[list[int]]:
-    """Some whole numbers of every process, in the order of ranks."""
+    """Gather integers of every process, in the order of ranks."""
     if count_processes() == 1:
         return [numbers]
     own = torch.tensor(numbers, device=device)
@@ -31,12 +31,12 @@ def gather_numbers(numbers: list[int], device: torch.device) -> list[list[int]]:
 
 
 def gather_rows(rows: torch.Tensor, counts: list[int] | None = None) -> torch.Tensor:
-    """Rows of every process, one after the other, without gradient; every process may hold another number of them.
+    """Concatenate the rows of every process, without gradient; the number of rows may differ between processes.
 
     Args:
-        rows (`torch.Tensor` of shape `(R, ...)`): rows of this process; all but the first dimension is the same
-            everywhere.
-        counts (`list` of `int`, *optional*): R of every process; gathered when absent.
+        rows (`torch.Tensor` of shape `(R, ...)`): rows of this process; all but the first dimension are the same
+            in every process.
+        counts (`list` of `int`, *optional*): R of every process; gathered by default.
     """
     if count_processes() == 1:
         return rows.detach()
@@ -49,7 +49,7 @@ def gather_rows(rows: torch.Tensor, counts: list[int] | None = None) -> torch.Te
 
 
 def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
-    """Sum of a tensor over all processes, without gradient."""
+    """Sum a tensor over all processes, without gradient."""
     total = value.detach().clone()
     if count_processes() > 1:
         distributed.all_reduce(total)
@@ -58,11 +58,11 @@ def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class JointRows:
-    """Where the rows of this process stand in the joint batch.
+    """Position of this process' rows in the joint batch.
 
     Args:
-        counts (`list` of `int`): rows of every process.
-        rank (`int`): this process.
+        counts (`list` of `int`): number of rows of every process.
+        rank (`int`): rank of this process.
     """
 
     counts: list[int]
@@ -70,19 +70,19 @@ class JointRows:
 
     @classmethod
     def of(cls, count: int, device: torch.device, scope: CandidateScope) -> "JointRows":
-        """The joint batch to which this process adds `count` rows; with the scope `"local"` there is no other."""
+        """Build the joint batch to which this process adds `count` rows; in the scope `"local"` it has only these."""
         if scope == "local" or count_processes() == 1:
             return cls([count], 0)
         return cls([number for (number,) in gather_numbers([count], device)], distributed.get_rank())
 
     @property
     def offset(self) -> int:
-        """Number, in the joint batch, of the first row of this process."""
+        """Index of this process' first row in the joint batch."""
         return sum(self.counts[: self.rank])
 
     @property
     def count(self) -> int:
-        """Rows of this process."""
+        """Number of rows of this process."""
         return self.counts[self.rank]
 
     @property
@@ -91,26 +91,26 @@ class JointRows:
         return len(self.counts) > 1
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
-        """The joint batch of `rows`, without gradient."""
+        """Return the joint batch of `rows`, without gradient."""
         return gather_rows(rows, self.counts) if self.is_joint else rows.detach()
 
     def share(self, count: torch.Tensor) -> torch.Tensor:
-        """`count` summed over the processes, over their number: a local sum divided by it averages to the mean."""
+        """Average `count` over the processes: local sums divided by it average to the joint mean."""
         return sum_over_processes(count) / len(self.counts) if self.is_joint else count
 
     def collect(self, rows: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        r"""Rows of the joint batch by number, with gradient to the process that holds them.
+        r"""Collect rows of the joint batch by index, with gradient to the process that has them.
 
-        Every process of the group must call it, also with nothing wanted, and its result must take part in the loss
-        of every process (see [`attach`]): the backward pass sends gradients back.
+        Every process of the group must call it, even for no rows, and its result must be part of the loss of every
+        process (see [`attach`]): the backward pass sends gradients back.
 
         Args:
             rows (`torch.Tensor` of shape `(R, ...)`): rows of this process.
-            wanted (`torch.Tensor` of shape `(K,)`, int64): numbers in the joint batch.
+            wanted (`torch.Tensor` of shape `(K,)`, int64): indices in the joint batch.
 
         Returns:
-            `tuple`: the rows of this process followed by those that other processes sent, each once; and for every
-            wanted number its row there, `(K,)`.
+            `tuple`: the rows of this process followed by those from other processes, without duplicates; and the
+            position of every wanted row there, `(K,)`.
         """
         local = wanted - self.offset
         if not self.is_joint:
@@ -122,19 +122,19 @@ class JointRows:
         return torch.cat([rows, self._fetch(rows, remote)]), index
 
     def _fetch(self, rows: torch.Tensor, remote: torch.Tensor) -> torch.Tensor:
-        """Rows of other processes, by ascending number in the joint batch."""
+        """Fetch rows of other processes by ascending index in the joint batch."""
         bounds = torch.tensor([0, *self.counts], device=remote.device).cumsum(0)
         owners = torch.bucketize(remote, bounds[1:], right=True)
         received = torch.bincount(owners, minlength=len(self.counts)).tolist()
         requests = gather_numbers(received, remote.device)
-        everyones = gather_rows(remote, [sum(request) for request in requests])
-        own = everyones[(everyones >= self.offset) & (everyones < self.offset + self.count)] - self.offset
+        requested = gather_rows(remote, [sum(request) for request in requests])
+        own = requested[(requested >= self.offset) & (requested < self.offset + self.count)] - self.offset
         sent = [request[self.rank] for request in requests]
         return _ExchangeRows.apply(rows.index_select(0, own), sent, received)
 
 
 class _ExchangeRows(torch.autograd.Function):
-    """Sends rows to the processes that asked for them; the backward pass sends their gradients back."""
+    """Exchange of requested rows between processes; the backward pass sends their gradients back."""
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, sent: list[int], received: list[int]) -> torch.Tensor:
@@ -147,7 +147,7 @@ class _ExchangeRows(torch.autograd.Function):
 
 
 def _exchange(rows: torch.Tensor, sent: list[int], received: list[int]) -> torch.Tensor:
-    """Rows as bytes, which every back-end can send, whatever their precision."""
+    """Exchange rows as bytes, because every back-end can send these, whatever the precision of the rows."""
     width = math.prod(rows.shape[1:])
     data = rows.reshape(len(rows), width).contiguous().view(torch.uint8)
     target = torch.empty(sum(received), width * rows.element_size(), dtype=torch.uint8, device=rows.device)
@@ -156,12 +156,12 @@ def _exchange(rows: torch.Tensor, sent: list[int], received: list[int]) -> torch
 
 
 def largest_over_processes(value: int, device: torch.device, rows: JointRows) -> int:
-    """The largest `value` of the processes of a joint batch; `value` itself where there is one process."""
+    """Compute the largest `value` over the processes of a joint batch."""
     return max(number for (number,) in gather_numbers([value], device)) if rows.is_joint else value
 
 
 def attach(loss: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """The loss, with `rows` in its graph: they add nothing, but their backward pass runs on every process."""
+    """Attach `rows` to the graph of a loss: the value does not change, but their backward pass runs everywhere."""
     return loss + 0.0 * rows.sum()
 
 

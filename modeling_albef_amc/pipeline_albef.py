@@ -1,8 +1,8 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""The pipeline `visual-grounding`: phrases and a picture in, points, boxes and heatmaps out."""
+"""The pipeline `visual-grounding`: from phrases and a picture to points, boxes and heatmaps."""
 
 import multiprocessing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +17,7 @@ from .collections_albef import describe_type, is_collection, iterate, without_fo
 from .processor_checks_albef import check_fits_model
 
 TASK = "visual-grounding"
-# Entry of a checkpoint's configuration by which `pipeline` finds this class where the package is not installed.
+# Entry of a checkpoint's configuration, so that `pipeline` finds this class if the package is not installed.
 PIPELINE_ENTRY = {
     TASK: {
         "impl": "pipeline_albef.VisualGroundingPipeline",
@@ -49,7 +49,7 @@ class VisualGroundingPipeline(Pipeline):
     _load_tokenizer = False
 
     def __init__(self, *args, **kwargs):
-        """As [`~transformers.Pipeline`]; raises `ValueError` for a processor that does not fit the model."""
+        """Build a [`~transformers.Pipeline`]; raises `ValueError` for a processor that does not fit the model."""
         super().__init__(*args, **kwargs)
         check_fits_model(self.processor, self.model.config)
 
@@ -57,42 +57,43 @@ class VisualGroundingPipeline(Pipeline):
         r"""Ground phrases.
 
         Args:
-            images: a picture (anything [`AlbefProcessor`] takes) with `phrases`; or a dict with `image` and `text`;
+            images: a picture (anything [`AlbefProcessor`] accepts) with `phrases`; or a dict with `image` and `text`;
                 or a collection of either: a list, a data set or one of its columns, `KeyDataset`, a generator.
             phrases (`str` or collection of `str`, *optional*): phrases of the picture, or of every picture of a
-                collection; they take the place of `text`.
-            batch_size (`int`, *optional*): pictures of a collection that are grounded together, 1 by default; here or
-                where the pipeline is made. Results are the same for any number.
-            max_length (`int`, *optional*): longest phrase in pieces; nothing is truncated by default.
+                collection; they replace `text`.
+            batch_size (`int`, *optional*): pictures of a collection that are grounded together, 1 by default; also an
+                argument of the constructor. Results are the same for any number.
+            max_length (`int`, *optional*): longest phrase in tokens; nothing is truncated by default.
             explanation_kind (`str`, *optional*): `"itm"` (default) or `"itc"`.
-            phrases_per_chunk (`int`, *optional*): phrases explained at once; bounds the memory.
-            box_threshold (`float`, *optional*): share of a map's maximum that a box's pixels reach.
-            return_heatmaps (`bool`, *optional*): whether results carry the full-size heatmap.
+            phrases_per_chunk (`int`, *optional*): phrases explained at once; limits the memory.
+            box_threshold (`float`, *optional*): minimum value of a box's pixels, as a share of the map's
+                maximum.
+            return_heatmaps (`bool`, *optional*): whether results contain the full-size heatmap.
 
         Returns:
             Per phrase a dict with `phrase`, `score` (matching probability), `point` [x, y], `box` [x_min, y_min,
             x_max, y_max] or `None`, `boxes`, `box_scores`, and `heatmap` (`torch.Tensor` of the picture's size in
             [0, 1], or `None`); pixels are those of the stored image after EXIF rotation. A list of inputs gives a
-            list of such lists; any other collection gives an iterable of them, which reads pictures as they are
-            needed.
+            list of such lists; any other collection gives an iterable of them, which reads pictures on demand.
 
         Raises:
-            ValueError, TypeError, FileNotFoundError: an input that cannot be used; of a collection the message names
-                its position, counted from 0.
+            ValueError, TypeError, FileNotFoundError: an input cannot be used; in a collection the message names its
+                index.
         """
         if phrases is not None and is_collection(phrases):
             phrases = list(iterate(phrases))
         images = without_format(images)
         is_stack = isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4
         if hasattr(images, "tolist") and is_collection(images):
-            images = images.tolist()  # an array or a column of a table, whose labels are no positions
+            images = images.tolist()  # an array or a column of a table, whose labels are not positions
         if isinstance(images, list | tuple) or is_stack:
             rows = [_build_row(image, phrases, f"input {index}") for index, image in enumerate(images)]
             return super().__call__(rows, **kwargs) if rows else []
         if is_collection(images):
             has_positions = hasattr(images, "__getitem__") and hasattr(images, "__len__")
-            inputs = _Rows(images, phrases) if has_positions else _number_rows(images, phrases)
-            return super().__call__(inputs, **kwargs)
+            items = enumerate(iterate(images))
+            numbered = (_build_row(image, phrases, f"input {index}") for index, image in items)
+            return super().__call__(_Rows(images, phrases) if has_positions else numbered, **kwargs)
         return super().__call__(_build_row(images, phrases), **kwargs)
 
     def _sanitize_parameters(self, max_length: int | None = None, **options):
@@ -107,13 +108,12 @@ class VisualGroundingPipeline(Pipeline):
         )
 
     def get_iterator(self, inputs: Any, num_workers: int, batch_size: int, *parameters: dict[str, Any]) -> Any:
-        """Results of several pictures; whatever the worker processes are started by, they can be sent what they need.
+        """Iterate over the results of several pictures, with any start method of worker processes.
 
-        The base class batches with a function that only copies of this process (`fork`) have. Checked against
-        transformers 5.23.
+        The base class batches with a function that only forked workers can use. Checked against transformers 5.23.
 
         Raises:
-            ValueError: a generator, and workers that are not copies of this process.
+            ValueError: a generator is used with workers that are not forked.
         """
         if num_workers and not hasattr(inputs, "__len__") and multiprocessing.get_start_method() != "fork":
             raise ValueError(
@@ -126,7 +126,7 @@ class VisualGroundingPipeline(Pipeline):
         return results
 
     def preprocess(self, inputs: dict[str, Any], max_length: int | None = None) -> dict[str, Any]:
-        """One picture and its phrases to tensors."""
+        """Convert one picture and its phrases to tensors."""
         text = inputs["text"]
         phrases = list(iterate(text)) if is_collection(text) else [text]
         try:
@@ -134,7 +134,7 @@ class VisualGroundingPipeline(Pipeline):
         except (FileNotFoundError, TypeError, ValueError) as error:
             kind = next(kind for kind in (FileNotFoundError, TypeError, ValueError) if isinstance(error, kind))
             raise kind(f"{inputs['name']}: {error}" if inputs["name"] else str(error)) from error
-        # The base class joins the tensors of a batch under rules of its own; what is no tensor it puts in a list.
+        # The base class would concatenate tensors by its own rules; other values it puts in a list.
         return {"features": {"phrases": phrases, **features}}
 
     def _forward(self, model_inputs: dict[str, Any], **options) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class VisualGroundingPipeline(Pipeline):
         return {"grounded": grounded if isinstance(features, list) else grounded[0]}
 
     def postprocess(self, model_outputs: dict[str, Any], **options) -> list[dict[str, Any]]:
-        """Tensors to one dict per phrase; numbers become plain Python, the heatmap stays a tensor."""
+        """Convert tensors to one dict per phrase; numbers become plain Python, the heatmap stays a tensor."""
         grounded = model_outputs["grounded"]
         (results,) = self.processor.post_process_grounding(SimpleNamespace(**grounded), **options)
         return [
@@ -167,13 +167,13 @@ class VisualGroundingPipeline(Pipeline):
         ]
 
     def save_pretrained(self, save_directory: str, **kwargs) -> None:
-        """Save the model, this code, and the processor, which the base class leaves out."""
+        """Save the model, this code, and the processor, which the base class omits."""
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
 
 
 class _Rows(Dataset):
-    """A collection that is read by index, each picture when it is asked for."""
+    """A collection that is read by index, each picture on demand."""
 
     def __init__(self, images: Any, phrases: Any):
         self.images, self.phrases = images, phrases
@@ -186,17 +186,12 @@ class _Rows(Dataset):
 
 
 def _collect_features(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """A batch of what [`VisualGroundingPipeline.preprocess`] gives, not joined yet."""
+    """Collect the results of [`VisualGroundingPipeline.preprocess`] in lists; they are padded and joined later."""
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def _number_rows(images: Any, phrases: Any) -> Iterator[dict[str, Any]]:
-    for index, image in enumerate(iterate(images)):
-        yield _build_row(image, phrases, f"input {index}")
-
-
 def _build_row(image: Any, phrases: Any, name: str = "") -> dict[str, Any]:
-    """Picture, phrases, and what messages call the input."""
+    """Build a row with picture, phrases, and the name of the input in messages."""
     is_row = isinstance(image, Mapping) and "image" in image
     text = image.get("text") if phrases is None and is_row else phrases
     if text is None:
@@ -208,7 +203,7 @@ def _build_row(image: Any, phrases: Any, name: str = "") -> dict[str, Any]:
 
 
 def _join_features(rows: list[dict[str, Any]], pad_token_id: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Pictures with their phrases as one batch of `ground`; shorter phrases are padded on the right."""
+    """Join pictures and their phrases to one batch of `ground`; shorter phrases are padded on the right."""
     length = max(row["input_ids"].shape[1] for row in rows)
     padded = {
         name: torch.cat([functional.pad(row[name], (0, length - row[name].shape[1]), value=value) for row in rows])

@@ -59,7 +59,7 @@ SHAPE_FORMS = {"boxes": "[x_min, y_min, x_max, y_max]", "polygons": "flat x, y l
 
 
 class AlbefProcessor(ProcessorMixin):
-    r"""Image processor and tokenizer of ALBEF in one, with annotated regions under exactly the image's geometry.
+    r"""Image processor and tokenizer of ALBEF; it also draws annotated regions with the same geometry as the image.
 
     Args:
         image_processor ([`AlbefImageProcessor`]): makes `pixel_values` and `original_sizes`.
@@ -89,20 +89,20 @@ class AlbefProcessor(ProcessorMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike, *args, **kwargs
     ) -> "AlbefProcessor | tuple[AlbefProcessor, dict]":
-        """As [`~transformers.ProcessorMixin.from_pretrained`]; a processor that no model was trained with is refused.
+        """Load a processor like [`~transformers.ProcessorMixin.from_pretrained`], and refuse one that fits no model.
 
         Args:
             pretrained_model_name_or_path (`str` or path): folder or Hub repository.
             args, kwargs: as for [`~transformers.ProcessorMixin.from_pretrained`], such as `size`.
 
         Raises:
-            FileNotFoundError: there is no such folder, nor a repository that can be read.
-            TypeError, ValueError: files that cannot be read, settings or a tokenizer that would give other heatmaps in
-                silence (see `processor_checks_albef`), or one that does not fit the model beside it.
+            FileNotFoundError: the folder does not exist, or the repository cannot be read.
+            TypeError, ValueError: a file cannot be read, settings or a tokenizer would silently give other heatmaps
+                (see `processor_checks_albef`), or the processor does not fit the model in the same folder.
         """
         path = pretrained_model_name_or_path
         kwargs |= find_checkpoint(path, take_hub_arguments(kwargs))
-        kwargs.setdefault("trust_remote_code", False)  # the classes are here: nobody is asked whether to run others
+        kwargs.setdefault("trust_remote_code", False)  # never ask to run remote code
         names = (PROCESSOR_FILE, *TOKENIZER_FILES, *OTHER_FILES, CONFIG_FILE)
         stored = check_settings(path, names, take_hub_arguments(kwargs))
         config = _read_model_config(path, stored.get(CONFIG_FILE, {}))
@@ -111,7 +111,7 @@ class AlbefProcessor(ProcessorMixin):
             loaded = super().from_pretrained(path, *args, **kwargs)
         except OSError:
             raise
-        except Exception as error:  # damaged settings can make the reader raise anything
+        except Exception as error:  # damaged settings can raise anything
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(
                 f"the processor of {path} cannot be read ({reason}). Download or save it again."
@@ -124,7 +124,7 @@ class AlbefProcessor(ProcessorMixin):
         return loaded
 
     def to_json_file(self, json_file_path: str | os.PathLike) -> None:
-        """Writes the settings, with checksums of them and of the tokenizer's files beside them."""
+        """Write the settings, with checksums of them and of the tokenizer's files in the same folder."""
         super().to_json_file(json_file_path)
         add_checksums(Path(json_file_path))
 
@@ -144,33 +144,33 @@ class AlbefProcessor(ProcessorMixin):
     ) -> BatchFeature:
         r"""Prepare N images and P phrases.
 
-        `spans`, `boxes`, `polygons` and `masks` are nested like `text`: where `text` has a phrase, they have that
-        phrase's annotation, or `None`.
+        `spans`, `boxes`, `polygons` and `masks` are nested like `text`: for each phrase they have its annotation, or
+        `None`.
 
         Args:
-            images: picture or list of pictures, anything [`~image_processing_albef.load_image`] takes.
+            images: picture or list of pictures, anything that [`~image_processing_albef.load_image`] accepts.
             text: a phrase; a list with one phrase per image, or several phrases of the only image; or a list of
                 phrases per image (empty for an image without phrases).
-            spans: `text` is then the caption and a phrase is a list of `(start, end)` character offsets in the raw
-                caption; `None` for the whole caption.
+            spans: if given, `text` holds captions and a phrase is a list of `(start, end)` character offsets in the
+                raw caption; `None` for the full caption.
             boxes: per phrase a list of `[x_min, y_min, x_max, y_max]` in pixels of the stored image after EXIF
                 rotation.
             polygons: per phrase a list of flat x, y lists in the same pixels.
             masks: per phrase a list of COCO run-length masks of the image's size.
             max_length (`int`, *optional*): longest phrase in tokens, [CLS] included; longer ones are truncated. By
                 default nothing is truncated, as in the published evaluation.
-            max_words (`int`, *optional*): words of a phrase that are kept when it is cleaned.
-            mask_size (`tuple[int, int]`, *optional*): height and width of `region_mask`; that of the model's image by
+            max_words (`int`, *optional*): number of words that cleaning keeps of a phrase.
+            mask_size (`tuple[int, int]`, *optional*): height and width of `region_mask`; those of the model's image by
                 default.
             padding (`bool` or `str`, defaults to `True`): to the longest phrase; `"max_length"` to `max_length`.
-            return_tensors (`str`, defaults to `"pt"`): PyTorch tensors are the only kind.
+            return_tensors (`str`, defaults to `"pt"`): only PyTorch tensors are supported.
 
         Returns:
             `BatchFeature` with, depending on what was given:
             - **pixel_values** `(N, 3, height, width)` and **original_sizes** `(N, 2)` int64
             - **input_ids**, **attention_mask** `(P, T)` int64
             - **image_index** `(P,)` int64, the image row of each phrase
-            - **layout** ([`~layout_albef.PhraseLayout`]), computed of these two for the model
+            - **layout** ([`~layout_albef.PhraseLayout`]), computed from these two for the model
             - **token_mask** `(P, T)` bool, the tokens of the spans
             - **region_mask** `(P, mask_height, mask_width)` in [0, 1] and **has_region** `(P,)` bool
         """
@@ -191,7 +191,7 @@ class AlbefProcessor(ProcessorMixin):
             self._refuse(annotations, "`images`")
             return BatchFeature(data)
         data["image_index"] = torch.tensor(nested.image_index)
-        # of copies: values of the batch that are changed afterwards are found to differ
+        # copies, so that later changes to the batch are detected
         data["layout"] = build_layout(data["attention_mask"].clone(), data["image_index"].clone(), len(sizes))
         flat = {name: nested.flatten(name, values) for name, values in annotations.items() if values is not None}
         if flat:
@@ -271,10 +271,10 @@ class AlbefProcessor(ProcessorMixin):
         return {"region_mask": region_mask, "has_region": has_region}
 
     def encode_answers(self, answers: Sequence[str]) -> BatchFeature:
-        r"""Answers to train on or to explain, as tokens [CLS] answer [SEP]; not cleaned, as published.
+        r"""Encode answers to train on or to explain as tokens [CLS] answer [SEP]; not cleaned, as published.
 
         Args:
-            answers (sequence of `str`): one or more; the same answer may belong to several questions.
+            answers (sequence of `str`): one or more; several questions may have the same answer.
 
         Returns:
             `BatchFeature` with **answer_ids** and **answer_mask** `(A, L)` int64.
@@ -283,10 +283,10 @@ class AlbefProcessor(ProcessorMixin):
         return BatchFeature({"answer_ids": ids, "answer_mask": mask})
 
     def encode_candidates(self, answers: Sequence[str]) -> BatchFeature:
-        r"""Answers to choose from, such as the content of `answer_list.json`.
+        r"""Encode the answers to choose from, such as the content of `answer_list.json`.
 
         Args:
-            answers (sequence of `str`): one or more, each once.
+            answers (sequence of `str`): one or more, without duplicates.
 
         Returns:
             `BatchFeature` with **candidate_ids** and **candidate_mask** `(C, L)` int64.
@@ -335,15 +335,15 @@ class AlbefProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """Names that a call can give."""
+        """Names of the tensors that a call can return."""
         names = ["pixel_values", "original_sizes", "input_ids", "attention_mask", "image_index", "layout"]
         return [*names, "token_mask", "region_mask", "has_region"]
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """Saves settings and code as [`~transformers.ProcessorMixin`] does; without `push_to_hub` all files or none.
+        """Save settings and code as [`~transformers.ProcessorMixin`] does; without `push_to_hub`, all files or none.
 
         Raises:
-            OSError: the files could not be written; what was there before is unchanged.
+            OSError: the files could not be written; existing files are unchanged.
         """
         if push_to_hub:
             return super().save_pretrained(save_directory, push_to_hub=True, **kwargs)
@@ -359,22 +359,23 @@ class AlbefProcessor(ProcessorMixin):
         box_threshold: float = BOX_THRESHOLD,
         return_heatmaps: bool = True,
     ) -> list[list[dict[str, Any]]]:
-        r"""Turn the heatmaps of `ground()` into points and boxes in pixels of the stored images.
+        r"""Convert the heatmaps of `ground()` to points and boxes in pixels of the stored images.
 
         Args:
             outputs ([`AlbefGroundingOutput`]): `heatmap`, `itm_logits`, `image_index`, `original_sizes`.
             original_sizes (`(N, 2)`, *optional*): height and width per image; those of `outputs` by default.
-            box_threshold (`float`, defaults to 0.5): share of a map's maximum, in (0, 1], that a box's pixels reach.
+            box_threshold (`float`, defaults to 0.5): minimum value of a box's pixels, as a share in (0, 1] of
+                the map's maximum.
             return_heatmaps (`bool`, defaults to `True`): `False` saves the memory of the full-size maps.
 
         Returns:
             Per image a list with, per phrase in the order given, a `dict`:
             - **score** (`float`): probability that phrase and image match
             - **point** (`(2,)` int64): x, y of the first maximum of the bicubically resized map, overshoot included;
-              (0, 0) for a map without any evidence
-            - **box** (`(4,)` float32 or `None`): tightest box of the thresholded component that holds the point
-            - **boxes** (`(K, 4)` float32), **box_scores** (`(K,)`): every component, the point's first; the score is
-              the maximum inside as a share of the map's maximum
+              (0, 0) for a map that is zero everywhere
+            - **box** (`(4,)` float32 or `None`): tightest box of the thresholded component that contains the point
+            - **boxes** (`(K, 4)` float32), **box_scores** (`(K,)`): all components, the point's first; the score is
+              the component's maximum as a share of the map's maximum
             - **heatmap** (`(height, width)` float32 in [0, 1], or `None`): the resized map over its maximum, negative
               overshoot clipped
         """
@@ -405,19 +406,19 @@ def _locate(heatmap: torch.Tensor, box_threshold: float, return_heatmap: bool) -
 
 
 def _check_files(path: str | os.PathLike, stored: Mapping[str, Any], hub_arguments: Mapping[str, Any]) -> None:
-    """Refuses a folder without settings of images or without a tokenizer, by the names of the files."""
+    """Refuse a folder without image settings or a tokenizer; the message names the missing file."""
     has_images = PROCESSOR_FILE in stored or IMAGE_FILE in stored
     has_tokenizer = TOKENIZER_FILE in stored or find_checkpoint_file(path, VOCABULARY_FILE, hub_arguments) is not None
-    for is_there, name in ((has_images, PROCESSOR_FILE), (has_tokenizer, TOKENIZER_FILE)):
-        if not is_there:
+    for exists, name in ((has_images, PROCESSOR_FILE), (has_tokenizer, TOKENIZER_FILE)):
+        if not exists:
             raise FileNotFoundError(
-                f"No `{name}` in {path}: this is no checkpoint folder, or only a part of one. Download or save the "
+                f"No `{name}` in {path}: this is not a checkpoint folder, or it is incomplete. Download or save the "
                 "processor again."
             )
 
 
 def _read_model_config(path: str | os.PathLike, settings: dict[str, Any]) -> AlbefConfig | None:
-    """The configuration of the model beside a processor, checked before `transformers` reads it, if it is ALBEF's."""
+    """Read and check the model's configuration before `transformers` does; None if it is not ALBEF's."""
     if check_model_type(path, settings) == AlbefConfig.model_type:
         return read_model_config(path, settings)
     if settings.get("num_labels") is not None:
@@ -427,7 +428,7 @@ def _read_model_config(path: str | os.PathLike, settings: dict[str, Any]) -> Alb
 
 @dataclass(frozen=True)
 class NestedText:
-    """Phrases in one row, and how the caller nested them: `text` was a phrase, a list (1) or lists per image (2)."""
+    """Flat list of phrases and their nesting depth: `text` was a phrase (0), a list (1) or a list per image (2)."""
 
     phrases: list[str]
     counts: list[int]  # phrases of each image
@@ -435,7 +436,7 @@ class NestedText:
 
     @classmethod
     def read(cls, text, num_images: int | None) -> "NestedText":
-        """Tell the three forms of `text` apart and check them against the images.
+        """Distinguish the three forms of `text` and check them against the images.
 
         Lists may be tuples, arrays of text, columns of data sets or generators ([`is_collection`]).
         """
@@ -471,7 +472,7 @@ class NestedText:
         return [image for image, count in enumerate(self.counts) for _ in range(count)]
 
     def flatten(self, name: str, values) -> list:
-        """Bring annotations that are nested like `text` into one row, one entry per phrase."""
+        """Flatten annotations that are nested like `text` to a list with one entry per phrase."""
         if self.depth == 0:
             return [values]
         expected = len(self.phrases) if self.depth == 1 else len(self.counts)
@@ -502,7 +503,7 @@ def _check_lengths(phrases: list[str], lengths: list[int], limit: int) -> None:
 
 
 def _check_shapes(name: str, index: int, shapes) -> Sequence:
-    """A phrase's annotation is a list of boxes, polygons or masks, not a bare one of them."""
+    """Check that a phrase's annotation is a list of boxes, polygons or masks, not a single one."""
     if shapes is None:
         return []
     if name == "masks":
@@ -520,7 +521,7 @@ def _check_shapes(name: str, index: int, shapes) -> Sequence:
 
 
 def _is_whole(value) -> bool:
-    """Whether it can count characters: a whole number of Python, NumPy or PyTorch, but not a truth value."""
+    """Whether a value is an integer of Python, NumPy or PyTorch, but not a `bool`."""
     try:
         return not isinstance(value, bool) and operator.index(value) is not None
     except TypeError:
@@ -528,12 +529,12 @@ def _is_whole(value) -> bool:
 
 
 def _is_list(value) -> bool:
-    """Lists, tuples, arrays and tensors, but no strings and dicts."""
+    """Whether a value is a list, tuple, array or tensor, but not a string or dict."""
     return hasattr(value, "__len__") and not isinstance(value, str | dict)
 
 
 def _mark_tokens(index, caption, spans, sources, offsets, kept) -> list[bool]:
-    """Which tokens of a cleaned caption stand for the character spans of the raw one; without spans, all kept."""
+    """Mark the tokens of a cleaned caption that come from spans of the raw one; without spans, all kept tokens."""
     if spans is None or (_is_list(spans) and not len(spans)):
         return [bool(value) for value in kept]
     if not _is_list(spans) or not all(
@@ -566,7 +567,7 @@ def _mark_tokens(index, caption, spans, sources, offsets, kept) -> list[bool]:
 def _to_tensor(rows: list[list], padding: bool | str) -> torch.Tensor:
     if len({len(row) for row in rows}) > 1:
         raise ValueError(
-            f"phrases of different lengths form no tensor with `padding={padding!r}`. Use `padding=True`."
+            f"phrases of different lengths cannot form a tensor with `padding={padding!r}`. Use `padding=True`."
         )
     return torch.tensor(rows)
 

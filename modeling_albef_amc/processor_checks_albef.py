@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Whether a processor reads pictures and phrases as its model learned them: a changed one gives other heatmaps."""
+"""Checks that a processor prepares pictures and phrases as in its model's training; else heatmaps would differ."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from transformers.utils import logging
 from .checkpoint_files_albef import read_settings
 from .configuration_albef import LONGEST_SIDE, AlbefConfig
 from .ranges_albef import COUNT, Range, check_number, shorten_value
-from .text_processing_albef import SPECIAL_PIECES
+from .text_processing_albef import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     from transformers.processing_utils import ProcessorMixin
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 PROCESSOR_FILE = "processor_config.json"
-IMAGE_FILE = "preprocessor_config.json"  # of image settings alone
+IMAGE_FILE = "preprocessor_config.json"  # image settings only
 TOKENIZER_FILE, VOCABULARY_FILE = "tokenizer.json", "vocab.txt"
 TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer_config.json")
 OTHER_FILES = (IMAGE_FILE, "special_tokens_map.json", "added_tokens.json")
@@ -40,14 +40,14 @@ SHORTEST_LIMIT = 2  # [CLS] and one token
 
 
 def check_processor(processor: "ProcessorMixin", source: str | os.PathLike) -> None:
-    """Refuses a processor that no model of this package was trained with.
+    """Refuse a processor that no model of this package was trained with.
 
     Args:
         processor ([`AlbefProcessor`]): the processor.
-        source (`str` or path): where it was loaded from, for messages.
+        source (`str` or path): its source, for messages.
 
     Raises:
-        TypeError, ValueError: a setting of images or of the tokenizer that would give other heatmaps in silence.
+        TypeError, ValueError: an image or tokenizer setting would silently give other heatmaps.
     """
     _check_image_settings(processor.image_processor, source)
     _check_tokenizer(processor.tokenizer, source)
@@ -63,9 +63,7 @@ def _check_image_settings(settings: ImageProcessingMixin, source: str | os.PathL
             )
     for name in GEOMETRIES_NOT_FOLLOWED:
         if getattr(settings, name, None):
-            raise ValueError(
-                f"`{name}` in {where} is set, but regions and heatmaps follow the whole image. Remove it."
-            )
+            raise ValueError(f"`{name}` in {where} is set, but regions and heatmaps cover the full image. Remove it.")
     factor = settings.rescale_factor
     if not _is_number(factor) or not math.isclose(factor, BYTE_STEP, rel_tol=1e-6):
         raise ValueError(f"`rescale_factor` in {where} must be 1/255, got {shorten_value(factor)}.")
@@ -91,7 +89,7 @@ def _check_image_settings(settings: ImageProcessingMixin, source: str | os.PathL
 
 
 def _read_size(settings: ImageProcessingMixin) -> tuple[Any, Any]:
-    """Height and width, which a dictionary has as entries and the library's own class as attributes."""
+    """Read height and width, which a dictionary has as entries and the library's class as attributes."""
     size = settings.size
     return tuple(
         size.get(side) if isinstance(size, dict) else getattr(size, side, None) for side in ("height", "width")
@@ -105,26 +103,26 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str | os.PathLi
     for token, token_id in sorted(vocabulary.items()):
         if owners.setdefault(token_id, token) != token:
             raise ValueError(
-                f"{where} gives the id {token_id} to {owners[token_id]!r} and {token!r}: a token needs its own."
+                f"{where} gives the id {token_id} to {owners[token_id]!r} and {token!r}: a token needs a unique id."
             )
-    special = {name: getattr(tokenizer, name) for name in SPECIAL_PIECES}
+    special = {name: getattr(tokenizer, name) for name in SPECIAL_TOKENS}
     for name, token in special.items():
         if token not in vocabulary:
             raise ValueError(f"`{name}` of {where} is {token!r}, which is not in its vocabulary.")
     if len(set(special.values())) != len(special):
-        raise ValueError(f"{where} has one token for several purposes: {special}. Each needs its own.")
+        raise ValueError(f"{where} uses one token for several purposes: {special}. Each needs a separate token.")
     if not set(NEEDED_INPUTS) <= set(tokenizer.model_input_names):
         raise ValueError(f"`model_input_names` of {where} must have {', '.join(NEEDED_INPUTS)}.")
     try:
         found = tokenizer(tokenizer.unk_token, padding=False, truncation=False, verbose=False)["input_ids"]
-        tokenizer.tokenize("a")  # a vocabulary without its unknown token reads special tokens alone
+        tokenizer.tokenize("a")  # fails if the vocabulary lacks the unknown token
     except Exception as error:  # the library raises plain exceptions
         raise ValueError(f"{where} cannot read a word ({error}). Download or save it again.") from error
     expected = [tokenizer.cls_token_id, tokenizer.unk_token_id]
     if found != expected:
         raise ValueError(
             f"{where} must put {tokenizer.cls_token} before a phrase and nothing after it, but it reads "
-            f"{tokenizer.unk_token} as {tokenizer.convert_ids_to_tokens(found)}: the model learned otherwise. "
+            f"{tokenizer.unk_token} as {tokenizer.convert_ids_to_tokens(found)}: the model was trained otherwise. "
             "`build_tokenizer_like(tokenizer)` of `text_processing_albef` makes one that does."
         )
     if tokenizer.padding_side != "right":
@@ -133,15 +131,15 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str | os.PathLi
 
 
 def check_fits_model(processor: "ProcessorMixin", config: AlbefConfig, check_size: bool = True) -> None:
-    """Refuses a processor that does not belong to a model; warns of a vocabulary that is smaller than the model's.
+    """Refuse a processor that does not fit a model; warn about a vocabulary that is smaller than the model's.
 
     Args:
         processor ([`AlbefProcessor`]): the processor.
-        config ([`AlbefConfig`]): of the model.
-        check_size (`bool`, defaults to `True`): whether the sizes of images are compared.
+        config ([`AlbefConfig`]): configuration of the model.
+        check_size (`bool`, defaults to `True`): whether to compare image sizes.
 
     Raises:
-        ValueError: tokens, special tokens, text positions or image size of another model.
+        ValueError: tokens, special tokens, text positions or image size do not fit the model.
     """
     tokenizer, text = processor.tokenizer, config.text_config
     ids = tokenizer.get_vocab().values()
@@ -155,7 +153,7 @@ def check_fits_model(processor: "ProcessorMixin", config: AlbefConfig, check_siz
     if len(ids) < text.vocab_size:
         logger.warning_once(
             f"the tokenizer has {len(ids)} tokens, but the model {text.vocab_size} word embeddings: the others are "
-            "never read. Unless the model was padded, use the tokenizer that it was trained with."
+            "never used. Unless the model was padded, use the tokenizer that it was trained with."
         )
     for name in SPECIAL_IDS:
         stated, found = getattr(text, name), getattr(tokenizer, name)
@@ -179,7 +177,7 @@ def check_fits_model(processor: "ProcessorMixin", config: AlbefConfig, check_siz
 
 
 def add_checksums(file: Path) -> None:
-    """Writes into a saved `processor_config.json` what its image settings and the tokenizer beside it hash to."""
+    """Add checksums of the image settings and of the tokenizer's files to a saved `processor_config.json`."""
     settings = read_settings(file)
     found = {name: read_settings(file.with_name(name)) for name in TOKENIZER_FILES if file.with_name(name).is_file()}
     settings[CHECKSUMS] = _compute_checksums({**found, PROCESSOR_FILE: settings})
@@ -187,11 +185,11 @@ def add_checksums(file: Path) -> None:
 
 
 def report_changes(stored: Mapping[str, dict[str, Any]], source: str | os.PathLike) -> None:
-    """Warns of files that were changed after their processor was saved, by any means but saving it again.
+    """Warn about files that were changed after their processor was saved.
 
     Args:
         stored (`Mapping`): content of the files, by name.
-        source (`str` or path): where they are, for the message.
+        source (`str` or path): their folder or repository, for the message.
     """
     saved = stored.get(PROCESSOR_FILE, {}).get(CHECKSUMS)
     if not isinstance(saved, dict):
@@ -201,7 +199,7 @@ def report_changes(stored: Mapping[str, dict[str, Any]], source: str | os.PathLi
     if changed:
         logger.warning(
             f"{', '.join(changed)} of {source} was changed after the processor was saved: its heatmaps may differ "
-            "from those that the model was measured with. If that is meant, load the processor and save it again."
+            "from those that the model was measured with. If this is intended, load the processor and save it again."
         )
 
 

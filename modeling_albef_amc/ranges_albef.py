@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""What settings may be: numbers of a range, or one of several values."""
+"""Checks of settings: numbers in a range, or one of several values."""
 
 import math
 import numbers
@@ -10,9 +10,9 @@ from typing import Any
 
 from .messages_albef import list_first, suggest_nearest
 
-MAX_IMAGE_PIXELS = 100_000_000  # of a picture, and so of a mask: larger ones are refused before they are decoded
+MAX_IMAGE_PIXELS = 100_000_000  # limit for pictures and masks: larger ones are refused before they are decoded
 
-LARGE = 2**31 - 1  # an end that nobody comes near: messages put it last
+LARGE = 2**31 - 1  # a limit far above usual values: messages put it last
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Range:
     """Finite numbers between two ends.
 
     Args:
-        least, most (`float`, default to no end): the ends, which belong to the range.
-        is_above, is_below (`bool`, default to `False`): `least`, or `most`, does not belong to it.
-        is_whole (`bool`, defaults to `False`): whole numbers alone.
+        least, most (`float`, default to no end): the ends, included in the range.
+        is_above, is_below (`bool`, default to `False`): exclude `least`, or `most`.
+        is_whole (`bool`, defaults to `False`): whole numbers only.
 
     Example:
 
@@ -44,7 +44,7 @@ class Range:
         try:
             if not math.isfinite(value):
                 return False
-        except OverflowError:  # a whole number beyond every float
+        except OverflowError:  # an integer that is too large for a float
             return False
         return (self.least < value if self.is_above else self.least <= value) and (
             value < self.most if self.is_below else value <= self.most
@@ -62,7 +62,7 @@ class Range:
         return f"{kind} {'above' if self.is_above else 'of at least'} {self.least}"
 
 
-# The text of a value in a message: the first parts of it alone, however large it is.
+# Values in messages are shortened to their first parts.
 LONGEST_SHOWN = 80
 NAMES_SHOWN = 12  # valid names in the message about an unknown one
 SHOWN = reprlib.Repr()
@@ -79,16 +79,16 @@ TEXT_LENGTH = Range(2, LARGE, is_whole=True)  # tokens: [CLS] and another
 
 
 def check_number(name: str, value: Any, allowed: Range) -> None:
-    """Refuses a value that is not a number of a range. NaN and infinity are in no range, and booleans no numbers.
+    """Refuse a value that is not a number in a range. NaN, infinity and booleans are always refused.
 
     Args:
-        name (`str`): of the setting, for the message.
-        value: what was given.
-        allowed ([`Range`]): the numbers that it may be.
+        name (`str`): name of the setting, for the message.
+        value: the given value.
+        allowed ([`Range`]): the allowed numbers.
 
     Raises:
-        TypeError: no number, or none that is whole where a whole one is needed.
-        ValueError: a number outside the range.
+        TypeError: the value is not a number, or not an integer where a whole number is needed.
+        ValueError: the number is outside the range.
 
     Example:
 
@@ -106,12 +106,12 @@ def check_number(name: str, value: Any, allowed: Range) -> None:
 
 
 def check_ranges(settings: Any, ranges: Mapping[str, Range], prefix: str = "") -> None:
-    """[`check_number`] for attributes of an object; one that is None stands for a default and is skipped.
+    """Apply [`check_number`] to attributes of an object; attributes that are None are skipped.
 
     Args:
         settings: the object.
-        ranges (mapping): name of an attribute -> what it may be.
-        prefix (`str`, *optional*): put before the names in messages.
+        ranges (mapping): name of an attribute -> allowed numbers.
+        prefix (`str`, *optional*): prefix of the names in messages.
     """
     for name, allowed in ranges.items():
         value = getattr(settings, name)
@@ -120,16 +120,16 @@ def check_ranges(settings: Any, ranges: Mapping[str, Range], prefix: str = "") -
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any], prefix: str = "") -> None:
-    """Refuses a value that is not one of several.
+    """Refuse a value that is not one of several choices.
 
     Args:
-        name (`str`): of the setting, for the message.
-        value: what was given.
-        choices (iterable): what it may be.
-        prefix (`str`, *optional*): put before the message.
+        name (`str`): name of the setting, for the message.
+        value: the given value.
+        choices (iterable): the allowed values.
+        prefix (`str`, *optional*): prefix of the message.
 
     Raises:
-        ValueError: another value; the nearest choice is suggested.
+        ValueError: the value is not a choice; the nearest one is suggested.
 
     Example:
 
@@ -148,16 +148,16 @@ def check_choice(name: str, value: Any, choices: Iterable[Any], prefix: str = ""
 
 
 def check_names(given: Iterable[Any], valid: Sequence[str], where: str, kind: str = "key") -> None:
-    """Refuses names that are not among the valid ones.
+    """Refuse names that are not among the valid ones.
 
     Args:
         given (iterable): names of keys, options, ...
-        valid (sequence of `str`): those that there are.
-        where (`str`): what the names are in, for the message.
-        kind (`str`, defaults to `"key"`): what a name stands for, for the message.
+        valid (sequence of `str`): valid names.
+        where (`str`): source of the names, for the message.
+        kind (`str`, defaults to `"key"`): kind of name, for the message.
 
     Raises:
-        ValueError: an unknown name; the nearest valid one is suggested.
+        ValueError: a name is unknown; the nearest valid one is suggested.
     """
     for name in given:
         if name not in valid:
@@ -166,7 +166,7 @@ def check_names(given: Iterable[Any], valid: Sequence[str], where: str, kind: st
 
 
 def shorten_value(value: Any) -> str:
-    """A value for a message: whole numbers of thousands of digits, and long texts, are cut.
+    """Format a value for a message; very large integers and long texts are shortened.
 
     Example:
 
@@ -181,7 +181,7 @@ def shorten_value(value: Any) -> str:
         return f"a number of {value.bit_length()} bits"
     try:
         text = SHOWN.repr(value)
-    except ValueError:  # Python does not write numbers of thousands of digits
+    except ValueError:  # Python does not convert integers of thousands of digits to text
         return f"a {type(value).__name__} with a number of thousands of digits"
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
 

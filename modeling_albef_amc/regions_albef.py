@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Regions of an image: annotations to mask pixels, heatmaps to points and boxes, run-length coded masks.
+"""Regions of an image: masks of annotations, points and boxes of heatmaps, run-length coded masks.
 
 Coordinates are continuous pixels of the stored image after EXIF rotation: pixel (column c, row r) is the square
 [c, c + 1) x [r, r + 1), and a box x_min, y_min, x_max, y_max is [x_min, x_max) x [y_min, y_max).
@@ -19,24 +19,24 @@ from .ranges_albef import MAX_IMAGE_PIXELS, Range, shorten_value
 
 logger = logging.get_logger(__name__)
 
-BOX_THRESHOLD = 0.5  # share of a map's maximum that the pixels of a box reach
+BOX_THRESHOLD = 0.5  # minimum value of a box's pixels, as a share of the map's maximum
 BOX_THRESHOLDS = Range(0, 1, is_above=True)
 POLYGON_LINES_PER_PIXEL = 8
-# Pixels; a corner farther out is damage, and its products with other numbers would overflow.
+# Pixels; a larger coordinate is damaged data, and products with it would overflow.
 MAX_COORDINATE = 1e6
-# Outlines of objects have some hundred corners; the time to draw one grows with them.
+# Outlines of objects have a few hundred corners; drawing time grows with their number.
 MAX_POLYGON_CORNERS = 10_000
-# Polygons, and masks, of one region: crowds have some hundred.
+# Limit on the polygons, and on the masks, of one region; crowds have a few hundred.
 MAX_REGION_OUTLINES = 2_000
-# Pixels of all masks of a region together; each has as many as its image.
+# Limit on the total pixels of all masks of a region; each mask has the size of its image.
 MAX_REGION_PIXELS = 2_000_000_000
-# Lines x edges that are in memory together while a polygon is drawn.
+# Limit on lines x edges in memory while a polygon is drawn.
 MAX_CROSSINGS = 1 << 21
-# Columns of a mask whose sums are in memory together.
+# Columns of a mask that are averaged at once, to save memory.
 COLUMNS_AT_ONCE = 256
-# Runs of a mask, and characters of its run-length string, at most; a noisy mask of ten million pixels has fewer.
+# Limit on runs of a mask and characters of its run-length string; noisy masks of ten million pixels have fewer.
 MAX_RUNS = 10_000_000
-# 35 bits: a run of the largest image, and the difference of two, have fewer.
+# 35 bits, enough for a run of the largest image and for the difference of two runs.
 MAX_RUN_CHARACTERS = 7
 
 
@@ -48,12 +48,12 @@ def build_region_mask(
     polygons: Sequence[Sequence[float]] | None = None,
     masks: Sequence[dict] | None = None,
 ) -> torch.Tensor:
-    """Draw an annotated region as the covered share of every mask pixel, under exactly the image's geometry.
+    """Draw an annotated region as the covered share of every mask pixel, with the same geometry as the image.
 
     The image is resized without cropping, so x is scaled by mask width / image width and y by mask height / image
     height. Boxes are covered analytically, polygons (even-odd rule) exactly along x and on
     `POLYGON_LINES_PER_PIXEL` lines per mask pixel along y, run-length masks by area averaging. Several shapes are
-    united by the maximum of their shares. What lies outside the image is cut off.
+    joined by the maximum of their shares. Parts outside the image are cut off.
 
     Args:
         height, width (`int`): size of the stored image in pixels.
@@ -96,7 +96,7 @@ def build_region_mask(
 
 
 def check_outline_counts(num_polygons: int, num_masks: int, height: int, width: int) -> None:
-    """Refuse a region of so many outlines that drawing it would take minutes.
+    """Refuse a region with so many outlines that drawing it would take minutes.
 
     Args:
         num_polygons, num_masks (`int`): outlines of the region.
@@ -115,11 +115,11 @@ def check_outline_counts(num_polygons: int, num_masks: int, height: int, width: 
 
 
 def clamp_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> tuple[torch.Tensor, int]:
-    """Cut boxes off at the image's border and drop those without area.
+    """Clip boxes at the image's border and drop those without area.
 
     Boxes that leave the image are cut (logged once); empty boxes and boxes outside the image are dropped and counted
-    (logged once). A box that is not finite, or whose corners are in the wrong order, is an error: it says that the
-    format is another one (x, y, width, height, perhaps).
+    (logged once). A box that is not finite, or whose corners are in the wrong order, is an error: it suggests
+    another format (such as x, y, width, height).
 
     Args:
         boxes (sequence of four `float`): x_min, y_min, x_max, y_max in pixels.
@@ -142,13 +142,13 @@ def clamp_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> tu
 
 
 def check_boxes(boxes: Sequence[Sequence[float]]) -> np.ndarray:
-    """Boxes as an array of shape `(num_boxes, 4)`, float64.
+    """Check boxes and return them as an array of shape `(num_boxes, 4)`, float64.
 
     Args:
-        boxes (sequence of four `float`): x_min, y_min, x_max, y_max in pixels, wherever they lie.
+        boxes (sequence of four `float`): x_min, y_min, x_max, y_max in pixels, also outside the image.
 
     Raises:
-        ValueError: a box is not four finite numbers, or its corners are in the wrong order; the message says which.
+        ValueError: a box is not four finite numbers, or its corners are in the wrong order; the message names the box.
     """
     if not hasattr(boxes, "__len__"):
         raise ValueError(
@@ -173,16 +173,20 @@ def check_boxes(boxes: Sequence[Sequence[float]]) -> np.ndarray:
 
 
 def _cover(start: float, end: float, cells: int) -> np.ndarray:
-    """Share of each unit cell that the interval [start, end) covers."""
+    """Compute the share of each unit cell that the interval [start, end) covers."""
     edges = np.arange(cells)
     return (np.minimum(end, edges + 1) - np.maximum(start, edges)).clip(0, 1)
 
 
 def _read_numbers(values: Any) -> np.ndarray | None:
-    """A list, tuple, array or tensor of finite numbers as float64 of shape `(n,)`; None where it is anything else."""
+    """Convert a list, tuple, array or tensor of finite numbers to float64 `(n,)`; anything else gives None."""
     values = values.tolist() if hasattr(values, "tolist") else values
-    values = [value.item() if hasattr(value, "item") else value for value in values] if _is_listed(values) else [None]
-    largest = float(np.finfo(np.float64).max)  # Python compares whole numbers of any length with it exactly
+    values = (
+        [value.item() if hasattr(value, "item") else value for value in values]
+        if isinstance(values, list | tuple)
+        else [None]
+    )
+    largest = float(np.finfo(np.float64).max)  # Python compares integers of any size with a float exactly
     if not all(type(value) in (int, float) and abs(value) <= largest for value in values):
         return None
     return np.array(values, dtype=np.float64)
@@ -208,7 +212,7 @@ def _read_polygon(polygon: Sequence[float]) -> np.ndarray:
 
 
 def _cover_polygon(corners: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Covered share of each mask pixel by one polygon in mask coordinates, even-odd rule."""
+    """Compute the share of each mask pixel that a polygon in mask coordinates covers, by the even-odd rule."""
     region = np.zeros((height, width))
     if len(corners) < 3:
         return region
@@ -221,34 +225,34 @@ def _cover_polygon(corners: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _cover_lines(corners: np.ndarray, lines: np.ndarray, width: int) -> np.ndarray:
-    """Covered share of the pixels of each horizontal line, `(num_lines, width)`."""
+    """Compute the covered share of each pixel of horizontal lines, `(num_lines, width)`."""
     (x_from, y_from), (x_to, y_to) = corners.T, np.roll(corners, -1, axis=0).T
     crosses = (y_from <= lines[:, None]) != (y_to <= lines[:, None])  # (num_lines, num_edges)
     slopes = (x_to - x_from) / np.where(y_to == y_from, 1, y_to - y_from)
     crossings = np.where(crosses, x_from + (lines[:, None] - y_from) * slopes, np.inf)
     crossings = np.sort(crossings, axis=1)[:, : crosses.sum(axis=1).max()]  # enter, leave, enter, leave, ...
     crossings = crossings.clip(0, width)
-    # The pixels before a crossing are covered up to it: by all of them where it leaves, by none where it enters.
+    # A crossing that leaves the polygon adds the coverage of all pixels before it; one that enters subtracts it.
     signs = np.broadcast_to(np.where(np.arange(crossings.shape[1]) % 2, 1.0, -1.0), crossings.shape)
     pixels = crossings.astype(np.int64)
-    places = (np.arange(len(lines))[:, None] * (width + 1) + pixels).ravel()
+    positions = (np.arange(len(lines))[:, None] * (width + 1) + pixels).ravel()
     shape = (len(lines), width + 1)
-    parts = np.bincount(places, ((crossings - pixels) * signs).ravel(), minlength=np.prod(shape)).reshape(shape)
-    steps = np.bincount(places, signs.ravel(), minlength=np.prod(shape)).reshape(shape)
+    parts = np.bincount(positions, ((crossings - pixels) * signs).ravel(), minlength=np.prod(shape)).reshape(shape)
+    steps = np.bincount(positions, signs.ravel(), minlength=np.prod(shape)).reshape(shape)
     return parts[:, :-1] + steps[:, :0:-1].cumsum(axis=1)[:, ::-1]
 
 
 def _average_rows(values: np.ndarray, cells: int) -> np.ndarray:
-    """Area average along the first axis: `(rows, columns)` to `(cells, columns)`, exact for fractional borders."""
+    """Average areas along the first axis: `(rows, columns)` to `(cells, columns)`, exact for fractional borders."""
     rows, columns = values.shape
     edges = np.arange(cells + 1) * rows / cells
-    whole = np.minimum(edges.astype(np.int64), rows - 1)
+    first_rows = np.minimum(edges.astype(np.int64), rows - 1)
     averages = np.empty((cells, columns))
     for first in range(0, columns, COLUMNS_AT_ONCE):
         block = values[:, first : first + COLUMNS_AT_ONCE]
         sums = np.zeros((rows + 1, block.shape[1]), order="F")
         np.cumsum(block, axis=0, out=sums[1:])
-        parts = np.diff(sums[whole] + (edges - whole)[:, None] * block[whole], axis=0)
+        parts = np.diff(sums[first_rows] + (edges - first_rows)[:, None] * block[first_rows], axis=0)
         averages[:, first : first + COLUMNS_AT_ONCE] = parts * cells / rows
     return averages
 
@@ -268,7 +272,7 @@ def resize_heatmap(heatmap: torch.Tensor, height: int, width: int) -> torch.Tens
 
 
 def find_point(heatmap: torch.Tensor) -> torch.Tensor:
-    """First maximum in row-major order.
+    """Find the first maximum in row-major order.
 
     Args:
         heatmap (`torch.Tensor` of shape `(..., height, width)`).
@@ -281,15 +285,15 @@ def find_point(heatmap: torch.Tensor) -> torch.Tensor:
 
 
 def boxes_from_heatmap(heatmap: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tightest boxes around the connected parts of a heatmap that reach a share of its maximum.
+    """Compute the tightest boxes around the connected parts of a heatmap above a share of its maximum.
 
-    Pixels that touch at a side or a corner belong together (8-connectivity). The score of a box is the maximum inside
-    its part as a share of the map's maximum. Boxes come by falling score, the one that holds the map's point (first
-    maximum, [`find_point`]) first.
+    Pixels that touch at a side or a corner are connected (8-connectivity). The score of a box is the maximum inside
+    its part as a share of the map's maximum. Boxes are sorted by descending score, after the box of the map's point
+    (first maximum, [`find_point`]).
 
     Args:
-        heatmap (`torch.Tensor` of shape `(height, width)`): at the size in whose pixels the boxes are wanted.
-        threshold (`float`): share of the maximum in (0, 1] that a pixel must reach.
+        heatmap (`torch.Tensor` of shape `(height, width)`): boxes are in its pixels.
+        threshold (`float`): minimum value of a pixel, as a share in (0, 1] of the maximum.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: boxes of shape `(num_boxes, 4)` and scores of shape `(num_boxes,)`,
@@ -342,7 +346,7 @@ def _join_runs(starts: np.ndarray, ends: np.ndarray, stride: int) -> np.ndarray:
 def read_sizes(
     outputs: ModelOutput, sizes: torch.Tensor | Sequence[tuple[int, int]] | None, name: str
 ) -> list[tuple[int, int]]:
-    """Height and width of every image: those given as the argument `name`, or those of `outputs`."""
+    """Return the height and width of every image: `sizes`, the argument called `name`, or the sizes in `outputs`."""
     sizes = getattr(outputs, "original_sizes", None) if sizes is None else sizes
     if sizes is None:
         raise ValueError(f"`outputs` has no `original_sizes`: give (height, width) per image as `{name}`.")
@@ -352,10 +356,10 @@ def read_sizes(
 def iterate_located_phrases(
     outputs: ModelOutput, sizes: list[tuple[int, int]]
 ) -> Iterator[tuple[int, float, torch.Tensor]]:
-    """Per phrase its image, its matching probability, and its heatmap `(height, width)`, one map in memory at a time.
+    """Yield the image, matching probability and heatmap `(height, width)` of each phrase, one map in memory at a time.
 
     Raises:
-        ValueError: `outputs` has no heatmaps, one that is not finite, or an image that `sizes` does not know.
+        ValueError: `outputs` has no heatmaps, a heatmap is not finite, or `sizes` lacks an image.
     """
     if getattr(outputs, "heatmap", None) is None:
         raise ValueError(
@@ -377,10 +381,10 @@ def iterate_located_phrases(
 
 
 def encode_rle(mask: np.ndarray) -> dict:
-    """Code a binary mask as COCO's compressed run-length string.
+    """Encode a binary mask as COCO's compressed run-length string.
 
-    Runs go down the columns, begin with a run of zeros (possibly empty) and, from the fourth on, are stored as the
-    difference to the run two places earlier.
+    Runs follow the columns and begin with a run of zeros (possibly empty). From the fourth on, they are stored as the
+    difference to the run two positions earlier.
 
     Args:
         mask (`np.ndarray` of shape `(height, width)`): non-zero where the region is.
@@ -407,16 +411,14 @@ def encode_rle(mask: np.ndarray) -> dict:
     runs = np.diff(edges).tolist()
     if pixels.size and pixels[0]:
         runs.insert(0, 0)
-    text = []
-    for index, run in enumerate(runs):
-        text.append(_encode_number(run - runs[index - 2] if index > 2 else run))
-    return {"size": [int(mask.shape[0]), int(mask.shape[1])], "counts": "".join(text)}
+    text = "".join(_encode_number(run - runs[index - 2] if index > 2 else run) for index, run in enumerate(runs))
+    return {"size": list(mask.shape), "counts": text}
 
 
 def decode_rle(rle: dict, size: tuple[int, int] | None = None) -> np.ndarray:
     """Decode COCO run-length coding, compressed (`str` or `bytes`) or not (list of run lengths).
 
-    Nothing is allocated before every run and their sum are known to fit the mask, and the mask its image.
+    The mask is allocated only after every run and their sum are known to fit it, and its size fits the image.
 
     Args:
         rle (`dict`): `size` as `[height, width]` and `counts`.
@@ -427,7 +429,7 @@ def decode_rle(rle: dict, size: tuple[int, int] | None = None) -> np.ndarray:
         `np.ndarray` of `bool` and shape `(height, width)`.
 
     Raises:
-        ValueError: sizes or runs are no whole numbers, do not fit each other or the image, or the string is damaged.
+        ValueError: sizes or runs are not whole numbers, do not fit each other or the image, or the string is damaged.
 
     Example:
 
@@ -457,7 +459,7 @@ def decode_rle(rle: dict, size: tuple[int, int] | None = None) -> np.ndarray:
 
 
 def _read_mask_size(rle: dict, size: tuple[int, int] | None) -> tuple[int, int]:
-    """Height and width of a mask, bounded by those of its image."""
+    """Read the height and width of a mask and check them against its image."""
     stated = rle.get("size") if isinstance(rle, dict) and "counts" in rle else None
     stated = stated.tolist() if hasattr(stated, "tolist") else stated
     if not _is_listed(stated) or len(stated) != 2 or not all(_is_whole(value) and value > 0 for value in stated):
@@ -480,12 +482,12 @@ def _read_mask_size(rle: dict, size: tuple[int, int] | None) -> tuple[int, int]:
 
 
 def _is_whole(value: Any) -> bool:
-    """Whether it is a whole number: an `int`, or a `float` without a fraction, but no `bool`."""
+    """Whether a value is a whole number: an `int`, or a `float` without a fraction, but not a `bool`."""
     return type(value) is int or (type(value) is float and value.is_integer())
 
 
 def _read_runs(counts: Any, num_pixels: int) -> np.ndarray:
-    """Run lengths from a list, tuple, array or tensor."""
+    """Read run lengths from a list, tuple, array or tensor."""
     counts = counts.tolist() if hasattr(counts, "tolist") else counts
     if not _is_listed(counts):
         raise ValueError(f"`counts` of a mask must be a text or a list of run lengths, got {shorten_value(counts)}.")
@@ -505,7 +507,7 @@ def _check_number_of_runs(count: int) -> None:
 
 
 def _encode_number(number: int) -> str:
-    """Five bits a character, lowest first; bit 6 says that more follow, the last bit of the last one is the sign."""
+    """Encode five bits per character, lowest first; bit 6 means that more follow, bit 5 of the last is the sign."""
     text = []
     while True:
         group = number & 0x1F
@@ -517,7 +519,7 @@ def _encode_number(number: int) -> str:
 
 
 def _decode_counts(counts: str | bytes) -> np.ndarray:
-    """Run lengths of a compressed string; they may be of any sign and of up to 35 bits, and are not yet checked."""
+    """Decode the run lengths of a compressed string; they have any sign and up to 35 bits, and are not checked yet."""
     _check_number_of_runs(len(counts))
     text = counts if isinstance(counts, bytes) else counts.encode("utf-8", errors="surrogatepass")
     groups = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
@@ -534,10 +536,10 @@ def _decode_counts(counts: str | bytes) -> np.ndarray:
             f"{MAX_RUN_CHARACTERS}: it is damaged."
         )
     starts = lasts - lengths + 1
-    places = np.arange(len(groups)) - np.repeat(starts, lengths)  # of a character within its number
-    runs = np.add.reduceat((groups & 0x1F) << (5 * places), starts) if len(starts) else np.zeros(0, dtype=np.int64)
+    positions = np.arange(len(groups)) - np.repeat(starts, lengths)  # of a character within its number
+    runs = np.add.reduceat((groups & 0x1F) << (5 * positions), starts) if len(starts) else np.zeros(0, dtype=np.int64)
     runs -= np.where(groups[lasts] & 0x10, 1, 0) << (5 * lengths)
-    for first in (1, 2):  # from the fourth on, a number is the difference to the run two places earlier
+    for first in (1, 2):  # from the fourth on, a number is the difference to the run two positions earlier
         runs[first::2] = np.cumsum(runs[first::2])
     return runs
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Text files that people bring: UTF-8, with or without a byte-order mark; others are refused by name and place."""
+"""Text files of users: UTF-8 with or without a byte-order mark; other encodings are refused with file and position."""
 
 import codecs
 import json
@@ -10,9 +10,9 @@ from typing import Any, BinaryIO, TextIO
 
 ENCODING = "utf-8-sig"  # a byte-order mark at the start is skipped
 CHUNK_BYTES = 1 << 20
-# Bytes at the start of a file that are searched for the signs of another encoding.
+# Bytes at the start of a file that are searched for signs of another encoding.
 START_BYTES = 1 << 12
-# The longer marks first: that of UTF-32 begins like that of UTF-16.
+# Longer marks first: the mark of UTF-32 begins with that of UTF-16.
 MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -22,17 +22,17 @@ MARKS = (
 
 
 class TextEncodingError(ValueError):
-    """A file is not UTF-8 text; the message names the file, the place and the remedy."""
+    """A file is not UTF-8 text; the message names the file, the position and the remedy."""
 
 
 def read_text_file(path: Path) -> str:
-    """A text file, its line ends as `\\n`, without a byte-order mark.
+    """Read a text file, with line ends as `\\n` and without a byte-order mark.
 
     Args:
         path (`Path`): the file, UTF-8.
 
     Raises:
-        TextEncodingError: another encoding, or bytes that are no text.
+        TextEncodingError: another encoding, or bytes that are not text.
     """
     with open_text_file(path) as file:
         text = file.read()
@@ -42,10 +42,10 @@ def read_text_file(path: Path) -> str:
 
 
 def load_json(path: Path) -> Any:
-    """Contents of a JSON file.
+    """Load a JSON file.
 
     Raises:
-        ValueError: the file is not UTF-8 or not JSON; it is named.
+        ValueError: the file is not UTF-8 or not JSON; the message names it.
     """
     try:
         return json.loads(read_text_file(path))
@@ -57,13 +57,13 @@ def load_json(path: Path) -> Any:
 
 @contextmanager
 def open_text_file(path: Path) -> Iterator[TextIO]:
-    """A text file to read in parts, its line ends as `\\n`, without a byte-order mark.
+    """Open a text file, with line ends as `\\n` and without a byte-order mark.
 
     Args:
         path (`Path`): the file, UTF-8.
 
     Raises:
-        TextEncodingError: the file begins in another encoding, or what is read from it is not UTF-8.
+        TextEncodingError: the file begins in another encoding, or a part that is read is not UTF-8.
     """
     with path.open("rb") as file:
         start = file.read(START_BYTES)
@@ -83,28 +83,28 @@ def open_text_file(path: Path) -> Iterator[TextIO]:
 
 
 def _describe_bad_byte(path: Path) -> str:
-    """What is wrong with a file that is not UTF-8 text, and where."""
+    """Explain why and where a file is not UTF-8 text."""
     with path.open("rb") as file:
         line, offset, byte, is_cut_off = _find_bad_byte(file)
-    place = f"{path}, line {line} (byte {offset})"
+    position = f"{path}, line {line} (byte {offset})"
     if byte == 0:
         return (
-            f"{place} is a NUL byte, which no text has: the file is UTF-16 without a byte-order mark, or damaged. "
+            f"{position} is a NUL byte, which no text has: the file is UTF-16 without a byte-order mark, or damaged. "
             "Save it as UTF-8, or fetch it again."
         )
     if is_cut_off:
         return (
-            f"{place}: the file ends within a character (byte 0x{byte:02x}). It is cut off or not UTF-8: fetch it "
+            f"{position}: the file ends within a character (byte 0x{byte:02x}). It is cut off or not UTF-8: fetch it "
             "again, or save it as UTF-8."
         )
     return (
-        f"{place}: the byte 0x{byte:02x} is not UTF-8. Save the file as UTF-8; if it is Latin-1, with "
+        f"{position}: the byte 0x{byte:02x} is not UTF-8. Save the file as UTF-8; if it is Latin-1, with "
         "`iconv -f LATIN1 -t UTF-8`."
     )
 
 
 def _find_bad_byte(file: BinaryIO) -> tuple[int, int, int, bool]:
-    """Line, offset and value of the first byte that is NUL or not UTF-8, and whether only the end of it is missing."""
+    """Find line, offset and value of the first byte that is NUL or not UTF-8, and whether the file ends within it."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     line, offset, pending, chunk = 1, 0, b"", b"\n"
     while chunk:
@@ -121,7 +121,7 @@ def _find_bad_byte(file: BinaryIO) -> tuple[int, int, int, bool]:
         pending = decoder.getstate()[0]
         done = len(data) - len(pending)
         line, offset = line + data.count(b"\n", 0, done), offset + done
-    raise ValueError("every byte belongs to UTF-8 text")  # the file was changed since
+    raise ValueError("every byte belongs to UTF-8 text")  # the file was changed meanwhile
 
 
 __all__ = ["TextEncodingError", "load_json", "open_text_file", "read_text_file"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Text of ALBEF: the cleaning of captions and questions, and BERT's word pieces with [CLS] and without [SEP]."""
+"""Text processing of ALBEF: cleaning of captions and questions, and BERT's tokenizer with [CLS] and without [SEP]."""
 
 import json
 import re
@@ -14,34 +14,32 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from .collections_albef import describe_type
 from .text_files_albef import read_text_file
 
-# In this order: (pattern, replacement, characters of a match before those that the replacement stands for).
+# Applied in this order: (pattern, replacement, characters to skip in a match to find the source of the replacement).
 DELETIONS = (r"[,.'!?\"()*#:;~]", "", 0)
 BREAKS = (r"[-/]", " ", 0)
 PERSON_TAG = (r"<person>", "person", 1)
 WHITE_SPACE_RUNS = (r"\s{2,}", " ", 0)
-SPECIAL_PIECES = {
+SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
     "cls_token": "[CLS]",
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-
-
-# What BERT's normaliser deletes or takes for white space: control characters and the like, marks without a letter.
+# What BERT's normaliser deletes or treats as white space: control and format characters, and combining marks.
 NO_WORD_CATEGORIES = ("Cc", "Cf", "Co", "Mn", "Zl", "Zp", "Zs")
 REPLACEMENT_CHARACTER = "\ufffd"
-PLAIN_WORD = re.compile(r"[A-Za-z0-9]")  # what is left by the cleaning and by every normaliser
+PLAIN_WORD = re.compile(r"[A-Za-z0-9]")  # kept by the cleaning and by every normaliser
 
 
 def find_text_problem(text: Any) -> str | None:
-    """Why a phrase, a caption or a question cannot be used, as the end of a sentence; `None` where it can.
+    """Explain why a phrase, caption or question cannot be used, as the end of a sentence; `None` if it can.
 
-    This is the one rule for texts: builders skip what it refuses, training and the processor raise an error, an
-    evaluation names the phrase and goes on.
+    All parts of the package share this rule: builders skip a text that it refuses, training and the processor raise
+    an error, and an evaluation names the phrase and continues.
 
     Args:
-        text: what stands where a text is expected.
+        text: the value given as a text.
 
     Example:
 
@@ -64,7 +62,7 @@ def find_text_problem(text: Any) -> str | None:
 
 
 def find_broken_character(text: str) -> str | None:
-    """Why a text cannot be stored, as the end of a sentence; JSON and file names can hold halves of characters."""
+    """Explain why a text cannot be stored, as the end of a sentence; JSON and file names can hold such texts."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -82,10 +80,10 @@ def clean_caption(text: str, max_words: int | None = None) -> str:
 
     Args:
         text (`str`): raw text.
-        max_words (`int`, *optional*): words kept, counted between single spaces; all by default.
+        max_words (`int`, *optional*): number of words to keep, split at single spaces; all by default.
 
     Returns:
-        `str`: lower case, without punctuation, hyphens and slashes as spaces, runs of white space as one space.
+        `str`: lower-case text without punctuation; hyphens and slashes become spaces, runs of white space one space.
 
     Example:
 
@@ -104,23 +102,25 @@ def clean_question(text: str, max_words: int | None = None) -> str:
 
     Args:
         text (`str`): raw question.
-        max_words (`int`, *optional*): words kept, empty ones between two spaces included; all by default.
+        max_words (`int`, *optional*): number of words to keep, empty words between two spaces included; all by
+            default.
     """
     cleaned, _ = _substitute(text, (DELETIONS, BREAKS))
     return _keep_words(cleaned.rstrip(" "), max_words)
 
 
 def clean_with_offsets(text: str, max_words: int | None = None) -> tuple[str, list[int]]:
-    """Clean a caption and say where each kept character comes from.
+    """Clean a caption and return the source position of each character.
 
-    Character offsets (a phrase's span) are given in the raw caption, word pieces in the cleaned one: this joins them.
+    A phrase's span has offsets in the raw caption, its tokens have offsets in the cleaned one: this maps one to the
+    other.
 
     Args:
         text (`str`): raw caption.
-        max_words (`int`, *optional*): words kept; all by default.
+        max_words (`int`, *optional*): number of words to keep; all by default.
 
     Returns:
-        `tuple[str, list[int]]`: the cleaned caption and, per character of it, the index in `text` that it stands for.
+        `tuple[str, list[int]]`: the cleaned caption and, for each of its characters, its source index in `text`.
 
     Example:
 
@@ -145,7 +145,7 @@ def _keep_words(text: str, max_words: int | None) -> str:
 
 
 def _substitute(text: str, rules: Sequence[tuple[str, str, int]]) -> tuple[str, list[int]]:
-    """Lower-case `text` and apply the rules in turn, with the source index of every character."""
+    """Lower-case `text` and apply the rules in order; also return the source index of every character."""
     if not isinstance(text, str):
         raise TypeError(f"a text to clean is expected, got {describe_type(text)}.")
     sources = [index for index, character in enumerate(text) for _ in character.lower()]
@@ -162,18 +162,18 @@ def _substitute(text: str, rules: Sequence[tuple[str, str, int]]) -> tuple[str, 
 
 
 def build_tokenizer(vocab: str | Path | Sequence[str], model_max_length: int = 512) -> PreTrainedTokenizerFast:
-    """Build BERT's lower-casing word-piece tokenizer that puts [CLS] in front of a text and NO [SEP] behind it.
+    """Build BERT's lower-casing WordPiece tokenizer that adds [CLS] before a text and NO [SEP] after it.
 
-    It is a `PreTrainedTokenizerFast` because `BertTokenizer` rebuilds its template when it is loaded, and [SEP] would
-    come back.
+    It is a `PreTrainedTokenizerFast` because `BertTokenizer` rebuilds its template when it is loaded, which would
+    restore [SEP].
 
     Args:
-        vocab (`str`, `Path` or sequence of `str`): a `vocab.txt` with one piece per line, or the pieces; the position
-            is the id.
+        vocab (`str`, `Path` or sequence of `str`): a `vocab.txt` with one token per line, or the tokens; a token's
+            position is its id.
         model_max_length (`int`, defaults to 512): positions of the text encoder, [CLS] included.
 
     Returns:
-        `PreTrainedTokenizerFast`: gives `input_ids` and `attention_mask`, pads on the right.
+        `PreTrainedTokenizerFast`: returns `input_ids` and `attention_mask`, pads on the right.
 
     Example:
 
@@ -184,40 +184,40 @@ def build_tokenizer(vocab: str | Path | Sequence[str], model_max_length: int = 5
 
     ```
     """
-    pieces = _read_vocabulary(vocab) if isinstance(vocab, str | Path) else list(vocab)
-    missing = [piece for piece in SPECIAL_PIECES.values() if piece not in pieces]
+    tokens = _read_vocabulary(vocab) if isinstance(vocab, str | Path) else list(vocab)
+    missing = [token for token in SPECIAL_TOKENS.values() if token not in tokens]
     if missing:
         raise ValueError(
-            f"the vocabulary lacks {', '.join(missing)}. Use BERT's `vocab.txt`, or add the special pieces "
-            f"{', '.join(SPECIAL_PIECES.values())}."
+            f"the vocabulary lacks {', '.join(missing)}. Use BERT's `vocab.txt`, or add the special tokens "
+            f"{', '.join(SPECIAL_TOKENS.values())}."
         )
-    ids = {piece: index for index, piece in enumerate(pieces)}
-    if len(ids) != len(pieces):
-        repeated = next(piece for index, piece in enumerate(pieces) if ids[piece] != index)
+    ids = {token: index for index, token in enumerate(tokens)}
+    if len(ids) != len(tokens):
+        repeated = next(token for index, token in enumerate(tokens) if ids[token] != index)
         raise ValueError(
-            f"the vocabulary lists {repeated!r} more than once: a piece needs one id. Remove one of them."
+            f"the vocabulary lists {repeated!r} more than once: a token needs a single id. Remove one of them."
         )
-    return _load_tokenizer(_describe_tokenizer(ids), SPECIAL_PIECES, model_max_length)
+    return _load_tokenizer(_describe_tokenizer(ids), SPECIAL_TOKENS, model_max_length)
 
 
 def build_tokenizer_like(tokenizer: PreTrainedTokenizerBase, model_max_length: int = 512) -> PreTrainedTokenizerFast:
-    """Build a tokenizer with the pieces and the normalisation of another BERT's, [CLS] in front and NO [SEP] behind.
+    """Build a tokenizer with the vocabulary and normalisation of another BERT's, with [CLS] before and NO [SEP] after.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): a word-piece tokenizer of any language, with all special pieces.
+        tokenizer (`PreTrainedTokenizerBase`): a WordPiece tokenizer of any language, with all special tokens.
         model_max_length (`int`, defaults to 512): positions of the text encoder, [CLS] included.
     """
     description = json.loads(tokenizer.backend_tokenizer.to_str())
     kind = description["model"]["type"]
     if kind != "WordPiece":
-        raise ValueError(f"the tokenizer has {kind} pieces, but BERT's are of the type WordPiece. Use one of a BERT.")
+        raise ValueError(f"the tokenizer is of the type {kind}, but BERT's is WordPiece. Use one of a BERT.")
     template = _describe_template(tokenizer.cls_token, tokenizer.cls_token_id)
     description |= {"truncation": None, "padding": None, "post_processor": template}
-    return _load_tokenizer(description, {name: getattr(tokenizer, name) for name in SPECIAL_PIECES}, model_max_length)
+    return _load_tokenizer(description, {name: getattr(tokenizer, name) for name in SPECIAL_TOKENS}, model_max_length)
 
 
 def _load_tokenizer(
-    description: dict, special_pieces: dict[str, str], model_max_length: int
+    description: dict, special_tokens: dict[str, str], model_max_length: int
 ) -> PreTrainedTokenizerFast:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tokenizer.json"
@@ -228,33 +228,33 @@ def _load_tokenizer(
             model_input_names=["input_ids", "attention_mask"],
             padding_side="right",
             truncation_side="right",
-            **special_pieces,
+            **special_tokens,
         )
 
 
-def _describe_template(cls_piece: str, cls_id: int) -> dict:
-    """The part of `tokenizer.json` that puts [CLS] in front."""
-    cls_part = {"SpecialToken": {"id": cls_piece, "type_id": 0}}
+def _describe_template(cls_token: str, cls_id: int) -> dict:
+    """Build the part of `tokenizer.json` that adds [CLS] before a text."""
+    cls_part = {"SpecialToken": {"id": cls_token, "type_id": 0}}
     first_part, second_part = {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}
     return {
         "type": "TemplateProcessing",
         "single": [cls_part, first_part],
         "pair": [cls_part, first_part, second_part],
-        "special_tokens": {cls_piece: {"id": cls_piece, "ids": [cls_id], "tokens": [cls_piece]}},
+        "special_tokens": {cls_token: {"id": cls_token, "ids": [cls_id], "tokens": [cls_token]}},
     }
 
 
 def _describe_tokenizer(ids: dict[str, int]) -> dict:
-    """The content of `tokenizer.json`: BERT's normaliser and splitter, word pieces, [CLS] in front."""
-    cls_piece = SPECIAL_PIECES["cls_token"]
+    """Build the content of `tokenizer.json`: BERT's normaliser and splitter, WordPiece, [CLS] first."""
+    cls_token = SPECIAL_TOKENS["cls_token"]
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": ids[piece], "content": piece, "special": True, "normalized": False}
+            {"id": ids[token], "content": token, "special": True, "normalized": False}
             | {"single_word": False, "lstrip": False, "rstrip": False}
-            for piece in SPECIAL_PIECES.values()
+            for token in SPECIAL_TOKENS.values()
         ],
         "normalizer": {
             "type": "BertNormalizer",
@@ -264,11 +264,11 @@ def _describe_tokenizer(ids: dict[str, int]) -> dict:
             "lowercase": True,
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": _describe_template(cls_piece, ids[cls_piece]),
+        "post_processor": _describe_template(cls_token, ids[cls_token]),
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {
             "type": "WordPiece",
-            "unk_token": SPECIAL_PIECES["unk_token"],
+            "unk_token": SPECIAL_TOKENS["unk_token"],
             "continuing_subword_prefix": "##",
             "max_input_chars_per_word": 100,
             "vocab": ids,
@@ -279,7 +279,7 @@ def _describe_tokenizer(ids: dict[str, int]) -> dict:
 def _read_vocabulary(path: str | Path) -> list[str]:
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"No vocabulary at {path}. Give the path of a `vocab.txt` with one piece per line.")
+        raise FileNotFoundError(f"No vocabulary at {path}. Give the path of a `vocab.txt` with one token per line.")
     return read_text_file(path).rstrip("\n").split("\n")
 
 

@@ -22,7 +22,7 @@ from albef_amc.evaluation.checkpoints import load_model_and_processor
 from albef_amc.lora.adapters import check_lora_options, list_lora_fields
 from albef_amc.model_cards import ModelCard
 from albef_amc.ranges_albef import COUNT, POSITIVE, check_names, check_number, check_ranges, shorten_value
-from albef_amc.text_processing_albef import SPECIAL_PIECES, build_tokenizer, clean_caption
+from albef_amc.text_processing_albef import SPECIAL_TOKENS, build_tokenizer, clean_caption
 from albef_amc.trainer.amc_config import AMC_SHORT_FORM, AmcConfig
 
 DEFAULT_OUTPUT_FOLDER = Path("runs")
@@ -336,4 +336,4 @@ def build_vocabulary(phrases: Iterable[str]) -> list[str]:
     words = {word for phrase in phrases for word in clean_caption(phrase).split(" ")}
     letters = sorted({letter for word in words for letter in word})
     tokens = [*letters, *(f"##{letter}" for letter in letters), *sorted(words)]
-    return [*SPECIAL_PIECES.values(), *dict.fromkeys(token for token in tokens if token)]
+    return [*SPECIAL_TOKENS.values(), *dict.fromkeys(token for token in tokens if token)]

@@ -298,7 +298,7 @@ def test_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
         raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(modeling_utils, "safe_save_file", fail)
-    with pytest.raises(OSError, match="nothing is left behind"):
+    with pytest.raises(OSError, match="no partial files remain"):
         convert(TINY, tmp_path / "out", overwrite=True)
     with pytest.raises(OSError, match="No space left on device"):
         convert(TINY, tmp_path / "new")

@@ -328,7 +328,7 @@ def test_write_error_while_saving(checkpoint):
     before = read_folder(checkpoint)
     size = (checkpoint / "model.safetensors").stat().st_size // 2
     printed = save_with_little_space(checkpoint, FILE_SIZE_LIMIT.format(size=size))
-    assert "cannot write the checkpoint, nothing is left behind and what was there is unchanged" in printed
+    assert "cannot write the checkpoint; no partial files remain and existing files are unchanged" in printed
     assert read_folder(checkpoint) == before
 
 
@@ -352,7 +352,7 @@ def test_full_disk_while_saving(checkpoint, small_disk):
     used = sum(map(len, before.values()))
     (small_disk / "other").write_bytes(bytes(2**21 - used - used // 2 - 2**16))
     printed = save_with_little_space(small_disk / "checkpoint", limit="")
-    assert "No space left" in printed and "what was there is unchanged" in printed
+    assert "No space left" in printed and "existing files are unchanged" in printed
     assert read_folder(small_disk / "checkpoint") == before
     os.remove(small_disk / "other")
     assert save_with_little_space(small_disk / "checkpoint", limit="") == "saved\n"

@@ -196,7 +196,7 @@ def test_weight_files_whose_header_lies(checkpoint, content):
 def test_an_index_names_files_beside_it(checkpoint, index):
     (checkpoint / WEIGHTS).unlink()
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
-    check_refused(checkpoint, "index.json must map names of weights to safetensors files beside it")
+    check_refused(checkpoint, "index.json must map names of weights to safetensors files in its folder")
 
 
 def test_weights_as_a_pickle_are_not_read(checkpoint):

@@ -126,7 +126,7 @@ def test_other_geometries_are_refused(photo, options):
 def test_without_resize_images_must_agree(photo):
     processor = AlbefImageProcessor(do_resize=False)
     assert processor(photo)["pixel_values"].shape == (1, 3, 48, 61)
-    with pytest.raises(ValueError, match="different sizes form no batch"):
+    with pytest.raises(ValueError, match="different sizes cannot form a batch"):
         processor([photo, photo.resize((10, 10))])
 
 
@@ -230,7 +230,7 @@ def test_truncated_files_name_the_file_and_the_remedy(tmp_path, photo, suffix):
 def test_files_that_are_not_images(tmp_path, content):
     file = tmp_path / "photo.jpg"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"photo\.jpg is not an image that Pillow .* Replace it or leave it out"):
+    with pytest.raises(ValueError, match=r"photo\.jpg is not an image that Pillow .* Replace or remove it"):
         AlbefImageProcessor()(file)
     with pytest.raises(ValueError, match=r"images\[1\] is not an image"):
         AlbefImageProcessor()([Image.new("RGB", (2, 2)), content])

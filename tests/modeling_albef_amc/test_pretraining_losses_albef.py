@@ -167,7 +167,7 @@ def test_masking_has_the_stated_shares():
     shares = [(masked[chosen] == value).float().mean().item() for value in (mask_id, 7)]
     assert shares == [pytest.approx(0.8, abs=0.02), pytest.approx(0.1, abs=0.02)]
     random = masked[chosen & (masked != mask_id) & (masked != 7)]
-    assert random.min() < 20 and random.max() > 980  # from the whole vocabulary, special tokens included
+    assert random.min() < 20 and random.max() > 980  # from the full vocabulary, special tokens included
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])

@@ -140,7 +140,7 @@ def test_max_words(processor):
 
 def test_rows_do_not_depend_on_padding(processor):
     assert processor(text=["cup", "dog"], padding=False)["input_ids"].tolist() == [[2, CUP], [2, DOG]]
-    with pytest.raises(ValueError, match="different lengths form no tensor with `padding=False`"):
+    with pytest.raises(ValueError, match="different lengths cannot form a tensor with `padding=False`"):
         processor(text=["cup", "a dog"], padding=False)
     with pytest.raises(ValueError, match='`return_tensors` must be "pt"'):
         processor(text="cup", return_tensors="np")
