@@ -53,7 +53,7 @@ def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class ExplainedScore(NamedTuple):
-    """A head's scores, and what they owe to the attention that is explained.
+    """A head's scores, with the attention that is explained and its gradient.
 
     Args:
         logits (`torch.Tensor` of shape `(P, ...)`): outputs of the head.

@@ -77,15 +77,15 @@ def group_by_image(image_index: torch.Tensor, num_images: int) -> ImageGrouping:
     order = image_index.argsort(stable=True)
     ordered = image_index[order]
     row_of_image, first = (counts > 0).cumsum(0) - 1, counts.cumsum(0) - counts
-    steps = torch.arange(num_phrases, device=image_index.device)
+    numbers = torch.arange(num_phrases, device=image_index.device)
     slots = torch.empty_like(image_index)
-    slots[order] = row_of_image[ordered] * width + steps - first[ordered]
-    read = None if len(images) == num_images else images
-    if len(images) * width == num_phrases and torch.equal(slots, steps):
-        return ImageGrouping(read, len(images), width)
+    slots[order] = row_of_image[ordered] * width + numbers - first[ordered]
+    images_read = None if len(images) == num_images else images
+    if len(images) * width == num_phrases and torch.equal(slots, numbers):
+        return ImageGrouping(images_read, len(images), width)
     phrases = torch.zeros(len(images) * width, dtype=torch.int64, device=image_index.device)
-    phrases[slots] = steps
-    return ImageGrouping(read, len(images), width, slots, phrases)
+    phrases[slots] = numbers
+    return ImageGrouping(images_read, len(images), width, slots, phrases)
 
 
 @dataclass(eq=False)

@@ -195,11 +195,8 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         The rows that enter the block are expanded by `image_index`, so that each phrase has a gradient of its own.
         The first row of the map is that of the class token, which stands for the image.
         """
-        keep_graph, block, vision_model = (
-            torch.is_grad_enabled(),
-            self.config.explanation_block,
-            self.albef.vision_model,
-        )
+        block, vision_model = self.config.explanation_block, self.albef.vision_model
+        keep_graph = torch.is_grad_enabled()
         text_features = self.albef.project_texts(text_embeds)
         states = vision_model.run_layers(vision_model.embed(pixel_values), last=block).index_select(0, image_index)
         with torch.enable_grad():
@@ -218,15 +215,20 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         layout: PhraseLayout,
         keys_values: list[KeysValues],
         explanation_kind: ExplanationKind,
-    ) -> tuple[torch.Tensor, ExplainedScore, torch.Tensor]:
-        """Matching scores `(P, 2)` of phrases, the score that is explained, and the rows of its attention map that
-        count: those of tokens for `itm`, the class token's for `itc`."""
+        denominator: HeatmapDenominator = "kept",
+    ) -> tuple[torch.Tensor, Explanation]:
+        """Matching scores `(P, 2)` and heatmaps of phrases; for `itc` the only row of an attention map that counts is
+        that of the class token."""
         if explanation_kind == "itm":
             explained = self.explain_match(text_embeds, layout, keys_values)
-            return explained.logits, explained, token_mask
-        itm_logits = self.match(text_embeds, layout, keys_values)
-        explained = self.explain_similarity(pixel_values, text_embeds, layout.image_index)
-        return itm_logits, explained, torch.ones_like(token_mask[:, :1])
+            itm_logits, rows = explained.logits, token_mask
+        else:
+            itm_logits = self.match(text_embeds, layout, keys_values)
+            explained = self.explain_similarity(pixel_values, text_embeds, layout.image_index)
+            rows = torch.ones_like(token_mask[:, :1])
+        (attention_map,), (gradient,) = explained.attention_maps, explained.gradients
+        grid_size = self.config.vision_config.grid_size
+        return itm_logits, explain_attention(attention_map, gradient, rows, grid_size, denominator)
 
     @outside_inference_mode
     def ground(
@@ -313,12 +315,8 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         device = pixel_values.device
         layout = layout.to(device)
         text_embeds = self.albef.text_model.encode(input_ids.to(device, non_blocking=True), layout)
-        itm_logits, explained, token_mask = self._explain_phrases(
-            pixel_values, text_embeds, token_mask.to(device, non_blocking=True), layout, keys_values, explanation_kind
-        )
-        grid_size = self.config.vision_config.grid_size
-        (attention_map,), (gradient,) = explained.attention_maps, explained.gradients
-        return itm_logits, explain_attention(attention_map, gradient, token_mask, grid_size)
+        token_mask = token_mask.to(device, non_blocking=True)
+        return self._explain_phrases(pixel_values, text_embeds, token_mask, layout, keys_values, explanation_kind)
 
     @torch.no_grad()
     def encode_images(
@@ -338,7 +336,7 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         embeds, features = [], []
         with evaluation_mode(self):
             for batch in _iterate(batches):
-                pixel_values = _get(batch, "pixel_values")
+                pixel_values = _get_tensor(batch, "pixel_values")
                 if len(pixel_values) == 0:
                     continue
                 states = self.albef.vision_model(pixel_values.to(self.device))
@@ -365,7 +363,7 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         tokens, lengths, features = [], [], []
         with evaluation_mode(self):
             for batch in _iterate(batches):
-                input_ids, mask = _get(batch, "input_ids"), batch.get("attention_mask")
+                input_ids, mask = _get_tensor(batch, "input_ids"), batch.get("attention_mask")
                 is_real = check_tokens(input_ids, mask).to(self.device) != 0
                 length = int(is_real.any(dim=0).nonzero().max()) + 1
                 is_real = is_real[:, :length]
@@ -517,12 +515,8 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
         output = AlbefGroundingOutput(original_sizes=original_sizes)
         output.image_index = phrases.image_index if image_index is not None or not is_for_pipeline else None
         if output_heatmap or output_token_heatmap or is_for_pipeline:
-            output.itm_logits, explained, token_mask = self._explain_phrases(
-                pixel_values, text_embeds, token_mask, layout, keys_values, explanation_kind
-            )
-            (attention_map,), (gradient,) = explained.attention_maps, explained.gradients
-            explanation = explain_attention(
-                attention_map, gradient, token_mask, self.config.vision_config.grid_size, heatmap_denominator
+            output.itm_logits, explanation = self._explain_phrases(
+                pixel_values, text_embeds, token_mask, layout, keys_values, explanation_kind, heatmap_denominator
             )
             output.heatmap, output.normalized_heatmap = explanation.heatmap, explanation.normalized_heatmap
             output.token_heatmap = explanation.token_heatmap if output_token_heatmap else None
@@ -572,7 +566,7 @@ def _iterate(batches: Batch | Iterable[Batch]) -> Iterable[Batch]:
     return [batches] if isinstance(batches, Mapping) else batches
 
 
-def _get(batch: Batch, name: str) -> torch.Tensor:
+def _get_tensor(batch: Batch, name: str) -> torch.Tensor:
     if not isinstance(batch, Mapping) or name not in batch:
         held = ", ".join(batch) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
         raise ValueError(f"a batch must hold `{name}` as the processor returns it, got {held or 'nothing'}.")
