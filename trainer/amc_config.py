@@ -16,7 +16,7 @@ from albef_amc.ranges_albef import check_choice
 from albef_amc.trainer.data.augmentation import FLIPS
 from albef_amc.trainer.data.data_collator import BOX_CHOICES, REGION_SOURCES
 from albef_amc.trainer.data.phrase_epochs import EPOCH_UNITS
-from albef_amc.trainer.objectives.amc import MEAN_REDUCTIONS
+from albef_amc.trainer.objectives.amc import MEAN_REDUCTIONS, AttentionMaskConsistencyLoss
 from albef_amc.trainer.objectives.weighted_objectives import HeatmapObjectives, build_objective
 from albef_amc.trainer.schedules import SCHEDULES
 from albef_amc.trainer.setting_checks import check_schedule, check_training_settings
@@ -105,11 +105,11 @@ class AmcConfig(TrainingArguments):
     itc_weight: float = 1.0
     itm_weight: float = 1.0
     mlm_weight: float = 1.0
-    mean_margin: float = 0.1
-    max_margin: float = 0.5
-    mean_weight: float = 0.2
-    max_weight: float = 0.8
-    amc_mean_reduction: str = "sample"
+    mean_margin: float = AttentionMaskConsistencyLoss.mean_margin
+    max_margin: float = AttentionMaskConsistencyLoss.max_margin
+    mean_weight: float = AttentionMaskConsistencyLoss.mean_weight
+    max_weight: float = AttentionMaskConsistencyLoss.max_weight
+    amc_mean_reduction: str = AttentionMaskConsistencyLoss.mean_reduction
     objectives: dict[str, Any] | None = None
     extra_objectives: dict[str, Any] | None = None
     heatmap_denominator: str = "kept"
