@@ -21,9 +21,9 @@ from albef_amc.trainer.setting_checks import MASK_SIDE, TRAINING_RANGES
 
 logger = logging.get_logger(__name__)
 
-# Annotation that becomes the region: name of the option -> field of a phrase.
+# Fields of a phrase that may become its region.
 REGION_SOURCES = ("boxes", "polygons", "masks")
-# Type of the phrases that lost a part of that annotation when the data set was built.
+# Field -> type of the phrases that lost a part of it when the data set was built.
 INCOMPLETE_TYPES = {"boxes": INCOMPLETE_BOXES, "polygons": INCOMPLETE_OUTLINES, "masks": INCOMPLETE_OUTLINES}
 BOX_CHOICES = ("all", "random")
 
@@ -150,16 +150,16 @@ class DataCollatorForGrounding:
             batch["paraphrase_index"] = _find_paraphrases(phrases)
         if self.mlm_probability is not None:
             generators = [
-                self._generator(row, f"phrase {phrase['phrase_id']}") for row in rows for phrase in row["phrases"]
+                self._seed_torch(row, f"phrase {phrase['phrase_id']}") for row in rows for phrase in row["phrases"]
             ]
-            batch["mlm_input_ids"], batch["mlm_labels"] = self._mask(batch, generators)
+            batch["mlm_input_ids"], batch["mlm_labels"] = self._mask_tokens(batch, generators)
             batch["negative_uniforms"] = torch.stack([torch.rand(2, generator=generator) for generator in generators])
         if self.return_phrase_ids:
             batch["phrase_ids"] = [phrase["phrase_id"] for phrase in phrases]
         return batch
 
     def _prepare_row(self, row: dict) -> dict:
-        """Check a row, draw its phrases, load its image and change both."""
+        """Check a row, draw its phrases, load its image and augment both."""
         row = read_row(row)
         if not isinstance(row["image_id"], str) or find_broken_character(row["image_id"]):
             raise ValueError(f"a row needs an `image_id` of type `str`, got {row['image_id']!r}.")
@@ -172,7 +172,7 @@ class DataCollatorForGrounding:
                 "data set."
             )
         if self.phrases_per_image is not None and len(phrases) > self.phrases_per_image:
-            chosen = self._numpy_generator(row, "phrases").choice(len(phrases), self.phrases_per_image, replace=False)
+            chosen = self._seed_numpy(row, "phrases").choice(len(phrases), self.phrases_per_image, replace=False)
             phrases = [phrases[index] for index in sorted(chosen)]
         if self.use_paraphrases:
             phrases = [wording for phrase in phrases for wording in self._draw_wordings(row, phrase)]
@@ -182,7 +182,7 @@ class DataCollatorForGrounding:
         if self.augmentation is None:
             return row
         try:
-            return self.augmentation(row, self._numpy_generator(row, "augmentation"))
+            return self.augmentation(row, self._seed_numpy(row, "augmentation"))
         except ValueError as error:
             raise ValueError(f"{error} (image {row['image_id']!r})") from error
 
@@ -192,7 +192,7 @@ class DataCollatorForGrounding:
         if not paraphrases:
             return [phrase]
         phrase_id = phrase["phrase_id"]
-        chosen = int(self._numpy_generator(row, f"paraphrase {phrase_id}").integers(len(paraphrases)))
+        chosen = int(self._seed_numpy(row, f"paraphrase {phrase_id}").integers(len(paraphrases)))
         wording = {**phrase, "phrase": paraphrases[chosen], "phrase_id": f"{phrase_id}~{chosen}"}
         problem = find_text_problem(wording["phrase"])
         if problem:
@@ -203,7 +203,8 @@ class DataCollatorForGrounding:
         return [phrase, {**wording, "paraphrase_of": phrase_id}]
 
     def _process(self, rows: list[dict]) -> dict[str, Any]:
-        regions = [[self._region(row, phrase) for phrase in row["phrases"]] for row in rows]
+        """What the processor returns for the images, phrases and regions of rows."""
+        regions = [[self._choose_region(row, phrase) for phrase in row["phrases"]] for row in rows]
         return dict(
             self.processor(
                 images=[row["image"] for row in rows],
@@ -224,11 +225,12 @@ class DataCollatorForGrounding:
                 return row["image_id"]
         return None
 
-    def _region(self, row: dict, phrase: dict) -> list | None:
+    def _choose_region(self, row: dict, phrase: dict) -> list | None:
+        """The annotation that becomes the region: all of it, or one box drawn; None without a complete one."""
         annotation = None if self._is_incomplete(phrase) else phrase.get(self.region_source) or None
         if annotation and self.region_source == "boxes" and self.box_choice == "random":
             phrase_id = phrase.get("paraphrase_of") or phrase["phrase_id"]  # one box for both wordings
-            generator = self._numpy_generator(row, f"box {phrase_id}")
+            generator = self._seed_numpy(row, f"box {phrase_id}")
             return [annotation[generator.integers(len(annotation))]]
         return annotation
 
@@ -236,8 +238,9 @@ class DataCollatorForGrounding:
         """Whether the region is a part of what was annotated."""
         return INCOMPLETE_TYPES[self.region_source] in (phrase.get("types") or ())
 
-    def _mask(self, batch: dict, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mask tokens phrase by phrase, without padding: the draws do not depend on the other phrases."""
+    def _mask_tokens(self, batch: dict, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`mlm_input_ids` and `mlm_labels` `(P, T)`, phrase by phrase and without padding: the draws do not depend on
+        the other phrases."""
         tokenizer = self.processor.tokenizer
         mlm_input_ids = batch["input_ids"].clone()
         mlm_labels = torch.full_like(mlm_input_ids, IGNORED_LABEL)
@@ -276,11 +279,12 @@ class DataCollatorForGrounding:
             )
         self.num_empty_regions += num_empty
 
-    def _numpy_generator(self, row: dict, purpose: str) -> np.random.Generator:
+    def _seed_numpy(self, row: dict, purpose: str) -> np.random.Generator:
+        """A generator for one choice about a row, seeded by run, draw, image and purpose."""
         return example_generator(self.seed, row.get("draw") or 0, row["image_id"], purpose)
 
-    def _generator(self, row: dict, purpose: str) -> torch.Generator:
-        return torch.Generator().manual_seed(int(self._numpy_generator(row, purpose).integers(1 << 63)))
+    def _seed_torch(self, row: dict, purpose: str) -> torch.Generator:
+        return torch.Generator().manual_seed(int(self._seed_numpy(row, purpose).integers(1 << 63)))
 
 
 def hash_image_id(image_id: str) -> int:

@@ -181,11 +181,11 @@ class ReliableTrainer(Trainer):
             self._stream.resume(Path(checkpoint), arguments["steps_trained_in_current_epoch"])
         if hasattr(self.train_dataset, "set_epoch"):
             self.train_dataset.set_epoch(epoch)
-        layer = train_dataloader.batch_sampler
-        while hasattr(layer, "batch_sampler"):
-            layer = layer.batch_sampler
-        if hasattr(getattr(layer, "sampler", None), "set_epoch"):
-            layer.sampler.set_epoch(epoch)
+        batches = train_dataloader.batch_sampler
+        while hasattr(batches, "batch_sampler"):
+            batches = batches.batch_sampler
+        if hasattr(getattr(batches, "sampler", None), "set_epoch"):
+            batches.sampler.set_epoch(epoch)
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **arguments)
 
     def _track_num_input_tokens(self, inputs: Mapping[str, Any]) -> None:
@@ -262,7 +262,7 @@ class ReliableTrainer(Trainer):
         return grad_norm
 
     def _skip(self, model: nn.Module) -> None:
-        """Leaves the optimizer nothing to do in this step; stops after too many such steps in a row."""
+        """Drops the gradients, so that the optimizer changes nothing; stops after too many such steps in a row."""
         step = self.state.global_step + 1
         reason, row_ids = "the gradient is not finite", self._row_ids
         if self._has_bad_loss:
@@ -270,13 +270,14 @@ class ReliableTrainer(Trainer):
         self._skipped_in_a_row.append((step, row_ids))
         if row_ids:
             logger.warning(f"step {step} is skipped: {reason}. Images: {', '.join(row_ids)}.")
-        is_too_late = self.accelerator.distributed_type == DistributedType.DEEPSPEED
-        if is_too_late or len(self._skipped_in_a_row) >= self.args.max_skipped_steps:
+        is_step_taken = self.accelerator.distributed_type == DistributedType.DEEPSPEED  # in the backward pass
+        if is_step_taken or len(self._skipped_in_a_row) >= self.args.max_skipped_steps:
             self._stop(self._skipped_in_a_row, reason)
         model.zero_grad()
         self._is_skipped = True
 
     def _stop(self, steps: list[tuple[int, list[str]]], reason: str) -> NoReturn:
+        """Ends the run with the images of all processes at the (step, ids of rows) that could not be taken."""
         ids: dict[int, list[str]] = {}
         for step, row_ids in gather_object(steps):
             ids.setdefault(step, []).extend(row_ids)
