@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Pre-training with several phrases an image: candidates, targets, negatives, queues, momentum, masked words."""
+"""Pre-training with several phrases per image: candidates, targets, negatives, queues, momentum, masked words."""
 
 import copy
 from types import SimpleNamespace

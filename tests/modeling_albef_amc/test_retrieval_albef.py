@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Retrieval: losses of several texts an image, checkpoints of other classes, and two stages against every pair."""
+"""Retrieval: losses of several texts per image, checkpoints of other classes, and two stages against every pair."""
 
 import copy
 import inspect
