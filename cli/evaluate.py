@@ -2,6 +2,7 @@
 """`albef-amc evaluate`: a checkpoint on a benchmark with its published protocol, or on any data set."""
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -123,7 +124,8 @@ def evaluate(
         world_size=world_size,
         progress=lambda batches: track(batches, "grounding"),
     )
-    thresholds, words = None, [] if asked is None else ["--metrics", ",".join(asked)]
+    thresholds = None
+    words = [] if asked is None else ["--metrics", ",".join(asked)]
     if tuning_split is not None:
         _, rows = load_rows(target, recipe, tuning_split, data)
         with switches.applied(model.device):
@@ -147,12 +149,7 @@ def evaluate(
                 metrics=asked,
                 mask_thresholds=thresholds,
             )
-        is_default = asked is None and recipe is not None and recipe.metrics is None
-        if is_default and recipe.proposal_ranking and BOX_ACCURACY not in measured:
-            report(f"no proposals in the data: {BOX_ACCURACY} is skipped (`--data detections_file=FILE`)")
-        num_boxes = measured.get("num_regions_from_boxes")
-        if num_boxes:
-            report(f"{num_boxes} phrases have neither polygons nor masks: {HEATMAP_METRIC} takes their boxes")
+        report_missing_annotations(measured, recipe, asked)
         dataset = target if recipe is None else recipe.name
         origin = {"checkpoint": checkpoint, WEIGHTS_KEY: weights_sha256, "dataset": dataset}
         command = build_evaluation_command(target, name, data, image_size, recipe is not None, words)
@@ -264,6 +261,18 @@ def report_coverage(split: str, rows: Any, tokenizer: Any, max_length: int | Non
         coverage = measure_coverage(islice(iterate_texts(rows), MOST_PHRASES), tokenizer, max_length)
         for sentence in (coverage.describe(), *coverage.list_warnings()):
             report(f"{split}: {sentence.rstrip('.')}")
+
+
+def report_missing_annotations(
+    measured: dict[str, Any], recipe: EvaluationRecipe | None, asked: Sequence[str] | None
+) -> None:
+    """Reports proposals and outlines that the data of a split lacks, and what that changes in its numbers."""
+    ranks_proposals = asked is None and recipe is not None and recipe.metrics is None and recipe.proposal_ranking
+    if ranks_proposals and BOX_ACCURACY not in measured:
+        report(f"no proposals in the data: {BOX_ACCURACY} is skipped (`--data detections_file=FILE`)")
+    num_boxes = measured.get("num_regions_from_boxes")
+    if num_boxes:
+        report(f"{num_boxes} phrases have neither polygons nor masks: {HEATMAP_METRIC} takes their boxes")
 
 
 def print_results(results: dict[str, dict[str, Any]], as_json: bool) -> None:
