@@ -28,7 +28,6 @@ from .ranges_albef import shorten_value
 logger = logging.get_logger(__name__)
 
 GENERATION_FILE = "generation_config.json"
-NAMES_SHOWN = 4
 # Weights that training keeps in float32, also in a model of another type.
 KEPT_IN_FLOAT32 = re.compile(r"^momentum_|_queue")
 QUEUE_NUMBERS = re.compile(r"_queue_(ids|pointer)$")
@@ -164,7 +163,7 @@ def _check_sizes(path: str | os.PathLike, config: AlbefConfig, tensors: Mapping[
     ]
     if wrong:
         raise ValueError(
-            f"{CONFIG_FILE} of {path} does not fit its weights: {'; '.join(wrong[:NAMES_SHOWN])}. One of the two "
+            f"{CONFIG_FILE} of {path} does not fit its weights: {list_first(wrong, separator='; ')}. One of the two "
             "files belongs to another checkpoint, or was changed."
         )
     num_stored = sum(math.prod(tensor.shape) for tensor in tensors.values())
@@ -176,35 +175,24 @@ def _check_sizes(path: str | os.PathLike, config: AlbefConfig, tensors: Mapping[
         )
 
 
-def _list_sizes(
-    config: AlbefConfig, tensors: Mapping[str, StoredTensor]
-) -> Iterable[tuple[str, int | tuple[int, ...], int | tuple[int, ...]]]:
+def _list_sizes(config: AlbefConfig, tensors: Mapping[str, StoredTensor]) -> Iterable[tuple[str, int, int]]:
     """Yield the name of a setting, its value, and the value found in a tensor, for all stored tensors."""
     prefix = PREFIX if any(name.startswith(PREFIX) for name in tensors) else ""
     vision, text = config.vision_config, config.text_config
+    vit, bert = f"{prefix}vision_model", f"{prefix}text_model"
     num_positions = 1 + math.prod(vision.grid_size)
     axes = (
-        (f"{prefix}vision_model.patch_embedding.weight", 0, "vision_config.hidden_size", vision.hidden_size),
-        (f"{prefix}vision_model.patch_embedding.weight", 1, "vision_config.num_channels", vision.num_channels),
-        (f"{prefix}vision_model.patch_embedding.weight", 2, "vision_config.patch_size", vision.patch_height_width[0]),
-        (f"{prefix}vision_model.patch_embedding.weight", 3, "vision_config.patch_size", vision.patch_height_width[1]),
-        (f"{prefix}vision_model.position_embeddings", 1, "positions of vision_config.image_size", num_positions),
-        (f"{prefix}vision_model.layers.0.fc1.weight", 0, "vision_config.intermediate_size", vision.intermediate_size),
-        (f"{prefix}text_model.word_embeddings.weight", 0, "text_config.vocab_size", text.vocab_size),
-        (f"{prefix}text_model.word_embeddings.weight", 1, "text_config.hidden_size", text.hidden_size),
-        (
-            f"{prefix}text_model.position_embeddings.weight",
-            0,
-            "text_config.max_position_embeddings",
-            text.max_position_embeddings,
-        ),
-        (
-            f"{prefix}text_model.token_type_embeddings.weight",
-            0,
-            "text_config.type_vocab_size",
-            text.type_vocab_size,
-        ),
-        (f"{prefix}text_model.layers.0.fc1.weight", 0, "text_config.intermediate_size", text.intermediate_size),
+        (f"{vit}.patch_embedding.weight", 0, "vision_config.hidden_size", vision.hidden_size),
+        (f"{vit}.patch_embedding.weight", 1, "vision_config.num_channels", vision.num_channels),
+        (f"{vit}.patch_embedding.weight", 2, "vision_config.patch_size", vision.patch_height_width[0]),
+        (f"{vit}.patch_embedding.weight", 3, "vision_config.patch_size", vision.patch_height_width[1]),
+        (f"{vit}.position_embeddings", 1, "positions of vision_config.image_size", num_positions),
+        (f"{vit}.layers.0.fc1.weight", 0, "vision_config.intermediate_size", vision.intermediate_size),
+        (f"{bert}.word_embeddings.weight", 0, "text_config.vocab_size", text.vocab_size),
+        (f"{bert}.word_embeddings.weight", 1, "text_config.hidden_size", text.hidden_size),
+        (f"{bert}.position_embeddings.weight", 0, "text_config.max_position_embeddings", text.max_position_embeddings),
+        (f"{bert}.token_type_embeddings.weight", 0, "text_config.type_vocab_size", text.type_vocab_size),
+        (f"{bert}.layers.0.fc1.weight", 0, "text_config.intermediate_size", text.intermediate_size),
         (f"{prefix}text_projection.weight", 0, "projection_dim", config.projection_dim),
         ("image_queue", 1, "queue_size", config.queue_size),
     )
@@ -212,8 +200,8 @@ def _list_sizes(
         if name in tensors and len(tensors[name].shape) > axis:
             yield setting, stated, tensors[name].shape[axis]
     stacks = (
-        (f"{prefix}vision_model.layers.", "vision_config.num_hidden_layers", vision.num_hidden_layers),
-        (f"{prefix}text_model.layers.", "text_config.num_hidden_layers", text.num_hidden_layers),
+        (f"{vit}.layers.", "vision_config.num_hidden_layers", vision.num_hidden_layers),
+        (f"{bert}.layers.", "text_config.num_hidden_layers", text.num_hidden_layers),
         ("answer_decoder.layers.", "decoder_layers", config.decoder_layers),
     )
     for stack, setting, stated in stacks:

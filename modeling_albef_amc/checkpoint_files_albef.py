@@ -27,11 +27,8 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 
 logger = logging.get_logger(__name__)
 
-CONFIG_FILE, ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = (
-    "config.json",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-)
+CONFIG_FILE = "config.json"
+ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 # Files of which at least one is in the cache if a repository was read before.
 CACHED_FILES = (CONFIG_FILE, ADAPTER_CONFIG_FILE, "processor_config.json", "tokenizer_config.json")
 WEIGHT_FILE_NAME = re.compile(r"[\w.-]+\.safetensors")
@@ -132,11 +129,7 @@ def find_checkpoint(path: str | os.PathLike, hub_arguments: Mapping[str, Any] | 
 
 
 def _look_on_hub(name: str, arguments: Mapping[str, Any]) -> str | None:
-    """Send one request and explain why the repository cannot be read; `None` if it can.
-
-    Raises:
-        FileNotFoundError: the Hub answers that there is no such repository or revision; no copy is looked for.
-    """
+    """Send one request and explain why the repository cannot be read; `None` if it can."""
     if arguments.get("local_files_only"):
         return "`local_files_only` is set, and the cache has no copy"
     revision = arguments.get("revision")

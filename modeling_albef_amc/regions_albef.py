@@ -387,7 +387,7 @@ def encode_rle(mask: np.ndarray) -> dict:
     difference to the run two positions earlier.
 
     Args:
-        mask (`np.ndarray` of shape `(height, width)`): non-zero where the region is.
+        mask (`np.ndarray` of shape `(height, width)`): non-zero inside the region.
 
     Returns:
         `dict`: `size` as `[height, width]` and `counts` as ASCII `str`.

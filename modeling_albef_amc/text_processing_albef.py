@@ -56,7 +56,7 @@ def find_text_problem(text: Any) -> str | None:
     if broken is not None or PLAIN_WORD.search(text):
         return broken
     characters = unicodedata.normalize("NFD", clean_caption(text))
-    if not any(_is_of_word(character) for character in characters):
+    if all(unicodedata.category(one) in NO_WORD_CATEGORIES or one == REPLACEMENT_CHARACTER for one in characters):
         return "has no words once it is cleaned (punctuation is removed)"
     return None
 
@@ -68,11 +68,6 @@ def find_broken_character(text: str) -> str | None:
     except UnicodeEncodeError as error:
         return f"has half of a character (an unpaired surrogate) at position {error.start}"
     return None
-
-
-def _is_of_word(character: str) -> bool:
-    category = unicodedata.category(character)
-    return category not in NO_WORD_CATEGORIES and character != REPLACEMENT_CHARACTER
 
 
 def clean_caption(text: str, max_words: int | None = None) -> str:
