@@ -13,7 +13,7 @@ import torch
 from testing_utils import FIXTURES_FOLDER
 
 from albef_amc import AlbefForImageTextMatching
-from albef_amc.cli.evaluate import MAX_WORKERS, choose_num_workers
+from albef_amc.cli.evaluate import MAX_WORKERS, choose_num_workers, choose_recipe, report_missing_annotations
 from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.evaluation.grounding_evaluation import evaluate_grounding
@@ -149,6 +149,32 @@ def test_compilation_without_a_compiler_is_one_line(checkpoint, scene_options, m
     monkeypatch.setenv("CXX", "no_such_compiler")
     assert main(["evaluate", str(checkpoint), "synthetic", *scene_options, "--device", "cpu", "--compile"]) == 2
     assert "`--compile` needs a C++ compiler and there is no no_such_compiler" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("target", "measured", "asked", "printed"),
+    [
+        (
+            "refcoco_plus",
+            {},
+            None,
+            "no proposals in the data: box_accuracy is skipped (`--data detections_file=FILE`)\n",
+        ),
+        ("refcoco_plus", {"box_accuracy": 0.5}, None, ""),
+        ("refcoco_plus", {}, ["pointing_game"], ""),
+        ("synthetic", {}, None, ""),
+        ("a_folder", {"num_regions_from_boxes": 0}, None, ""),
+        (
+            "a_folder",
+            {"num_regions_from_boxes": 3},
+            ["heatmap_quality"],
+            "3 phrases have neither polygons nor masks: heatmap_quality takes their boxes\n",
+        ),
+    ],
+)
+def test_annotations_that_the_data_lacks_are_reported(target, measured, asked, printed, capsys):
+    report_missing_annotations(measured, choose_recipe(target, None), asked)
+    assert capsys.readouterr().err == printed
 
 
 def test_workers_beside_a_gpu_alone():
