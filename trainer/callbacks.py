@@ -160,7 +160,7 @@ class KeepBestCallback(TrainerCallback):
         self.best = broadcast_object_list([records])[0] if state.global_step > 0 else {}
 
     def _read_records(self, output_dir: Path) -> dict[str, float]:
-        """Accuracies of the folders of before; one that a killed run had moved aside is put back."""
+        """Accuracies of the earlier folders; one that a killed run had moved aside is put back."""
         restore_folders(output_dir, f"{BEST_FOLDER}*")
         records = {}
         for file in output_dir.glob(f"{BEST_FOLDER}*/{RECORD_FILE}"):

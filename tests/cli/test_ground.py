@@ -109,7 +109,7 @@ def test_another_image_size(checkpoint, photo, tmp_path, capsys):
     assert len(result["photographs"]) == 1
 
 
-def test_unknown_words_are_said(checkpoint, photo, tmp_path, capsys):
+def test_unknown_words_are_reported(checkpoint, photo, tmp_path, capsys):
     words = ["ground", str(photo), "--phrase", "a zebra", "--checkpoint", str(checkpoint)]
     assert main([*words, "--output-dir", str(tmp_path / "out")]) == 0
     assert '"a zebra"' in capsys.readouterr().err

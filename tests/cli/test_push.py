@@ -102,7 +102,7 @@ def test_a_branch_with_half_the_bytes(carded, hub, capsys):
 
 
 @pytest.mark.slow
-def test_pushing_again_replaces_the_files_of_before(carded, hub, capsys):
+def test_pushing_again_replaces_the_earlier_files(carded, hub, capsys):
     push(capsys, carded, REPOSITORY)
     files = {**hub.files(REPOSITORY), "model-00001-of-00002.safetensors": b"", "old_albef.py": b"", "kept.txt": b""}
     hub.repositories[REPOSITORY].commit("main", files, "as an older version left it")

@@ -399,7 +399,7 @@ def test_entailment_of_any_depth_is_known_by_its_weights(depth, tmp_path):
         convert(tmp_path / "ve.pth", tmp_path / "no", model_class="AlbefForVisualReasoning")
 
 
-def test_weights_that_do_not_tell_leave_a_guess_that_is_said():
+def test_what_weights_do_not_determine_is_guessed_and_reported():
     original = {name: torch.zeros_like(value) for name, value in build_reasoning(1, 1).items()}
     config, notes = infer_config(original, HEADS)
     assert config.text_config.images_per_text == 2

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Original checkpoints and pickles from strangers: bombs, lies about lengths, entries that are not weights."""
+"""Original checkpoints and pickles from untrusted sources: bombs, false lengths, entries that are not weights."""
 
 import pickle
 import re
@@ -84,7 +84,7 @@ def test_entries_that_share_one_storage(state, tmp_path):
 
 
 def rewrite(source, target, change) -> None:
-    """Writes the archive anew, with what `change(name, content)` makes of every part: content and its compression."""
+    """Rewrites the archive with what `change(name, content)` makes of every part: content and its compression."""
     with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w") as written:
         for part in archive.infolist():
             content, compression = change(part.filename, archive.read(part))

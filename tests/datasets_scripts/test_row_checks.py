@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Pictures of another size than their row states, boxes beyond their picture or in another unit: said everywhere."""
+"""Pictures of another size than their row states, boxes beyond their picture or in another unit are reported."""
 
 import json
 import logging

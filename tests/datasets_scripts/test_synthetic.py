@@ -152,7 +152,7 @@ def test_places_and_relations_choose_among_objects_of_one_description(short_scen
 
 
 def test_some_relations_need_their_anchor(scenes):
-    """Phrases of which only the anchor differs, with other answers in the same scene, or a farther false candidate."""
+    """Phrases that differ only in their anchor, with other answers in the same scene, or a farther false candidate."""
     places = {"left": "on the left", "right": "on the right", "above": "at the top", "below": "at the bottom"}
     decided_by_anchor = num_relations = 0
     for row, phrase in _pairs(scenes):
@@ -180,7 +180,7 @@ def test_unknown_type_is_refused():
 
 
 def test_exchanged_phrases_mean_other_objects():
-    """A model that finds every phrase hits seldom when the phrases of a scene are exchanged: words are needed."""
+    """A model that finds every phrase rarely hits when the phrases of a scene are exchanged: words are needed."""
     hits = []
     for row in generate_scenes("test", NUM_SCENES):
         for phrase, other in zip(row["phrases"], shuffle_phrases(row)["phrases"], strict=True):

@@ -161,7 +161,7 @@ def test_metrics_come_once_and_in_one_order():
     assert check_metrics(["phrase_recall", "pointing_game", "phrase_recall"]) == ("pointing_game", "phrase_recall")
 
 
-def test_what_a_metric_needs_and_rows_lack_is_said(model, tiny_processor, scenes):
+def test_what_a_metric_needs_and_rows_lack_is_reported(model, tiny_processor, scenes):
     for proposals in (None, "absent"):
         for row in scenes:
             row["proposals"] = None

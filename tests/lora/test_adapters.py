@@ -88,7 +88,7 @@ def test_default_targets_are_the_fusion_layers_and_the_matching_head(base, tmp_p
         {"target_modules": ["q_proj"], "bias": "all"},
     ],
 )
-def test_targets_leave_the_momentum_copies_alone(base, tmp_path, config):
+def test_targets_exclude_the_momentum_copies(base, tmp_path, config):
     trainer = build_lora_trainer(base, tmp_path / "run", LoraConfig(**config))
     names = [name for name, _ in trainer.model.named_parameters()]
     model = trainer.model.get_base_model()
@@ -233,7 +233,7 @@ def adapter(base, tmp_path):
 
 
 @pytest.mark.slow
-def test_weights_of_the_pre_training_class_alone_are_passed_over_in_grounding(base, tmp_path):
+def test_weights_of_the_pre_training_class_are_skipped_in_grounding(base, tmp_path):
     config = LoraConfig(r=4, target_modules=["q_proj", "dense"], modules_to_save=["itm_head", "text_projection"])
     trainer = build_lora_trainer(base, tmp_path / "dense", config)
     trainer.train()

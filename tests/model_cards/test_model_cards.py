@@ -280,7 +280,7 @@ def test_the_split_of_a_single_result_can_be_named(metrics_file):
     assert HubModelCard(text).data.eval_results[0].dataset_split == "validation[:100]"
 
 
-def test_protocol_recipe_and_software_are_said():
+def test_protocol_recipe_and_software_are_named():
     text = render_model_card(make_card(image_size=(256, 384), recipe="amc_vg", software={"torch": "2.13.0"}))
     assert "It reads images of 256 x 384 pixels." in get_section(text, "Results")
     assert "recipe `amc_vg`." in get_section(text, "Training")

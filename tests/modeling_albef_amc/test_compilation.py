@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
 
-# Share of the maximum by which heatmaps and gradients may differ; inductor orders the sums of a layer anew.
+# Share of the maximum by which heatmaps and gradients may differ; inductor reorders the sums of a layer.
 TOLERANCE, GRADIENT_TOLERANCE, INDUCTOR_TOLERANCE = 1e-6, 1e-5, 1e-5
 MIXED = ((2, 1), (3, 0, 4, 1), (1,), (5,), (1, 1, 1), (2, 2), (1, 4, 2), (1, 0, 6))  # phrases per image of batches
 MAX_GRAPHS = 8
@@ -33,7 +33,7 @@ def assert_same_maps(outputs, expected, tolerance: float = TOLERANCE) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["itm", "itc"])
-def test_heatmaps_are_the_same_and_shapes_do_not_compile_anew(tiny_model, kind):
+def test_heatmaps_are_the_same_and_shapes_do_not_compile_again(tiny_model, kind):
     batches = [
         build_batch(tiny_model.config, images, length=5 + number, seed=number) for number, images in enumerate(MIXED)
     ]

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Heatmaps: the same for a phrase in any company, no side effects on the model, differentiable in training."""
+"""Heatmaps: the same for a phrase in any batch, no side effects on the model, differentiable in training."""
 
 import copy
 
@@ -14,7 +14,7 @@ from albef_amc.layout_albef import build_layout, chunk_by_length
 
 KINDS = ("itm", "itc")
 both_kinds = pytest.mark.parametrize("kind", KINDS)
-# Share of a map's maximum by which it may differ with its company.
+# Share of a map's maximum by which it may differ between batches.
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
 MANY = (3, 0, 4, 1)  # phrases per image; one image has none
 

@@ -80,7 +80,7 @@ def compute_expected_itc_loss(model, outputs, row_ids: list[int], phrase_ids: li
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
-def test_contrastive_loss_of_several_phrases_an_image(model, alpha):
+def test_contrastive_loss_of_several_phrases_per_image(model, alpha):
     """Images 0 and 2 are the same one; both queues hold entries of it, and entries of unknown images."""
     model.image_queue_ids[:] = torch.tensor([-1] * 10 + [7, 9, 5, 7, -1, 11])
     model.text_queue_ids[:] = torch.tensor([7, 5] + [-1] * 14)

@@ -147,7 +147,7 @@ def test_evaluation_returns_logs_and_cards_the_pointing_game(tiny_pretraining_mo
     assert stored["weights_sha256"] == hash_weights(tiny_pretraining_model.export_matching_model())
 
 
-def test_evaluation_leaves_the_training_mode_and_gradients_alone(tiny_pretraining_model, tmp_path):
+def test_evaluation_changes_neither_the_training_mode_nor_gradients(tiny_pretraining_model, tmp_path):
     trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, eval_rows={"first": build_rows(2)})
     trainer.model.train()
     metrics = trainer.evaluate()

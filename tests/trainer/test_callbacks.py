@@ -183,7 +183,7 @@ def test_sheets_are_drawn_at_every_evaluation(tiny_pretraining_model, tmp_path):
         assert sheet.width > 3 * 240 and sheet.height > 3 * 100
 
 
-def test_drawing_leaves_model_and_random_states_alone(tiny_pretraining_model, tiny_processor, tmp_path):
+def test_drawing_changes_neither_the_model_nor_random_states(tiny_pretraining_model, tiny_processor, tmp_path):
     model = tiny_pretraining_model.train()
     learns = [parameter.requires_grad for parameter in model.parameters()]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -294,7 +294,7 @@ def test_keeping_the_best_draws_no_random_numbers(tiny_pretraining_model, tmp_pa
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_failed_save_leaves_the_best_of_before(tiny_pretraining_model, tmp_path, monkeypatch):
+def test_a_failed_save_keeps_the_previous_best(tiny_pretraining_model, tmp_path, monkeypatch):
     trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, eval_rows=build_rows(1), keep_best=True)
     callback = next(item for item in trainer.callback_handler.callbacks if isinstance(item, KeepBestCallback))
     callback.best = {"eval": -0.5}

@@ -110,7 +110,7 @@ def test_a_run_cut_short_has_the_rates_of_the_whole_run(tiny_pretraining_model, 
 
 
 @pytest.mark.slow
-def test_an_epoch_shorter_than_the_warm_up_is_said(tiny_pretraining_model, tmp_path, monkeypatch):
+def test_an_epoch_shorter_than_the_warm_up_is_reported(tiny_pretraining_model, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr("albef_amc.trainer.schedules.logger.warning", said.append)
     trainer = build_trainer(tiny_pretraining_model, tmp_path, max_steps=6, warmup_interval_steps=100)

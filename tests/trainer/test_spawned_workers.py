@@ -143,7 +143,7 @@ def test_inputs_of_an_evaluation_can_be_sent_to_a_process(tiny_processor):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_lost_is_said_in_one_line(tmp_path, monkeypatch, capsys):
+def test_a_worker_that_is_lost_is_reported_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(SplitReader, "read", lambda *_: os._exit(1))  # as the kernel does where memory runs out
     words = [word for name, value in SCENES.items() for word in ("--data", f"{name}={value}")]
     assert main(["build-dataset", "synthetic", "-o", str(tmp_path / "built"), "--num-workers", "2", *words]) == 1

@@ -65,7 +65,7 @@ class Mixture:
 class MixedRows(EpochDataset):
     """Rows of several map-style data sets, in shares that do not depend on their sizes.
 
-    An epoch has as many rows as all parts together. Each part goes through its rows in an order drawn anew for every
+    An epoch has as many rows as all parts together. Each part goes through its rows in an order redrawn for every
     pass; where its share of an epoch ends within a pass, the next epoch continues. So no row of a part comes twice
     before every other one came. A row's `draw` is its part's pass. Rows are read where they are, none is copied.
 

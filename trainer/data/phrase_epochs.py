@@ -18,7 +18,7 @@ ROWS_READ_AT_ONCE = 1000
 class PhraseEpochDataset(EpochDataset):
     """Rows of at most `phrases_per_row` phrases, so that an epoch sees every phrase once.
 
-    Which phrases of an image share a row is drawn anew in every epoch. An image's rows have different `draw`s: their
+    Which phrases of an image share a row is redrawn in every epoch. An image's rows have different `draw`s: their
     augmentation and masks differ too.
 
     Args:

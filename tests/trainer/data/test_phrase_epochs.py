@@ -1,4 +1,4 @@
-"""An epoch over phrases: every phrase once, in new company each epoch, the same again with the same seed."""
+"""An epoch over phrases: every phrase once, grouped differently in each epoch, reproducible from the seed."""
 
 import datasets
 import numpy as np
@@ -40,7 +40,7 @@ def test_an_epoch_sees_every_phrase_once(size, num_rows):
         rows[len(rows)]
 
 
-def test_rows_of_an_image_and_epochs_draw_anew():
+def test_rows_of_an_image_and_epochs_draw_differently():
     rows = PhraseEpochDataset(build_plain_rows(), phrases_per_row=2)
     draws = {(row["image_id"], row["draw"]) for row in (rows[index] for index in range(len(rows)))}
     first = list_ids(rows)

@@ -53,7 +53,7 @@ def test_matches_oracle(threshold, consistency_weight):
         assert losses[f"selfeq{name}_loss"].item() == pytest.approx(value, rel=1e-5)
 
 
-def test_an_empty_shared_region_leaves_the_similarity_alone():
+def test_an_empty_shared_region_does_not_change_the_similarity():
     heatmap = torch.tensor([[[0.3, 0.0]], [[0.1, 0.0]]], requires_grad=True)
     losses = SelfConsistencyLoss()(heatmap, PAIR)
     assert losses["selfeq_consistency_loss"].item() == 0

@@ -231,7 +231,7 @@ def test_only_damaged_checkpoints_are_an_error_and_none_a_beginning(finished_run
 
 
 @pytest.mark.slow
-def test_other_circumstances_are_said(finished_run, tiny_pretraining_model, caplog):
+def test_other_circumstances_are_reported(finished_run, tiny_pretraining_model, caplog):
     path = finished_run / "checkpoint-4" / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["circumstances"]["threads"] = 64
