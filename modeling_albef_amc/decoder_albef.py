@@ -99,7 +99,7 @@ class AlbefTextDecoder(AlbefTextStack, GenerationMixin):
         answer_index: torch.Tensor | None = None,
         use_eager: bool = False,
     ) -> CausalLMOutput:
-        r"""As [`decode`], under the names that `transformers` generates with.
+        r"""Run [`decode`] with the argument names that generation in `transformers` uses.
 
         Args:
             input_ids, attention_mask (`torch.Tensor` of shape `(A, L)`): tokens of answers, and 1 for real ones.
@@ -131,7 +131,7 @@ class AlbefTextDecoder(AlbefTextStack, GenerationMixin):
 
 
 def _make_causal_mask(answer_mask: torch.Tensor) -> torch.Tensor:
-    """Which tokens each token reads, `(A, 1, L, L)`: the real ones up to itself."""
+    """Build the causal mask `(A, 1, L, L)`: each token attends to the real tokens up to itself."""
     length = answer_mask.shape[1]
     up_to_itself = torch.ones(length, length, dtype=torch.bool, device=answer_mask.device).tril()
     return up_to_itself & answer_mask[:, None, None, :].bool()

@@ -116,7 +116,7 @@ class AlbefPreTrainingOutput(AlbefRetrievalOutput):
 
 @dataclass
 class AlbefRetrievalScores(ModelOutput):
-    """How well N images and P texts fit, as [`AlbefForImageTextRetrieval.rank`] returns it.
+    """Similarity of N images and P texts, as [`AlbefForImageTextRetrieval.rank`] returns it.
 
     Args:
         similarities (`torch.Tensor` of shape `(N, P)`): contrastive similarities in [-1, 1], at least float32.

@@ -28,8 +28,8 @@ class AlbefPreTrainedModel(PreTrainedModel):
     sets `task` is entered in `task_classes` and registered with its Auto class.
 
     Attributes:
-        task (`str`): what its checkpoints are for, as messages name it.
-        auto_class (Auto class of transformers, *optional*): what loads its checkpoints; it is not inherited.
+        task (`str`): purpose of its checkpoints, used in messages.
+        auto_class (Auto class of transformers, *optional*): class that loads its checkpoints; it is not inherited.
         is_general (`bool`): whether every class for a task can start from its checkpoints.
         also_starts_from (`tuple[str]`): names of further classes that it can start from.
         optional_weights (`tuple[str]`): prefixes of weights that a checkpoint may lack: they are initialised, with a
@@ -84,7 +84,7 @@ class AlbefPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def build_auto_map(cls) -> dict[str, str]:
-        """Which class of the shipped files each Auto class loads: those of the file that this class is found in."""
+        """Map each Auto class to the class of the shipped files that it loads."""
         module = next(owner.__module__ for owner in cls.__mro__ if "task" in vars(owner))
         return {"AutoConfig": "configuration_albef.AlbefConfig"} | {
             model_class._auto_class: f"{module.rpartition('.')[2]}.{name}"
@@ -183,7 +183,7 @@ class AlbefPreTrainedModel(PreTrainedModel):
         distributed_checkpoint: bool = False,
         **kwargs,
     ) -> None:
-        r"""Saves weights, configuration and the code that reads them, all or nothing.
+        r"""Save weights, configuration and the code that reads them, all or nothing.
 
         Everything is written to a folder inside `save_directory` first and moved into place when it is complete, so
         that a full disk leaves a checkpoint that was there before as it was (this takes the space of both). Only with
@@ -214,7 +214,7 @@ class AlbefPreTrainedModel(PreTrainedModel):
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
-        r"""Gives the model another number of word embeddings, after `tokenizer.add_tokens` for example.
+        r"""Change the number of word embeddings, for example after `tokenizer.add_tokens`.
 
         Everything that has one row per token follows: word embeddings, masked-word head with its bias, answer decoder,
         momentum copies, whose new rows are those of the modules they follow, and `vocab_size` in every configuration.
@@ -260,7 +260,7 @@ class AlbefPreTrainedModel(PreTrainedModel):
             )
 
     def resize_image(self, image_size: int | tuple[int, int]) -> None:
-        r"""Makes the model read images of another size: position embeddings are resized bicubically, in float32.
+        r"""Change the image size of the model: position embeddings are resized bicubically, in float32.
 
         The class position stays as it is (`align_corners=False`). The configuration is updated; give the processor
         the same size (`AlbefProcessor.from_pretrained(path, size={"height": 384, "width": 384})`).
@@ -292,7 +292,7 @@ def _check_missing_keys(
 
 @torch.no_grad()
 def fit_rows(parameter: torch.Tensor, rows: torch.Tensor) -> None:
-    """Gives a parameter as many rows as `rows` has, in place: its own first, then those of `rows`."""
+    """Resize a parameter in place to the rows of `rows`: existing rows are kept, new ones copied from `rows`."""
     kept = parameter.data[: len(rows)]
     parameter.data = torch.cat([kept, rows[len(kept) :].to(kept)])
 

@@ -155,7 +155,7 @@ class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
 
     @classmethod
     def fit_config(cls, config: AlbefConfig, stored: AlbefConfig, path: str, chosen: Collection[str]) -> None:
-        """As many decoder layers as there are fusion layers to copy, unless fewer are asked for."""
+        """Use as many decoder layers as there are fusion layers to copy, unless fewer are requested."""
         num_fusion_layers = stored.text_config.num_hidden_layers - stored.text_config.fusion_layer
         is_chosen = "decoder_layers" in chosen or config.decoder_layers != stored.decoder_layers
         if is_chosen and config.decoder_layers > num_fusion_layers:
@@ -183,7 +183,7 @@ class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
-        """As for [`AlbefPreTrainedModel`]; the answer decoder, which has word embeddings of its own, follows."""
+        """Resize like [`AlbefPreTrainedModel`], also the separate word embeddings of the answer decoder."""
         embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         self.answer_decoder.resize_token_embeddings(embeddings.num_embeddings, mean_resizing=mean_resizing)
         self._fit_copies()
@@ -404,7 +404,7 @@ class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
         layout: PhraseLayout | None = None,
         **options,
     ):
-        r"""Writes an answer to every question, token by token.
+        r"""Generate an answer to every question, token by token.
 
         Args:
             pixel_values, input_ids, attention_mask, image_index, layout: as for `forward`.
@@ -496,7 +496,7 @@ def check_answers(name: str, ids: torch.Tensor, mask: torch.Tensor | None, confi
 
 
 def check_candidates(ids: torch.Tensor, mask: torch.Tensor | None, config: AlbefTextConfig) -> torch.Tensor:
-    """As [`check_answers`] for candidates, none of which may be there twice."""
+    """Check candidates like [`check_answers`], and refuse duplicates."""
     mask = check_answers("candidate", ids, mask, config)
     _, group, counts = ids.masked_fill(mask == 0, -1).unique(dim=0, return_inverse=True, return_counts=True)
     if (counts > 1).any():

@@ -170,7 +170,7 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """As for [`AlbefPreTrainedModel`]; queues get random unit features that stand for no image."""
+        """Initialise like [`AlbefPreTrainedModel`]; queues get random unit features of no image."""
         super()._init_weights(module)
         if module is not self:
             return
@@ -194,7 +194,7 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
         image_index: torch.Tensor | None = None,
         across_processes: bool = False,
     ) -> None:
-        r"""Writes momentum features into the queues, oldest entries first: one column per image, one per phrase.
+        r"""Write momentum features to the queues, oldest entries first: one column per image, one per phrase.
 
         Args:
             image_features (`torch.Tensor` of shape `(N, projection_dim)`), text_features

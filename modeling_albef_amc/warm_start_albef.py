@@ -35,7 +35,7 @@ KEY_AND_VALUE = ("cross_attention.k_proj.", "cross_attention.v_proj.")
 def find_warm_start(
     path: str | os.PathLike, target: type[Any], hub_arguments: Mapping[str, Any]
 ) -> "WarmStart | None":
-    """What initialises the class `target` from the checkpoint at `path`; None if the checkpoint loads as it is.
+    """Find how to initialise the class `target` from the checkpoint at `path`; None if it loads without changes.
 
     Raises:
         ValueError: the checkpoint is for a task that `target` cannot start from.
