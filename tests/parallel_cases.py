@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed
-from testing_utils import build_rows, build_tiny_config, build_tiny_trainer
+from testing_utils import build_rows, build_tiny_config, build_tiny_trainer, end_process
 from transformers import TrainerCallback, set_seed
 
 from albef_amc import AlbefForPreTraining
@@ -126,8 +126,7 @@ def main() -> None:
     for case in cases:
         torch.save(run_case(case, folder), folder / f"{case}-{world_size}-{rank}.pt")
     torch.save(run_evaluation(folder), folder / f"evaluation-{world_size}-{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    end_process()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from parallel_cases import NUM_IMAGES, build_model, build_uneven_rows
-from testing_utils import build_tiny_trainer
+from testing_utils import build_tiny_trainer, end_process
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -124,8 +124,7 @@ def main() -> None:
     for case in cases:
         outcome = run_zero(case, folder) if case in ZERO_CASES else run_fsdp2(case, folder)
         torch.save(outcome, folder / f"{case}-{dist.get_rank()}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    end_process()
 
 
 if __name__ == "__main__":

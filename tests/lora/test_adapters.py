@@ -522,7 +522,7 @@ from accelerate.utils import gather_object
 from peft import LoraConfig
 from torch.nn.parallel import DistributedDataParallel
 from albef_amc import AlbefForPreTraining
-from testing_utils import build_tiny_trainer
+from testing_utils import build_tiny_trainer, end_process
 
 model, config = AlbefForPreTraining.from_pretrained(sys.argv[1]), LoraConfig(r=4, lora_dropout=0.1)
 trainer = build_tiny_trainer(model, sys.argv[2], peft_config=config, learning_rate=2e-2)
@@ -540,8 +540,7 @@ assert trained <= changed, trained - changed
 assert not [name for name in changed - trained if "momentum_" not in name and "_queue" not in name]
 assert any("momentum_text_model.layers.3.fc1" in name for name in changed)
 trainer.save_model()
-torch.distributed.barrier()
-torch.distributed.destroy_process_group()
+end_process()
 """
 
 

@@ -422,7 +422,7 @@ import json
 import sys
 
 import torch
-from testing_utils import build_rows, build_tiny_config, build_tiny_trainer, list_training_logs
+from testing_utils import build_rows, build_tiny_config, build_tiny_trainer, end_process, list_training_logs
 
 from albef_amc import AlbefForPreTraining
 
@@ -462,8 +462,7 @@ def run(folder, batch_size):
 
 if __name__ == "__main__":
     run(sys.argv[1], 2)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    end_process()
 """
 
 

@@ -238,7 +238,7 @@ def test_training_in_another_thread_handles_no_signal(tiny_pretraining_model, tm
 TWO_PROCESSES = """
 import json, os, signal, sys
 import torch
-from testing_utils import PoisonedCollator, SignalAtStep, build_tiny_config, build_tiny_trainer
+from testing_utils import PoisonedCollator, SignalAtStep, build_tiny_config, build_tiny_trainer, end_process
 from albef_amc import AlbefForPreTraining
 from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
 
@@ -267,8 +267,7 @@ results = [train("3", None), train(None, [SignalAtStep(2)] if rank == 1 else Non
 results.append(train(None, [SignalAtStep(2, signal.SIGINT)]))  # as torchrun hands Ctrl-C on
 results.append(train(None, [SignalAtStep(1, signal.SIGINT if rank else signal.SIGTERM)]))
 print("RESULT " + json.dumps(results), flush=True)
-torch.distributed.barrier()
-torch.distributed.destroy_process_group()
+end_process()
 """
 
 

@@ -243,7 +243,7 @@ KILLED = """
 import json, os, signal, sys, time
 import torch
 from transformers import TrainerCallback
-from testing_utils import build_recording_trainer, build_rows
+from testing_utils import build_recording_trainer, build_rows, end_process
 from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer.data.mixtures import Mixture
 
@@ -277,8 +277,7 @@ if os.path.isdir(folder + "/killed"):
 else:
     train(folder + "/whole")
     train(folder + "/killed", callbacks=[KillsAtStep()])
-torch.distributed.barrier()
-torch.distributed.destroy_process_group()
+end_process()
 """
 
 
