@@ -280,7 +280,7 @@ def test_draws_do_not_depend_on_the_row():
 @pytest.mark.slow
 def test_generator_is_the_same_in_another_process_and_differs_by_every_part():
     code = (
-        "from albef_amc.trainer.data.augmentation import example_generator\n"
+        "from albef_amc.datasets_scripts.randomness import example_generator\n"
         "import sys; sys.stdout.write(str(example_generator(1, 2, 'a', 'mlm').integers(1 << 62)))"
     )
     there = subprocess.run(
