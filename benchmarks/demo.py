@@ -17,7 +17,7 @@ from machine import describe_machine
 
 from albef_amc.cli.demo import RUNS, is_in_range, run_demo
 from albef_amc.saving_albef import write_json
-from albef_amc.trainer.recipes import load_recipe
+from albef_amc.trainer.training_recipes import load_recipe
 
 RESULTS_FOLDER = Path(__file__).parent / "results"
 SCORES = ("pointing_game_accuracy", "shuffled_phrases_accuracy", "training_seconds")

@@ -10,7 +10,7 @@ import yaml
 from fuzz_frame import UNAFFECTED, Category, refused
 from fuzz_inputs import Drawn, choose, get_folder
 
-from albef_amc.trainer.recipes import build_arguments, load_recipe
+from albef_amc.trainer.training_recipes import build_arguments, load_recipe
 
 NAN, INFINITY = float("nan"), float("inf")
 # Settings of a recipe by what they may be; the values are among those that they may have.

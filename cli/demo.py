@@ -20,10 +20,10 @@ from albef_amc.evaluation.weight_hash import hash_weights
 from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
 from albef_amc.saving_albef import write_json
 from albef_amc.trainer.amc_trainer import AmcTrainer
-from albef_amc.trainer.recipes import Recipe, build_arguments, build_model_and_processor, load_recipe
 from albef_amc.trainer.reliability.run_lock import lock_folder
 from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
 from albef_amc.trainer.run_facts import describe_device, describe_software, list_card_arguments
+from albef_amc.trainer.training_recipes import Recipe, build_arguments, build_model_and_processor, load_recipe
 from albef_amc.visualization.drawing import draw_curves, draw_sheet, overlay_heatmap
 
 RUNS = {"without_amc": "without AMC", "with_amc": "with AMC"}

@@ -12,8 +12,8 @@ import torch
 import typer
 from accelerate import PartialState
 
+from albef_amc.cli.checkpoint_loading import load_checkpoint
 from albef_amc.cli.comparison import list_comparison_lines
-from albef_amc.cli.loading import load_checkpoint
 from albef_amc.cli.options import DataOption, DeviceOption, ImageSizeOption, JsonOption, read_data
 from albef_amc.cli.output_paths import check_output_file
 from albef_amc.cli.reporting import is_main_process, print_result, report, to_plain, track

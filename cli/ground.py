@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from PIL import Image
 
+from albef_amc.cli.checkpoint_loading import load_checkpoint
 from albef_amc.cli.ground_output import GroundOutput
-from albef_amc.cli.loading import load_checkpoint
 from albef_amc.cli.options import CellSizeOption, DeviceOption, ImageSizeOption, JsonOption, OutputFolderOption
 from albef_amc.cli.reporting import print_result, report
 from albef_amc.cli.switches import MatmulPrecisionOption, PrecisionOption, Switches

@@ -30,7 +30,13 @@ from albef_amc.trainer.machine_checks import (
     warn_of_other_batch,
 )
 from albef_amc.trainer.processes import do_on_main_process
-from albef_amc.trainer.recipes import (
+from albef_amc.trainer.reliability.run_checkpoints import list_checkpoints
+from albef_amc.trainer.reliability.run_folder import check_run_folder, read_end, store_end, store_recipe
+from albef_amc.trainer.reliability.run_lock import lock_run_folder
+from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
+from albef_amc.trainer.run_facts import describe_recipe
+from albef_amc.trainer.sharding import refuse_zero3
+from albef_amc.trainer.training_recipes import (
     VOCABULARY_OF_DATA,
     Recipe,
     build_arguments,
@@ -39,12 +45,6 @@ from albef_amc.trainer.recipes import (
     check_model_files,
     load_recipe,
 )
-from albef_amc.trainer.reliability.run_checkpoints import list_checkpoints
-from albef_amc.trainer.reliability.run_folder import check_run_folder, read_end, store_end, store_recipe
-from albef_amc.trainer.reliability.run_lock import lock_run_folder
-from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
-from albef_amc.trainer.run_facts import describe_recipe
-from albef_amc.trainer.sharding import refuse_zero3
 
 
 def train(

@@ -23,7 +23,7 @@ from albef_amc.cli.main import build_command, main
 from albef_amc.configuration.shipped_files import list_shipped
 from albef_amc.datasets_scripts import BUILDERS
 from albef_amc.trainer import AmcConfig
-from albef_amc.trainer.recipes import build_arguments, load_recipe
+from albef_amc.trainer.training_recipes import build_arguments, load_recipe
 
 FOLDER = FIXTURES_FOLDER / "earlier_release"
 REFERENCE = json.loads((FOLDER / "reference.json").read_text())

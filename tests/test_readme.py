@@ -25,7 +25,7 @@ from albef_amc.configuration.shipped_files import list_shipped
 from albef_amc.datasets_scripts import BUILDERS, GROUNDING_FEATURES
 from albef_amc.evaluation.protocols import load_evaluation_recipe
 from albef_amc.text_processing_albef import build_tokenizer
-from albef_amc.trainer.recipes import load_recipe
+from albef_amc.trainer.training_recipes import load_recipe
 
 README = PROJECT_FOLDER / "README.md"
 DOCUMENTS = [README, PROJECT_FOLDER / "CONTRIBUTING.md", *sorted((PROJECT_FOLDER / "docs").rglob("*.md"))]

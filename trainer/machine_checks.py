@@ -19,7 +19,7 @@ from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.callbacks import EVALUATION_SETTINGS
 from albef_amc.trainer.data.mixtures import describe_size, list_parts
 from albef_amc.trainer.data.phrase_epochs import iterate_phrase_lists
-from albef_amc.trainer.recipes import Recipe
+from albef_amc.trainer.training_recipes import Recipe
 
 logger = logging.get_logger(__name__)
 
@@ -30,8 +30,8 @@ TRACKER_PACKAGES = {"azure_ml": "azureml-mlflow", "comet_ml": "comet-ml", "flyte
 def check_machine(recipe: Recipe) -> None:
     """Refuses a recipe that this machine or this installation cannot run.
 
-    Call it before [`~trainer.recipes.build_arguments`], whose own errors on these points do not name the recipe's
-    keys.
+    Call it before [`~trainer.training_recipes.build_arguments`], whose own errors on these points do not name the
+    recipe's keys.
 
     Args:
         recipe ([`Recipe`]): the run.

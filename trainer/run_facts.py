@@ -18,7 +18,7 @@ from albef_amc.datasets_scripts import BUILDERS
 from albef_amc.model_cards import CHECKPOINT_WORD
 from albef_amc.model_cards.front_matter import hide_folder, is_place
 from albef_amc.trainer.amc_config import AmcConfig
-from albef_amc.trainer.recipes import Recipe
+from albef_amc.trainer.training_recipes import Recipe
 
 CPU_FILE = Path("/proc/cpuinfo")
 SOFTWARE = ("torch", "transformers")

@@ -17,7 +17,7 @@ from transformers.image_utils import load_image
 from albef_amc.cli.ground import find_unknown_words
 from albef_amc.cli.main import main
 from albef_amc.text_processing_albef import build_tokenizer
-from albef_amc.trainer.recipes import build_vocabulary
+from albef_amc.trainer.training_recipes import build_vocabulary
 
 PHRASES = ("a dog", "the red car")
 

@@ -12,7 +12,7 @@ from albef_amc import AlbefConfig, AlbefForImageTextMatching, AlbefForPreTrainin
 from albef_amc.cli.main import main
 from albef_amc.configuration.shipped_files import resolve_shipped
 from albef_amc.datasets_scripts import load_grounding_dataset
-from albef_amc.trainer.recipes import build_arguments, load_recipe
+from albef_amc.trainer.training_recipes import build_arguments, load_recipe
 
 
 @pytest.mark.slow

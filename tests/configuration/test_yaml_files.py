@@ -10,7 +10,7 @@ from albef_amc.cli.main import main
 from albef_amc.configuration.recipes import read_key_values
 from albef_amc.configuration.yaml_files import MOST_BYTES, parse_yaml, read_yaml
 from albef_amc.evaluation.protocols import load_evaluation_recipe
-from albef_amc.trainer.recipes import load_recipe
+from albef_amc.trainer.training_recipes import load_recipe
 
 DEEP_BLOCK = "\n".join("  " * level + "a:" for level in range(300))
 HOSTILE = {

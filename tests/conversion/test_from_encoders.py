@@ -28,7 +28,7 @@ from albef_amc.conversion.from_encoders import build_processor
 from albef_amc.encoders_albef import resize_position_embeddings
 from albef_amc.layout_albef import build_layout
 from albef_amc.trainer import AmcConfig, AmcTrainer
-from albef_amc.trainer.recipes import ModelRecipe, build_model_and_processor
+from albef_amc.trainer.training_recipes import ModelRecipe, build_model_and_processor
 
 TIMM_FOLDER = GOLDEN_FOLDER / "timm_vision_transformer"
 SMALL = {"image_size": 32, "queue_size": 16, "projection_dim": 8}

@@ -19,7 +19,7 @@ from albef_amc.evaluation.phrase_coverage import find_unknown_words, measure_cov
 from albef_amc.text_processing_albef import build_tokenizer
 from albef_amc.trainer.callbacks import CoverageCallback
 from albef_amc.trainer.data.mixtures import Mixture, iterate_texts
-from albef_amc.trainer.recipes import build_vocabulary
+from albef_amc.trainer.training_recipes import build_vocabulary
 
 SPELLING = build_tokenizer(build_vocabulary(["a red dog", "the cups"]), model_max_length=64)
 TINY = build_tiny_processor().tokenizer

@@ -30,7 +30,7 @@ from albef_amc.cli.main import main
 from albef_amc.evaluation.checkpoints import hash_checkpoint, load_model_and_processor
 from albef_amc.publishing.checkpoint_publishing import prepare_publication
 from albef_amc.trainer import AmcTrainer, build_lora_config, merge_adapter
-from albef_amc.trainer.recipes import load_recipe
+from albef_amc.trainer.training_recipes import load_recipe
 
 STATE_FILE = "pretraining_state.safetensors"
 

@@ -20,7 +20,7 @@ from albef_amc.evaluation.protocols import load_evaluation_recipe
 from albef_amc.model_cards import read_metrics
 from albef_amc.text_files_albef import CHUNK_BYTES, TextEncodingError, load_json, open_text_file, read_text_file
 from albef_amc.text_processing_albef import build_tokenizer
-from albef_amc.trainer.recipes import load_recipe
+from albef_amc.trainer.training_recipes import load_recipe
 
 
 def read_rows(path: Path) -> list:

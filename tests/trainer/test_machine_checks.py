@@ -12,7 +12,7 @@ from albef_amc.datasets_scripts.features import build_phrase, build_row
 from albef_amc.trainer import AmcConfig, machine_checks
 from albef_amc.trainer.data import phrase_epochs
 from albef_amc.trainer.machine_checks import check_machine, check_package, check_regions, warn_of_other_batch
-from albef_amc.trainer.recipes import ModelRecipe, Recipe
+from albef_amc.trainer.training_recipes import ModelRecipe, Recipe
 
 LAUNCHER_VARIABLES = ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
 

@@ -11,7 +11,6 @@ from testing_utils import build_tiny_arguments, build_tiny_trainer
 from albef_amc.model_cards import ModelCard, read_model_card, render_model_card
 from albef_amc.model_cards.front_matter import hide_folder
 from albef_amc.trainer.amc_config import AmcConfig
-from albef_amc.trainer.recipes import load_recipe
 from albef_amc.trainer.reliability.run_checkpoints import MANIFEST_FILE
 from albef_amc.trainer.run_facts import (
     CARD_ARGUMENTS,
@@ -21,6 +20,7 @@ from albef_amc.trainer.run_facts import (
     hide_dataset,
     list_card_arguments,
 )
+from albef_amc.trainer.training_recipes import load_recipe
 
 STORED_SECONDS = 5000.0
 

@@ -20,8 +20,8 @@ from albef_amc.lora.adapters import check_lora_options
 from albef_amc.trainer import AmcConfig, AmcTrainer, DataCollatorForGrounding, GroundingAugmentation
 from albef_amc.trainer.data.mixtures import Mixture
 from albef_amc.trainer.objectives.weighted_objectives import build_objective
-from albef_amc.trainer.recipes import build_arguments, load_recipe
 from albef_amc.trainer.setting_checks import TRAINING_RANGES
+from albef_amc.trainer.training_recipes import build_arguments, load_recipe
 
 NOT_FINITE = (math.nan, math.inf, -math.inf)
 SWITCHES = [name for name, kinds in list_simple_fields(AmcConfig).items() if kinds == (bool,)]

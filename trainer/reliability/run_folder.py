@@ -56,7 +56,7 @@ def check_run_folder(output_dir: Path, recipe: Any, resume: bool) -> None:
 
     Args:
         output_dir (`Path`): folder of the run.
-        recipe ([`~trainer.recipes.Recipe`]): what is to run.
+        recipe ([`~trainer.training_recipes.Recipe`]): what is to run.
         resume (`bool`): whether the run in the folder is to be resumed.
 
     Raises:
@@ -94,7 +94,7 @@ def store_end(output_dir: Path, recipe: Any, result: Mapping[str, Any]) -> None:
 
     Args:
         output_dir (`Path`): folder of the run, with its final weights.
-        recipe ([`~trainer.recipes.Recipe`]): what has run.
+        recipe ([`~trainer.training_recipes.Recipe`]): what has run.
         result (mapping): the numbers of the run, as JSON knows them.
     """
     write_json(output_dir / END_FILE, {"lengths": _get_lengths(recipe.training), "result": result})

@@ -20,8 +20,8 @@ from albef_amc.datasets_scripts import load_grounding_dataset
 from albef_amc.trainer import AmcConfig, AmcTrainer
 from albef_amc.trainer.data.epoch_dataset import EpochDataset
 from albef_amc.trainer.data.mixtures import MixedRows, Mixture, build_training_dataset, load_training_data
-from albef_amc.trainer.recipes import build_arguments, load_recipe
 from albef_amc.trainer.run_facts import describe_recipe
+from albef_amc.trainer.training_recipes import build_arguments, load_recipe
 
 TINY = """
 model: {{config: {config}, vocabulary: data}}

@@ -7,7 +7,6 @@ import torch
 from transformers import TrainingArguments
 
 from albef_amc.cli.main import main
-from albef_amc.trainer.recipes import load_recipe
 from albef_amc.trainer.reliability.run_folder import (
     check_run_folder,
     compare_recipes,
@@ -16,6 +15,7 @@ from albef_amc.trainer.reliability.run_folder import (
     store_end,
     store_recipe,
 )
+from albef_amc.trainer.training_recipes import load_recipe
 
 RECIPE = """
 model:

@@ -14,7 +14,8 @@ from albef_amc import AlbefForPreTraining
 from albef_amc.configuration.shipped_files import list_shipped, resolve_shipped
 from albef_amc.datasets_scripts import BUILDERS
 from albef_amc.model_cards import ModelCard
-from albef_amc.trainer.recipes import (
+from albef_amc.trainer.schedules import build_albef_cosine
+from albef_amc.trainer.training_recipes import (
     ModelRecipe,
     Recipe,
     build_arguments,
@@ -22,7 +23,6 @@ from albef_amc.trainer.recipes import (
     build_vocabulary,
     load_recipe,
 )
-from albef_amc.trainer.schedules import build_albef_cosine
 
 CONTENT = """
 model: {checkpoint: runs/first}
