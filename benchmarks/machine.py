@@ -12,7 +12,8 @@ import torch
 import transformers
 
 CPU_FILE = Path("/proc/cpuinfo")
-PLACE_OPTIONS = ("--folder", "--other", "--output")  # of one machine, and without effect on what is measured
+PLACE_OPTIONS = ("--folder", "--output")  # of one machine, and without effect on what is measured
+NAMED_OPTIONS = {"--other": "OTHER_CHECKOUT"}  # places that matter: a word stands for them
 RESULTS_FOLDER = Path(__file__).parent / "results"
 
 
@@ -51,6 +52,7 @@ def write_result(script: str, measured: dict[str, Any], output: Path | None, qui
     """
     places = {index + step for index, word in enumerate(sys.argv) if word in PLACE_OPTIONS for step in (0, 1)}
     words = [word for index, word in enumerate(sys.argv) if index not in places][1:]
+    words = [NAMED_OPTIONS.get(before, word) for before, word in zip(["", *words], words, strict=False)]
     command = " ".join(["python", f"benchmarks/{script}.py", *words])
     content = json.dumps({"command": command, "machine": describe_machine(), **measured}, indent=2)
     output = output or RESULTS_FOLDER / f"{name or script}{'_quick' * quick}.json"

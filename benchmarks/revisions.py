@@ -124,7 +124,7 @@ def main() -> None:
     if arguments.quick:
         arguments.rounds = 3
     other = arguments.other.resolve()
-    cases = {name: measure(case, other, arguments) for name, case in CASES.items()}
+    cases = [{"case": name, **measure(case, other, arguments)} for name, case in CASES.items()]
     revisions = {"this": name_revision(HERE), "other": name_revision(other)}
     write_result("revisions", {"revisions": revisions, "cases": cases}, arguments.output, arguments.quick)
 
