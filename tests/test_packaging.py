@@ -79,7 +79,7 @@ def test_packages_of_setup_cfg_are_those_of_the_tree():
     assert mapping == {IMPORT_NAME: BUNDLE} | {
         f"{IMPORT_NAME}.{name}": name for name in CODE_FOLDERS if name != BUNDLE
     }
-    inits = [path for path in PROJECT_FOLDER.rglob("__init__.py") if ".venv" not in path.parts]
+    inits = [*PROJECT_FOLDER.glob("*/__init__.py"), *PROJECT_FOLDER.glob("*/*/__init__.py")]
     in_tree = {str(path.parent.relative_to(PROJECT_FOLDER)).replace("/", ".") for path in inits}
     assert {IMPORT_NAME if name == BUNDLE else f"{IMPORT_NAME}.{name}" for name in in_tree} == set(packages)
 
