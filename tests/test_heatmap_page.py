@@ -51,7 +51,9 @@ def trace_heatmap(run: Callable[[], Any]) -> list[tuple[str, str]]:
         names: list[tuple[str, str]] = []
         while frame is not None:
             path, name = frame.f_code.co_filename, frame.f_code.co_qualname.replace(".<locals>.run", "")
-            is_ours = path.startswith(f"{PROJECT_FOLDER}/") and not re.search(r"/(tests|\.venv)/|<", path + name)
+            is_ours = path.startswith(f"{PROJECT_FOLDER}/") and not re.search(
+                r"/(tests|site-packages)/|<", path + name
+            )
             if is_ours:
                 names.insert(0, (path.removeprefix(f"{PROJECT_FOLDER}/"), name))
             frame = frame.f_back

@@ -236,7 +236,7 @@ def save_picture(picture: Image.Image, path: str | Path) -> Path:
     """
     path = Path(path)
     picture_format = Image.registered_extensions().get(path.suffix.lower())
-    if picture_format not in Image.SAVE:
+    if not path.suffix or picture_format not in Image.SAVE:
         raise ValueError(f"`path` is {path}, whose ending is not a picture format: use .png, .jpg or .webp.")
     encoded = io.BytesIO()
     mark = PngInfo()
