@@ -167,7 +167,8 @@ def test_links_and_paths_lead_somewhere(path):
         page = path.parent / target if target else path
         assert target.startswith("https://") or page.exists(), f"no {target}"
         assert not section or section in list_sections(page), f"no section {section} in {target}"
-    folders = "|".join(path.name for path in PROJECT_FOLDER.iterdir() if path.is_dir() and path.name[0] != ".")
+    packages = [path.parent.name for path in PROJECT_FOLDER.glob("*/__init__.py")]
+    folders = "|".join([*packages, "docs", "benchmarks", "tests"])
     for target in re.findall(rf"`((?:{folders})/[\w./-]*)`", text):
         assert (PROJECT_FOLDER / target).exists() or "NAME" in target, f"no {target}"
 
