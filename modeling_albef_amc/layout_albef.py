@@ -274,17 +274,23 @@ def check_tokens(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -
     """`attention_mask` `(P, T)`, all ones where it is absent, of at least one phrase with at least one real token."""
     if input_ids.ndim != 2 or len(input_ids) == 0 or input_ids.shape[1] == 0:
         raise ValueError(f"`input_ids` must have shape (P, T) with at least one phrase, got {tuple(input_ids.shape)}.")
-    if attention_mask is None:
-        attention_mask = torch.ones_like(input_ids)
-    elif attention_mask.shape != input_ids.shape:
-        raise ValueError(
-            f"`attention_mask` has shape {tuple(attention_mask.shape)} but `input_ids` {tuple(input_ids.shape)}: "
-            "pass both as the processor returned them."
-        )
-    elif not attention_mask.any(dim=1).all():
+    attention_mask = resolve_mask(input_ids, attention_mask, "input_ids", "attention_mask")
+    if not attention_mask.any(dim=1).all():
         empty = (~attention_mask.any(dim=1)).nonzero().flatten().tolist()
         raise ValueError(f"`attention_mask` keeps no token of phrase(s) {empty}: an empty phrase is nowhere.")
     return attention_mask
+
+
+def resolve_mask(ids: torch.Tensor, mask: torch.Tensor | None, ids_name: str, mask_name: str) -> torch.Tensor:
+    """Mask of real tokens, shaped like `ids`: all ones if it is absent; raises `ValueError` if the shapes differ."""
+    if mask is None:
+        return torch.ones_like(ids)
+    if mask.shape != ids.shape:
+        raise ValueError(
+            f"`{mask_name}` has shape {tuple(mask.shape)} but `{ids_name}` {tuple(ids.shape)}: pass both as the "
+            "processor returned them."
+        )
+    return mask
 
 
 def _check_layout(
@@ -450,5 +456,6 @@ __all__ = [
     "group_by_image",
     "join_rows",
     "pad_tokens",
+    "resolve_mask",
     "split_rows",
 ]

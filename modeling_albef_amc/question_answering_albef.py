@@ -23,7 +23,14 @@ from .explanation_albef import (
     explain_attention,
     outside_inference_mode,
 )
-from .layout_albef import PhraseInputs, PhraseLayout, build_layout, check_phrase_inputs, chunk_by_length
+from .layout_albef import (
+    PhraseInputs,
+    PhraseLayout,
+    build_layout,
+    check_phrase_inputs,
+    chunk_by_length,
+    resolve_mask,
+)
 from .messages_albef import list_first
 from .momentum_albef import MomentumCopies
 from .outputs_albef import AlbefQuestionAnsweringOutput, RankedAnswers
@@ -474,13 +481,7 @@ def check_answers(name: str, ids: torch.Tensor, mask: torch.Tensor | None, confi
     """
     if ids.ndim != 2 or len(ids) == 0:
         raise ValueError(f"`{name}_ids` must have shape ({name}s, tokens) with at least one, got {tuple(ids.shape)}.")
-    if mask is None:
-        mask = torch.ones_like(ids)
-    elif mask.shape != ids.shape:
-        raise ValueError(
-            f"`{name}_mask` has shape {tuple(mask.shape)} but `{name}_ids` {tuple(ids.shape)}: pass both as the "
-            "processor returned them."
-        )
+    mask = resolve_mask(ids, mask, f"{name}_ids", f"{name}_mask")
     lengths = mask.sum(dim=1)
     last = ids.gather(1, (lengths - 1).clamp(min=0)[:, None])[:, 0]
     is_wrong = (ids[:, 0] != config.cls_token_id) | (last != config.sep_token_id)
