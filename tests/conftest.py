@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import logging
 import os
 import signal
 import sys
@@ -51,6 +52,17 @@ def tiny_pretraining_model(_tiny_models) -> AlbefForPreTraining:
 def tiny_processor():
     """Processor with a small vocabulary and images of 32 x 32 pixels."""
     return build_tiny_processor()
+
+
+@pytest.fixture
+def loading_warnings(caplog):
+    """Warnings of `transformers`, each once; its logger passes messages on or not, as earlier code left it."""
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    yield lambda: list(
+        dict.fromkeys(record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    )
+    logger.removeHandler(caplog.handler)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 
 import copy
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -362,14 +361,6 @@ def test_sdpa_equals_eager(model_class):
 
 
 # Checkpoints
-
-
-@pytest.fixture
-def loading_warnings(caplog):
-    logger = logging.getLogger("transformers")
-    logger.addHandler(caplog.handler)
-    yield lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    logger.removeHandler(caplog.handler)
 
 
 @both

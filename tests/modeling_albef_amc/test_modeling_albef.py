@@ -4,7 +4,6 @@
 import copy
 import inspect
 import json
-import logging
 
 import pytest
 import torch
@@ -81,17 +80,6 @@ def assert_same_weights(model: nn.Module, expected: nn.Module) -> None:
     weights, expected = model.state_dict(), expected.state_dict()
     for name, value in weights.items():
         assert torch.equal(value, expected[name]), name
-
-
-@pytest.fixture
-def loading_warnings(caplog):
-    """Warnings of `transformers`, each once; its logger passes messages on or not, as earlier code left it."""
-    logger = logging.getLogger("transformers")
-    logger.addHandler(caplog.handler)
-    yield lambda: list(
-        dict.fromkeys(record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
-    )
-    logger.removeHandler(caplog.handler)
 
 
 # 1 forward signature

@@ -4,7 +4,6 @@
 import copy
 import inspect
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -52,15 +51,6 @@ def build_inputs(model: nn.Module, **changes) -> dict[str, torch.Tensor]:
 
 def list_tensors(outputs) -> dict[str, torch.Tensor]:
     return {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
-
-
-@pytest.fixture
-def loading_warnings(caplog):
-    """Warnings of `transformers` while checkpoints are loaded."""
-    logger = logging.getLogger("transformers")
-    logger.addHandler(caplog.handler)
-    yield lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    logger.removeHandler(caplog.handler)
 
 
 # Losses
