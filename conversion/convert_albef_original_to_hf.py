@@ -42,7 +42,7 @@ MOMENTUM = (
 )
 WORD_HEAD = (r"^mlm_head\.", "masked-word head, which only pre-training uses; kept with the momentum copies")
 TEMPERATURE = "albef.temperature"  # one entry in our models, a scalar in the originals
-QUEUE_IDS = "image_queue_ids"  # of both queues in the originals, in one row
+IMAGE_QUEUE_IDS = "image_queue_ids"  # of both queues in the originals, in one row
 EMPTY_QUEUE_ID = -100  # identity of an empty queue entry in the originals
 
 
@@ -156,7 +156,7 @@ def rename_state_dict(
         elif renamed is None:
             unexpected.append(name)
         else:
-            if renamed in (TEMPERATURE, QUEUE_IDS):
+            if renamed in (TEMPERATURE, IMAGE_QUEUE_IDS):
                 tensor = tensor.flatten()
             if renamed in state and not torch.equal(state[renamed], tensor):
                 raise ValueError(f"`{name}` differs from the entry it shares its values with: {renamed}.")
@@ -169,10 +169,10 @@ def _complete_queues(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch
     queues: dict[str, torch.Tensor] = {}
     if "image_queue_pointer" in state:
         queues["text_queue_pointer"] = state.get("text_queue_pointer", state["image_queue_pointer"].clone())
-    ids = state.get(QUEUE_IDS, torch.full((state["image_queue"].shape[1],), UNKNOWN_IMAGE_ID))
-    queues[QUEUE_IDS] = torch.where(ids == EMPTY_QUEUE_ID, UNKNOWN_IMAGE_ID, ids)
-    queues["text_queue_ids"] = queues[QUEUE_IDS].clone()
-    num_known = int((queues[QUEUE_IDS] != UNKNOWN_IMAGE_ID).sum())
+    ids = state.get(IMAGE_QUEUE_IDS, torch.full((state["image_queue"].shape[1],), UNKNOWN_IMAGE_ID))
+    queues[IMAGE_QUEUE_IDS] = torch.where(ids == EMPTY_QUEUE_ID, UNKNOWN_IMAGE_ID, ids)
+    queues["text_queue_ids"] = queues[IMAGE_QUEUE_IDS].clone()
+    num_known = int((queues[IMAGE_QUEUE_IDS] != UNKNOWN_IMAGE_ID).sum())
     note = (
         f"the queues name {num_known} images of the data set that was trained on. To train on another, reset them: "
         "fill `image_queue_ids` and `text_queue_ids` with -1."

@@ -14,7 +14,7 @@ from datasets import ClassLabel, Features, Image, List, Value
 
 from albef_amc.datasets_scripts.features import GROUNDING_FEATURES, fill_fields
 
-IMAGE_COLUMNS = {name: GROUNDING_FEATURES[name] for name in ("image", "image_id", "width", "height")}
+IMAGE_FEATURES = {name: GROUNDING_FEATURES[name] for name in ("image", "image_id", "width", "height")}
 
 # Source of a question of VQA v2.
 VQA = "vqa"
@@ -61,10 +61,10 @@ HYPOTHESIS_FEATURES = {
 }
 
 # Image-text retrieval.
-CAPTIONED_FEATURES = Features({**IMAGE_COLUMNS, "captions": List(CAPTION_FEATURES)})
+CAPTIONED_FEATURES = Features({**IMAGE_FEATURES, "captions": List(CAPTION_FEATURES)})
 
 # Visual question answering.
-ANSWERED_FEATURES = Features({**IMAGE_COLUMNS, "questions": List(QUESTION_FEATURES)})
+ANSWERED_FEATURES = Features({**IMAGE_FEATURES, "questions": List(QUESTION_FEATURES)})
 
 # Visual reasoning about two images.
 PAIRED_FEATURES = Features(
@@ -77,7 +77,7 @@ PAIRED_FEATURES = Features(
 )
 
 # Visual entailment.
-ENTAILED_FEATURES = Features({**IMAGE_COLUMNS, "hypotheses": List(HYPOTHESIS_FEATURES)})
+ENTAILED_FEATURES = Features({**IMAGE_FEATURES, "hypotheses": List(HYPOTHESIS_FEATURES)})
 
 
 @dataclass(frozen=True)

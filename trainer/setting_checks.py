@@ -32,8 +32,8 @@ MatmulPrecision = Literal["highest", "high", "medium"]
 
 COMPILE_SETTINGS = ("torch_compile", "torch_compile_backend", "torch_compile_mode")
 EXACT: MatmulPrecision = "highest"
-COUNT = Range(1, LARGE, is_whole=True)
-WHOLE = Range(0, LARGE, is_whole=True)
+INT32_COUNT = Range(1, LARGE, is_whole=True)
+INT32_WHOLE = Range(0, LARGE, is_whole=True)
 STEPS = Range(0, LARGE)  # below 1: a share of all steps
 MASK_SIDE = Range(1, 4096, is_whole=True)
 MOST_WORKERS = 1024
@@ -46,17 +46,17 @@ TRAINING_RANGES = {
     "distillation_alpha": SHARE,
     "distillation_ramp_epochs": NOT_NEGATIVE,
     "mlm_probability": SHARE,
-    "phrases_per_image": COUNT,
-    "shuffle_buffer": WHOLE,
+    "phrases_per_image": INT32_COUNT,
+    "shuffle_buffer": INT32_WHOLE,
     "max_length": TEXT_LENGTH,
     "mask_size": MASK_SIDE,
-    "max_skipped_steps": COUNT,
+    "max_skipped_steps": INT32_COUNT,
     "min_learning_rate": NOT_NEGATIVE,
     "warmup_learning_rate": NOT_NEGATIVE,
-    "warmup_intervals": WHOLE,
-    "warmup_interval_steps": COUNT,
-    "num_heatmaps_drawn": WHOLE,
-    "early_stopping_patience": COUNT,
+    "warmup_intervals": INT32_WHOLE,
+    "warmup_interval_steps": INT32_COUNT,
+    "num_heatmaps_drawn": INT32_WHOLE,
+    "early_stopping_patience": INT32_COUNT,
     # of `TrainingArguments`
     "num_train_epochs": Range(0, 1e9, is_above=True),
     "learning_rate": POSITIVE,
@@ -67,23 +67,23 @@ TRAINING_RANGES = {
     "max_grad_norm": NOT_NEGATIVE,
     "warmup_steps": STEPS,
     "neftune_noise_alpha": NOT_NEGATIVE,
-    "per_device_train_batch_size": COUNT,
-    "per_device_eval_batch_size": COUNT,
-    "gradient_accumulation_steps": COUNT,
-    "eval_accumulation_steps": COUNT,
-    "torch_empty_cache_steps": COUNT,
+    "per_device_train_batch_size": INT32_COUNT,
+    "per_device_eval_batch_size": INT32_COUNT,
+    "gradient_accumulation_steps": INT32_COUNT,
+    "eval_accumulation_steps": INT32_COUNT,
+    "torch_empty_cache_steps": INT32_COUNT,
     "logging_steps": STEPS,
     "eval_steps": STEPS,
     "eval_delay": STEPS,
     "save_steps": Range(0, LARGE, is_above=True),
-    "save_total_limit": WHOLE,
+    "save_total_limit": INT32_WHOLE,
     "seed": SEED,
     "data_seed": SEED,
     "local_rank": Range(-1, LARGE, is_whole=True),
     "dataloader_num_workers": Range(0, MOST_WORKERS, is_whole=True),
-    "dataloader_prefetch_factor": COUNT,
-    "ddp_bucket_cap_mb": COUNT,
-    "ddp_timeout": COUNT,
+    "dataloader_prefetch_factor": INT32_COUNT,
+    "ddp_bucket_cap_mb": INT32_COUNT,
+    "ddp_timeout": INT32_COUNT,
 }
 NO_STEP_LIMIT = -1
 # Names that `transformers` declares as plain text, or that a run of images and phrases can use only some of.
@@ -125,7 +125,7 @@ def check_training_settings(settings: Any) -> None:
     if not all(name and value for name, _, value in (pair.partition("=") for pair in pairs)):
         raise ValueError(f"`optim_args` must be `name=value,name=value`, got {shorten_value(settings.optim_args)}.")
     check_ranges(settings, TRAINING_RANGES)
-    if settings.max_steps != NO_STEP_LIMIT and settings.max_steps not in COUNT:
+    if settings.max_steps != NO_STEP_LIMIT and settings.max_steps not in INT32_COUNT:
         raise ValueError(
             f"`max_steps` must be at least 1, or {NO_STEP_LIMIT} for as many as `num_train_epochs` has, got "
             f"{shorten_value(settings.max_steps)}."
