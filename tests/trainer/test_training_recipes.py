@@ -45,9 +45,12 @@ ON_EIGHT = [name for name in PUBLISHED if not name.endswith("_single_gpu")]
 SOURCED_LINE = re.compile(r"^  ([a-z_0-9]+): .*  # (AMC|ALBEF|ours)(;|:|$)")
 
 
+def list_given(name: str) -> list[str]:
+    return [*GIVEN.get(name.removesuffix("_single_gpu"), ["model.checkpoint=runs/first"]), "use_cpu=true"]
+
+
 def load_shipped(name: str) -> Recipe:
-    given = GIVEN.get(name.removesuffix("_single_gpu"), ["model.checkpoint=runs/first"])
-    return load_recipe(name, [*given, "use_cpu=true"])
+    return load_recipe(name, list_given(name))
 
 
 @pytest.mark.parametrize("name", list_shipped("training"))
@@ -67,6 +70,19 @@ def test_every_value_of_a_published_recipe_cites_its_source(name):
         if line.startswith("  ") and section in ("machine", "model", "training", "peft"):
             assert SOURCED_LINE.match(line), f"{name}: no source in {line!r}"
     assert text.startswith("#") and f"{name}" in text.partition("\n\n")[0], "the header shows the command"
+
+
+@pytest.mark.parametrize("name", list_shipped("training"))
+def test_a_recipe_recommends_a_precision_and_keeps_the_published_one(name, tmp_path):
+    header = resolve_shipped(name, "training", ".yaml").read_text().partition("\n\n")[0]
+    recommended = re.search(
+        r"^# Recommended precision: (bfloat16|float32)\b.*\n(?:#.*\n)*?#     --set (\S+)$", header, re.M
+    )
+    assert recommended, "the header recommends a precision, with the words for it"
+    recipe = load_shipped(name)
+    assert not build_arguments(recipe, tmp_path).bf16
+    recipe = load_recipe(name, [*list_given(name), recommended[2]])
+    assert build_arguments(recipe, tmp_path).bf16 == (recommended[1] == "bfloat16")
 
 
 @pytest.mark.parametrize("name", ON_EIGHT)
