@@ -65,7 +65,7 @@ IDS_SHOWN = 64
 
 
 class ReliableTrainer(Trainer):
-    """`transformers`' Trainer for runs that can be killed at any moment and resumed to the same bits.
+    """`transformers`' Trainer for runs that can be killed at any moment and resumed, on a CPU to the same bits.
 
     This class is the only place that overrides private methods of `Trainer`. What it adds:
 
