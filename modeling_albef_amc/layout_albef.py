@@ -371,8 +371,11 @@ class PhraseRows:
     def __len__(self) -> int:
         return len(self.states)
 
-    def __getitem__(self, rows: torch.Tensor | slice) -> "PhraseRows":
-        return PhraseRows(self.states[rows], self.attention_mask[rows], self.image_index[rows], self.keep_padding)
+    def select(self, rows: torch.Tensor) -> "PhraseRows":
+        """Some rows, by number."""
+        return PhraseRows(
+            self.states.index_select(0, rows), self.attention_mask[rows], self.image_index[rows], self.keep_padding
+        )
 
     def build_layout(self, num_images: int) -> PhraseLayout:
         """Their layout, on `num_images` images."""

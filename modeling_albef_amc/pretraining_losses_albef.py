@@ -216,7 +216,9 @@ class MaskedPhrases:
 
     def read(self, states: torch.Tensor) -> torch.Tensor:
         """States `(R, T, hidden_size)` at the positions that are read, shaped like `labels` before the last axis."""
-        return states if self.reads_padding else states[self.is_read]
+        if self.reads_padding:
+            return states
+        return states.flatten(0, 1).index_select(0, self.is_read.flatten().nonzero().flatten())
 
 
 def compute_distillation_loss(

@@ -303,7 +303,7 @@ class AlbefForQuestionAnswering(MomentumCopies, AlbefTaskModel):
 
         layers = range(self.config.explanation_layer, self.config.explanation_layer + 1)
         explained = self.albef.text_model.explain_score(
-            states[answers.question_index],
+            states.index_select(0, answers.question_index),
             layout,
             keys_values,
             layers,

@@ -287,7 +287,8 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
         output = AlbefRetrievalOutput(**contrast._asdict(), image_index=pairs.image_index)
 
         given = PhraseRows(text_embeds, pairs.attention_mask, pairs.image_index)
-        negative, received, with_gaps = given[:0], (), given[:0]
+        no_row = given.select(torch.arange(0, device=text_embeds.device))
+        negative, received, with_gaps = no_row, (), no_row
         if compares:
             negative, keys_values, received = self._collect_negatives(
                 pairs.batch, image_embeds, given, keys_values, *self._choose_negatives(pairs, contrast)
@@ -407,7 +408,8 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
             pairs = zip(keys_values, others, strict=True)
             keys_values = [(torch.cat([key, more[0]]), torch.cat([value, more[1]])) for (key, value), more in pairs]
         rows = torch.cat([own_text, text_rows])
-        negative = PhraseRows(texts[rows], masks[rows], torch.cat([image_rows, given.image_index[has_text]]))
+        image_index = torch.cat([image_rows, given.image_index[has_text]])
+        negative = PhraseRows(texts.index_select(0, rows), masks[rows], image_index)
         return negative, keys_values, (images, texts)
 
     def _fuse(
@@ -430,18 +432,18 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
             explained_rows, other_rows = rows, rows[:0]
             if pairs.explained_phrases is not None:
                 explained_rows, other_rows = find_explained_rows(pairs.explained_phrases)
-            chosen = given[explained_rows]
+            chosen = given.select(explained_rows)
             layout = chosen.build_layout(num_images)
             explained = self.explain_match(chosen.states, layout, keys_values, first=divide_at)
             logits.append(explained.logits)
-        parts = [given[other_rows], negative, masked]
+        parts = [given.select(other_rows), negative, masked]
         *matched, masked = self._run_together(parts, keys_values, divide_at, last)
         if sum(map(len, matched)) > 0:
             joined = join_rows(matched)
             logits.append(self.match(joined.states, joined.build_layout(num_images), keys_values, first=last))
         (masked,) = self._run_together([masked], keys_values, last, last + 1)
         itm_logits, negative_logits = torch.cat(logits).split([len(given), len(negative)])
-        itm_logits = itm_logits[torch.cat([explained_rows, other_rows]).argsort()]
+        itm_logits = itm_logits.index_select(0, torch.cat([explained_rows, other_rows]).argsort())
         return FusedPhrases(itm_logits, negative_logits, masked.states, explained_rows, explained)
 
     def _run_together(

@@ -245,6 +245,17 @@ def build_recording_trainer(folder: Path, rows, **changes) -> AmcTrainer:
     return trainer
 
 
+def list_backward_names(tensors: list[torch.Tensor]) -> set[str]:
+    """Names of the operations in the graphs of tensors, such as `IndexSelectBackward0`."""
+    pending, seen = [tensor.grad_fn for tensor in tensors], set()
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            pending += [below for below, _ in node.next_functions]
+    return {node.name() for node in seen}
+
+
 def copy_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Weights and buffers of a model as they are now."""
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}

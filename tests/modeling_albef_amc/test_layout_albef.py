@@ -231,7 +231,7 @@ def test_kinds_of_rows_are_joined_and_divided():
     divided = split_rows(joined.states * 2, parts)
     for part, new in zip(parts, divided, strict=True):
         assert torch.equal(new.states, part.states * 2) and new.keep_padding == part.keep_padding
-    assert torch.equal(parts[0][torch.tensor([1])].states, parts[0].states[1:])
+    assert torch.equal(parts[0].select(torch.tensor([1])).states, parts[0].states[1:])
 
 
 def test_some_phrase_is_always_explained():

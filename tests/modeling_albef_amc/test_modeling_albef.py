@@ -16,7 +16,7 @@ from model_cases import (
     take_phrase,
 )
 from safetensors.torch import load_file
-from testing_utils import build_batch, build_tiny_config
+from testing_utils import build_batch, build_tiny_config, list_backward_names
 from torch import nn
 from transformers import (
     AutoModel,
@@ -368,6 +368,17 @@ def test_gradient_checkpointing_changes_neither_losses_nor_gradients():
     assert checkpointed_gradients.keys() == gradients.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(checkpointed_gradients[name], gradient, atol=1e-12, rtol=1e-8)
+
+
+@all_models
+def test_gradients_do_not_depend_on_the_order_of_threads(model_class):
+    """The backward pass of indexing adds atomically on several CPU threads, that of `index_select` in order."""
+    model = build_model(model_class).train()
+    outputs = run(model, build_batch(model.config), **list_heatmap_options(model_class))
+    tensors = [value for value in outputs.to_tuple() if isinstance(value, torch.Tensor) and value.requires_grad]
+    names = list_backward_names(tensors)
+    assert any("Addmm" in name for name in names)
+    assert not [name for name in names if name.startswith(("IndexBackward", "IndexPut"))]
 
 
 # 7 evaluation is pure

@@ -103,8 +103,9 @@ class RegionObjective(HeatmapObjective):
         with torch.autocast(device_type=normalized_heatmap.device.type, enabled=False):
             heatmap = at_least_float32(normalized_heatmap)
             takes_part = self.find_phrases(region_mask, has_region)
-            mask = region_mask.to(heatmap.dtype)[takes_part].flatten(1)  # (num_regions, M_h * M_w)
-            heatmap = resize_to_mask(heatmap, *region_mask.shape[1:])[takes_part].flatten(1)
+            rows = takes_part.nonzero().flatten()
+            mask = region_mask.index_select(0, rows).to(heatmap.dtype).flatten(1)  # (num_regions, M_h * M_w)
+            heatmap = resize_to_mask(heatmap, *region_mask.shape[1:]).index_select(0, rows).flatten(1)
             count = takes_part.sum().to(heatmap.dtype)
             denominator = count.clamp(min=1) if num_regions is None else num_regions
             return {**self.compare(heatmap, mask, denominator), "num_regions": count}

@@ -102,8 +102,9 @@ class SelfConsistencyLoss(HeatmapObjective):
         with torch.autocast(device_type=normalized_heatmap.device.type, enabled=False):
             heatmap = at_least_float32(normalized_heatmap).flatten(1)
             has_paraphrase = paraphrase_index >= 0
-            original = heatmap[has_paraphrase]  # (num_pairs, G_h * G_w)
-            paraphrase = heatmap[paraphrase_index[has_paraphrase]]
+            rows = has_paraphrase.nonzero().flatten()
+            original = heatmap.index_select(0, rows)  # (num_pairs, G_h * G_w)
+            paraphrase = heatmap.index_select(0, paraphrase_index[rows])
             count = has_paraphrase.sum().to(heatmap.dtype)
             denominator = count.clamp(min=1) if num_regions is None else num_regions
             similarity = F.smooth_l1_loss(paraphrase, original, reduction="none").mean(-1).sum() / denominator
