@@ -18,7 +18,7 @@ import torch
 from PIL import ExifTags, Image, ImageFile, ImageOps
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_base import BatchFeature
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import ModelOutput, logging
 
@@ -163,7 +163,8 @@ def load_image(image: ImageLike, max_image_pixels: int = MAX_IMAGE_PIXELS, name:
     """Convert any picture to an upright 8-bit RGB image: EXIF rotation applied, transparency on white.
 
     Builders keep exactly the pictures that this function accepts; training and evaluation read them with it. Only the
-    first frame of a file is read. 16-bit values (including Pillow's mode `I`) are scaled to 8 bit, not clipped.
+    first frame of a file is read. 16-bit values (including Pillow's mode `I`) are scaled to 8 bit, not clipped. An
+    upright RGB image without a transparent colour, such as one that this function returned, is not copied.
 
     Args:
         image: `PIL.Image.Image`, path, encoded bytes, the mapping with `bytes` of an undecoded row
@@ -254,9 +255,12 @@ def measure_image(source: str | Path | bytes, name: str | None = None) -> tuple[
 
 
 def _decode(image: Image.Image, name: str, in_place: bool) -> Image.Image:
-    """Decode, rotate and convert."""
+    """Decode, rotate and convert. An upright RGB image that is decoded already is not copied."""
     stored_as = _read_pixel_format(image)
-    _load_pixels(image, name)
+    orientation = _load_pixels(image, name)
+    is_file = isinstance(image, ImageFile.ImageFile)
+    if not is_file and image.mode == "RGB" and orientation == 1 and "transparency" not in image.info:
+        return image
     return _rotate_and_convert(image, name, stored_as, in_place)
 
 
@@ -495,19 +499,32 @@ class AlbefImageProcessor(PilBackend):
         self,
         images: ImageLike | list[ImageLike],
         max_image_pixels: int,
+        do_resize: bool,
+        size: SizeDict,
+        resample: PILImageResampling,
         return_tensors: str | None = None,
         **kwargs,
     ) -> BatchFeature:
-        """Load, measure and preprocess the images one by one, so that only one full-size picture is in memory."""
-        pixel_values, original_sizes = [], []
+        """Load, measure and resize the images one by one, so that only one full-size picture is in memory.
+
+        Rescaling and normalising give each level of a channel one value, so they are computed for the 256 levels and
+        looked up for the pixels.
+        """
+        pictures, original_sizes = [], []
         for index, image in enumerate(iterate_images(images)):
-            pixels = np.asarray(load_image(image, max_image_pixels, name=f"images[{index}]"))
-            original_sizes.append(pixels.shape[:2])
-            pixels = np.moveaxis(pixels, -1, 0)  # (3, height, width)
-            pixel_values += self._preprocess([pixels], return_tensors=None, **kwargs)["pixel_values"]
-        if len({pixels.shape for pixels in pixel_values}) > 1:
+            picture = load_image(image, max_image_pixels, name=f"images[{index}]")
+            original_sizes.append((picture.height, picture.width))
+            pictures.append(np.asarray(picture.resize((size.width, size.height), resample) if do_resize else picture))
+        if len({picture.shape for picture in pictures}) > 1:
             raise ValueError("images of different sizes cannot form a batch. Set `do_resize` or pass them one by one.")
-        data = {"pixel_values": np.stack(pixel_values), "original_sizes": np.array(original_sizes, dtype=np.int64)}
+        levels = np.broadcast_to(np.arange(BYTE_MAX + 1, dtype=np.uint8), (3, 1, BYTE_MAX + 1))
+        settings = dict(do_resize=False, size=size, resample=resample, return_tensors=None, **kwargs)
+        (table,) = self._preprocess([levels], **settings)["pixel_values"]  # (3, 1, 256)
+        pixel_values = np.empty((len(pictures), 3, *pictures[0].shape[:2]), dtype=table.dtype)
+        for picture, values in zip(pictures, pixel_values, strict=True):
+            for channel in range(3):
+                np.take(table[channel, 0], picture[..., channel], out=values[channel], mode="clip")
+        data = {"pixel_values": pixel_values, "original_sizes": np.array(original_sizes, dtype=np.int64)}
         return BatchFeature(data, tensor_type=return_tensors)
 
     def post_process_object_detection(

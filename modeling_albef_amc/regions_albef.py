@@ -5,6 +5,7 @@ Coordinates are continuous pixels of the stored image after EXIF rotation: pixel
 [c, c + 1) x [r, r + 1), and a box x_min, y_min, x_max, y_max is [x_min, x_max) x [y_min, y_max).
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -80,19 +81,21 @@ def build_region_mask(
     """
     check_outline_counts(len(polygons or ()), len(masks or ()), height, width)
     mask_height, mask_width = mask_size
-    region = np.zeros((mask_height, mask_width))
+    region = np.zeros((mask_height, mask_width), dtype=np.float32)
     if boxes is not None and len(boxes):
         for x_min, y_min, x_max, y_max in clamp_boxes(boxes, height, width)[0].tolist():
-            rows = _cover(y_min * mask_height / height, y_max * mask_height / height, mask_height)
-            columns = _cover(x_min * mask_width / width, x_max * mask_width / width, mask_width)
-            np.maximum(region, rows[:, None] * columns, out=region)
+            top, rows = _cover(y_min * mask_height / height, y_max * mask_height / height)
+            left, columns = _cover(x_min * mask_width / width, x_max * mask_width / width)
+            block = region[top : top + len(rows), left : left + len(columns)]
+            np.maximum(block, rows[:, None] * columns, out=block, casting="same_kind")
     for polygon in polygons or []:
         corners = _read_polygon(polygon) * [mask_width / width, mask_height / height]
-        np.maximum(region, _cover_polygon(corners, mask_height, mask_width), out=region)
+        np.maximum(region, _cover_polygon(corners, mask_height, mask_width), out=region, casting="same_kind")
     for rle in masks or []:
         mask = decode_rle(rle, (height, width))
-        np.maximum(region, _average_rows(_average_rows(mask, mask_height).T, mask_width).T, out=region)
-    return torch.from_numpy(region.clip(0, 1)).float()
+        shares = _average_rows(_average_rows(mask, mask_height).T, mask_width).T
+        np.maximum(region, shares, out=region, casting="same_kind")
+    return torch.from_numpy(region.clip(0, 1, out=region))
 
 
 def check_outline_counts(num_polygons: int, num_masks: int, height: int, width: int) -> None:
@@ -172,10 +175,11 @@ def check_boxes(boxes: Sequence[Sequence[float]]) -> np.ndarray:
     return table
 
 
-def _cover(start: float, end: float, cells: int) -> np.ndarray:
-    """Compute the share of each unit cell that the interval [start, end) covers."""
-    edges = np.arange(cells)
-    return (np.minimum(end, edges + 1) - np.maximum(start, edges)).clip(0, 1)
+def _cover(start: float, end: float) -> tuple[int, np.ndarray]:
+    """Find the unit cells that the interval [start, end) touches: the first, and the covered share of each."""
+    first = math.floor(start)
+    edges = np.arange(first, math.ceil(end))
+    return first, (np.minimum(end, edges + 1) - np.maximum(start, edges)).clip(0, 1)
 
 
 def _read_numbers(values: Any) -> np.ndarray | None:

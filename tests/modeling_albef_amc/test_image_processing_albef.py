@@ -14,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 from testing_utils import FIXTURES_FOLDER
+from transformers.image_processing_backends import PilBackend
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from albef_amc.image_processing_albef import (
     IMAGE_FORMATS,
@@ -61,6 +63,27 @@ def test_values_equal_plain_pillow(photo):
     np.testing.assert_allclose(features["pixel_values"][0].permute(1, 2, 0), expected, atol=1e-6, rtol=0)
     assert features["original_sizes"].dtype == torch.int64
     assert features["original_sizes"].tolist() == [[48, 61]]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"do_rescale": False}, {"do_normalize": False}, {"do_resize": False}, {"resample": Image.Resampling.BOX}],
+)
+def test_levels_are_looked_up_that_transformers_computes_for_every_pixel(photo, options):
+    settings = {name: getattr(AlbefImageProcessor(size=32), name) for name in ("do_resize", "size", "resample")}
+    settings |= dict(do_center_crop=False, crop_size=None, do_rescale=True, rescale_factor=1 / 255, do_normalize=True)
+    settings |= dict(image_mean=OPENAI_CLIP_MEAN, image_std=OPENAI_CLIP_STD, do_pad=False, pad_size=None)
+    pixels = np.moveaxis(np.asarray(photo.convert("RGB")), -1, 0)
+    expected = PilBackend()._preprocess([pixels], **settings | options, return_tensors="np")["pixel_values"]
+    computed = AlbefImageProcessor(size=32)(photo, **options, return_tensors="np")["pixel_values"]
+    assert computed.dtype == expected.dtype and np.array_equal(computed, expected)
+
+
+def test_an_upright_rgb_image_is_not_copied(photo):
+    image = photo.convert("RGB")
+    assert load_image(image) is image
+    image.getexif()[ORIENTATION_TAG] = 6
+    assert load_image(image).size == image.size[::-1]
 
 
 def test_defaults_are_the_published_ones():

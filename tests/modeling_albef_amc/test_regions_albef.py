@@ -220,6 +220,25 @@ def test_boxes_are_united_by_the_maximum():
     assert region.item() == 0.5
 
 
+def test_boxes_are_drawn_to_the_last_bit():
+    """Each box over the complete mask, in float64 and rounded once."""
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        (height, width), mask_size = generator.integers(1, 700, 2).tolist(), generator.integers(1, 300, 2).tolist()
+        corners = np.sort(generator.uniform(-0.2, 1.2, (2, 2, 3)), axis=0) * [[[width], [height]]]
+        boxes = corners.transpose(2, 0, 1).reshape(3, 4)
+        expected = np.zeros(mask_size)
+        for x_min, y_min, x_max, y_max in clamp_boxes(boxes, height, width)[0].tolist():
+            shares = []
+            for start, end, side, cells in ((y_min, y_max, height, mask_size[0]), (x_min, x_max, width, mask_size[1])):
+                first = np.arange(cells)
+                last = np.minimum(end * cells / side, first + 1)
+                shares.append((last - np.maximum(start * cells / side, first)).clip(0, 1))
+            expected = np.maximum(expected, np.outer(*shares))
+        drawn = build_region_mask(height, width, mask_size, boxes=boxes)
+        assert torch.equal(drawn, torch.from_numpy(expected).float())
+
+
 def test_box_mask_equals_the_image_geometry():
     """A white box on black, resized like an image by averaging, is the region mask."""
     picture = np.zeros((60, 90), np.float32)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageOps, ImageStat
 
 from albef_amc.configuration.setting_types import check_types
 from albef_amc.image_processing_albef import load_image
@@ -148,10 +148,19 @@ class GroundingAugmentation:
         return row
 
     def _jitter(self, image: Image.Image, amounts: np.ndarray, keep_hue: bool) -> Image.Image:
-        image = ImageEnhance.Brightness(image).enhance(1 + self.brightness * amounts[0])
-        image = ImageEnhance.Contrast(image).enhance(1 + self.contrast * amounts[1])
+        image = _map_levels(image, 1 + self.brightness * amounts[0], mean_level=0)
+        mean_level = int(ImageStat.Stat(image.convert("L")).mean[0] + 0.5)
+        image = _map_levels(image, 1 + self.contrast * amounts[1], mean_level)
         image = ImageEnhance.Color(image).enhance(1 + self.saturation * amounts[2])
         return image if keep_hue else shift_hue(image, self.hue * amounts[3])
+
+
+def _map_levels(image: Image.Image, factor: float, mean_level: int) -> Image.Image:
+    """Multiply the distance of every level of an RGB image from `mean_level`, as `ImageEnhance` does for brightness
+    (0) and contrast (the mean of the gray image), but for the 256 levels in place of the pixels."""
+    levels = Image.frombytes("L", (256, 1), bytes(range(256)))
+    mapped = Image.blend(Image.new("L", levels.size, mean_level), levels, factor)
+    return image.point(list(mapped.tobytes()) * 3)
 
 
 def flip_row(row: dict) -> dict:

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.regions_albef import decode_rle, encode_rle
@@ -260,6 +260,18 @@ def test_hue_goes_round():
     blue = np.asarray(shift_hue(red, -1 / 3))[0, 0]
     assert blue[2] > 240
     assert np.array_equal(np.asarray(shift_hue(red, 0.0)), np.asarray(red))
+
+
+@pytest.mark.parametrize("amounts", [(1, -1, 0), (-0.3, 0.7, 0), (0, 0, 0.5)])
+def test_jitter_is_that_of_pillow(amounts):
+    generator = np.random.default_rng(0)
+    image = Image.fromarray(generator.integers(0, 256, (40, 30, 3), dtype=np.uint8))
+    expected = image
+    changes = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for enhance, amount in zip(changes, amounts, strict=True):
+        expected = enhance(expected).enhance(1 + 0.2 * amount)
+    jittered = GroundingAugmentation()._jitter(image, np.array([*amounts, 0]), keep_hue=True)
+    assert np.array_equal(jittered, expected)
 
 
 def test_rates():
