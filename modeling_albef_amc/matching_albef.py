@@ -47,6 +47,7 @@ from .ranges_albef import COUNT, check_choice, check_number
 
 # Graphs of `compile_encoders` at most; all layers of all encoders, in training and in evaluation, share them.
 RECOMPILE_LIMIT = 32
+CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")  # modes of `torch.compile` that record CUDA graphs
 NOT_LISTED = -100.0  # score of a pair outside the shortlist, as published
 IMAGES_PER_BLOCK = 16  # images whose keys and values are held at once
 
@@ -130,6 +131,10 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         Args:
             options: as for `torch.compile` (`backend`, `mode`, `dynamic`, ...). `recompile_limit` is 32 by default.
 
+        Raises:
+            ValueError: a `mode`, or `triton.cudagraphs` among the `options`, that records CUDA graphs: one for every
+                shape, while the number of phrases and their tokens change from batch to batch.
+
         Example:
 
         ```python
@@ -139,10 +144,17 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         ...     vision_config=dict(small, image_size=32, patch_size=16), explanation_layer=1, explanation_block=1,
         ...     text_config=dict(small, fusion_layer=1, vocab_size=50))
         >>> model = AlbefForImageTextMatching(config)
-        >>> model.compile_encoders(mode="reduce-overhead")
+        >>> model.compile_encoders(mode="max-autotune-no-cudagraphs")
 
         ```
         """
+        mode, has_graphs = options.get("mode"), (options.get("options") or {}).get("triton.cudagraphs")
+        if mode in CUDA_GRAPH_MODES or has_graphs:
+            given = f"mode={mode!r}" if mode in CUDA_GRAPH_MODES else "options={'triton.cudagraphs': True}"
+            raise ValueError(
+                f"`{given}` records a CUDA graph for every shape, but the number of phrases and their tokens change "
+                'from batch to batch. Leave it out, or pass `mode="max-autotune-no-cudagraphs"`.'
+            )
         options.setdefault("recompile_limit", RECOMPILE_LIMIT)
         for encoder in self.modules():
             if isinstance(encoder, (AlbefVisionModel, AlbefTextModel)):

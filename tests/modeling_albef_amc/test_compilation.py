@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import shutil
 
 import pytest
@@ -55,6 +56,24 @@ def test_checkpoints_and_copies_are_those_of_the_model(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     loaded = AlbefForImageTextMatching.from_pretrained(tmp_path)
     assert_same_maps(loaded.ground(**batch), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"mode": "reduce-overhead"}, "`mode='reduce-overhead'`"),
+        ({"mode": "max-autotune"}, "`mode='max-autotune'`"),
+        ({"options": {"triton.cudagraphs": True}}, "`options={'triton.cudagraphs': True}`"),
+    ],
+)
+def test_cuda_graphs_are_refused_since_shapes_change(tiny_model, options, named):
+    """Nothing is compiled by the call that is refused; the mode that the message names is taken."""
+    with pytest.raises(ValueError, match=rf'^{re.escape(named)} records a CUDA graph.*"max-autotune-no-cudagraphs"'):
+        tiny_model.compile_encoders(**options)
+    layer = tiny_model.albef.vision_model.layers[0]
+    assert layer._compiled_call_impl is None
+    tiny_model.compile_encoders(mode="max-autotune-no-cudagraphs")
+    assert layer._compiled_call_impl is not None
 
 
 def compute_gradients(model: AlbefForPreTraining, batch: dict) -> dict[str, torch.Tensor]:
