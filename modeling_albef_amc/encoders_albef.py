@@ -5,9 +5,12 @@ Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import ClassVar
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -19,6 +22,9 @@ from .layout_albef import PhraseLayout, build_layout
 from .pretrained_albef import AlbefPreTrainedModel, resize_position_embeddings
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
+
+# Kernels that take any shape as it comes.
+KERNELS_WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def eager_attention_forward(
@@ -66,8 +72,20 @@ def call_uncompiled(module: nn.Module) -> Callable:
     return module._call_impl
 
 
+def plans_by_shape(device: torch.device) -> bool:
+    """Whether torch may choose an attention kernel that is planned anew for every shape, which takes longer than a
+    training step: cuDNN's."""
+    return device.type == "cuda"
+
+
 class AlbefAttention(nn.Module):
-    """What the three attention modules share: the geometry of the heads and the choice of the back-end."""
+    """What the three attention modules share: the geometry of the heads and the choice of the back-end.
+
+    Attributes:
+        has_varying_shapes (`bool`): whether the shapes change from batch to batch, as those of phrases do.
+    """
+
+    has_varying_shapes: ClassVar[bool] = False
 
     def __init__(self, config: AlbefVisionConfig | AlbefTextConfig):
         super().__init__()
@@ -101,9 +119,11 @@ class AlbefAttention(nn.Module):
             attention = ALL_ATTENTION_FUNCTIONS.get_interface(
                 self.config._attn_implementation, eager_attention_forward
             )
-        return attention(
-            self, query, key, value, attention_mask, scaling=self.scaling, dropout=self.dropout, explain=explain
-        )
+        avoids_plans = self.has_varying_shapes and plans_by_shape(query.device)
+        with sdpa_kernel(KERNELS_WITHOUT_PLANS) if avoids_plans else nullcontext():
+            return attention(
+                self, query, key, value, attention_mask, scaling=self.scaling, dropout=self.dropout, explain=explain
+            )
 
 
 class AlbefVisionAttention(AlbefAttention):
@@ -148,6 +168,8 @@ class AlbefVisionLayer(GradientCheckpointingLayer):
 class AlbefTextSelfAttention(AlbefAttention):
     """Self-attention among the tokens of a phrase."""
 
+    has_varying_shapes = True
+
     def __init__(self, config: AlbefTextConfig):
         super().__init__(config)
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
@@ -180,6 +202,8 @@ class AlbefTextCrossAttention(AlbefAttention):
 
     Keys and values depend on the image alone: `project_image` computes them once per image, `forward` reads them.
     """
+
+    has_varying_shapes = True
 
     def __init__(self, config: AlbefTextConfig):
         super().__init__(config)

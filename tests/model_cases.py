@@ -93,3 +93,28 @@ def take_phrase(model: nn.Module, inputs: dict, phrase: int) -> dict:
             "negative_image_index": torch.tensor([[1, NO_INDEX]]),
         }
     return alone | {"pixel_values": inputs["pixel_values"][images]}
+
+
+def run(model: nn.Module, batch: dict, **options):
+    """Runs the model on the batch and what its task adds to it."""
+    return model(**{**add_task_inputs(model, batch), **options})
+
+
+def list_heatmap_options(model_class: type, name: str = "output_heatmap") -> dict[str, bool]:
+    """Asks for a heatmap where the class has one."""
+    return {} if model_class in MODELS_WITHOUT_HEATMAP else {name: True}
+
+
+def list_tensors(outputs) -> dict[str, torch.Tensor]:
+    """The tensors of an output, by name."""
+    return {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+
+
+def assert_same_outputs(outputs, expected, atol: float = 0.0) -> None:
+    """Fails unless two outputs hold the same tensors, up to `atol`."""
+    outputs, expected = list_tensors(outputs), list_tensors(expected)
+    assert outputs.keys() == expected.keys()
+    for name, value in outputs.items():
+        torch.testing.assert_close(
+            value, expected[name], atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )

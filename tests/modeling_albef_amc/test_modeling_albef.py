@@ -9,10 +9,13 @@ import pytest
 import torch
 from model_cases import (
     MODELS,
-    MODELS_WITHOUT_HEATMAP,
     add_task_inputs,
+    assert_same_outputs,
     build_config,
     build_model,
+    list_heatmap_options,
+    list_tensors,
+    run,
     take_phrase,
 )
 from safetensors.torch import load_file
@@ -52,28 +55,6 @@ def build_config_without_dropout() -> AlbefConfig:
     config = build_tiny_config()
     config.text_config.hidden_dropout_prob = config.text_config.attention_probs_dropout_prob = 0.0
     return config
-
-
-def run(model: nn.Module, batch: dict, **options):
-    """Runs the model on the batch and what its task adds to it."""
-    return model(**{**add_task_inputs(model, batch), **options})
-
-
-def list_heatmap_options(model_class: type, name: str = "output_heatmap") -> dict[str, bool]:
-    return {} if model_class in MODELS_WITHOUT_HEATMAP else {name: True}
-
-
-def list_tensors(outputs) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
-
-
-def assert_same_outputs(outputs, expected, atol: float = 0.0) -> None:
-    outputs, expected = list_tensors(outputs), list_tensors(expected)
-    assert outputs.keys() == expected.keys()
-    for name, value in outputs.items():
-        torch.testing.assert_close(
-            value, expected[name], atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
-        )
 
 
 def assert_same_weights(model: nn.Module, expected: nn.Module) -> None:
@@ -470,6 +451,7 @@ def test_momentum_and_queues_stay_float32_under_bfloat16(tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("exact_convolutions")
 @all_models
 @torch.no_grad()
 def test_cuda_equals_cpu(model_class):
