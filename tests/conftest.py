@@ -95,6 +95,15 @@ def hub(monkeypatch, tmp_path):
         yield server
 
 
+@pytest.fixture
+def exact_convolutions():
+    """float32 convolutions on a GPU without TF32, which torch uses for them by default."""
+    convolutions = torch.backends.cudnn.conv
+    previous, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
+    yield
+    convolutions.fp32_precision = previous
+
+
 @pytest.fixture(scope="session")
 def data_folder():
     """Folder of the development data; the test is skipped without it."""

@@ -395,6 +395,7 @@ def test_dropout_is_off_no_graph_is_kept_and_the_mode_comes_back(context):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("exact_convolutions")
 @pytest.mark.parametrize("storage_device", [None, "cpu"])
 def test_cuda_equals_cpu(storage_device):
     model = build_model()
