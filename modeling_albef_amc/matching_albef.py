@@ -597,8 +597,7 @@ def _check_galleries(
     model: AlbefPreTrainedModel, images: EncodedImages, texts: EncodedTexts, k: int, pairs_per_chunk: int
 ) -> None:
     for name, value in (("k", k), ("pairs_per_chunk", pairs_per_chunk)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+        check_number(name, value, COUNT)
     width = model.config.projection_dim
     for name, gallery in (("images", images), ("texts", texts)):
         if gallery.features.shape[1] != width:
