@@ -175,7 +175,7 @@ class AmcTrainer(ReliableTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, AlbefPreTrainingOutput]:
         """Weighted sum of the objectives on one micro-batch, such that its mean over processes and micro-batches is
         that of all their phrases (`num_items_in_batch`: what [`_count_items`] counts, over all of them)."""
-        args = self.args
+        args, inputs = self.args, _unpack_regions(inputs)
         with keeping_parameters(model):
             outputs = model(
                 **{name: inputs[name] for name in MODEL_INPUTS if name in inputs},
@@ -223,8 +223,9 @@ class AmcTrainer(ReliableTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], torch.Tensor | None]:
-        """Micro-batches of an optimizer step, and their counts over all of them and all processes."""
+        """Micro-batches of an optimizer step, with `region_mask`; their counts over all of them and all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = [_unpack_regions(inputs) for inputs in batches]
         return batches, sum_counts([self._count_items(inputs) for inputs in batches], device) if batches else None
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
@@ -313,6 +314,13 @@ class AmcTrainer(ReliableTrainer):
         write_model_card(folder, ModelCard(**details))
 
 
+def _unpack_regions(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The batch with `region_mask` in place of `packed_regions`, if it has these."""
+    unpacked = dict(inputs)
+    regions = unpacked.pop("packed_regions", None)
+    return inputs if regions is None else {**unpacked, "region_mask": regions.unpack()}
+
+
 def _hash_saved_weights(folder: Path) -> str | None:
     """Hash of the weights that a run has just saved, or `None`, with a warning, where the run continues without it."""
     try:
@@ -343,4 +351,5 @@ def build_training_collator(processor: Any, args: AmcConfig, mlm_probability: fl
         augmentation=GroundingAugmentation(flip=args.flip) if args.use_augmentation else None,
         mlm_probability=mlm_probability,
         seed=args.seed,
+        use_packed_regions=True,
     )

@@ -17,6 +17,7 @@ from albef_amc.pretraining_losses_albef import IGNORED_LABEL, mask_tokens
 from albef_amc.ranges_albef import check_choice, check_number
 from albef_amc.text_processing_albef import find_broken_character, find_text_problem
 from albef_amc.trainer.data.augmentation import GroundingAugmentation
+from albef_amc.trainer.data.packed_regions import pack_regions
 from albef_amc.trainer.setting_checks import MASK_SIDE, TRAINING_RANGES
 
 logger = logging.get_logger(__name__)
@@ -57,6 +58,8 @@ class DataCollatorForGrounding:
             holds `negative_uniforms`.
         seed (`int`, defaults to 0): seed of the run.
         return_phrase_ids (`bool`, defaults to `False`): also return `phrase_ids`, a list of P `str`.
+        use_packed_regions (`bool`, defaults to `False`): return `packed_regions` in place of `region_mask`, in about
+            a twentieth of the memory. [`AmcTrainer`] unpacks them on the device.
 
     Returns of a call (`dict`), N images, P phrases of T tokens:
 
@@ -70,6 +73,7 @@ class DataCollatorForGrounding:
     | `image_index` | (P,) int64 | image row of each phrase |
     | `layout` | `PhraseLayout` | the same two, as the text layers read them |
     | `region_mask` | (P, M_h, M_w) float32 | annotated region in [0, 1] |
+    | `packed_regions` | `PackedRegions` | the same, packed, on request |
     | `has_region` | (P,) bool | False without a complete annotation, or where the mask has no area |
     | `paraphrase_index` | (P,) int64 | row of the phrase's paraphrase, -1 for none |
     | `mlm_input_ids`, `mlm_labels` | (P, T) int64 | masked tokens, and what they were (-100 elsewhere) |
@@ -108,6 +112,7 @@ class DataCollatorForGrounding:
         seed: int = 0,
         return_phrase_ids: bool = False,
         use_paraphrases: bool = False,
+        use_packed_regions: bool = False,
     ):
         for name, value in (
             ("phrases_per_image", phrases_per_image),
@@ -130,6 +135,7 @@ class DataCollatorForGrounding:
         self.seed = seed
         self.return_phrase_ids = return_phrase_ids
         self.use_paraphrases = use_paraphrases
+        self.use_packed_regions = use_packed_regions
         self.num_empty_regions = 0
         self.num_incomplete_regions = 0
 
@@ -146,6 +152,8 @@ class DataCollatorForGrounding:
         self._count_lost_regions(phrases, batch["has_region"])
         batch["row_ids"] = [row["image_id"] for row in rows]
         batch["image_ids"] = torch.tensor([hash_image_id(row_id) for row_id in batch["row_ids"]])
+        if self.use_packed_regions:
+            batch["packed_regions"] = pack_regions(batch.pop("region_mask"))
         if self.use_paraphrases:
             batch["paraphrase_index"] = _find_paraphrases(phrases)
         if self.mlm_probability is not None:
