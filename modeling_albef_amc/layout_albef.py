@@ -49,6 +49,17 @@ class ImageGrouping:
     slots: torch.Tensor | None = None
     phrases: torch.Tensor | None = None
 
+    def map_tensors(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "ImageGrouping":
+        """The grouping with `function` applied to each of its tensors."""
+        images, slots, phrases = (
+            None if values is None else function(values) for values in (self.images, self.slots, self.phrases)
+        )
+        return ImageGrouping(images, self.num_rows, self.width, slots, phrases)
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = True) -> "ImageGrouping":
+        """The grouping for states on a device."""
+        return self.map_tensors(lambda values: values.to(device, non_blocking=non_blocking))
+
     def select_images(self, values: torch.Tensor) -> torch.Tensor:
         """Rows of the images that are read: `(N, ...)` to `(M, ...)`."""
         return values if self.images is None else values.index_select(0, self.images)
@@ -93,16 +104,22 @@ class PhraseLayout:
     r"""P phrases of T tokens on N images as the text layers read them: packed without padding, grouped by image.
 
     [`build_layout`] makes it. The processor and the collator put it into the batch as `layout`, computed on the CPU,
-    so that `forward` does not wait for the device to find out what it holds.
+    so that `forward` does not wait for the device to find out what it holds. What other layouts are made of (given
+    phrases with masked ones, with negatives) stays on the CPU when the layout goes to a device.
 
     Args:
         attention_mask (`torch.Tensor` of shape `(P, T)`): 1 for real tokens. It stays on the device where it was
             built: masks of attention are made there.
-        image_index (`torch.Tensor` of shape `(P,)` or `(P, m)`): image row of each phrase, or its m rows.
+        image_index (`torch.Tensor` of shape `(P,)` or `(P, m)`): image row of each phrase, or its m rows. It stays
+            where it was built.
         num_images (`int`): N.
         token_index (`torch.Tensor` of shape `(num_tokens,)`, *optional*): position of each real token among the
             P x T; None where all are real, or where the states of padding are computed as well.
         groupings (`tuple` of [`ImageGrouping`]): one for each image of a phrase.
+        masked_tokens (`torch.Tensor` of shape `(P, T)`, bool, *optional*): tokens that the masked-word loss predicts;
+            None where nobody said. It stays where it was built.
+        explained_phrases (`torch.Tensor` of shape `(P,)`, bool, *optional*): phrases whose heatmap is needed in
+            training; None for all of them. It stays where it was built.
 
     Example:
 
@@ -123,6 +140,8 @@ class PhraseLayout:
     num_images: int
     token_index: torch.Tensor | None
     groupings: tuple[ImageGrouping, ...]
+    masked_tokens: torch.Tensor | None = None
+    explained_phrases: torch.Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -141,22 +160,24 @@ class PhraseLayout:
         def apply(values: torch.Tensor | None) -> torch.Tensor | None:
             return None if values is None else function(values)
 
-        groupings = tuple(
-            replace(one, images=apply(one.images), slots=apply(one.slots), phrases=apply(one.phrases))
-            for one in self.groupings
-        )
+        groupings = tuple(one.map_tensors(function) for one in self.groupings)
         return PhraseLayout(
             function(self.attention_mask),
             function(self.image_index),
             self.num_images,
             apply(self.token_index),
             groupings,
+            apply(self.masked_tokens),
+            apply(self.explained_phrases),
         )
 
     def to(self, device: torch.device | str | int, non_blocking: bool = True) -> "PhraseLayout":
-        """The layout for states on a device; `attention_mask` stays where it is."""
-        moved = self.map_tensors(lambda values: values.to(device, non_blocking=non_blocking))
-        return replace(moved, attention_mask=self.attention_mask)
+        """The layout for states on a device: what moves rows goes there, what describes phrases stays."""
+        groupings = tuple(one.to(device, non_blocking) for one in self.groupings)
+        token_index = self.token_index
+        if token_index is not None:
+            token_index = token_index.to(device, non_blocking=non_blocking)
+        return replace(self, token_index=token_index, groupings=groupings)
 
     def pin_memory(self) -> "PhraseLayout":
         """The layout in page-locked memory, as a data loader asks for it."""
@@ -217,7 +238,7 @@ class PhraseInputs:
     Args:
         attention_mask (`torch.Tensor` of shape `(P, T)`): 1 for real tokens.
         image_index (`torch.Tensor` of shape `(P,)` or `(P, m)`): image row of each phrase, or its m rows.
-        layout ([`PhraseLayout`]): what these two say, on the device where it was built.
+        layout ([`PhraseLayout`]): what these two say, on the CPU.
     """
 
     attention_mask: torch.Tensor
@@ -228,7 +249,8 @@ class PhraseInputs:
         """Layout of the phrases `rows` `(R,)`, of their first `length` tokens."""
         if (len(rows), length) == self.layout.shape:
             return self.layout  # one chunk of all phrases, in their order
-        return build_layout(self.attention_mask[rows, :length], self.image_index[rows], self.layout.num_images)
+        layout = self.layout
+        return build_layout(layout.attention_mask[rows, :length], layout.image_index[rows], layout.num_images)
 
 
 def check_phrase_inputs(
@@ -241,33 +263,42 @@ def check_phrase_inputs(
 ) -> PhraseInputs:
     """Fills in what is optional and checks that every phrase has an image, or as many as `images_per_text`.
 
-    A `layout` that came with the batch was built of checked values; it must fit the other arguments.
+    A `layout` that came with the batch was built of checked values; it must fit the other arguments, and nothing waits
+    for their device. Without it they are fetched, once, to be checked and laid out on the CPU.
     """
-    num_images, num_phrases = len(pixel_values), len(input_ids)
+    num_images, num_phrases, device = len(pixel_values), len(input_ids), input_ids.device
     if layout is not None:
         _check_layout(layout, num_images, input_ids, attention_mask, image_index)
-        attention_mask = layout.attention_mask.to(input_ids.device) if attention_mask is None else attention_mask
-        image_index = layout.image_index.to(input_ids.device) if image_index is None else image_index
-        if image_index.shape == ((num_phrases,) if images_per_text == 1 else (num_phrases, images_per_text)):
-            return PhraseInputs(attention_mask, image_index, layout)
-    attention_mask = check_tokens(input_ids, attention_mask)
-    if images_per_text > 1:
+        if attention_mask is None:
+            attention_mask = layout.attention_mask.to(device, non_blocking=True)
         if image_index is None:
-            image_index = _number_images_of_texts(num_images, num_phrases, images_per_text).to(input_ids.device)
-        _check_images_of_texts(num_images, num_phrases, image_index, images_per_text)
-    elif image_index is None:
+            image_index = layout.image_index.to(device, non_blocking=True)
+        has_images = image_index.shape == ((num_phrases,) if images_per_text == 1 else (num_phrases, images_per_text))
+        if has_images and layout.attention_mask.device.type == "cpu":
+            return PhraseInputs(attention_mask, image_index, layout)
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    known_mask = check_tokens(input_ids, attention_mask.cpu())
+    known_index = None if image_index is None else image_index.cpu()
+    if images_per_text > 1:
+        if known_index is None:
+            known_index = _number_images_of_texts(num_images, num_phrases, images_per_text)
+        _check_images_of_texts(num_images, num_phrases, known_index, images_per_text)
+    elif known_index is None:
         if num_images != num_phrases:
             raise ValueError(
                 f"`image_index` is needed for {num_phrases} phrases on {num_images} images: pass the image row of "
                 "every phrase (the processor returns it)."
             )
-        image_index = torch.arange(num_images, device=input_ids.device)
-    elif image_index.shape != (num_phrases,) or image_index.min() < 0 or image_index.max() >= num_images:
+        known_index = torch.arange(num_images)
+    elif known_index.shape != (num_phrases,) or known_index.min() < 0 or known_index.max() >= num_images:
         raise ValueError(
             f"`image_index` must hold {num_phrases} image rows between 0 and {num_images - 1}, got "
-            f"{image_index.tolist()}."
+            f"{known_index.tolist()}."
         )
-    return PhraseInputs(attention_mask, image_index, build_layout(attention_mask, image_index, num_images))
+    if image_index is None:
+        image_index = known_index.to(device, non_blocking=True)
+    return PhraseInputs(attention_mask, image_index, build_layout(known_mask, known_index, num_images))
 
 
 def check_tokens(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -313,16 +344,21 @@ def _check_layout(
             f"`input_ids` has shape {tuple(input_ids.shape)} and there are {num_images} images"
         )
     for name, (known, given) in built_from.items():
-        if reason is None and given is not None and not _may_be_equal(known, given):
+        if reason is None and given is not None and not may_be_equal(known, given):
             reason = f"it was built of another `{name}`"
     if reason is not None:
-        raise ValueError(
-            f"`layout` does not fit the batch: {reason}. Remove it after changing a batch of the processor or the "
-            'collator (`batch.pop("layout")`): the model then builds it anew.'
-        )
+        refuse_layout(reason)
 
 
-def _may_be_equal(known: torch.Tensor, given: torch.Tensor) -> bool:
+def refuse_layout(reason: str) -> NoReturn:
+    """Raises `ValueError`: a batch and its layout do not belong together."""
+    raise ValueError(
+        f"`layout` does not fit the batch: {reason}. Remove it after changing a batch of the processor or the "
+        'collator (`batch.pop("layout")`): the model then builds it anew.'
+    )
+
+
+def may_be_equal(known: torch.Tensor, given: torch.Tensor) -> bool:
     """False where the shapes differ, or the values and both are on the CPU: no look waits for a device."""
     if known.shape != given.shape:
         return False
@@ -358,8 +394,8 @@ class PhraseRows:
 
     Args:
         states (`torch.Tensor` of shape `(R, T, hidden_size)`): states of their tokens.
-        attention_mask (`torch.Tensor` of shape `(R, T)`): 1 for real tokens.
-        image_index (`torch.Tensor` of shape `(R,)`): image of each.
+        attention_mask (`torch.Tensor` of shape `(R, T)`): 1 for real tokens; on the CPU.
+        image_index (`torch.Tensor` of shape `(R,)`): image of each; on the CPU.
         keep_padding (`bool`, defaults to `False`): states of padding are read as well.
     """
 
@@ -372,14 +408,19 @@ class PhraseRows:
         return len(self.states)
 
     def select(self, rows: torch.Tensor) -> "PhraseRows":
-        """Some rows, by number."""
-        return PhraseRows(
-            self.states.index_select(0, rows), self.attention_mask[rows], self.image_index[rows], self.keep_padding
-        )
+        """The phrases whose numbers `rows` holds, on the CPU."""
+        states = select_rows(self.states, rows)
+        return PhraseRows(states, self.attention_mask[rows], self.image_index[rows], self.keep_padding)
 
     def build_layout(self, num_images: int) -> PhraseLayout:
-        """Their layout, on `num_images` images."""
-        return build_layout(self.attention_mask, self.image_index, num_images, self.keep_padding)
+        """Their layout, on `num_images` images, for their states."""
+        layout = build_layout(self.attention_mask, self.image_index, num_images, self.keep_padding)
+        return layout.to(self.states.device)
+
+
+def select_rows(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """The rows of `values` `(R, ...)` whose numbers `rows` holds on the CPU, without waiting for their device."""
+    return values.index_select(0, rows.to(values.device, non_blocking=True))
 
 
 def join_rows(parts: Sequence[PhraseRows]) -> PhraseRows:
@@ -439,8 +480,8 @@ def chunk_by_length(attention_mask: torch.Tensor, rows_per_chunk: int) -> list[t
 
 
 def find_explained_rows(is_explained: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Numbers of the phrases that `is_explained` `(P,)` marks, and of the others; without any mark the first phrase is
-    explained, so that every process runs the explanation pass."""
+    """Numbers of the phrases that `is_explained` `(P,)` marks, and of the others, all on the CPU; without any mark the
+    first phrase is explained, so that every process runs the explanation pass."""
     if not is_explained.any():
         is_explained = torch.arange(len(is_explained), device=is_explained.device) == 0
     return is_explained.nonzero().flatten(), (~is_explained).nonzero().flatten()
@@ -458,7 +499,10 @@ __all__ = [
     "find_explained_rows",
     "group_by_image",
     "join_rows",
+    "may_be_equal",
     "pad_tokens",
+    "refuse_layout",
     "resolve_mask",
+    "select_rows",
     "split_rows",
 ]

@@ -40,6 +40,7 @@ from .layout_albef import (
     check_tokens,
     chunk_by_length,
     pad_tokens,
+    select_rows,
 )
 from .outputs_albef import AlbefGroundingOutput, AlbefRetrievalScores
 from .pretrained_albef import AlbefPreTrainedModel
@@ -236,7 +237,8 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
             itm_logits, rows = explained.logits, token_mask
         else:
             itm_logits = self.match(text_embeds, layout, keys_values)
-            explained = self.explain_similarity(pixel_values, text_embeds, layout.image_index)
+            image_index = layout.image_index.to(pixel_values.device, non_blocking=True)
+            explained = self.explain_similarity(pixel_values, text_embeds, image_index)
             rows = torch.ones_like(token_mask[:, :1])
         (attention_map,), (gradient,) = explained.attention_maps, explained.gradients
         grid_size = self.config.vision_config.grid_size
@@ -262,8 +264,8 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
 
         No parameter, `.grad`, mode or hook is changed, under `torch.no_grad()` and `torch.inference_mode()` as well.
         It costs a forward pass, with every image encoded once, and a backward pass from the score to the
-        explanation layer. What describes the phrases may stay on the CPU where the model is elsewhere: it is checked
-        and laid out there, without waiting for the device.
+        explanation layer. Nothing waits for the device where the processor's `layout` came with the batch, or where
+        what describes the phrases stays on the CPU: it is checked and laid out there.
 
         Args:
             pixel_values, input_ids, attention_mask, image_index, token_mask, original_sizes, explanation_kind,
@@ -286,12 +288,12 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
             phrases = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index, layout)
             token_mask = resolve_token_mask(token_mask, phrases.attention_mask)
             keys_values = self.albef.text_model.project_image(self.albef.vision_model(pixel_values))
-            chunks, parts = chunk_by_length(phrases.attention_mask, phrases_per_chunk), []
+            chunks, parts = chunk_by_length(phrases.layout.attention_mask, phrases_per_chunk), []
             for rows, length in chunks:
                 itm_logits, explanation = self._ground_chunk(
                     pixel_values,
-                    input_ids[rows, :length],
-                    token_mask[rows, :length],
+                    select_rows(input_ids, rows)[:, :length],
+                    select_rows(token_mask, rows)[:, :length],
                     phrases.select(rows, length),
                     keys_values,
                     explanation_kind,
@@ -299,8 +301,8 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
                 token_heatmap = explanation.token_heatmap[:, : length if output_token_heatmap else 0]
                 token_heatmap = pad_tokens(token_heatmap, input_ids.shape[1] if output_token_heatmap else 0)
                 parts.append((itm_logits, token_heatmap, explanation.heatmap, explanation.normalized_heatmap))
-            order = torch.cat([rows for rows, _ in chunks]).argsort().to(pixel_values.device, non_blocking=True)
-            joined = [torch.cat(values)[order] for values in zip(*parts, strict=True)]
+            order = torch.cat([rows for rows, _ in chunks]).argsort()
+            joined = [select_rows(torch.cat(values), order) for values in zip(*parts, strict=True)]
         itm_logits, token_heatmap, heatmap, normalized_heatmap = joined
         outputs = AlbefGroundingOutput(
             itm_logits=itm_logits,
@@ -516,7 +518,7 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
             torch.is_grad_enabled() or self.training or original_sizes is None or itm_labels is not None
         )
         phrases = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index, layout)
-        if is_for_pipeline and (phrases.attention_mask.sum(dim=1) < 2).any():
+        if is_for_pipeline and (phrases.layout.attention_mask.sum(dim=1) < 2).any():
             raise ValueError("a label has no words, so that it would be found anywhere. Drop empty labels.")
         token_mask = resolve_token_mask(token_mask, phrases.attention_mask)
         layout = phrases.layout.to(pixel_values.device)

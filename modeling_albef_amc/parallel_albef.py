@@ -106,11 +106,11 @@ class JointRows:
 
         Args:
             rows (`torch.Tensor` of shape `(R, ...)`): rows of this process.
-            wanted (`torch.Tensor` of shape `(K,)`, int64): indices in the joint batch.
+            wanted (`torch.Tensor` of shape `(K,)`, int64): indices in the joint batch, on the CPU.
 
         Returns:
             `tuple`: the rows of this process followed by those from other processes, without duplicates; and the
-            position of every wanted row there, `(K,)`.
+            position of every wanted row there, `(K,)`, on the CPU.
         """
         local = wanted - self.offset
         if not self.is_joint:
@@ -122,15 +122,14 @@ class JointRows:
         return torch.cat([rows, self._fetch(rows, remote)]), index
 
     def _fetch(self, rows: torch.Tensor, remote: torch.Tensor) -> torch.Tensor:
-        """Fetch rows of other processes by ascending index in the joint batch."""
-        bounds = torch.tensor([0, *self.counts], device=remote.device).cumsum(0)
-        owners = torch.bucketize(remote, bounds[1:], right=True)
+        """Fetch rows of other processes by ascending index in the joint batch, on the CPU."""
+        owners = torch.bucketize(remote, torch.tensor(self.counts).cumsum(0), right=True)
         received = torch.bincount(owners, minlength=len(self.counts)).tolist()
-        requests = gather_numbers(received, remote.device)
-        requested = gather_rows(remote, [sum(request) for request in requests])
+        requests = gather_numbers(received, rows.device)
+        requested = gather_rows(remote.to(rows.device), [sum(request) for request in requests]).cpu()
         own = requested[(requested >= self.offset) & (requested < self.offset + self.count)] - self.offset
         sent = [request[self.rank] for request in requests]
-        return _ExchangeRows.apply(rows.index_select(0, own), sent, received)
+        return _ExchangeRows.apply(rows.index_select(0, own.to(rows.device)), sent, received)
 
 
 class _ExchangeRows(torch.autograd.Function):

@@ -7,6 +7,7 @@ Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section
 import importlib
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 import torch
@@ -210,9 +211,11 @@ class AlbefForPreTraining(AlbefContrastiveModel):
         )
         masked = None
         if "mlm" in objectives:
+            described = pairs.layout
             if mlm_input_ids is None or mlm_labels is None:
                 mlm_input_ids, mlm_labels = self._mask_tokens(input_ids, pairs.attention_mask)
-            masked = MaskedPhrases.select(mlm_input_ids, mlm_labels, pairs.attention_mask, distillation_axis)
+                described = replace(described, masked_tokens=None)
+            masked = MaskedPhrases.select(mlm_input_ids, mlm_labels, described, distillation_axis)
         learned, states = self._learn_from_pairs(pairs, masked, compares="itm" in objectives)
         output = AlbefPreTrainingOutput(**learned)
         if masked is not None:
@@ -240,6 +243,7 @@ class AlbefForPreTraining(AlbefContrastiveModel):
         with torch.no_grad():
             num_images = len(states.momentum_image_embeds)
             layout = build_layout(masked.attention_mask, states.image_index, num_images, masked.reads_padding)
+            layout = layout.to(states.fused.device)
             keys_values = text_model.project_image(states.momentum_image_embeds)
             fused = text_model.run_layers(states.momentum_text_embeds, layout, keys_values, first=first)
             momentum_logits = at_least_float32(self.momentum_mlm_head(masked.read(fused)))

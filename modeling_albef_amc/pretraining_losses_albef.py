@@ -10,10 +10,12 @@ from typing import Literal
 import torch
 from torch import nn
 
+from .layout_albef import PhraseLayout, may_be_equal, refuse_layout, select_rows
 from .parallel_albef import CandidateScope, JointRows
 
 UNKNOWN_IMAGE_ID = -1
 IGNORED_LABEL = -100
+PROBABILITY_ONE = 2.0**62  # as an integer, in whose sums no order of the terms makes a difference
 REPLACE_WITH_MASK, REPLACE_AT_ALL = 0.8, 0.9  # of the chosen tokens: 80 % [MASK], 10 % a random token, 10 % kept
 
 DistillationAxis = Literal["vocabulary", "sequence"]
@@ -132,6 +134,8 @@ def compute_negative_probabilities(
 def draw_negatives(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     r"""Draws one candidate per row by inverting the cumulative distribution at a given uniform number.
 
+    Probabilities are summed as integers, so that every device draws the same candidates, and the same ones again.
+
     Args:
         probabilities (`torch.Tensor` of shape `(R, C)`): rows that sum to 1, or to 0 where there is no candidate.
         uniforms (`torch.Tensor` of shape `(R,)`): numbers in [0, 1).
@@ -139,9 +143,9 @@ def draw_negatives(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch
     Returns:
         `torch.Tensor` of shape `(R,)`, int64; -1 for rows without a candidate.
     """
-    cumulative = probabilities.double().cumsum(dim=1)
+    cumulative = (probabilities.double() * PROBABILITY_ONE).ceil().long().cumsum(dim=1)
     total = cumulative[:, -1:]
-    index = torch.searchsorted(cumulative, uniforms.double()[:, None] * total, right=True)
+    index = torch.searchsorted(cumulative, (uniforms.double()[:, None] * total.double()).long(), right=True)
     last_candidate = (probabilities > 0).long().cumsum(dim=1).argmax(dim=1, keepdim=True)
     return torch.where(total > 0, torch.minimum(index, last_candidate), -1)[:, 0]
 
@@ -183,9 +187,11 @@ class MaskedPhrases:
     With the sequence axis every phrase and every token is read, as in the released implementation.
 
     Args:
-        rows (`torch.Tensor` of shape `(R,)`): which phrases.
-        input_ids, attention_mask (`torch.Tensor` of shape `(R, T)`): their tokens.
-        is_read (`torch.Tensor` of shape `(R, T)`, bool): positions whose scores are needed.
+        rows (`torch.Tensor` of shape `(R,)`): which phrases; on the CPU.
+        input_ids (`torch.Tensor` of shape `(R, T)`): their tokens.
+        attention_mask (`torch.Tensor` of shape `(R, T)`): 1 for real ones; on the CPU.
+        read_index (`torch.Tensor` of shape `(num_masked,)`, *optional*): positions whose scores are needed, among
+            R x T; None for all of them.
         labels (`torch.Tensor` of shape `(num_masked,)`, or `(P, T)` with the sequence axis): the true tokens.
         axis (`str`): see [`compute_distillation_loss`].
     """
@@ -193,21 +199,29 @@ class MaskedPhrases:
     rows: torch.Tensor
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
-    is_read: torch.Tensor
+    read_index: torch.Tensor | None
     labels: torch.Tensor
     axis: DistillationAxis
 
     @classmethod
     def select(
-        cls, input_ids: torch.Tensor, labels: torch.Tensor, attention_mask: torch.Tensor, axis: DistillationAxis
+        cls, input_ids: torch.Tensor, labels: torch.Tensor, layout: PhraseLayout, axis: DistillationAxis
     ) -> "MaskedPhrases":
-        """Those of `input_ids`, `labels` and `attention_mask`, each `(P, T)`."""
-        is_masked = labels != IGNORED_LABEL
+        """Those of `input_ids` and `labels`, each `(P, T)`, whose phrases `layout` describes.
+
+        Where it knows their masked tokens, nothing waits for the device.
+        """
         if axis == "sequence":
-            rows = torch.arange(len(input_ids), device=input_ids.device)
-            return cls(rows, input_ids, attention_mask, torch.ones_like(is_masked), labels, axis)
+            return cls(torch.arange(len(input_ids)), input_ids, layout.attention_mask, None, labels, axis)
+        is_masked, is_label = layout.masked_tokens, labels != IGNORED_LABEL
+        if is_masked is None:
+            is_masked = is_label.cpu()
+        elif not may_be_equal(is_masked, is_label):
+            refuse_layout("it was built of other `mlm_labels`")
         rows = is_masked.any(dim=1).nonzero().flatten()
-        return cls(rows, input_ids[rows], attention_mask[rows], is_masked[rows], labels[is_masked], axis)
+        read_index = is_masked[rows].flatten().nonzero().flatten().to(labels.device, non_blocking=True)
+        read_labels = select_rows(labels.flatten(), is_masked.flatten().nonzero().flatten())
+        return cls(rows, select_rows(input_ids, rows), layout.attention_mask[rows], read_index, read_labels, axis)
 
     @property
     def reads_padding(self) -> bool:
@@ -216,9 +230,7 @@ class MaskedPhrases:
 
     def read(self, states: torch.Tensor) -> torch.Tensor:
         """States `(R, T, hidden_size)` at the positions that are read, shaped like `labels` before the last axis."""
-        if self.reads_padding:
-            return states
-        return states.flatten(0, 1).index_select(0, self.is_read.flatten().nonzero().flatten())
+        return states if self.read_index is None else states.flatten(0, 1).index_select(0, self.read_index)
 
 
 def compute_distillation_loss(

@@ -5,7 +5,7 @@ negatives, matching loss. How a trained model retrieves is in `matching_albef`.
 Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), sections 3.2, 3.3 and 4.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, get_args
 
 import torch
@@ -32,6 +32,7 @@ from .layout_albef import (
     find_explained_rows,
     join_rows,
     pad_tokens,
+    select_rows,
     split_rows,
 )
 from .matching_albef import AlbefMatchingModel
@@ -63,6 +64,8 @@ class PairInputs:
     Args:
         token_mask (`torch.Tensor` of shape `(P, T)`, *optional*): tokens whose maps are averaged; None where no
             heatmap is needed.
+        layout ([`~layout_albef.PhraseLayout`]): of the phrases, for states on the device; what describes them is on
+            the CPU.
         batch ([`~pretraining_losses_albef.JointBatch`]): where candidates come from.
         alpha (`float`): weight of the momentum model's targets.
     """
@@ -80,7 +83,6 @@ class PairInputs:
     negative_uniforms: torch.Tensor | None
     output_token_heatmap: bool
     heatmap_denominator: HeatmapDenominator
-    explained_phrases: torch.Tensor | None
 
 
 class Contrast(NamedTuple):
@@ -99,7 +101,7 @@ class MaskedStates(NamedTuple):
     """States of R masked phrases for their head.
 
     Args:
-        image_index (`torch.Tensor` of shape `(R,)`): image row of each.
+        image_index (`torch.Tensor` of shape `(R,)`): image row of each; on the CPU.
         fused (`torch.Tensor` of shape `(R, T, hidden_size)`): after all layers.
         momentum_image_embeds (`torch.Tensor` of shape `(N, 1 + num_patches, hidden_size)`): images of the momentum
             model.
@@ -119,7 +121,7 @@ class FusedPhrases(NamedTuple):
     Args:
         itm_logits (`torch.Tensor` of shape `(P, 2)`), negative_logits (`(K, 2)`): matching scores.
         masked_states (`torch.Tensor` of shape `(R, T, hidden_size)`): states of the masked phrases.
-        explained_rows (`torch.Tensor` of shape `(E,)`): given pairs whose score is explained.
+        explained_rows (`torch.Tensor` of shape `(E,)`): given pairs whose score is explained; on the CPU.
         explained ([`~explanation_albef.ExplainedScore`], *optional*): theirs; None where nothing is explained.
     """
 
@@ -247,13 +249,15 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
         check_choice("candidate_scope", candidate_scope, get_args(CandidateScope))
         check_choice("heatmap_denominator", heatmap_denominator, get_args(HeatmapDenominator))
         phrases = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index, layout)
-        explains = output_heatmap or output_token_heatmap
+        explains, described = output_heatmap or output_token_heatmap, phrases.layout
+        if explained_phrases is not None:
+            described = replace(described, explained_phrases=explained_phrases.cpu())
         return PairInputs(
             pixel_values,
             input_ids,
             phrases.attention_mask,
             phrases.image_index,
-            phrases.layout.to(pixel_values.device),
+            described.to(pixel_values.device),
             token_mask=resolve_token_mask(token_mask, phrases.attention_mask) if explains else None,
             batch=JointBatch.gather(image_ids, len(pixel_values), phrases.image_index, candidate_scope),
             alpha=self.config.distillation_alpha if distillation_alpha is None else distillation_alpha,
@@ -262,7 +266,6 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
             negative_uniforms=negative_uniforms,
             output_token_heatmap=output_token_heatmap,
             heatmap_denominator=heatmap_denominator,
-            explained_phrases=explained_phrases,
         )
 
     def _learn_from_pairs(
@@ -286,25 +289,26 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
         )
         output = AlbefRetrievalOutput(**contrast._asdict(), image_index=pairs.image_index)
 
-        given = PhraseRows(text_embeds, pairs.attention_mask, pairs.image_index)
-        no_row = given.select(torch.arange(0, device=text_embeds.device))
+        given = PhraseRows(text_embeds, pairs.layout.attention_mask, pairs.layout.image_index)
+        no_row = given.select(torch.arange(0))
         negative, received, with_gaps = no_row, (), no_row
         if compares:
             negative, keys_values, received = self._collect_negatives(
                 pairs.batch, image_embeds, given, keys_values, *self._choose_negatives(pairs, contrast)
             )
         if masked is not None:
-            image_index = pairs.image_index[masked.rows]
+            image_index = pairs.layout.image_index[masked.rows]
             with_gaps = PhraseRows(masked_embeds, masked.attention_mask, image_index, masked.reads_padding)
         fused = self._fuse(pairs, given, negative, with_gaps, keys_values)
         output.itm_logits = fused.itm_logits
         if fused.explained is not None:
             (attention_map,), (gradient,) = fused.explained.attention_maps, fused.explained.gradients
-            token_mask, grid_size = pairs.token_mask[fused.explained_rows], self.config.vision_config.grid_size
+            token_mask = select_rows(pairs.token_mask, fused.explained_rows)
+            grid_size = self.config.vision_config.grid_size
             maps = explain_attention(attention_map, gradient, token_mask, grid_size, pairs.heatmap_denominator)
-            if pairs.explained_phrases is not None:  # 0 for the others
+            if pairs.layout.explained_phrases is not None:  # 0 for the others
                 zeros = [values.new_zeros(num_phrases, *values.shape[1:]) for values in maps]
-                rows = fused.explained_rows
+                rows = fused.explained_rows.to(pairs.pixel_values.device, non_blocking=True)
                 maps = Explanation(*(all_.index_copy(0, rows, part) for all_, part in zip(zeros, maps, strict=True)))
             output.heatmap, output.normalized_heatmap = maps.heatmap, maps.normalized_heatmap
             output.token_heatmap = maps.token_heatmap if pairs.output_token_heatmap else None
@@ -365,25 +369,29 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
 
     def _choose_negatives(self, pairs: PairInputs, contrast: Contrast) -> tuple[torch.Tensor, torch.Tensor]:
         """Image and phrase `(P,)` of the negative pairs, as given or drawn: an image for every phrase, and a phrase
-        for every phrase's image; -1 for none."""
-        image, text, batch = pairs.negative_image_index, pairs.negative_text_index, pairs.batch
-        if image is not None and text is not None:
-            return image, text
-        with torch.no_grad():
-            uniforms = pairs.negative_uniforms
-            if uniforms is None:
-                uniforms = torch.rand(len(pairs.image_index), 2, device=pairs.image_index.device)
-            over_images = compute_negative_probabilities(
-                contrast.logits_per_text[:, : len(batch.image_ids)], batch.own_phrase_ids, batch.image_ids
-            )
-            over_texts = compute_negative_probabilities(
-                contrast.logits_per_image[:, : len(batch.phrase_ids)], batch.own_image_ids, batch.phrase_ids
-            )
-            if image is None:
-                image = draw_negatives(over_images, uniforms[:, 0])
-            if text is None:
-                text = draw_negatives(over_texts[pairs.image_index], uniforms[:, 1])
+        for every phrase's image; -1 for none. They decide what the fusion layers compute: both are fetched to the CPU,
+        and nothing else of a step is."""
+        image, text = pairs.negative_image_index, pairs.negative_text_index
+        if image is None or text is None:
+            drawn_image, drawn_text = self._draw_negatives(pairs, contrast)
+            image, text = drawn_image if image is None else image, drawn_text if text is None else text
+        image, text = torch.stack([image, text]).cpu().unbind()
         return image, text
+
+    @torch.no_grad()
+    def _draw_negatives(self, pairs: PairInputs, contrast: Contrast) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image and phrase `(P,)` as [`_choose_negatives`], from the contrastive similarities."""
+        uniforms, batch = pairs.negative_uniforms, pairs.batch
+        if uniforms is None:
+            uniforms = torch.rand(len(pairs.image_index), 2, device=pairs.image_index.device)
+        over_images = compute_negative_probabilities(
+            contrast.logits_per_text[:, : len(batch.image_ids)], batch.own_phrase_ids, batch.image_ids
+        )
+        over_texts = compute_negative_probabilities(
+            contrast.logits_per_image[:, : len(batch.phrase_ids)], batch.own_image_ids, batch.phrase_ids
+        )
+        image = draw_negatives(over_images, uniforms[:, 0])
+        return image, draw_negatives(over_texts[pairs.image_index], uniforms[:, 1])
 
     def _collect_negatives(
         self,
@@ -397,19 +405,22 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
         """Negative pairs before the fusion layers; keys and values of all images that they need; and the states of
         images and phrases, those of other processes included, which every process must have in its loss."""
         has_image, has_text = negative_image_index >= 0, negative_text_index >= 0
-        own_text = torch.arange(len(given), device=image_embeds.device)[has_image]
+        own_text = torch.arange(len(given))[has_image]
         length = largest_over_processes(given.states.shape[1], image_embeds.device, batch.phrases)
         text_embeds, attention_mask = pad_tokens(given.states, length), pad_tokens(given.attention_mask, length)
         images, image_rows = batch.images.collect(image_embeds, negative_image_index[has_image])
         texts, text_rows = batch.phrases.collect(text_embeds, negative_text_index[has_text])
-        masks, _ = batch.phrases.collect(attention_mask, negative_text_index[has_text])
+        masks = attention_mask
+        if batch.phrases.is_joint:  # the processes exchange what is on their devices
+            masks, _ = batch.phrases.collect(masks.to(image_embeds.device), negative_text_index[has_text])
+            masks = masks.cpu()
         if len(images) > len(image_embeds):
             others = self.albef.text_model.project_image(images[len(image_embeds) :])
             pairs = zip(keys_values, others, strict=True)
             keys_values = [(torch.cat([key, more[0]]), torch.cat([value, more[1]])) for (key, value), more in pairs]
         rows = torch.cat([own_text, text_rows])
         image_index = torch.cat([image_rows, given.image_index[has_text]])
-        negative = PhraseRows(texts.index_select(0, rows), masks[rows], image_index)
+        negative = PhraseRows(select_rows(texts, rows), masks[rows], image_index)
         return negative, keys_values, (images, texts)
 
     def _fuse(
@@ -426,12 +437,12 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
         explains, first = pairs.token_mask is not None, self.config.text_config.fusion_layer
         divide_at = self.config.explanation_layer if explains else last
         given, negative, masked = self._run_together([given, negative, masked], keys_values, first, divide_at)
-        rows = torch.arange(len(given), device=given.states.device)
+        rows = torch.arange(len(given))
         explained_rows, other_rows, logits, explained = rows[:0], rows, [], None
         if explains:
             explained_rows, other_rows = rows, rows[:0]
-            if pairs.explained_phrases is not None:
-                explained_rows, other_rows = find_explained_rows(pairs.explained_phrases)
+            if pairs.layout.explained_phrases is not None:
+                explained_rows, other_rows = find_explained_rows(pairs.layout.explained_phrases)
             chosen = given.select(explained_rows)
             layout = chosen.build_layout(num_images)
             explained = self.explain_match(chosen.states, layout, keys_values, first=divide_at)
@@ -443,7 +454,7 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
             logits.append(self.match(joined.states, joined.build_layout(num_images), keys_values, first=last))
         (masked,) = self._run_together([masked], keys_values, last, last + 1)
         itm_logits, negative_logits = torch.cat(logits).split([len(given), len(negative)])
-        itm_logits = itm_logits.index_select(0, torch.cat([explained_rows, other_rows]).argsort())
+        itm_logits = select_rows(itm_logits, torch.cat([explained_rows, other_rows]).argsort())
         return FusedPhrases(itm_logits, negative_logits, masked.states, explained_rows, explained)
 
     def _run_together(
@@ -463,8 +474,9 @@ def _join_phrases(pairs: PairInputs, masked: MaskedPhrases | None) -> tuple[torc
     if masked is None:
         return pairs.input_ids, pairs.layout
     input_ids = torch.cat([pairs.input_ids, masked.input_ids])
-    attention_mask = torch.cat([pairs.attention_mask, masked.attention_mask])
-    return input_ids, build_layout(attention_mask, None, len(input_ids), masked.reads_padding)
+    attention_mask = torch.cat([pairs.layout.attention_mask, masked.attention_mask])
+    layout = build_layout(attention_mask, None, len(input_ids), masked.reads_padding)
+    return input_ids, layout.to(input_ids.device)
 
 
 def compute_matching_loss(
@@ -482,7 +494,7 @@ def compute_matching_loss(
     labels = torch.full((len(itm_pair_logits),), ITM_MISMATCH_INDEX, device=itm_pair_logits.device)
     labels[:num_matches] = ITM_MATCH_INDEX
     total = nn.functional.cross_entropy(at_least_float32(itm_pair_logits), labels, reduction="sum")
-    loss = total / phrases.share(torch.tensor(len(labels), device=labels.device))
+    loss = total / phrases.share(torch.full((), len(labels), device=labels.device))
     if phrases.is_joint:
         for rows in received:
             loss = attach(loss, rows)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from pretend_device import PretendDevice
 
 from albef_amc.pretraining_losses_albef import (
     IGNORED_LABEL,
@@ -136,6 +137,32 @@ def test_draws_have_the_stated_frequencies():
     frequencies = torch.bincount(random, minlength=5) / number
     assert (frequencies - probabilities).abs().max() < 4 * math.sqrt(0.25 / number)
     assert frequencies[1] == frequencies[4] == 0
+
+
+@pytest.mark.parametrize("sharpness", [0.01, 1.0, 30.0])
+def test_draws_are_those_of_a_float64_sum(sharpness):
+    generator = torch.Generator().manual_seed(0)
+    logits = sharpness * torch.randn(3000, 200, generator=generator)
+    probabilities = logits.masked_fill(torch.rand(logits.shape, generator=generator) < 0.2, -torch.inf).softmax(dim=1)
+    uniforms = torch.rand(3000, generator=generator)
+    uniforms[:30] = torch.tensor([0.0, 0.5, 1 - 2**-24]).repeat(10)
+    cumulative = np.cumsum(probabilities.double().numpy(), axis=1)
+    thresholds = uniforms.double().numpy() * cumulative[:, -1]
+    expected = [np.searchsorted(row, value, side="right") for row, value in zip(cumulative, thresholds, strict=True)]
+    last = [row.nonzero()[-1].item() for row in probabilities]
+    assert draw_negatives(probabilities, uniforms).tolist() == np.minimum(expected, last).tolist()
+
+
+def test_a_device_that_cannot_repeat_float_sums_draws_the_same():
+    probabilities, uniforms = torch.rand(50, 7).softmax(dim=1), torch.rand(50)
+    expected = draw_negatives(probabilities, uniforms)
+    with PretendDevice() as device:
+        torch.use_deterministic_algorithms(True)
+        try:
+            drawn = draw_negatives(device.send(probabilities), device.send(uniforms))
+        finally:
+            torch.use_deterministic_algorithms(False)
+        assert torch.equal(drawn.cpu(), expected)
 
 
 @pytest.mark.parametrize("forbidden", [[0], [4], [0, 4], [1, 2, 3]])

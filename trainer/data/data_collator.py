@@ -3,6 +3,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ class DataCollatorForGrounding:
     | `row_ids` | list of N `str` | the `image_id` of each row, for messages |
     | `input_ids`, `attention_mask` | (P, T) int64 | tokens, and 1 for real ones |
     | `image_index` | (P,) int64 | image row of each phrase |
-    | `layout` | `PhraseLayout` | the same two, as the text layers read them |
+    | `layout` | `PhraseLayout` | the same two, as the text layers read them, and which tokens are masked |
     | `region_mask` | (P, M_h, M_w) float32 | annotated region in [0, 1] |
     | `packed_regions` | `PackedRegions` | the same, packed, on request |
     | `has_region` | (P,) bool | False without a complete annotation, or where the mask has no area |
@@ -161,6 +162,7 @@ class DataCollatorForGrounding:
                 self._seed_torch(row, f"phrase {phrase['phrase_id']}") for row in rows for phrase in row["phrases"]
             ]
             batch["mlm_input_ids"], batch["mlm_labels"] = self._mask_tokens(batch, generators)
+            batch["layout"] = replace(batch["layout"], masked_tokens=batch["mlm_labels"] != IGNORED_LABEL)
             batch["negative_uniforms"] = torch.stack([torch.rand(2, generator=generator) for generator in generators])
         if self.return_phrase_ids:
             batch["phrase_ids"] = [phrase["phrase_id"] for phrase in phrases]
