@@ -141,6 +141,7 @@ class AlbefProcessor(ProcessorMixin):
         mask_size: tuple[int, int] | None = None,
         padding: bool | str = True,
         return_tensors: str = "pt",
+        original_sizes: Sequence[tuple[int, int]] | None = None,
     ) -> BatchFeature:
         r"""Prepare N images and P phrases.
 
@@ -164,6 +165,8 @@ class AlbefProcessor(ProcessorMixin):
                 default.
             padding (`bool` or `str`, defaults to `True`): to the longest phrase; `"max_length"` to `max_length`.
             return_tensors (`str`, defaults to `"pt"`): only PyTorch tensors are supported.
+            original_sizes (sequence of (height, width), *optional*): sizes of the stored images, if `images` are
+                reduced copies of them; annotations are in pixels of the stored images.
 
         Returns:
             `BatchFeature` with, depending on what was given:
@@ -179,6 +182,8 @@ class AlbefProcessor(ProcessorMixin):
         if return_tensors != "pt":
             raise ValueError(f'`return_tensors` must be "pt" (PyTorch), got {return_tensors!r}.')
         data = dict(self.image_processor(images, return_tensors="pt")) if images is not None else {}
+        if original_sizes is not None:
+            data["original_sizes"] = _read_original_sizes(original_sizes, len(data.get("original_sizes", ())))
         sizes = data["original_sizes"].tolist() if images is not None else None
         if text is None:
             self._refuse(dict(spans=spans, boxes=boxes, polygons=polygons, masks=masks), "`text`")
@@ -487,6 +492,19 @@ class NestedText:
             if not _is_list(row) or len(row) != count:
                 raise ValueError(f"`{name}[{image}]` must have {count} entries, one per phrase. Use None for gaps.")
         return [value for row in rows for value in row]
+
+
+def _read_original_sizes(original_sizes: Sequence[tuple[int, int]], num_images: int) -> torch.Tensor:
+    """Convert given sizes of the stored images to `(N, 2)` int64."""
+    is_read = _is_list(original_sizes) and len(original_sizes) == num_images
+    for size in original_sizes if is_read else ():
+        is_read = is_read and _is_list(size) and len(size) == 2 and all(_is_whole(side) and side > 0 for side in size)
+    if not is_read:
+        raise ValueError(
+            f"`original_sizes` must have the height and width in pixels of each of the {num_images} images, got "
+            f"{original_sizes!r:.80}."
+        )
+    return torch.tensor([[int(side) for side in size] for size in original_sizes])
 
 
 def _check_lengths(phrases: list[str], lengths: list[int], limit: int) -> None:

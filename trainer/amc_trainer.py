@@ -352,4 +352,5 @@ def build_training_collator(processor: Any, args: AmcConfig, mlm_probability: fl
         mlm_probability=mlm_probability,
         seed=args.seed,
         use_packed_regions=True,
+        use_reduced_images=args.use_reduced_images,
     )

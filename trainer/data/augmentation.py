@@ -129,7 +129,8 @@ class GroundingAugmentation:
         """Change a row. The row that came in, its image included, stays as it was.
 
         Args:
-            row (`dict`): dataset row with `image` and `phrases`.
+            row (`dict`): dataset row with `image` and `phrases`; `original_size`, height and width of the stored
+                image, if `image` is a reduced copy.
             generator (`np.random.Generator`): source of all random draws, see [`example_generator`]. The same number
                 of draws is taken whatever the row holds.
 
@@ -167,9 +168,10 @@ def flip_row(row: dict) -> dict:
     """Mirror a row from left to right: image, regions and proposals. Words stay: see [`may_be_mirrored`].
 
     Args:
-        row (`dict`): dataset row whose image is upright.
+        row (`dict`): dataset row whose image is upright; its `original_size` (height, width), if it has one, is the
+            size that its regions refer to.
     """
-    width, height = row["image"].size
+    height, width = row.get("original_size") or row["image"].size[::-1]
     flipped = {**row, "image": ImageOps.mirror(row["image"])}
     flipped["phrases"] = [_flip_phrase(phrase, width, height) for phrase in row["phrases"] or ()]
     if row.get("proposals"):
