@@ -35,7 +35,6 @@ from albef_amc.trainer.reliability.run_folder import check_run_folder, read_end,
 from albef_amc.trainer.reliability.run_lock import lock_run_folder
 from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
 from albef_amc.trainer.run_facts import describe_recipe
-from albef_amc.trainer.sharding import refuse_zero3
 from albef_amc.trainer.training_recipes import (
     VOCABULARY_OF_DATA,
     Recipe,
@@ -81,7 +80,6 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
     """
     check_machine(recipe)
     arguments = build_arguments(recipe, output_dir)
-    refuse_zero3(arguments)
     finished = read_end(output_dir, recipe) if resume else None
     if finished is not None:
         report(f"{output_dir} holds a finished run ({finished['steps']} steps): nothing is left to do.")

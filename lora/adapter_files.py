@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Files of adapters: what they hold, strict reading, and merging an adapter into its base."""
 
+import copy
 import json
 import warnings
 from collections.abc import Mapping
@@ -8,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.distributed.tensor import DTensor, distribute_tensor
 
+from albef_amc import AlbefForImageTextMatching
 from albef_amc.checkpoint_checks_albef import check_weight_types
 from albef_amc.checkpoint_files_albef import (
     ADAPTER_CONFIG_FILE,
@@ -20,6 +23,7 @@ from albef_amc.checkpoint_files_albef import (
 )
 from albef_amc.lora.adapters import (
     ADAPTER_NAME,
+    BASE_PREFIX,
     MASKED_WORD_HEAD,
     GroundingModel,
     add_lora,
@@ -28,6 +32,7 @@ from albef_amc.lora.adapters import (
     without_momentum_copies,
 )
 from albef_amc.messages_albef import list_first
+from albef_amc.momentum_albef import MOMENTUM_PREFIX
 from albef_amc.ranges_albef import shorten_value
 from albef_amc.saving_albef import is_safetensors_error
 
@@ -122,10 +127,25 @@ def _find_weights(adapter: str | Path) -> Path:
     return path
 
 
-def save_adapter(peft_model: "PeftModel", folder: Path) -> None:
-    """Writes the adapter's weights and configuration."""
+def save_adapter(peft_model: "PeftModel", folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Writes the adapter's weights and configuration.
+
+    Args:
+        peft_model (`peft.PeftModel`): the adapter and its base.
+        folder (`Path`): where the files are written.
+        weights (mapping): state dict of `peft_model`, of a model in parts with all of them.
+    """
+    copies = f"{BASE_PREFIX}{MOMENTUM_PREFIX}"
+    weights = {name: value for name, value in weights.items() if not name.startswith(copies)}
     with without_momentum_copies(peft_model.get_base_model()):
-        peft_model.save_pretrained(str(folder), save_embedding_layers=False)
+        peft_model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=weights)
+
+
+def split_like(value: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """A tensor that every process holds, in parts as `present` is, where that is in parts."""
+    if not isinstance(present, DTensor):
+        return value
+    return distribute_tensor(value.to(present.device), present.device_mesh, present.placements, src_data_rank=None)
 
 
 def load_adapter_weights(peft_model: "PeftModel", adapter: str | Path) -> None:
@@ -145,6 +165,7 @@ def load_adapter_weights(peft_model: "PeftModel", adapter: str | Path) -> None:
     with without_momentum_copies(model):
         expected = get_peft_model_state_dict(peft_model, adapter_name=ADAPTER_NAME, save_embedding_layers=False)
         check_weights(weights, expected, f"{ADAPTER_WEIGHTS_FILE} of {adapter}")
+        weights = {name: split_like(value, expected[name]) for name, value in weights.items()}
         set_peft_model_state_dict(peft_model, weights, adapter_name=ADAPTER_NAME)
 
 
@@ -192,16 +213,35 @@ def merge_into(model: GroundingModel, adapter: str | Path) -> None:
     """
     check_peft_is_installed()
     config: Any = complete_lora_config(read_adapter_config(adapter), model.config)
-    config.modules_to_save = [
-        name for name in config.modules_to_save or () if any(key.endswith(name) for key, _ in model.named_modules())
-    ] or None
     config.base_model_name_or_path = getattr(model, "name_or_path", None)
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    with warnings.catch_warnings():  # the copies that it excludes are not in every class, and hidden in the other
-        warnings.filterwarnings("ignore", message="You have passed exclude_modules")
-        peft_model = add_lora(model, config)
+    peft_model = _add_stored_lora(model, config)
     load_adapter_weights(peft_model, adapter)
     with without_momentum_copies(model):
         peft_model.merge_and_unload(safe_merge=True)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trainable)
+
+
+def _add_stored_lora(model: GroundingModel, config: "LoraConfig") -> "PeftModel":
+    """Puts LoRA layers into the model as another class had them, which may have more modules."""
+    config = copy.deepcopy(config)
+    config.modules_to_save = [
+        name for name in config.modules_to_save or () if any(key.endswith(name) for key, _ in model.named_modules())
+    ] or None
+    with warnings.catch_warnings():  # the copies that it excludes are not in every class, and hidden in the other
+        warnings.filterwarnings("ignore", message="You have passed exclude_modules")
+        return add_lora(model, config)
+
+
+def build_adapted_matching_model(peft_model: "PeftModel", weights: Mapping[str, torch.Tensor]) -> "PeftModel":
+    """A matching model with the adapter of another model, in that model's mode.
+
+    Args:
+        peft_model (`peft.PeftModel`): an adapter and its base.
+        weights (mapping): its state dict, of a model in parts with all of them.
+    """
+    model = AlbefForImageTextMatching(peft_model.get_base_model().config)
+    whole = _add_stored_lora(model, peft_model.peft_config[ADAPTER_NAME])
+    whole.load_state_dict({name: weights[name] for name in whole.state_dict()})
+    return whole.train(peft_model.training)

@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Training an adapter: putting it in, momentum weights that follow it, saving and resuming it without its base."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,11 @@ from albef_amc.lora.adapter_files import (
     load_adapter_weights,
     read_adapter_config,
     save_adapter,
+    split_like,
 )
 from albef_amc.lora.adapters import (
     ADAPTER_NAME,
+    BASE_PREFIX,
     MASKED_WORD_HEAD,
     add_lora,
     complete_lora_config,
@@ -50,7 +53,6 @@ class AdapterTraining:
 
     Attributes:
         peft_model (`peft.PeftModel`): the model with its LoRA layers.
-        pairs (`list`): momentum parameter, online parameter, and the LoRA layer of the latter or None.
     """
 
     def __init__(self, model: AlbefForPreTraining, config: "LoraConfig"):
@@ -59,11 +61,19 @@ class AdapterTraining:
         self.peft_model = add_lora(model, config)
         layers, trained = self._find_changed()
         followed = [(own, trained.get(id(online), online), layers.get(id(online))) for own, online in pairs]
-        self.pairs = [
-            (own, online, layer)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        # By name, since FSDP2 puts other parameters in the places of these.
+        self._moving = [
+            (names[id(own)], names[id(online)], layer)
             for own, online, layer in followed
             if layer is not None or online.requires_grad or not torch.equal(own, online.to(own.dtype))
         ]
+
+    @property
+    def pairs(self) -> list[tuple[nn.Parameter, nn.Parameter, Any]]:
+        """Momentum parameter, online parameter, and the LoRA layer of the latter or None."""
+        find = self.model.get_parameter
+        return [(find(own), find(online), layer) for own, online, layer in self._moving]
 
     def _find_changed(self) -> tuple[dict[int, Any], dict[int, nn.Parameter]]:
         """By identity of the base's parameter: its LoRA layer; the parameter that is trained in its place."""
@@ -97,21 +107,27 @@ class AdapterTraining:
         Momentum weights that move, the queues with pointers and ids, and a masked-word head that is not trained: a
         matching checkpoint as base has none, so its values were drawn at random.
         """
-        moving = {id(own) for own, _, _ in self.pairs}
+        moving = {own for own, _, _ in self._moving}
         heads = (f"{MASKED_WORD_HEAD}.", f"{MOMENTUM_PREFIX}{MASKED_WORD_HEAD}.")
         parameters = {
             name: parameter
             for name, parameter in self.model.named_parameters()
-            if id(parameter) in moving or (name.startswith(heads) and not parameter.requires_grad)
+            if name in moving or (name.startswith(heads) and not parameter.requires_grad)
         }
         queues = {name: buffer for name, buffer in self.model.named_buffers() if "_queue" in name}
         return {name: tensor.detach() for name, tensor in {**parameters, **queues}.items()}
 
-    def save(self, folder: Path, with_state: bool) -> None:
-        """Writes the adapter; `with_state` also what a run needs to resume, besides base and adapter."""
-        save_adapter(self.peft_model, folder)
+    def save(self, folder: Path, with_state: bool, weights: Mapping[str, torch.Tensor]) -> None:
+        """Writes the adapter; `with_state` also what a run needs to resume, besides base and adapter.
+
+        Args:
+            folder (`Path`): where the files are written.
+            with_state (`bool`): whether the run may be resumed from it.
+            weights (mapping): state dict of `peft_model`, of a model in parts with all of them.
+        """
+        save_adapter(self.peft_model, folder, weights)
         if with_state:
-            state = {name: tensor.contiguous() for name, tensor in self.collect_state().items()}
+            state = {name: weights[f"{BASE_PREFIX}{name}"].contiguous() for name in self.collect_state()}
             save_file(state, folder / TRAINING_STATE_FILE, metadata={"format": "pt"})
 
     @torch.no_grad()
@@ -139,7 +155,7 @@ class AdapterTraining:
         check_weights(state, present, str(folder / TRAINING_STATE_FILE))
         load_adapter_weights(self.peft_model, folder)
         for name, tensor in present.items():
-            tensor.copy_(state[name])
+            tensor.copy_(split_like(state[name], tensor))
 
 
 def attach_adapter(model: AlbefForPreTraining, config: "LoraConfig", args: TrainingArguments) -> AdapterTraining:

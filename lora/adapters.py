@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 GroundingModel = AlbefForPreTraining | AlbefForImageTextMatching
 ADAPTER_NAME = "default"
+BASE_PREFIX = "base_model.model."  # of the base's names in a `peft.PeftModel`
 MATCHING_HEAD = "itm_head"
 MASKED_WORD_HEAD = "mlm_head"
 # Kept in the stored adapter, so that peft ignores the copies wherever it loads it.
@@ -210,7 +211,7 @@ def _check_layers(peft_model: "PeftModel", tied: Any) -> None:
             not isinstance(module, (Linear, Conv2d)) or module.base_layer.weight is tied
         ):
             raise ValueError(
-                f"`peft_config.target_modules` matches {name.removeprefix('base_model.model.')}, whose weights are "
+                f"`peft_config.target_modules` matches {name.removeprefix(BASE_PREFIX)}, whose weights are "
                 "tied or not those of a linear layer. Choose linear layers other than the decoder of `mlm_head`."
             )
 

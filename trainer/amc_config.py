@@ -20,6 +20,7 @@ from albef_amc.trainer.objectives.amc import MEAN_REDUCTIONS, AttentionMaskConsi
 from albef_amc.trainer.objectives.weighted_objectives import HeatmapObjectives, build_objective
 from albef_amc.trainer.schedules import SCHEDULES
 from albef_amc.trainer.setting_checks import check_schedule, check_training_settings
+from albef_amc.trainer.sharding import prepare_deepspeed
 
 logger = logging.get_logger(__name__)
 
@@ -165,6 +166,7 @@ class AmcConfig(TrainingArguments):
         if has_best and self.metric_for_best_model is None:
             self.metric_for_best_model = POINTING_ACCURACY  # the Trainer's own default, a loss, is not evaluated
         super().__post_init__()
+        prepare_deepspeed(self)
         for name, choices in (
             ("heatmap_denominator", get_args(HeatmapDenominator)),
             ("distillation_axis", get_args(DistillationAxis)),

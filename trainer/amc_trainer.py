@@ -31,7 +31,7 @@ from albef_amc.trainer.processes import average_over_processes, sum_counts
 from albef_amc.trainer.reliability.reliable_trainer import ReliableTrainer
 from albef_amc.trainer.run_facts import TrainingClock, describe_run
 from albef_amc.trainer.setting_checks import TRAINING_RANGES
-from albef_amc.trainer.sharding import build_full_model, keeping_parameters, refuse_zero3
+from albef_amc.trainer.sharding import build_full_model, keeping_parameters, prepare_fsdp
 
 logger = logging.get_logger(__name__)
 
@@ -113,7 +113,6 @@ class AmcTrainer(ReliableTrainer):
         if data_collator is None:
             check_fits_model(processing_class, model.config)
             data_collator = build_training_collator(processing_class, args, model.config.mlm_probability)
-        refuse_zero3(args)
         if args.float32_matmul_precision is not None:
             torch.set_float32_matmul_precision(args.float32_matmul_precision)
         given_rows = train_dataset = without_format(train_dataset)
@@ -132,6 +131,7 @@ class AmcTrainer(ReliableTrainer):
             data_collator=data_collator,
             **kwargs,
         )
+        prepare_fsdp(self.accelerator)
         self.heatmap_objectives = args.build_heatmap_objectives()
         self.throughput = ThroughputCallback()
         add_callbacks(self)
@@ -176,7 +176,7 @@ class AmcTrainer(ReliableTrainer):
         """Weighted sum of the objectives on one micro-batch, such that its mean over processes and micro-batches is
         that of all their phrases (`num_items_in_batch`: what [`_count_items`] counts, over all of them)."""
         args, inputs = self.args, _unpack_regions(inputs)
-        with keeping_parameters(model):
+        with keeping_parameters(model), self.accelerator.autocast():
             outputs = model(
                 **{name: inputs[name] for name in MODEL_INPUTS if name in inputs},
                 objectives=args.pretraining_objectives,

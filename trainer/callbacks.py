@@ -5,7 +5,8 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from albef_amc.saving_albef import replace_folder, restore_folders, write_json
 from albef_amc.text_processing_albef import find_text_problem
 from albef_amc.trainer.data.mixtures import iterate_texts
 from albef_amc.trainer.reliability.finite_weights import check_finite_weights
-from albef_amc.trainer.sharding import build_full_model
+from albef_amc.trainer.sharding import build_full_model, collect_weights
 from albef_amc.visualization.drawing import compose_title, draw_sheet, overlay_heatmap
 
 logger = logging.get_logger(__name__)
@@ -180,21 +181,22 @@ class KeepBestCallback(TrainerCallback):
             self.best[name] = accuracy
             with torch.random.fork_rng(devices=[]):  # making a model draws numbers, and a resumed run makes fewer
                 check_finite_weights(model, state.global_step, args.device)
-                full_model = build_full_model(model)
+                save_weights = self._prepare_save(model)
                 if state.is_world_process_zero:
                     record = {"pointing_game_accuracy": accuracy, "step": state.global_step}
-                    self._save(Path(args.output_dir) / f"{BEST_FOLDER}{name}", full_model, record)
+                    self._save(Path(args.output_dir) / f"{BEST_FOLDER}{name}", save_weights, record)
 
-    def _save(self, target: Path, model: Any, record: Mapping[str, Any]) -> None:
+    def _prepare_save(self, model: Any) -> Callable[[Path], None]:
+        """Writes the weights of a model into a folder; every process must prepare it, of a model in parts."""
+        if self.trainer.adapter is not None:
+            return partial(save_adapter, model, weights=collect_weights(model))
+        return partial(_save_matching_model, build_full_model(model))
+
+    def _save(self, target: Path, save_weights: Callable[[Path], None], record: Mapping[str, Any]) -> None:
         unfinished = target.with_name(f".unfinished-{target.name}")
         shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
-        if isinstance(model, AlbefForPreTraining):
-            model = model.export_matching_model()
         try:
-            if self.trainer.adapter is None:
-                model.save_pretrained(unfinished)
-            else:
-                save_adapter(model, unfinished)
+            save_weights(unfinished)
             self.trainer.processing_class.save_pretrained(unfinished)
             self.trainer.write_card(unfinished)
             write_json(unfinished / RECORD_FILE, record)
@@ -202,6 +204,12 @@ class KeepBestCallback(TrainerCallback):
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         logger.info(f"Best so far, {record['pointing_game_accuracy']:.4f} at step {record['step']}: {target}")
+
+
+def _save_matching_model(model: Any, folder: Path) -> None:
+    if isinstance(model, AlbefForPreTraining):
+        model = model.export_matching_model()
+    model.save_pretrained(folder)
 
 
 class PatienceCallback(EarlyStoppingCallback):

@@ -369,8 +369,9 @@ class ReliableTrainer(Trainer):
         if self.adapter is None:
             super()._save(output_dir, state_dict)
         elif self.args.should_save:
+            weights = self.adapter.peft_model.state_dict() if state_dict is None else state_dict
             with replacing_files(folder) as unfinished:
-                self.adapter.save(unfinished, with_state=PREFIX_CHECKPOINT_DIR in folder.name)
+                self.adapter.save(unfinished, PREFIX_CHECKPOINT_DIR in folder.name, weights)
                 self.processing_class.save_pretrained(unfinished)
                 torch.save(self.args, unfinished / TRAINING_ARGS_NAME)
         if self.args.should_save:
@@ -383,6 +384,12 @@ class ReliableTrainer(Trainer):
             raise ValueError(f"{resume_from_checkpoint} is of a LoRA run: resume it with its `peft_config`.")
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As for `Trainer`; DeepSpeed's own checkpoint lacks the frozen weights of a LoRA run, momentum among them."""
+        if self.adapter is not None and self.is_deepspeed_enabled and checkpoint is not None:
+            self.adapter.load(checkpoint)
+        super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_best_model(self) -> None:
         if self.adapter is None:
