@@ -14,7 +14,7 @@ IN_PARALLEL = --numprocesses $(WORKERS) --dist loadfile
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(if $(CI),--quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help install style quality test test-fast test-oldest test-all demo clean
+.PHONY: help install style quality test test-fast test-exhaustive test-oldest test-all demo clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,8 +52,11 @@ test-oldest: $(INSTALLED)  ## the whole suite with the oldest versions that setu
 	    --constraint $(OLDEST)/constraints.txt --editable '.[dev]'
 	$(OLDEST)/bin/pytest $(IN_PARALLEL) -p no:cacheprovider
 
-test-all: quality test test-oldest  ## ruff and mypy, the whole suite, and the suite with the oldest versions
-	@echo "test-all ran: quality, test ($(VENV)), test-oldest ($(OLDEST))"
+test-exhaustive: $(INSTALLED)  ## all combinations, which `make test` leaves out
+	$(BIN)/pytest $(IN_PARALLEL) -m exhaustive
+
+test-all: quality test test-exhaustive test-oldest  ## ruff and mypy, every test, and the suite with the oldest versions
+	@echo "test-all ran: quality, test and test-exhaustive ($(VENV)), test-oldest ($(OLDEST))"
 
 demo: $(INSTALLED)  ## the main job on data that needs no download; writes runs/demo
 	$(BIN)/albef-amc demo

@@ -367,6 +367,18 @@ def build_environment(**changes: str) -> dict[str, str]:
     return {**os.environ, **fixed, **changes}
 
 
+def launch_two_processes(script: str, *arguments: str) -> None:
+    """Runs a script of this folder on two processes, which must succeed."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, str(TESTS_FOLDER / script), *arguments],
+        env=build_environment(DS_ACCELERATOR="cpu"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 def end_process() -> None:
     """Closes the process group and ends the process at once: the interpreter's own teardown sometimes aborts after
     gloo, when everything that a test asks about has been written."""

@@ -176,7 +176,9 @@ def test_deepspeed_reads_the_file_as_the_trainer_fills_it(path, tmp_path, clean_
     read = DeepSpeedConfig(config.config)
     assert read.zero_optimization_stage == int(path.stem[-1])
     assert (read.train_micro_batch_size_per_gpu, read.gradient_accumulation_steps, read.train_batch_size) == (4, 2, 8)
-    assert read.bfloat16_config.enabled and not read.float16_config.enabled
+    assert not read.bfloat16_config.enabled and not read.float16_config.enabled, "weights stay float32"
+    assert read.torch_autocast_enabled and read.torch_autocast_dtype == torch.bfloat16
+    assert read.torch_autocast_lower_precision_safe_modules == [], "gradients are summed in float32"
     assert read.gradient_clipping == 0.0
     assert not {"optimizer", "scheduler"} & set(config.config), "the published ones of the Trainer are used"
 
@@ -191,7 +193,7 @@ def test_deepspeed_files_hold_known_keys_only(path):
 
     content = json.loads(path.read_text())
     known = {value for name, value in vars(constants).items() if name.isupper() and isinstance(value, str)}
-    assert set(content) <= known | {"zero_optimization", "bf16"}
+    assert set(content) <= known | {"zero_optimization", "bf16", "torch_autocast"}
     assert set(content["zero_optimization"]) <= set(DeepSpeedZeroConfig.model_fields)
     with pytest.raises(ValueError, match="stag"):
         DeepSpeedZeroConfig(**{"stag": 1})
