@@ -40,6 +40,14 @@ def read_peak_memory(device: str = "cpu") -> float:
     return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) * 1024 / 1e9
 
 
+def name_command(script: str) -> str:
+    """The command that this process runs, `script` being the name of the benchmark without `.py`."""
+    places = {index + step for index, word in enumerate(sys.argv) if word in PLACE_OPTIONS for step in (0, 1)}
+    words = [word for index, word in enumerate(sys.argv) if index not in places][1:]
+    words = [NAMED_OPTIONS.get(before, word) for before, word in zip(["", *words], words, strict=False)]
+    return " ".join(["python", f"benchmarks/{script}.py", *words])
+
+
 def write_result(script: str, measured: dict[str, Any], output: Path | None, quick: bool, name: str = "") -> Path:
     """Writes and prints what a benchmark measured, with its command and machine; returns the file.
 
@@ -50,11 +58,7 @@ def write_result(script: str, measured: dict[str, Any], output: Path | None, qui
         quick (`bool`): whether it was a quick run.
         name (`str`, *optional*): name of the result, that of the benchmark by default.
     """
-    places = {index + step for index, word in enumerate(sys.argv) if word in PLACE_OPTIONS for step in (0, 1)}
-    words = [word for index, word in enumerate(sys.argv) if index not in places][1:]
-    words = [NAMED_OPTIONS.get(before, word) for before, word in zip(["", *words], words, strict=False)]
-    command = " ".join(["python", f"benchmarks/{script}.py", *words])
-    content = json.dumps({"command": command, "machine": describe_machine(), **measured}, indent=2)
+    content = json.dumps({"command": name_command(script), "machine": describe_machine(), **measured}, indent=2)
     output = output or RESULTS_FOLDER / f"{name or script}{'_quick' * quick}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(content + "\n")

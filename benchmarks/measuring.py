@@ -36,9 +36,12 @@ def run_counted(run: Callable[[], Any]) -> tuple[float, Any]:
     return counter.get_total_flops() / 1e9, result
 
 
-def build_rate_probe(device: torch.device, dtype: torch.dtype = torch.float32) -> Callable[[], float]:
-    """A function that measures the rate of a linear layer of the model's size, in GFLOP/s."""
-    rows, width, outputs = RATE_SHAPE
+def build_rate_probe(
+    device: torch.device, dtype: torch.dtype = torch.float32, shape: tuple[int, int, int] = RATE_SHAPE
+) -> Callable[[], float]:
+    """A function that measures the rate of a linear layer, in GFLOP/s; `shape` has its rows, inputs and outputs, by
+    default those of the model."""
+    rows, width, outputs = shape
     states = torch.randn(rows, width, device=device, dtype=dtype)
     weight = torch.randn(outputs, width, device=device, dtype=dtype)
 

@@ -1,14 +1,21 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""What each gain is worth, and which operators a call spends its time in."""
+"""What each gain is worth, which operators and kernels a call spends its time in, and where it waits for a GPU."""
 
-from collections.abc import Callable
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import compare_turns, count_flops, describe_side, take_turns
+from measuring import compare_turns, count_flops, describe_side, read_clock, take_turns
 from torch.profiler import ProfilerActivity, profile
 
 NUM_OPERATORS = 6
+PROJECT_FOLDER = Path(__file__).resolve().parent.parent
+WAIT_WARNING = "synchronizing CUDA operation"  # words of `torch.cuda.set_sync_debug_mode("warn")`
 
 
 def measure_gains(
@@ -45,3 +52,68 @@ def profile_operators(run: Callable[[], Any]) -> list[dict[str, Any]]:
         }
         for event in largest
     ]
+
+
+def profile_kernels(run: Callable[[], Any], device: torch.device) -> dict[str, Any]:
+    """What a call makes a GPU do: number of kernels (copies included), seconds from the first to the last and in which
+    at least one ran, and the largest by their sum. On a CPU: [`profile_operators`]."""
+    if device.type == "cpu":
+        return {"operators": profile_operators(run)}
+    read_clock(device)
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        run()
+        read_clock(device)
+    kernels = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    spans = sorted((kernel.time_range.start, kernel.time_range.end) for kernel in kernels)
+    busy, end = 0.0, spans[0][0]
+    for began, ended in spans:
+        busy += max(0.0, ended - max(began, end))
+        end = max(end, ended)
+    largest = sorted(profiler.key_averages(), key=lambda average: -average.self_device_time_total)[:NUM_OPERATORS]
+    return {
+        "kernels": len(kernels),
+        "span_seconds": (end - spans[0][0]) / 1e6,
+        "busy_seconds": busy / 1e6,
+        "busy_share": busy / (end - spans[0][0]),
+        "largest": [
+            {"kernel": average.key, "seconds": average.self_device_time_total / 1e6, "calls": average.count}
+            for average in largest
+        ],
+    }
+
+
+@contextmanager
+def counting_waits(device: torch.device) -> Iterator[Counter[str]]:
+    """Counts, by file and line, how often the block waits for the GPU, as torch itself reports it; none on a CPU.
+
+    A place is the innermost line of this package, or, where there is none, of the library that waits. Waits during a
+    backward pass are reported at its end, at the line that began it.
+    """
+    places: Counter[str] = Counter()
+    if device.type == "cpu":
+        yield places
+        return
+
+    def note(message: Any, *details: Any, **options: Any) -> None:
+        if WAIT_WARNING in str(message):
+            places[_find_place(traceback.extract_stack())] += 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield places
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def _find_place(stack: traceback.StackSummary) -> str:
+    """The innermost line of the package in a stack that ends with the reporting of a warning."""
+    frames = [frame for frame in stack if frame.filename not in (__file__, warnings.__file__)]
+    for frame in reversed(frames):
+        file = Path(frame.filename)
+        is_ours = file.is_relative_to(PROJECT_FOLDER) and file.relative_to(PROJECT_FOLDER).parts[0] != "benchmarks"
+        if is_ours and "site-packages" not in file.parts:
+            return f"{file.relative_to(PROJECT_FOLDER)}:{frame.lineno}"
+    return f"{Path(*Path(frames[-1].filename).parts[-2:])}:{frames[-1].lineno}"

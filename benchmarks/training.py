@@ -107,7 +107,7 @@ def build_inputs(case: Case, device: str = "cpu") -> Inputs:
 class TrainerSide:
     """A step of [`AmcTrainer`]."""
 
-    def __init__(self, model: AlbefForPreTraining, folder: str, device: str, amc_weight: float = 1.0):
+    def __init__(self, model: AlbefForPreTraining, folder: str, device: str, amc_weight: float = 1.0, size: int = 256):
         settings = AmcConfig(
             output_dir=folder,
             use_cpu=device == "cpu",
@@ -117,7 +117,8 @@ class TrainerSide:
             report_to="none",
         )
         tokenizer = build_tokenizer(["[PAD]", *UNUSED, "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word"])
-        self.trainer = AmcTrainer(model, settings, AlbefProcessor(AlbefImageProcessor(), tokenizer))
+        image_processor = AlbefImageProcessor(size={"height": size, "width": size})
+        self.trainer = AmcTrainer(model, settings, AlbefProcessor(image_processor, tokenizer))
         self.trainer.current_gradient_accumulation_steps = 1
 
     def step(self, inputs: Inputs, optimizer: torch.optim.Optimizer | None) -> None:
