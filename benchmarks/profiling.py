@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 NUM_OPERATORS = 6
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
+CALLERS = ("benchmarks", "tests")  # folders whose lines are not where the package waits
 WAIT_WARNING = "synchronizing CUDA operation"  # words of `torch.cuda.set_sync_debug_mode("warn")`
 
 
@@ -56,9 +57,9 @@ def profile_operators(run: Callable[[], Any]) -> list[dict[str, Any]]:
 
 def profile_kernels(run: Callable[[], Any], device: torch.device) -> dict[str, Any]:
     """What a call makes a GPU do: number of kernels (copies included), seconds from the first to the last and in which
-    at least one ran, and the largest by their sum. On a CPU: [`profile_operators`]."""
+    at least one ran, and the largest by their sum. Nothing on a CPU."""
     if device.type == "cpu":
-        return {"operators": profile_operators(run)}
+        return {}
     read_clock(device)
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         run()
@@ -113,7 +114,8 @@ def _find_place(stack: traceback.StackSummary) -> str:
     frames = [frame for frame in stack if frame.filename not in (__file__, warnings.__file__)]
     for frame in reversed(frames):
         file = Path(frame.filename)
-        is_ours = file.is_relative_to(PROJECT_FOLDER) and file.relative_to(PROJECT_FOLDER).parts[0] != "benchmarks"
-        if is_ours and "site-packages" not in file.parts:
-            return f"{file.relative_to(PROJECT_FOLDER)}:{frame.lineno}"
+        if file.is_relative_to(PROJECT_FOLDER):
+            place = file.relative_to(PROJECT_FOLDER)
+            if not place.parts[0].startswith((*CALLERS, ".")):  # nor the virtual environment
+                return f"{place}:{frame.lineno}"
     return f"{Path(*Path(frames[-1].filename).parts[-2:])}:{frames[-1].lineno}"
