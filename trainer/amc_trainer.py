@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """`transformers`' Trainer with ALBEF's pre-training objectives and AMC (Yang et al., CVPR 2023, section 3)."""
 
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,6 +36,8 @@ from albef_amc.trainer.sharding import build_full_model, keeping_parameters, pre
 
 logger = logging.get_logger(__name__)
 
+# Share of the time spent waiting for batches above which a run on a device warns.
+MOST_DATA_WAIT = 0.2
 MODEL_INPUTS = (
     "pixel_values",
     "input_ids",
@@ -55,10 +58,11 @@ class AmcTrainer(ReliableTrainer):
     r"""Trains [`AlbefForPreTraining`] on phrases with regions: ITC + ITM + MLM + AMC.
 
     The heatmap is part of the model's `forward`, so that wrappers see one ordinary forward pass. Every term is logged
-    (`itc_loss`, `itm_loss`, `mlm_loss`, `amc_loss`, `amc_mean_loss`, `amc_max_loss`, and those of
-    `objectives`), with `phrases_per_second` and `images_per_second` over all processes. Order of events in a
-    step: before the first micro-batch the temperature is clamped and the momentum weights are updated; after each
-    micro-batch's backward pass its momentum features enter the queues.
+    (`itc_loss`, `itm_loss`, `mlm_loss`, `amc_loss`, `amc_mean_loss`, `amc_max_loss`, and those of `objectives`), with
+    `phrases_per_second` and `images_per_second` over all processes, and `data_wait_share`, the share of the time in
+    which this process waited for batches. Order of events in a step: before the first micro-batch the temperature is
+    clamped and the momentum weights are updated; after each micro-batch's backward pass its momentum features enter
+    the queues.
 
     Args:
         model ([`AlbefForPreTraining`]): the model to train.
@@ -224,7 +228,9 @@ class AmcTrainer(ReliableTrainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], torch.Tensor | None]:
         """Micro-batches of an optimizer step, with `region_mask`; their counts over all of them and all processes."""
+        began = time.perf_counter()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.throughput.count_wait(time.perf_counter() - began)
         batches = [_unpack_regions(inputs) for inputs in batches]
         return batches, sum_counts([self._count_items(inputs) for inputs in batches], device) if batches else None
 
@@ -256,7 +262,14 @@ class AmcTrainer(ReliableTrainer):
         """Adds the mean of every loss term since the last training log, and the speed."""
         if "loss" in logs and self._term_count:
             means = {name: total / self._term_count for name, total in self._term_sums.items()}
-            logs = {**logs, **average_over_processes(means), **self.throughput.compute(self.args.device)}
+            speed = self.throughput.compute(self.args.device)
+            if speed["data_wait_share"] > MOST_DATA_WAIT and self.args.device.type != "cpu":
+                logger.warning_once(
+                    f"More than {MOST_DATA_WAIT:.0%} of the time the device waited for training images. Raise "
+                    f"`dataloader_num_workers` (now {self.args.dataloader_num_workers}), or set "
+                    "`use_reduced_images=True`; see docs/speed-and-memory.md."
+                )
+            logs = {**logs, **average_over_processes(means), **speed}
             self._term_sums.clear()
             self._term_count = 0
         super().log(logs, start_time)

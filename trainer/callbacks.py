@@ -39,13 +39,17 @@ EVALUATION_SETTINGS = ("num_heatmaps_drawn", "keep_best")
 
 
 class ThroughputCallback(TrainerCallback):
-    """Phrases and images per second of training; evaluations and checkpoints do not count as training time.
+    """Phrases and images per second of training, and how much of the time batches were waited for; evaluations and
+    checkpoints do not count as training time.
 
-    The trainer counts each micro-batch with [`count`] and calls [`compute`] whenever it logs.
+    The trainer counts each micro-batch with [`count`], the time until the batches of a step are there with
+    [`count_wait`], and calls [`compute`] whenever it logs.
     """
 
     def __init__(self):
         self.num_images = self.num_phrases = 0
+        self.seconds_waited = 0.0
+        self.has_first_batch = False
         self.began = self.paused_from = time.perf_counter()
 
     def count(self, inputs: Mapping[str, torch.Tensor]) -> None:
@@ -53,18 +57,32 @@ class ThroughputCallback(TrainerCallback):
         self.num_images += len(inputs["pixel_values"])
         self.num_phrases += len(inputs["input_ids"])
 
+    def count_wait(self, seconds: float) -> None:
+        """Counts the time that this process waited for the batches of a step; that of the first step, in which
+        workers start, does not count."""
+        self.seconds_waited += seconds if self.has_first_batch else 0.0
+        self.has_first_batch = True
+
     def compute(self, device: torch.device) -> dict[str, float]:
-        """`phrases_per_second` and `images_per_second` of all processes since the last call, which each must make."""
+        """`phrases_per_second` and `images_per_second` of all processes since the last call, which each must make, and
+        `data_wait_share`, the share of the time in which this process waited for batches."""
         now = time.perf_counter()
         counts = sum_over_processes(torch.tensor([self.num_phrases, self.num_images], device=device)).tolist()
         seconds = max(now - self.began, 1e-9)
+        waited = self.seconds_waited
         self.num_images = self.num_phrases = 0
+        self.seconds_waited = 0.0
         self.began = now
-        return {"phrases_per_second": counts[0] / seconds, "images_per_second": counts[1] / seconds}
+        return {
+            "phrases_per_second": counts[0] / seconds,
+            "images_per_second": counts[1] / seconds,
+            "data_wait_share": min(1.0, waited / seconds),
+        }
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Starts the clock."""
         self.began = time.perf_counter()
+        self.has_first_batch = False
 
     def on_step_end(self, args, state, control, **kwargs):
         """An evaluation or a checkpoint may follow."""

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import math
 import subprocess
 import sys
@@ -159,6 +160,33 @@ def test_evaluations_and_checkpoints_are_not_training_time(monkeypatch):
         callback.on_evaluate(*state)
         clock[0] += saving
         callback.on_save(*state)
+
+
+def test_the_share_of_waiting_for_batches(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    callback, shares = ThroughputCallback(), []
+    callback.on_train_begin(None, TrainerState(), TrainerControl())
+    for waited, computed in ((50.0, 1.0), (3.0, 1.0), (0.0, 4.0), (1.0, 3.0)):
+        clock[0] += waited + computed
+        callback.count_wait(waited)
+        shares.append(callback.compute(torch.device("cpu"))["data_wait_share"])
+    assert shares == [0.0, 0.75, 0.0, 0.25]  # workers start in the first step
+
+
+@pytest.mark.parametrize(("kind", "share", "warns"), [("cuda", 0.3, True), ("cuda", 0.1, False), ("cpu", 0.9, False)])
+def test_a_device_that_waits_for_images_is_a_warning(
+    tiny_pretraining_model, tmp_path, monkeypatch, caplog, kind, share, warns
+):
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path)
+    logging.Logger.warning_once.cache_clear()
+    speed = {"phrases_per_second": 1.0, "images_per_second": 1.0, "data_wait_share": share}
+    monkeypatch.setattr(trainer.throughput, "compute", lambda device: speed)
+    monkeypatch.setattr(type(trainer.args), "device", torch.device(kind))
+    trainer._term_count = 1
+    trainer.log({"loss": 1.0})
+    trainer.log({"loss": 1.0})
+    assert caplog.text.count("`dataloader_num_workers` (now 0)") == (1 if warns else 0)
 
 
 # ---- sheets
