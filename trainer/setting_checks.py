@@ -120,7 +120,9 @@ def check_training_settings(settings: Any) -> None:
             f"{shorten_value(settings.parallelism_config)}."
         )
     if settings.dataloader_persistent_workers and not settings.dataloader_num_workers:
-        raise ValueError("`dataloader_persistent_workers` needs workers: set `dataloader_num_workers` to 1 or more.")
+        raise ValueError(
+            "`dataloader_persistent_workers` needs workers: set `dataloader_num_workers` to 1 or more, or it to false."
+        )
     pairs = settings.optim_args.replace(" ", "").split(",") if settings.optim_args else []
     if not all(name and value for name, _, value in (pair.partition("=") for pair in pairs)):
         raise ValueError(f"`optim_args` must be `name=value,name=value`, got {shorten_value(settings.optim_args)}.")

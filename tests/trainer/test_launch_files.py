@@ -29,6 +29,7 @@ training:
   warmup_intervals: 0
   per_device_train_batch_size: 4
   dataloader_num_workers: 0
+  dataloader_persistent_workers: false
   dataloader_pin_memory: false
   max_length: 24
   mask_size: 32
