@@ -17,7 +17,7 @@ from albef_amc.cli.comparison import list_comparison_lines
 from albef_amc.cli.options import DataOption, DeviceOption, ImageSizeOption, JsonOption, read_data
 from albef_amc.cli.output_paths import check_output_file
 from albef_amc.cli.reporting import is_main_process, print_result, report, to_plain, track
-from albef_amc.cli.switches import CompileOption, MatmulPrecisionOption, PrecisionOption, Switches
+from albef_amc.cli.switches import CompileOption, MatmulPrecisionOption, PackOption, PrecisionOption, Switches
 from albef_amc.datasets_scripts import BUILDERS, check_builder_options, check_builder_split, load_grounding_dataset
 from albef_amc.evaluation.benchmark import evaluate_split
 from albef_amc.evaluation.checkpoints import hash_checkpoint
@@ -84,6 +84,7 @@ def evaluate(
     device: DeviceOption = None,
     precision: PrecisionOption = "float32",
     matmul_precision: MatmulPrecisionOption = "highest",
+    pack_weights: PackOption = False,
     compile_encoders: CompileOption = False,
     baselines: Annotated[bool, typer.Option(help="Also score centre, random point and largest object.")] = False,
     resamples: Annotated[
@@ -99,6 +100,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Scores a checkpoint on a benchmark beside the published numbers, or on a data set; also under torchrun."""
+    switches = Switches(precision, matmul_precision, pack_weights, compile_encoders)
     recipe = choose_recipe(target, split)
     chosen = choose_splits(splits or [], split, recipe)
     data = read_data(options)
@@ -111,7 +113,6 @@ def evaluate(
     recipe_size = None if recipe is None else recipe.image_size
     model, processor = load_checkpoint(checkpoint, recipe_size if image_size is None else image_size, device)
     weights_sha256 = hash_checkpoint(checkpoint)
-    switches = Switches(precision, matmul_precision, compile_encoders)
     switches.prepare(model)
     measure = partial(
         evaluate_split,

@@ -2,18 +2,20 @@
 """`albef-amc ground`: where phrases are in your own photographs."""
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from PIL import Image
 
+from albef_amc import AlbefForImageTextMatching, AlbefGroundingOutput, AlbefProcessor
 from albef_amc.cli.checkpoint_loading import load_checkpoint
 from albef_amc.cli.ground_output import GroundOutput
 from albef_amc.cli.options import CellSizeOption, DeviceOption, ImageSizeOption, JsonOption, OutputFolderOption
 from albef_amc.cli.reporting import print_result, report
-from albef_amc.cli.switches import MatmulPrecisionOption, PrecisionOption, Switches
+from albef_amc.cli.switches import MatmulPrecisionOption, PackOption, PrecisionOption, Switches
 from albef_amc.evaluation.phrase_coverage import find_unknown_words
 from albef_amc.image_processing_albef import IMAGE_FORMATS, load_image
 from albef_amc.processing_albef import BOX_THRESHOLDS
@@ -31,10 +33,12 @@ def ground(
     ] = "runs/demo/with_amc",
     output_dir: OutputFolderOption = Path("runs/ground"),
     box_threshold: Annotated[float, typer.Option(help="Share of the maximum inside a box, in (0, 1].")] = 0.5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Photographs grounded together, and held in memory.")] = 4,
     image_size: ImageSizeOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = "float32",
     matmul_precision: MatmulPrecisionOption = "highest",
+    pack_weights: PackOption = False,
     cell_size: CellSizeOption = 320,
     as_json: JsonOption = False,
 ) -> None:
@@ -56,15 +60,17 @@ def ground(
             unknown = find_unknown_words(words, processor.tokenizer)
             if unknown:
                 report(f'"{words}": this model does not know {", ".join(unknown)}; the heatmap means little')
-        switches = Switches(precision, matmul_precision)
+        switches = Switches(precision, matmul_precision, pack_weights)
+        switches.prepare(model)
+        remaining = chain([first], readable)
         try:
-            for path, image in chain([first], readable):
-                inputs = processor(images=[image], text=[phrases], return_tensors="pt").to(model.device)
-                with switches.applied(model.device):
-                    outputs = model.ground(**inputs)
-                results = processor.post_process_grounding(outputs, box_threshold=box_threshold)[0]
-                pictures = output.list_pictures(path, len(phrases))
-                output.entries.append(_write_photograph(path, image, phrases, results, pictures, cell_size))
+            while batch := list(islice(remaining, batch_size)):
+                grounded = ground_photographs(model, processor, switches, [image for _, image in batch], phrases)
+                for outputs in grounded:
+                    path, image = batch.pop(0)  # what is written leaves the memory
+                    results = processor.post_process_grounding(outputs, box_threshold=box_threshold)[0]
+                    pictures = output.list_pictures(path, len(phrases))
+                    output.entries.append(_write_photograph(path, image, phrases, results, pictures, cell_size))
         finally:  # what an interruption or an error leaves is listed, too
             removed = output.finish() if output.entries else 0
         if removed:
@@ -72,6 +78,30 @@ def ground(
         print_result({"photographs": output.entries, "skipped": skipped, "json": output.json_path}, as_json)
     if skipped:
         raise ValueError(f"{len(skipped)} of {len(photographs)} photographs cannot be read: {skipped[0]['reason']}")
+
+
+def ground_photographs(
+    model: AlbefForImageTextMatching,
+    processor: AlbefProcessor,
+    switches: Switches,
+    images: list[Image.Image],
+    phrases: list[str],
+) -> list[AlbefGroundingOutput]:
+    """Grounds every phrase in every photograph, in one call of the model; returns an output for each photograph."""
+    inputs = processor(images=images, text=[phrases] * len(images), return_tensors="pt")
+    inputs["pixel_values"] = inputs["pixel_values"].to(model.device)  # `ground` reads the others on the CPU
+    with switches.applied(model.device):
+        outputs = model.ground(**inputs)
+    parts = (outputs.itm_logits.split(len(phrases)), outputs.heatmap.split(len(phrases)))
+    return [
+        AlbefGroundingOutput(
+            itm_logits=itm_logits,
+            heatmap=heatmap,
+            image_index=torch.zeros(len(phrases), dtype=torch.int64),
+            original_sizes=size,
+        )
+        for itm_logits, heatmap, size in zip(*parts, inputs["original_sizes"].split(1), strict=True)
+    ]
 
 
 def _drop_repeated(photographs: list[Path], phrases: list[str]) -> tuple[list[Path], list[str]]:
@@ -102,7 +132,7 @@ def check_photographs(paths: list[Path]) -> None:
 
 
 def read_photographs(paths: list[Path], skipped: list[dict[str, str]]) -> Iterator[tuple[Path, Image.Image]]:
-    """The photographs that can be read, one in memory at a time.
+    """The photographs that can be read, each when it is asked for.
 
     Args:
         paths (list of `Path`): files.

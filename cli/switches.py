@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Options that trade exactness or start-up time for speed: precision, matrix precision, compilation."""
+"""Options that trade exactness or start-up time for speed: precision, packed weights, compilation."""
 
 import os
 import shutil
@@ -13,8 +13,14 @@ import typer
 
 from albef_amc.trainer.setting_checks import MatmulPrecision
 
-Precision = Literal["float32", "bfloat16"]
-PrecisionOption = Annotated[Precision, typer.Option(help="Of layers; heatmaps are float32 in both.")]
+Precision = Literal["float32", "bfloat16", "int8"]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(help="Of layers; int8: the image encoder on a CPU, the rest bfloat16. Heatmaps are float32."),
+]
+PackOption = Annotated[
+    bool, typer.Option("--pack-weights", help="Keep weights in the layout of oneDNN; for CPUs that run MKL slowly.")
+]
 MatmulPrecisionOption = Annotated[
     MatmulPrecision,
     typer.Option(help="Of float32 matrix products (torch.set_float32_matmul_precision); high: TF32 on GPUs."),
@@ -29,20 +35,33 @@ class Switches:
     """Values of the options.
 
     Args:
-        precision (`str`, defaults to `"float32"`), matmul_precision (`str`, defaults to `"highest"`), compiled
-            (`bool`, defaults to `False`): the options.
+        precision (`str`, defaults to `"float32"`), matmul_precision (`str`, defaults to `"highest"`), packs_weights,
+            compiled (`bool`, defaults to `False`): the options.
+
+    Raises:
+        ValueError: compilation of layers that are packed or quantised.
     """
 
     precision: Precision = "float32"
     matmul_precision: MatmulPrecision = "highest"
+    packs_weights: bool = False
     compiled: bool = False
 
+    def __post_init__(self) -> None:
+        if self.compiled and (self.packs_weights or self.precision == "int8"):
+            other = "--pack-weights" if self.packs_weights else "--precision int8"
+            raise ValueError(f"`--compile` and `{other}` replace the same layers: leave one of them out.")
+
     def prepare(self, model: Any) -> None:
-        """Compiles the encoders of a model if that was asked for.
+        """Quantises, packs or compiles the layers of a model if that was asked for.
 
         Raises:
-            ValueError: a CPU without a C++ compiler.
+            ValueError: a CPU without a C++ compiler, or a model that cannot be quantised or packed.
         """
+        if self.precision == "int8":
+            model.quantize_image_encoder()
+        if self.packs_weights:
+            model.pack_weights(torch.float32 if self.precision == "float32" else torch.bfloat16)
         if not self.compiled:
             return
         compiler = os.environ.get("CXX", "g++")
@@ -59,7 +78,7 @@ class Switches:
         previous = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(self.matmul_precision)
         try:
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision != "float32"):
                 yield
         finally:
             torch.set_float32_matmul_precision(previous)
@@ -68,4 +87,4 @@ class Switches:
         """The options that are not the default ones, as words of a command."""
         words = [] if self.precision == "float32" else ["--precision", self.precision]
         words += [] if self.matmul_precision == "highest" else ["--matmul-precision", self.matmul_precision]
-        return words + ["--compile"] * self.compiled
+        return words + ["--pack-weights"] * self.packs_weights + ["--compile"] * self.compiled

@@ -33,6 +33,14 @@ from .explanation_albef import (
     outside_inference_mode,
     resolve_token_mask,
 )
+from .inference_albef import (
+    PackedLinear,
+    QuantizedLinear,
+    check_inference_layers,
+    check_packed_dtype,
+    refuse_inference_layers,
+    replace_linear_layers,
+)
 from .layout_albef import (
     PhraseLayout,
     build_layout,
@@ -163,6 +171,70 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
                 for layer in encoder.layers[:last]:
                     layer.compile(**options)
 
+    def pack_weights(self, dtype: torch.dtype | None = None) -> None:
+        r"""Prepares the model for inference on a CPU: oneDNN computes most linear layers, with weights in its layout.
+
+        These are the linear layers of the image encoder's blocks and of the text layers below the explained one, and
+        the projections of images to keys and values. Layers from the explained one on have a gradient and stay as
+        they are. In float32 only the order of sums changes. With bfloat16 weights in a float32 model, `ground` must
+        run under `torch.autocast("cpu", torch.bfloat16)`, and its results are those without packing: autocast would
+        convert the weights in every call.
+
+        Afterwards the model stays on the CPU. It cannot be trained, saved, compiled or explained with
+        `explanation_kind="itc"`.
+
+        Args:
+            dtype (`torch.dtype`, *optional*): `torch.float32` or `torch.bfloat16`; that of the model by default.
+
+        Raises:
+            ValueError: a model on a GPU or with an adapter, another `dtype`, or one that the CPU cannot compute with.
+
+        Example:
+
+        ```python
+        >>> from albef_amc import AlbefConfig, AlbefForImageTextMatching
+        >>> small = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+        >>> config = AlbefConfig(
+        ...     vision_config=dict(small, image_size=32, patch_size=16), explanation_layer=1, explanation_block=1,
+        ...     text_config=dict(small, fusion_layer=1, vocab_size=50))
+        >>> model = AlbefForImageTextMatching(config).eval()
+        >>> model.pack_weights()
+
+        ```
+        """
+        dtype = self.dtype if dtype is None else dtype
+        check_inference_layers(self, self.device, "pack_weights")
+        check_packed_dtype(dtype)
+
+        def pack(linear: nn.Linear) -> PackedLinear:
+            return PackedLinear(linear, dtype)
+
+        text_model, explained = self.albef.text_model, self.config.explanation_layer
+        replace_linear_layers(self.albef.vision_model.layers, pack)
+        replace_linear_layers(text_model.layers[:explained], pack)
+        for layer in text_model.layers[max(explained, text_model.config.fusion_layer) :]:
+            attention = layer.cross_attention
+            attention.k_proj, attention.v_proj = pack(attention.k_proj), pack(attention.v_proj)
+        self.eval()
+
+    def quantize_image_encoder(self) -> None:
+        r"""Prepares the model for inference on a CPU: the image encoder's linear layers compute in int8.
+
+        These are the four linear layers of each of its blocks; everything else stays as it is, and may run in
+        bfloat16 (`torch.autocast`, [`pack_weights`] afterwards). Weights have one scale per output, inputs one scale
+        per call. docs/speed-and-memory.md says how much heatmaps change.
+
+        Afterwards the model stays on the CPU. It cannot be trained, saved, compiled or explained with
+        `explanation_kind="itc"`.
+
+        Raises:
+            ValueError: a model on a GPU, with an adapter, or whose weights are packed or quantised already.
+        """
+        check_inference_layers(self, self.device, "quantize_image_encoder")
+        refuse_inference_layers(self, "quantised")
+        replace_linear_layers(self.albef.vision_model.layers, QuantizedLinear)
+        self.eval()
+
     def match(
         self,
         states: torch.Tensor,
@@ -208,6 +280,7 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         The rows that enter the block are expanded by `image_index`, so that each phrase has a gradient of its own.
         The first row of the map is that of the class token, which stands for the image.
         """
+        refuse_inference_layers(self, 'explained with `explanation_kind="itc"`')
         block, vision_model = self.config.explanation_block, self.albef.vision_model
         keep_graph = torch.is_grad_enabled()
         text_features = self.albef.project_texts(text_embeds)

@@ -13,6 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 from .checkpoint_checks_albef import check_checkpoint, check_loaded_weights
 from .checkpoint_files_albef import find_checkpoint, take_hub_arguments
 from .configuration_albef import AlbefConfig, AlbefVisionConfig
+from .inference_albef import refuse_inference_layers
 from .messages_albef import list_first
 from .pipeline_albef import PIPELINE_ENTRY
 from .saving_albef import is_safetensors_error, replacing_files
@@ -195,7 +196,9 @@ class AlbefPreTrainedModel(PreTrainedModel):
 
         Raises:
             OSError: the files could not be written, for want of space or of permission.
+            ValueError: weights of the model were packed or quantised for inference.
         """
+        refuse_inference_layers(self, "saved or pushed")
         if isinstance(self.config, AlbefConfig):
             self.config.auto_map = self.build_auto_map()
             self.config.custom_pipelines = copy.deepcopy(PIPELINE_ENTRY)
@@ -210,6 +213,11 @@ class AlbefPreTrainedModel(PreTrainedModel):
             return
         with replacing_files(save_directory) as folder:
             super().save_pretrained(folder, **options)
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """Uploads the model, as [`~transformers.PreTrainedModel.push_to_hub`]; refuses what cannot be saved first."""
+        refuse_inference_layers(self, "saved or pushed")
+        return super().push_to_hub(repo_id, **kwargs)
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True

@@ -16,6 +16,7 @@ from albef_amc.collections_albef import without_format
 from albef_amc.configuration_albef import MODEL_RANGES
 from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation, evaluate_grounding
+from albef_amc.inference_albef import refuse_inference_layers
 from albef_amc.lora.adapter_training import attach_adapter
 from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
 from albef_amc.pretraining_losses_albef import IGNORED_LABEL
@@ -107,6 +108,7 @@ class AmcTrainer(ReliableTrainer):
             raise TypeError(f"`model` must be an `AlbefForPreTraining`, got {type(model).__name__}.")
         if hasattr(model, "peft_config"):
             raise TypeError("`model` has LoRA layers already: give the model without them, and `peft_config`.")
+        refuse_inference_layers(model, "trained")
         check_ranges(args, TRAINING_RANGES)  # they may have been changed since they were made
         check_ranges(model.config, MODEL_RANGES, "model.config.")
         if args.n_gpu > 1:

@@ -10,7 +10,7 @@ import sys
 import pyarrow.parquet
 import pytest
 import torch
-from testing_utils import FIXTURES_FOLDER
+from testing_utils import FIXTURES_FOLDER, check_refusal
 
 from albef_amc import AlbefForImageTextMatching
 from albef_amc.cli.evaluate import MAX_WORKERS, choose_num_workers, choose_recipe, report_missing_annotations
@@ -124,6 +124,24 @@ def test_switches_are_recorded_and_leave_the_process_as_it_was(checkpoint, scene
     assert {name: written[name] for name in rounded} == rounded
     assert rounded["num_phrases"] == exact["num_phrases"]
     assert torch.get_float32_matmul_precision() == "highest" and not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.slow
+def test_packed_and_quantised_layers_are_recorded(checkpoint, scene_options, tmp_path, capsys):
+    words = [checkpoint, "synthetic", *scene_options, "--resamples", 0]
+    exact = evaluate(capsys, *words)
+    packed = evaluate(capsys, *words, "--pack-weights")
+    assert packed["pointing_game_accuracy"] == exact["pointing_game_accuracy"]
+    output = tmp_path / "scores.json"
+    rounded = evaluate(capsys, *words, "--precision", "int8", "--pack-weights", "--output", output)
+    assert (rounded["precision"], rounded["num_phrases"]) == ("int8", exact["num_phrases"])
+    assert json.loads(output.read_text())["command"].endswith(" --precision int8 --pack-weights")
+
+
+@pytest.mark.parametrize("switch", [["--pack-weights"], ["--precision", "int8"]])
+def test_layers_are_not_compiled_and_replaced(switch, checkpoint, scene_options, capsys):
+    words = ["evaluate", str(checkpoint), "synthetic", *scene_options, "--compile", *switch]
+    check_refusal(words, f"`--compile` and `{' '.join(switch)}` replace the same layers", capsys)
 
 
 @pytest.mark.slow

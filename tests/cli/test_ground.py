@@ -4,6 +4,7 @@
 import io
 import json
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from testing_utils import build_photo, check_refusal
 from transformers.image_utils import load_image
 
+from albef_amc import AlbefForImageTextMatching
 from albef_amc.cli.ground import find_unknown_words
 from albef_amc.cli.main import main
+from albef_amc.image_processing_albef import load_image as load_image_file
 from albef_amc.text_processing_albef import build_tokenizer
 from albef_amc.trainer.training_recipes import build_vocabulary
 
@@ -69,6 +72,67 @@ def test_switches_change_little_and_leave_the_process_as_it_was(checkpoint, phot
     pairs = [(one["score"], other["score"]) for one, other in zip(exact["phrases"], rounded["phrases"], strict=True)]
     assert all(one == pytest.approx(other, abs=0.05) and one != other for one, other in pairs)
     assert torch.get_float32_matmul_precision() == "highest" and not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.slow
+def test_packed_and_quantised_layers(checkpoint, photo, tmp_path, capsys):
+    words = [photo, *name_phrases(*PHRASES)]
+    (exact,) = ground(capsys, checkpoint, tmp_path / "exact", *words)["photographs"]
+    (packed,) = ground(capsys, checkpoint, tmp_path / "packed", *words, "--pack-weights")["photographs"]
+    switches = ["--precision", "int8", "--pack-weights"]
+    (rounded,) = ground(capsys, checkpoint, tmp_path / "rounded", *words, *switches)["photographs"]
+    for one, same, other in zip(exact["phrases"], packed["phrases"], rounded["phrases"], strict=True):
+        assert same["score"] == pytest.approx(one["score"], abs=1e-5) and same["point"] == one["point"]
+        assert other["score"] == pytest.approx(one["score"], abs=0.05) and other["score"] != one["score"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_photographs_are_grounded_together(
+    batch_size, checkpoint, tiny_model, tiny_processor, tmp_path, capsys, monkeypatch
+):
+    files = [tmp_path / f"{index}.png" for index in range(5)]
+    for index, file in enumerate(files):
+        build_photo(40 + 10 * index, 60, seed=index).save(file)
+    make_bad_photo("empty.jpg", tmp_path)
+    given = [*files[:2], tmp_path / "empty.jpg", *files[2:]]
+    calls, grounded_at_once = [], AlbefForImageTextMatching.ground
+
+    def record(model, pixel_values, **inputs):
+        calls.append(len(pixel_values))
+        return grounded_at_once(model, pixel_values, **inputs)
+
+    monkeypatch.setattr(AlbefForImageTextMatching, "ground", record)
+    words = ["ground", *map(str, given), *name_phrases(*PHRASES), "--batch-size", str(batch_size), "--json"]
+    words += ["--checkpoint", str(checkpoint), "--output-dir", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(words) == 2  # the empty file alone is skipped
+    result = json.loads(capsys.readouterr().out)
+    assert calls == {1: [1] * 5, 2: [2, 2, 1], 4: [4, 1]}[batch_size]
+    assert [entry["photograph"] for entry in result["photographs"]] == [str(file) for file in files]
+    assert [entry["photograph"] for entry in result["skipped"]] == [str(tmp_path / "empty.jpg")]
+    for file, entry in zip(files, result["photographs"], strict=True):
+        inputs = tiny_processor(images=[Image.open(file)], text=[list(PHRASES)])
+        expected = tiny_processor.post_process_grounding(tiny_model.ground(**inputs))[0]
+        assert [found["phrase"] for found in entry["phrases"]] == list(PHRASES)
+        for found, one in zip(entry["phrases"], expected, strict=True):
+            assert found["point"] == one["point"].tolist()
+            assert found["score"] == pytest.approx(one["score"], abs=1e-6)
+
+
+def test_photographs_leave_the_memory_when_they_are_written(checkpoint, tmp_path, capsys, monkeypatch):
+    files = [tmp_path / f"{index}.png" for index in range(12)]
+    for index, file in enumerate(files):
+        build_photo(seed=index).save(file)
+    images, most, read = [], [], load_image_file
+
+    def count(path):
+        image = read(path)
+        images.append(weakref.ref(image))
+        most.append(sum(one() is not None for one in images))
+        return image
+
+    monkeypatch.setattr("albef_amc.cli.ground.load_image", count)
+    ground(capsys, checkpoint, tmp_path / "out", *files, *name_phrases("a dog"), "--batch-size", 4)
+    assert 4 <= max(most) <= 6  # four, the first photograph, and the last that was written
 
 
 def test_pictures_show_the_photograph_and_differ_by_phrase(checkpoint, photo, tmp_path, capsys):
@@ -294,6 +358,7 @@ def test_a_name_as_long_as_the_file_system_allows(checkpoint, photo, tmp_path, c
         ({"--image-size": "33"}, "image_size"),
         ({"--device": "no_such_device"}, "`--device no_such_device`"),
         ({"--device": "meta"}, "`--device meta` cannot be used here"),
+        ({"--batch-size": "0"}, "--batch-size"),
     ],
 )
 def test_bad_input_is_one_line(changes, message, checkpoint, photo, tmp_path, capsys):
