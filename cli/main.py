@@ -114,7 +114,9 @@ def _explain(error: Exception, show_traceback: bool) -> int:
     bad_input = _is_bad_input(error)
     if show_traceback or not (bad_input or isinstance(error, (OSError, ImportError, FloatingPointError))):
         traceback.print_exception(error, file=sys.stderr)
-    words = " ".join(_find_message(error).split()) or type(error).__name__
+    from albef_amc.messages_albef import find_message
+
+    words = " ".join(find_message(error).split()) or type(error).__name__
     if isinstance(error, ModuleNotFoundError) and "pip install" not in words:
         from albef_amc.configuration.installation import name_installation
 
@@ -123,14 +125,6 @@ def _explain(error: Exception, show_traceback: bool) -> int:
         words = f"{type(error).__name__}: {words}"
     print(f"albef-amc: error: {words}", file=sys.stderr, flush=True)
     return 2 if bad_input else 1
-
-
-def _find_message(error: Exception) -> str:
-    """The message of an error; of one from a data worker without the traceback of the worker."""
-    text, kind = str(error), type(error).__name__
-    if text.startswith(f"Caught {kind} in DataLoader worker process"):
-        return text.rpartition(f"\n{kind}: ")[2]
-    return text
 
 
 def _is_bad_input(error: Exception) -> bool:

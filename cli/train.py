@@ -33,6 +33,7 @@ from albef_amc.trainer.processes import do_on_main_process
 from albef_amc.trainer.reliability.run_checkpoints import list_checkpoints
 from albef_amc.trainer.reliability.run_folder import check_run_folder, read_end, store_end, store_recipe
 from albef_amc.trainer.reliability.run_lock import lock_run_folder
+from albef_amc.trainer.reliability.shared_failures import failing_together
 from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
 from albef_amc.trainer.run_facts import describe_recipe
 from albef_amc.trainer.training_recipes import (
@@ -89,7 +90,7 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
     check_data_sets(recipe)
     check_model_files(recipe.model)
     warn_of_other_batch(recipe, arguments)
-    with lock_run_folder(output_dir):
+    with failing_together(), lock_run_folder(output_dir):
         do_on_main_process(lambda: check_run_folder(output_dir, recipe, resume))
         trainer = _build_trainer(recipe, arguments)
         if trainer.is_world_process_zero():

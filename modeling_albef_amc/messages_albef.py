@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Parts of error messages: the first entries of a list, and the valid name nearest to an unknown one."""
+"""Error messages: the first entries of a list, the valid name nearest to an unknown one, an error's own words."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -52,4 +52,25 @@ def suggest_nearest(name: Any, valid: Iterable[str], otherwise: str, least_liken
     return f"Did you mean `{nearest[0]}`?" if nearest else otherwise
 
 
-__all__ = ["list_first", "suggest_nearest"]
+def find_message(error: Exception) -> str:
+    r"""The message of an error; of one from a worker of a data loader without the worker's traceback.
+
+    Args:
+        error (`Exception`): the error.
+
+    Example:
+
+    ```python
+    >>> from albef_amc.messages_albef import find_message
+    >>> find_message(ValueError("Caught ValueError in DataLoader worker process 0.\n...\nValueError: no row"))
+    'no row'
+
+    ```
+    """
+    text, kind = str(error), type(error).__name__
+    if text.startswith(f"Caught {kind} in DataLoader worker process"):
+        return text.rpartition(f"\n{kind}: ")[2]
+    return text
+
+
+__all__ = ["find_message", "list_first", "suggest_nearest"]

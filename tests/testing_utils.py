@@ -367,8 +367,8 @@ def build_environment(**changes: str) -> dict[str, str]:
     return {**os.environ, **fixed, **changes}
 
 
-def launch_two_processes(script: str, *arguments: str) -> None:
-    """Runs a script of this folder on two processes, which must succeed."""
+def launch_two_processes(script: str, *arguments: str, returncode: int = 0) -> str:
+    """Runs a script of this folder on two processes, which must end with `returncode`; returns its standard error."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*command, str(TESTS_FOLDER / script), *arguments],
@@ -376,7 +376,8 @@ def launch_two_processes(script: str, *arguments: str) -> None:
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == returncode, done.stderr[-4000:]
+    return done.stderr
 
 
 def end_process() -> None:

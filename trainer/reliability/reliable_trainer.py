@@ -48,6 +48,7 @@ from albef_amc.trainer.reliability.run_checkpoints import (
 )
 from albef_amc.trainer.reliability.run_folder import check_free_space
 from albef_amc.trainer.reliability.run_lock import lock_run_folder
+from albef_amc.trainer.reliability.shared_failures import failing_together
 from albef_amc.trainer.reliability.stop_signals import (
     STOP_SIGNALS,
     StopOnSignal,
@@ -81,6 +82,7 @@ class ReliableTrainer(Trainer):
       rate and the count of steps move on. `skipped_steps` in the log counts them; after `args.max_skipped_steps` in a
       row the run stops. DeepSpeed takes its step inside the backward pass and cannot skip it: there the run stops at
       the first loss that is not finite, before the step, and after a step whose gradient was not.
+    - **A process that fails ends the others** with its message ([`failing_together`]).
     - **Ctrl-C and SIGTERM** save a checkpoint and stop the run, on all processes.
     - **LoRA** (`adapter`): checkpoints hold the adapter instead of the model.
     - **The Hub**: `push_to_hub` publishes as `albef-amc push` does ([`~publishing.run_publishing.RunPublisher`]).
@@ -135,8 +137,9 @@ class ReliableTrainer(Trainer):
             TrainingTerminated: SIGTERM came; a checkpoint of the step is saved.
             TrainingInterrupted: Ctrl-C came (a `KeyboardInterrupt`); a checkpoint of the step is saved.
             FloatingPointError: `max_skipped_steps` steps in a row were skipped, or a weight is NaN or infinite.
+            ChildProcessError: another process failed; its message is given.
         """
-        with lock_run_folder(self.args.output_dir):
+        with failing_together(), lock_run_folder(self.args.output_dir):
             checkpoint = do_on_main_process(lambda: self._prepare_run_folder(resume_from_checkpoint))
             self._clear_step()
             self._skipped_in_a_row.clear()
