@@ -36,15 +36,22 @@ FEATURES: dict[str, dict[str, Any]] = {
     "sheets": {"eval_strategy": "steps", "eval_steps": 2, "num_heatmaps_drawn": 2},
     "best": {"eval_strategy": "steps", "eval_steps": 2, "keep_best": True},
     "buckets": {"ddp_bucket_cap_mb": 1},
+    "compiled": {},
+    "deterministic": {"full_determinism": True},
     "long": {"max_steps": 20},
 }
 NUM_STEPS = 2
 EVERYTHING = "bf16+accumulation+checkpointing+resume+sheets+best"
 
 
+def get_rank() -> int:
+    """Number of this process; 0 where the launcher started a single one."""
+    return int(os.environ.get("RANK", 0))
+
+
 def build_base(folder: Path) -> Path:
     """Checkpoint that LoRA adapts; the same on every process."""
-    base = folder / f"base-{os.environ['RANK']}"
+    base = folder / f"base-{get_rank()}"
     if not base.is_dir():
         set_seed(0)
         AlbefForPreTraining(build_tiny_config()).save_pretrained(base)
@@ -52,11 +59,13 @@ def build_base(folder: Path) -> Path:
     return base
 
 
-def build_trainer(name: str, folder: Path) -> AmcTrainer:
+def build_trainer(name: str, folder: Path, use_cpu: bool) -> AmcTrainer:
     """The trainer of a run; its outputs lie in `FOLDER/RUN`."""
     features = name.partition("-")[2].split("+")
     model = AlbefForPreTraining.from_pretrained(build_base(folder))
-    settings: dict[str, Any] = dict(max_steps=NUM_STEPS, use_cpu=False)
+    if "compiled" in features:
+        model.compile_encoders(**({} if torch.cuda.is_available() else {"backend": "aot_eager"}))
+    settings: dict[str, Any] = dict(max_steps=NUM_STEPS, use_cpu=use_cpu)
     for feature in features:
         settings |= FEATURES[feature]
     rows = build_uneven_rows()
@@ -102,17 +111,17 @@ def measure_movement(before: dict[str, torch.Tensor], after: dict[str, torch.Ten
 
 def copy_weights(trainer: AmcTrainer) -> dict[str, torch.Tensor]:
     """All weights and buffers, complete on this process."""
-    return {key: value.detach().clone() for key, value in collect_weights(unwrap(trainer)).items()}
+    return {key: value.detach().cpu().clone() for key, value in collect_weights(unwrap(trainer)).items()}
 
 
 def unwrap(trainer: AmcTrainer) -> torch.nn.Module:
     return trainer.accelerator.unwrap_model(trainer.model_wrapped)
 
 
-def train(name: str, folder: Path, is_resumed: bool = False) -> dict[str, Any]:
+def train(name: str, folder: Path, is_resumed: bool = False, use_cpu: bool = False) -> dict[str, Any]:
     """Trains one run on this process; returns what it left."""
-    trainer = build_trainer(name, folder)
-    before = {key: value.clone() for key, value in unwrap(trainer).state_dict().items()}
+    trainer = build_trainer(name, folder, use_cpu)
+    before = {key: value.cpu().clone() for key, value in unwrap(trainer).state_dict().items()}
     recorder = OutputsRecorder(trainer)
     if is_resumed:
         trainer.train(resume_from_checkpoint=str(folder / name / "checkpoint-1"))
@@ -150,7 +159,7 @@ def run(name: str, folder: Path) -> None:
     if "resume" in features:
         with pretend_gpus(LAUNCH_FILES[wrapper]):
             outcome["resumed"] = train(name, folder, is_resumed=True)
-    torch.save(outcome, folder / f"{name}-{os.environ['RANK']}.pt")
+    torch.save(outcome, folder / f"{name}-{get_rank()}.pt")
 
 
 def main() -> None:

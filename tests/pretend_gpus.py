@@ -38,7 +38,8 @@ def read_launch_file(name: str) -> dict[str, str]:
         }
 
 
-def _forget_earlier_run() -> None:
+def forget_earlier_run() -> None:
+    """Lets a process set up one Trainer after another, each as if it were the first."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     unset_hf_deepspeed_config()
@@ -56,7 +57,7 @@ def pretend_gpus(launch_file: str) -> Iterator[None]:
     def wrap(self, module, device_ids=None, output_device=None, **kwargs):
         without_device(self, module, **kwargs)
 
-    _forget_earlier_run()
+    forget_earlier_run()
     with (
         patch.dict(os.environ, {**read_launch_file(launch_file), "ACCELERATE_TORCH_DEVICE": "cpu"}),
         patch.object(PartialState, "_prepare_backend", lambda *args: ("gloo", DistributedType.MULTI_GPU)),
@@ -64,7 +65,7 @@ def pretend_gpus(launch_file: str) -> Iterator[None]:
         patch("transformers.training_args.is_torch_bf16_gpu_available", lambda: True),
     ):
         yield
-    _forget_earlier_run()
+    forget_earlier_run()
 
 
 def use_gloo_in_deepspeed() -> None:
