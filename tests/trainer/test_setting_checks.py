@@ -9,6 +9,7 @@ import pytest
 import torch
 from testing_utils import build_rows, build_tiny_config, build_tiny_processor
 from transformers import HfArgumentParser
+from transformers.utils.import_utils import enable_tf32
 
 from albef_amc import AlbefConfig
 from albef_amc.cli.main import main
@@ -453,3 +454,15 @@ def test_switches_that_cannot_work_are_refused(changes, message, tmp_path):
 def test_two_settings_that_agree_are_accepted(tmp_path):
     arguments = AmcConfig(str(tmp_path), use_cpu=True, float32_matmul_precision="highest", tf32=False)
     assert arguments.float32_matmul_precision == "highest"
+
+
+@pytest.mark.parametrize(("tf32", "precision"), [(False, "ieee"), (True, "tf32")])
+def test_tf32_is_a_setting_of_convolutions_too(tf32, precision, tmp_path, monkeypatch):
+    """The convolution that embeds patches uses TF32 on a GPU unless a run says `tf32: false`."""
+    backends = torch.backends
+    assert backends.cudnn.conv.fp32_precision == "tf32"
+    monkeypatch.setattr("transformers.training_args.is_torch_tf32_available", lambda: True)
+    monkeypatch.setattr("transformers.training_args.enable_tf32", enable_tf32.__wrapped__)
+    monkeypatch.setattr(backends, "fp32_precision", backends.fp32_precision)
+    AmcConfig(str(tmp_path), use_cpu=True, tf32=tf32)
+    assert backends.cudnn.conv.fp32_precision == precision
