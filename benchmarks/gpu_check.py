@@ -63,6 +63,7 @@ LEAST_COSINE = 0.99  # of a heatmap in bfloat16
 WARM_UPS, REPETITIONS = 2, 8
 STEPS_BEFORE_WAITS = 2
 TEST_SECONDS = 150
+SECONDS_TO_END = 10
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,12 @@ class Part:
     Args:
         measure (`Callable`): takes the arguments of the command; returns what it measured and what is wrong with it.
         seconds (`int`): after these it is ended.
+        sees_all_gpus (`bool`): whether it sees more than the first GPU; a trainer without a launcher refuses several.
     """
 
     measure: Callable[[argparse.Namespace], tuple[dict[str, Any], list[str]]]
     seconds: int
+    sees_all_gpus: bool = False
 
 
 def choose_case(arguments: argparse.Namespace) -> Case:
@@ -392,18 +395,20 @@ def run_tests(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]
 
 
 PARTS = {
-    "machine": Part(describe_device, 60),
+    "machine": Part(describe_device, 60, sees_all_gpus=True),
     "heatmaps": Part(compare_heatmaps, 90),
     "grounding": Part(measure_grounding, 90),
     "training": Part(measure_training, 120),
     "new_shapes": Part(measure_new_shapes, 120),
-    "tests": Part(run_tests, 240),
+    "tests": Part(run_tests, 240, sees_all_gpus=True),
     "compiled": Part(measure_compiled, 240),
 }
 
 
 def report_part(part: Part, arguments: argparse.Namespace, sender: Any) -> None:
     """Runs a part in this process and sends what it found."""
+    if not part.sees_all_gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
     try:
         measured, complaints = part.measure(arguments)
     except Exception:
@@ -424,7 +429,7 @@ def run_part(part: Part, arguments: argparse.Namespace, seconds: float) -> dict[
         if found is None:
             process.kill()
             found = {"complaints": [f"ended after {seconds:.0f} seconds"]}
-        process.join()
+        process.join(SECONDS_TO_END)
     except EOFError:
         process.join()
         found = {"complaints": [f"its process ended with {process.exitcode}"]}
@@ -433,6 +438,7 @@ def run_part(part: Part, arguments: argparse.Namespace, seconds: float) -> dict[
 
 def run_parts(arguments: argparse.Namespace, output: Path) -> list[str]:
     """Runs every part for which there is time and writes the JSON after each; returns those that failed."""
+    output.parent.mkdir(parents=True, exist_ok=True)
     began, found, failed = time.monotonic(), {}, []
     for name, part in PARTS.items():
         part_began = time.monotonic()

@@ -64,13 +64,18 @@ def profile_kernels(run: Callable[[], Any], device: torch.device) -> dict[str, A
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         run()
         read_clock(device)
-    kernels = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [
+        event
+        for event in profiler.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
+    ]
     spans = sorted((kernel.time_range.start, kernel.time_range.end) for kernel in kernels)
     busy, end = 0.0, spans[0][0]
     for began, ended in spans:
         busy += max(0.0, ended - max(began, end))
         end = max(end, ended)
-    largest = sorted(profiler.key_averages(), key=lambda average: -average.self_device_time_total)[:NUM_OPERATORS]
+    averages = [average for average in profiler.key_averages() if not average.is_user_annotation]
+    largest = sorted(averages, key=lambda average: -average.self_device_time_total)[:NUM_OPERATORS]
     return {
         "kernels": len(kernels),
         "span_seconds": (end - spans[0][0]) / 1e6,

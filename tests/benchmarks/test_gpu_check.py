@@ -96,6 +96,20 @@ def test_a_part_that_fails_stops_no_other(tmp_path, monkeypatch):
     assert found["reads"]["before"] == ["fails", "crashes", "hangs", "complains"]
 
 
+def test_parts_see_one_gpu_unless_they_want_all(tmp_path, monkeypatch):
+    """`AmcTrainer` refuses several GPUs without a launcher; the tests start the launcher themselves."""
+
+    def see(arguments):
+        return {"visible": os.environ["CUDA_VISIBLE_DEVICES"]}, []
+
+    monkeypatch.setattr(gpu_check, "PARTS", {"one": Part(see, 60), "all": Part(see, 60, sees_all_gpus=True)})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    gpu_check.run_parts(argparse.Namespace(minutes=5), tmp_path / "folder" / "result.json")
+    found = json.loads((tmp_path / "folder" / "result.json").read_text())["parts"]
+    assert [found[name]["visible"] for name in ("one", "all")] == ["3", "3,5"]
+    assert PARTS["tests"].sees_all_gpus and not PARTS["training"].sees_all_gpus
+
+
 def test_no_part_begins_when_the_time_is_over(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check, "PARTS", {"late": Part(fail, 60)})
     assert gpu_check.run_parts(argparse.Namespace(minutes=0), tmp_path / "result.json") == ["late"]
@@ -136,11 +150,17 @@ def test_a_wait_outside_the_package_has_the_line_of_its_library(monkeypatch):
 def test_kernels_that_overlap_count_once(monkeypatch):
     spans = [(10, 20), (15, 30), (50, 60), (0, 5)]  # microseconds
     cuda, cpu = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU
-    events = [
-        SimpleNamespace(device_type=cuda, time_range=SimpleNamespace(start=start, end=end)) for start, end in spans
+
+    def build_event(device_type, start, end, is_user_annotation=False) -> SimpleNamespace:
+        span = SimpleNamespace(start=start, end=end)
+        return SimpleNamespace(device_type=device_type, time_range=span, is_user_annotation=is_user_annotation)
+
+    events = [build_event(cuda, *span) for span in spans]
+    events += [build_event(cpu, 0, 1000), build_event(cuda, 0, 1000, is_user_annotation=True)]
+    averages = [
+        SimpleNamespace(key="Optimizer.step", self_device_time_total=900, count=1, is_user_annotation=True),
+        SimpleNamespace(key="gemm", self_device_time_total=25, count=2, is_user_annotation=False),
     ]
-    events.append(SimpleNamespace(device_type=cpu, time_range=SimpleNamespace(start=0, end=1000)))
-    averages = [SimpleNamespace(key="gemm", self_device_time_total=25, count=2)]
 
     class Profiler:
         def __init__(self, activities):
