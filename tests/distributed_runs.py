@@ -140,6 +140,7 @@ def train(name: str, folder: Path, is_resumed: bool = False, use_cpu: bool = Fal
         "first_loss": recorder.first_loss,
         "steps_taken": recorder.num_batches // trainer.args.gradient_accumulation_steps,
         "losses": [entry["loss"] for entry in list_training_logs(trainer)],
+        "grad_norms": [float(entry["grad_norm"]) for entry in list_training_logs(trainer)],
         "accuracies": [
             entry["eval_pointing_game_accuracy"]
             for entry in trainer.state.log_history

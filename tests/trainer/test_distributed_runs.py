@@ -15,7 +15,9 @@ pytestmark = pytest.mark.slow
 
 HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 WRAPPERS = [wrapper for wrapper in LAUNCH_FILES if HAS_DEEPSPEED or not wrapper.startswith("zero")]
-RELATIVE_TOLERANCE = 1e-6  # of losses
+RELATIVE_TOLERANCE = 1e-6  # of losses and norms of the gradient
+WEIGHT_TOLERANCE = 1e-6
+KEY_BIASES = ("k_proj.bias", "qkv.bias")
 FLOAT32 = {"torch.float32"}
 LEAST_MOVED = 0.9  # of the entries of momentum weights
 TOGETHER = (EVERYTHING, f"{EVERYTHING}+lora")
@@ -35,8 +37,10 @@ def read(folder: Path, run: str) -> list[dict]:
 
 
 def find_largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Of all weights but key biases: these have no gradient but rounding, which AdamW makes steps of full size of."""
     assert one.keys() == other.keys()
-    return max((one[name].double() - other[name].double()).abs().max().item() for name in one)
+    names = [name for name in one if not name.endswith(KEY_BIASES)]
+    return max((one[name].double() - other[name].double()).abs().max().item() for name in names)
 
 
 def check_run(folder: Path, wrapper: str, features: str) -> None:
@@ -51,12 +55,13 @@ def check_run(folder: Path, wrapper: str, features: str) -> None:
         assert own["moved"] >= LEAST_MOVED
         assert own["first_loss"] == pytest.approx(expected["first_loss"], rel=RELATIVE_TOLERANCE)
         assert own["losses"] == pytest.approx(expected["losses"], rel=RELATIVE_TOLERANCE)
-        assert find_largest_difference(own["weights"], expected["weights"]) <= 1e-6
+        assert own["grad_norms"] == pytest.approx(expected["grad_norms"], rel=RELATIVE_TOLERANCE)
+        assert find_largest_difference(own["weights"], expected["weights"]) <= WEIGHT_TOLERANCE
         assert own["accuracies"] == expected["accuracies"]
         if "resume" in asked:
             resumed = own["resumed"]
             assert resumed["wrapper"] == wrapper and resumed["steps_taken"] == 1
-            assert find_largest_difference(resumed["weights"], own["weights"]) == 0
+            assert all(torch.equal(value, own["weights"][name]) for name, value in resumed["weights"].items())
             assert resumed["losses"] == own["losses"]
     is_lora = "lora" in asked
     checkpoint = folder / run / f"checkpoint-{len(own['losses'])}"
@@ -103,11 +108,13 @@ def test_each_combination_alone(alone, wrapper, features):
 
 
 @pytest.mark.exhaustive
-def test_twenty_steps_differ_by_no_more_than_the_order_of_sums(tmp_path):
-    """DDP with other buckets adds gradients in another order, and so does every other wrapper."""
+def test_twenty_steps_end_where_ddp_ends(tmp_path):
+    """DDP itself with other buckets: the same bits, since a sum over two processes has no order."""
     runs = [f"{wrapper}-{LONG}" for wrapper in WRAPPERS]
     run_on_two_processes(tmp_path, *runs, f"ddp-{OTHER_BUCKETS}")
-    weights = {run: read(tmp_path, run)[0]["weights"] for run in (*runs, f"ddp-{OTHER_BUCKETS}")}
-    allowed = find_largest_difference(weights[f"ddp-{LONG}"], weights[f"ddp-{OTHER_BUCKETS}"])
+    expected = read(tmp_path, f"ddp-{LONG}")[0]
+    assert find_largest_difference(read(tmp_path, f"ddp-{OTHER_BUCKETS}")[0]["weights"], expected["weights"]) == 0
     for run in runs:
-        assert find_largest_difference(weights[f"ddp-{LONG}"], weights[run]) <= allowed, run
+        outcome = read(tmp_path, run)[0]
+        assert find_largest_difference(outcome["weights"], expected["weights"]) <= WEIGHT_TOLERANCE, run
+        assert outcome["losses"] == pytest.approx(expected["losses"], rel=RELATIVE_TOLERANCE), run
