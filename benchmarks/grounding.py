@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from machine import read_peak_memory, write_result
 from measuring import (
+    compare_range,
     compare_turns,
     describe_side,
     measure_memory,
@@ -171,6 +172,7 @@ def measure_case(case: Case, model: Any, arguments: argparse.Namespace, repetiti
         "case": str(case),
         **asdict(case),
         "speed_ratio": compare_turns(seconds["released"], seconds["ground"]),
+        "speed_ratio_range": compare_range(seconds["released"], seconds["ground"]),
         "flop_bound": gflop["released"] / gflop["ground"],
         "matrix_gflop_per_second": rate,
         "largest_relative_heatmap_difference": differences,

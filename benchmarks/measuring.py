@@ -106,6 +106,12 @@ def compare_turns(slower: list[float], faster: list[float]) -> float:
     return statistics.median(one / other for one, other in zip(slower, faster, strict=True))
 
 
+def compare_range(slower: list[float], faster: list[float]) -> list[float]:
+    """Least and largest of the ratios whose median [`compare_turns`] gives."""
+    ratios = [one / other for one, other in zip(slower, faster, strict=True)]
+    return [min(ratios), max(ratios)]
+
+
 def measure_memory(script: str, words: Iterable[Any]) -> float:
     """Peak memory in GB that a fresh process of the script prints as its last line."""
     command = [sys.executable, script, *map(str, words)]

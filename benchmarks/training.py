@@ -32,7 +32,7 @@ import torch
 from grounding import SMALL, SWEEP_LABELS, Case, Inputs, with_matrix_precision
 from grounding import build_inputs as build_phrases
 from machine import read_peak_memory, write_result
-from measuring import compare_turns, count_flops, describe_side, measure_memory, print_table, take_turns
+from measuring import compare_range, compare_turns, count_flops, describe_side, measure_memory, print_table, take_turns
 from plots import plot_sweeps
 from profiling import measure_gains
 from released import RELEASED, Habits, ReleasedTraining
@@ -241,6 +241,7 @@ def measure_case(
     if "released" in sides:
         others = [name for name in sides if name != "released"]
         result["speed_ratio"] = compare_turns(seconds["released"], seconds["trainer"])
+        result["speed_ratio_range"] = compare_range(seconds["released"], seconds["trainer"])
         result["flop_bound"] = gflop["released"] / gflop["trainer"]
         result["speed_ratios"] = {name: compare_turns(seconds["released"], seconds[name]) for name in others}
     return result | {"sides": {name: describe_side(seconds[name], count, gflop[name], rate) for name in sides}}

@@ -29,3 +29,22 @@ def test_a_quick_run_writes_its_table(name, tmp_path):
         peak = next(value for key, value in described.items() if key.startswith("peak_memory_gb"))
         assert 0.1 < peak < 10
     assert row["case"] in done.stderr  # the table for people
+
+
+@pytest.mark.slow
+def test_a_quick_run_measures_the_switches(checkpoint, tmp_path):
+    file = tmp_path / "result.json"
+    words = ["--quick", "--repetitions", "1", "--scenes", "2", "--threads", "1"]
+    command = [sys.executable, PROJECT_FOLDER / "benchmarks" / "switches.py", *words, "--checkpoint", checkpoint]
+    done = subprocess.run([*command, "--output", file], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(file.read_text())
+    sides, switches = result["sides"], result["trained_model"]["switches"]
+    assert set(switches) < set(sides) and result["trained_model"]["num_phrases"] == 8
+    for name, switch in switches.items():
+        assert sides[name]["mean_cosine"] > 0.99 and switch["mean_cosine"] > 0.95
+    assert sides["ground"]["largest_relative_difference"] < 1e-5
+    assert sides["packed"]["largest_relative_difference"] < 1e-5 < sides["int8"]["largest_relative_difference"]
+    assert sides["ground"]["against_ground_float32"] == 1
+    batched = {name for name in sides if "against_one_image" in sides[name]}
+    assert batched == {"ground_x4", "packed_x4", "int8_packed_x4"}
