@@ -56,8 +56,15 @@ class Switches:
         """Quantises, packs or compiles the layers of a model if that was asked for.
 
         Raises:
-            ValueError: a CPU without a C++ compiler, or a model that cannot be quantised or packed.
+            ValueError: a CPU without a C++ compiler, a GPU for what is for CPUs, or a model that cannot be quantised
+                or packed.
         """
+        if model.device.type != "cpu" and (self.packs_weights or self.precision == "int8"):
+            option = "--pack-weights" if self.packs_weights else "--precision int8"
+            raise ValueError(
+                f"`{option}` is for a CPU, but the model is on {model.device}: use `--precision bfloat16` there, or "
+                "add `--device cpu`."
+            )
         if self.precision == "int8":
             model.quantize_image_encoder()
         if self.packs_weights:

@@ -10,7 +10,7 @@ import sys
 import pyarrow.parquet
 import pytest
 import torch
-from testing_utils import FIXTURES_FOLDER, check_refusal
+from testing_utils import FIXTURES_FOLDER
 
 from albef_amc import AlbefForImageTextMatching
 from albef_amc.cli.evaluate import MAX_WORKERS, choose_num_workers, choose_recipe, report_missing_annotations
@@ -136,12 +136,6 @@ def test_packed_and_quantised_layers_are_recorded(checkpoint, scene_options, tmp
     rounded = evaluate(capsys, *words, "--precision", "int8", "--pack-weights", "--output", output)
     assert (rounded["precision"], rounded["num_phrases"]) == ("int8", exact["num_phrases"])
     assert json.loads(output.read_text())["command"].endswith(" --precision int8 --pack-weights")
-
-
-@pytest.mark.parametrize("switch", [["--pack-weights"], ["--precision", "int8"]])
-def test_layers_are_not_compiled_and_replaced(switch, checkpoint, scene_options, capsys):
-    words = ["evaluate", str(checkpoint), "synthetic", *scene_options, "--compile", *switch]
-    check_refusal(words, f"`--compile` and `{' '.join(switch)}` replace the same layers", capsys)
 
 
 @pytest.mark.slow
