@@ -18,8 +18,8 @@ from albef_amc.cli.reporting import print_result, report
 from albef_amc.cli.switches import MatmulPrecisionOption, PackOption, PrecisionOption, Switches
 from albef_amc.evaluation.phrase_coverage import find_unknown_words
 from albef_amc.image_processing_albef import IMAGE_FORMATS, load_image
-from albef_amc.processing_albef import BOX_THRESHOLDS
-from albef_amc.ranges_albef import check_number
+from albef_amc.processing_albef import BOX_THRESHOLDS, MIN_SCORE
+from albef_amc.ranges_albef import SHARE, check_number
 from albef_amc.text_processing_albef import find_text_problem
 from albef_amc.visualization.drawing import add_caption, compose_title, draw_sheet, overlay_heatmap, save_picture
 
@@ -34,6 +34,9 @@ def ground(
     output_dir: OutputFolderOption = Path("runs/ground"),
     box_threshold: Annotated[float, typer.Option(help="Share of the maximum inside a box, in (0, 1].")] = 0.5,
     batch_size: Annotated[int, typer.Option(min=1, help="Photographs grounded together, and held in memory.")] = 4,
+    min_score: Annotated[
+        float, typer.Option(help="Score in [0, 1] from which a phrase counts as present; see `calibrate`.")
+    ] = MIN_SCORE,
     image_size: ImageSizeOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = "float32",
@@ -48,6 +51,7 @@ def ground(
         if problem:
             raise ValueError(f"`--phrase {words!r}` {problem}. Give a phrase with at least one word.")
     check_number("--box-threshold", box_threshold, BOX_THRESHOLDS)
+    check_number("--min-score", min_score, SHARE)
     photographs, phrases = _drop_repeated(photographs, phrase)
     check_photographs(photographs)
     output = GroundOutput.plan(output_dir, photographs, len(phrases))
@@ -68,7 +72,9 @@ def ground(
                 grounded = ground_photographs(model, processor, switches, [image for _, image in batch], phrases)
                 for outputs in grounded:
                     path, image = batch.pop(0)  # what is written leaves the memory
-                    results = processor.post_process_grounding(outputs, box_threshold=box_threshold)[0]
+                    (results,) = processor.post_process_grounding(
+                        outputs, box_threshold=box_threshold, min_score=min_score
+                    )
                     pictures = output.list_pictures(path, len(phrases))
                     output.entries.append(_write_photograph(path, image, phrases, results, pictures, cell_size))
         finally:  # what an interruption or an error leaves is listed, too
@@ -92,15 +98,15 @@ def ground_photographs(
     inputs["pixel_values"] = inputs["pixel_values"].to(model.device)  # `ground` reads the others on the CPU
     with switches.applied(model.device):
         outputs = model.ground(**inputs)
-    parts = (outputs.itm_logits.split(len(phrases)), outputs.heatmap.split(len(phrases)))
+    parts = (outputs.match_probability.split(len(phrases)), outputs.heatmap.split(len(phrases)))
     return [
         AlbefGroundingOutput(
-            itm_logits=itm_logits,
+            match_probability=probability,
             heatmap=heatmap,
             image_index=torch.zeros(len(phrases), dtype=torch.int64),
             original_sizes=size,
         )
-        for itm_logits, heatmap, size in zip(*parts, inputs["original_sizes"].split(1), strict=True)
+        for probability, heatmap, size in zip(*parts, inputs["original_sizes"].split(1), strict=True)
     ]
 
 
@@ -163,6 +169,7 @@ def _write_photograph(
             {
                 "phrase": words,
                 "score": float(result["score"]),
+                "is_present": result["is_present"],
                 "point": result["point"].tolist(),
                 "box": boxes[0] if boxes else None,
                 "boxes": result["boxes"].tolist(),

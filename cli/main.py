@@ -26,6 +26,7 @@ VERBS = {
     "train": "Fine-tune from a recipe; also under torchrun and accelerate launch.",
     "evaluate": "Score a checkpoint on a data set, per split and phrase type.",
     "ground": "Show where phrases are in a photograph: JSON and overlays.",
+    "calibrate": "Make the matching score of a checkpoint a probability.",
     "convert": "Turn an original .pth of ALBEF or AMC into a checkpoint folder.",
     "merge": "Turn a LoRA adapter and its base into a plain checkpoint.",
     "push": "Upload a checkpoint with its processor, code and card to the Hub.",

@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, Subset
 from transformers.utils import logging
 
-from albef_amc import ITM_MATCH_INDEX, AlbefForImageTextMatching, AlbefForPreTraining, AlbefGroundingOutput
+from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefGroundingOutput
 from albef_amc.collections_albef import without_format
 from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, read_row
 from albef_amc.datasets_scripts.randomness import example_generator
@@ -278,7 +278,7 @@ class _GivenBatch:
     def fetch(self, metrics: Collection[str]) -> None:
         """Waits for the results and enters them into the phrases, with what the metrics measure of their heatmaps."""
         self.outputs.check_finite()
-        scores = self.outputs.itm_logits.float().softmax(dim=-1)[:, ITM_MATCH_INDEX].tolist()
+        scores = self.outputs.match_probability.tolist()
         for phrase, (x, y), score in zip(self.phrases, self.points.tolist(), scores, strict=True):
             phrase.point, phrase.score = (float(x), float(y)), score
         if set(metrics) == {POINTING_GAME}:

@@ -219,6 +219,7 @@ def merge_into(model: GroundingModel, adapter: str | Path) -> None:
     load_adapter_weights(peft_model, adapter)
     with without_momentum_copies(model):
         peft_model.merge_and_unload(safe_merge=True)
+    model.config.reset_calibration()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trainable)
 

@@ -53,6 +53,8 @@ MODEL_RANGES = {
     "temperature_min": POSITIVE,
     "temperature_max": POSITIVE,
     "initializer_range": NOT_NEGATIVE,
+    "match_scale": POSITIVE,
+    "match_bias": Range(),
 }
 
 MAX_PATCHES = 1 << 18  # per image
@@ -249,6 +251,10 @@ class AlbefConfig(PreTrainedConfig):
         temperature_min, temperature_max (`float`, default to 0.001 and 0.5): range the temperature is clamped to.
         initializer_range (`float`, defaults to 0.02): standard deviation of the initial weights.
         tie_word_embeddings (`bool`, defaults to `True`): share the word embeddings with the masked-language head.
+        match_scale, match_bias (`float`, default to 1 and 0): calibration of the matching score: its probability is
+            `sigmoid(match_scale * (match logit - no-match logit) + match_bias)` (Platt scaling).
+        match_calibration (`dict`, *optional*): how the two were measured, as `albef-amc calibrate` writes it: data,
+            their SHA-256, base rate and number of pairs.
 
     Example:
 
@@ -278,6 +284,9 @@ class AlbefConfig(PreTrainedConfig):
     temperature_max: float = 0.5
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
+    match_scale: float | int = 1.0
+    match_bias: float | int = 0.0
+    match_calibration: dict | None = None
 
     def __post_init__(self, **kwargs):
         _check_labels(self, kwargs)
@@ -300,6 +309,10 @@ class AlbefConfig(PreTrainedConfig):
                 f"`explanation_block` must be a vision block, 0 to {vision.num_hidden_layers - 1}, "
                 f"got {self.explanation_block}."
             )
+
+    def reset_calibration(self) -> None:
+        """Forgets the calibration of the matching score: it belongs to the weights that it was measured on."""
+        self.match_scale, self.match_bias, self.match_calibration = 1.0, 0.0, None
 
 
 __all__ = ["ITM_MATCH_INDEX", "AlbefConfig", "AlbefTextConfig", "AlbefVisionConfig"]

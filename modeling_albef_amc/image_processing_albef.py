@@ -540,7 +540,7 @@ class AlbefImageProcessor(PilBackend):
         image match times the box's share of the heatmap's maximum, so the box of the point has the probability itself.
 
         Args:
-            outputs ([`AlbefGroundingOutput`]): `heatmap`, `itm_logits`, `image_index`, `original_sizes`.
+            outputs ([`AlbefGroundingOutput`]): `heatmap`, `match_probability`, `image_index`, `original_sizes`.
             threshold (`float`, defaults to 0.1): only boxes with a larger score are kept.
             target_sizes (`(N, 2)`, *optional*): height and width per image; `original_sizes` of `outputs` by default.
             box_threshold (`float`, defaults to 0.5): minimum value of a box's pixels, as a share in (0, 1] of

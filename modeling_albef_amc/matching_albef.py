@@ -257,6 +257,32 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         fused = self.albef.text_model.run_layers(states, layout, keys_values, first=first, first_token_only=True)
         return self.itm_head(fused[:, 0])
 
+    @torch.no_grad()
+    def compute_match_probability(self, itm_logits: torch.Tensor) -> torch.Tensor:
+        """Probability `(P,)` that phrase and image match, from `itm_logits` `(P, 2)`, calibrated where the
+        configuration says how (Platt, 1999): float32, in [0, 1]."""
+        calibrated = itm_logits.detach().float() * self.config.match_scale
+        calibrated[:, ITM_MATCH_INDEX] += self.config.match_bias
+        return calibrated.softmax(dim=-1)[:, ITM_MATCH_INDEX]
+
+    @torch.no_grad()
+    def score_phrases(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        layout: PhraseLayout | None = None,
+        **unused_inputs,
+    ) -> torch.Tensor:
+        """Matching scores `itm_logits` `(P, 2)` of P phrases, without heatmaps and without dropout; arguments as for
+        [`ground`]."""
+        phrases = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index, layout)
+        layout, text_model = phrases.layout.to(pixel_values.device), self.albef.text_model
+        with evaluation_mode(self):
+            keys_values = text_model.project_image(self.albef.vision_model(pixel_values))
+            return self.match(text_model.encode(input_ids, layout), layout, keys_values)
+
     def explain_match(
         self, states: torch.Tensor, layout: PhraseLayout, keys_values: list[KeysValues], first: int | None = None
     ) -> ExplainedScore:
@@ -379,6 +405,7 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         itm_logits, token_heatmap, heatmap, normalized_heatmap = joined
         outputs = AlbefGroundingOutput(
             itm_logits=itm_logits,
+            match_probability=self.compute_match_probability(itm_logits),
             heatmap=heatmap,
             normalized_heatmap=normalized_heatmap,
             token_heatmap=token_heatmap if output_token_heatmap else None,
@@ -609,6 +636,7 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
             output.token_heatmap = explanation.token_heatmap if output_token_heatmap else None
         else:
             output.itm_logits = self.match(text_embeds, layout, keys_values)
+        output.match_probability = self.compute_match_probability(output.itm_logits)
         if itm_labels is not None:
             output.loss = nn.functional.cross_entropy(at_least_float32(output.itm_logits), itm_labels)
         return output

@@ -26,7 +26,7 @@ PIPELINE_ENTRY = {
     }
 }
 FORWARD_OPTIONS = ("explanation_kind", "phrases_per_chunk")
-RESULT_OPTIONS = ("box_threshold", "return_heatmaps")
+RESULT_OPTIONS = ("box_threshold", "min_score", "return_heatmaps")
 
 
 class VisualGroundingPipeline(Pipeline):
@@ -68,13 +68,15 @@ class VisualGroundingPipeline(Pipeline):
             phrases_per_chunk (`int`, *optional*): phrases explained at once; limits the memory.
             box_threshold (`float`, *optional*): minimum value of a box's pixels, as a share of the map's
                 maximum.
+            min_score (`float`, *optional*): score in [0, 1] from which a phrase counts as present; 0.5 by default.
             return_heatmaps (`bool`, *optional*): whether results contain the full-size heatmap.
 
         Returns:
-            Per phrase a dict with `phrase`, `score` (matching probability), `point` [x, y], `box` [x_min, y_min,
-            x_max, y_max] or `None`, `boxes`, `box_scores`, and `heatmap` (`torch.Tensor` of the picture's size in
-            [0, 1], or `None`); pixels are those of the stored image after EXIF rotation. A list of inputs gives a
-            list of such lists; any other collection gives an iterable of them, which reads pictures on demand.
+            Per phrase a dict with `phrase`, `score` (matching probability), `is_present` (whether the score reaches
+            `min_score`), `point` [x, y], `box` [x_min, y_min, x_max, y_max] or `None`, `boxes`, `box_scores`, and
+            `heatmap` (`torch.Tensor` of the picture's size in [0, 1], or `None`); pixels are those of the stored
+            image after EXIF rotation. A list of inputs gives a list of such lists; any other collection gives an
+            iterable of them, which reads pictures on demand.
 
         Raises:
             ValueError, TypeError, FileNotFoundError: an input cannot be used; in a collection the message names its
@@ -145,8 +147,8 @@ class VisualGroundingPipeline(Pipeline):
             **_join_features(rows, self.processor.tokenizer.pad_token_id, self.model.dtype), **options
         )
         counts = [len(row["phrases"]) for row in rows]
-        maps = zip(rows, outputs.heatmap.split(counts), outputs.itm_logits.split(counts), strict=True)
-        grounded = [{**row, "heatmap": heatmap, "itm_logits": itm_logits} for row, heatmap, itm_logits in maps]
+        maps = zip(rows, outputs.heatmap.split(counts), outputs.match_probability.split(counts), strict=True)
+        grounded = [{**row, "heatmap": heatmap, "match_probability": part} for row, heatmap, part in maps]
         return {"grounded": grounded if isinstance(features, list) else grounded[0]}
 
     def postprocess(self, model_outputs: dict[str, Any], **options) -> list[dict[str, Any]]:
@@ -157,6 +159,7 @@ class VisualGroundingPipeline(Pipeline):
             {
                 "phrase": phrase,
                 "score": result["score"],
+                "is_present": result["is_present"],
                 "point": result["point"].tolist(),
                 "box": None if result["box"] is None else result["box"].tolist(),
                 "boxes": result["boxes"].tolist(),

@@ -39,7 +39,7 @@ from .processor_checks_albef import (
     check_processor,
     report_changes,
 )
-from .ranges_albef import Range, check_number
+from .ranges_albef import SHARE, Range, check_number
 from .regions_albef import (
     BOX_THRESHOLD,
     BOX_THRESHOLDS,
@@ -54,6 +54,7 @@ from .text_processing_albef import clean_with_offsets, find_broken_character, fi
 
 logger = logging.get_logger(__name__)
 
+MIN_SCORE = 0.5  # from which a phrase counts as present
 TEXT_FORMS = "`text` must be a phrase, a list of phrases, or a list of lists of phrases (one per image)."
 SHAPE_FORMS = {"boxes": "[x_min, y_min, x_max, y_max]", "polygons": "flat x, y lists", "masks": "run-length dicts"}
 
@@ -363,19 +364,23 @@ class AlbefProcessor(ProcessorMixin):
         original_sizes: torch.Tensor | Sequence[tuple[int, int]] | None = None,
         box_threshold: float = BOX_THRESHOLD,
         return_heatmaps: bool = True,
+        min_score: float = MIN_SCORE,
     ) -> list[list[dict[str, Any]]]:
         r"""Convert the heatmaps of `ground()` to points and boxes in pixels of the stored images.
 
         Args:
-            outputs ([`AlbefGroundingOutput`]): `heatmap`, `itm_logits`, `image_index`, `original_sizes`.
+            outputs ([`AlbefGroundingOutput`]): `heatmap`, `match_probability`, `image_index`, `original_sizes`.
             original_sizes (`(N, 2)`, *optional*): height and width per image; those of `outputs` by default.
             box_threshold (`float`, defaults to 0.5): minimum value of a box's pixels, as a share in (0, 1] of
                 the map's maximum.
             return_heatmaps (`bool`, defaults to `True`): `False` saves the memory of the full-size maps.
+            min_score (`float`, defaults to 0.5): score in [0, 1] from which a phrase counts as present in the image.
 
         Returns:
             Per image a list with, per phrase in the order given, a `dict`:
-            - **score** (`float`): probability that phrase and image match
+            - **score** (`float`): probability that phrase and image match; worth its number only where the checkpoint
+              was calibrated (`albef-amc calibrate`)
+            - **is_present** (`bool`): whether the score reaches `min_score`
             - **point** (`(2,)` int64): x, y of the first maximum of the bicubically resized map, overshoot included;
               (0, 0) for a map that is zero everywhere
             - **box** (`(4,)` float32 or `None`): tightest box of the thresholded component that contains the point
@@ -385,12 +390,14 @@ class AlbefProcessor(ProcessorMixin):
               overshoot clipped
         """
         check_number("box_threshold", box_threshold, BOX_THRESHOLDS)
+        check_number("min_score", min_score, SHARE)
         if not isinstance(return_heatmaps, bool):
             raise TypeError(f"`return_heatmaps` must be True or False, got {return_heatmaps!r}.")
         sizes = read_sizes(outputs, original_sizes, "original_sizes")
         results: list[list[dict[str, Any]]] = [[] for _ in sizes]
         for image, score, heatmap in iterate_located_phrases(outputs, sizes):
-            results[image].append({"score": score, **_locate(heatmap, box_threshold, return_heatmaps)})
+            located = _locate(heatmap, box_threshold, return_heatmaps)
+            results[image].append({"score": score, "is_present": score >= min_score, **located})
         return results
 
 

@@ -14,7 +14,6 @@ import torch
 from torch.nn import functional
 from transformers.utils import ModelOutput, logging
 
-from .configuration_albef import ITM_MATCH_INDEX
 from .explanation_albef import at_least_float32
 from .ranges_albef import MAX_IMAGE_PIXELS, Range, shorten_value
 
@@ -370,7 +369,7 @@ def iterate_located_phrases(
             "`outputs` has no `heatmap`. Use `model.ground()`, or call the model with `output_heatmap=True`."
         )
     heatmaps = outputs.heatmap.detach().cpu()
-    scores = outputs.itm_logits.detach().float().softmax(dim=-1)[:, ITM_MATCH_INDEX].tolist()
+    scores = outputs.match_probability.tolist()
     image_index = getattr(outputs, "image_index", None)
     image_index = range(len(heatmaps)) if image_index is None else image_index.tolist()
     if max(image_index, default=-1) >= len(sizes):

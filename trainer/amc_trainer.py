@@ -127,6 +127,7 @@ class AmcTrainer(ReliableTrainer):
         adapter = None if peft_config is None else attach_adapter(model, peft_config, args)
         if adapter is None and args.freeze:
             freeze_parameters(model, args.freeze)
+        model.config.reset_calibration()
         super().__init__(
             model if adapter is None else adapter.peft_model,
             args,

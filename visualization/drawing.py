@@ -221,6 +221,31 @@ def draw_curves(
     return save_picture(_render(figure), path)
 
 
+def draw_reliability(
+    series: Mapping[str, Sequence[tuple[float, float]]], path: str | Path, title: str | None = None
+) -> Path:
+    """Draws a reliability diagram: share of pairs that match over predicted probability, one line per series.
+
+    Args:
+        series (mapping): name -> (mean probability, share of matches) of each bin of pairs, in order.
+        path (`str` or `Path`): where to save; the ending chooses the format (png, jpg, webp).
+        title (`str`, *optional*): words above the diagram.
+
+    Returns:
+        `Path` of the picture.
+    """
+    figure = Figure(figsize=(4.8, 4.8), dpi=110, layout="constrained")
+    panel = figure.subplots()
+    panel.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="probability = share")
+    for name, bins in series.items():
+        panel.plot(*zip(*bins, strict=True), marker="o", markersize=4, label=name)
+    panel.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=title)
+    panel.set(xlabel="predicted probability of a match", ylabel="share of pairs that match")
+    panel.grid(alpha=0.3)
+    panel.legend(frameon=False)
+    return save_picture(_render(figure), path)
+
+
 def save_picture(picture: Image.Image, path: str | Path) -> Path:
     """Saves a picture under a temporary name and renames it: a reader never finds half of one.
 

@@ -59,8 +59,10 @@ def model(tiny_model):
 
     def ground(image_index, original_sizes, **inputs):
         first, tiny_model.num_passes = 2 * tiny_model.num_passes, tiny_model.num_passes + 1
-        logits = torch.zeros(len(image_index), 2)
-        return AlbefGroundingOutput(itm_logits=logits, heatmap=maps[first : first + len(image_index)])
+        shown = maps[first : first + len(image_index)]
+        return AlbefGroundingOutput(
+            itm_logits=torch.zeros(len(shown), 2), match_probability=torch.full((len(shown),), 0.5), heatmap=shown
+        )
 
     tiny_model.ground = ground
     return tiny_model

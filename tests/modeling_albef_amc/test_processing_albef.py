@@ -322,10 +322,10 @@ def test_annotations_need_text_and_images(processor, photos):
 
 
 def build_outputs(heatmap, image_index=(0, 1, 1), sizes=((30, 40), (24, 16), (5, 5))):
-    logits = torch.tensor([[0.0, 0.0], [0.0, 2.0], [1.0, -1.0]])[: len(heatmap)]
+    probability = torch.tensor([0.5, 0.880797, 0.119203])[: len(heatmap)]
     return SimpleNamespace(
         heatmap=heatmap,
-        itm_logits=logits,
+        match_probability=probability,
         image_index=None if image_index is None else torch.tensor(image_index),
         original_sizes=torch.tensor(sizes),
     )
@@ -340,6 +340,7 @@ def test_results_per_image_and_phrase(processor):
     ):
         resized = resize_heatmap(phrase_map, *size)
         assert result["score"] == pytest.approx(score, abs=1e-6)
+        assert result["is_present"] == (score >= 0.5)
         assert result["point"].tolist() == find_point(resized).tolist()
         assert torch.equal(result["heatmap"], resized.clamp(min=0) / resized.max())
         assert result["heatmap"].shape == size

@@ -1,0 +1,87 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""`albef-amc calibrate`: a matching score that says how probable it is that the thing is there."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from albef_amc.cli.checkpoint_loading import load_checkpoint
+from albef_amc.cli.options import DataOption, DeviceOption, JsonOption, OutputFolderOption, read_data
+from albef_amc.cli.reporting import print_result, report, track
+from albef_amc.datasets_scripts import load_grounding_dataset
+from albef_amc.datasets_scripts.row_images import guard_images
+from albef_amc.evaluation.match_calibration import calibrate_model, list_calibration_pairs
+from albef_amc.evaluation.match_pairs import hash_pairs
+from albef_amc.evaluation.weight_hash import hash_weights
+from albef_amc.lora.adapter_files import CONFIG_FILE
+from albef_amc.saving_albef import write_json
+from albef_amc.trainer.reliability.run_checkpoints import MANIFEST_FILE
+from albef_amc.visualization.drawing import draw_reliability
+
+RESULT_FILE, DIAGRAM_FILE = "calibration.json", "reliability.png"
+
+
+def calibrate(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder; scale and bias go into its config.json.")],
+    dataset: Annotated[str, typer.Argument(help="Builder, folder that build-dataset wrote, or Hub repository.")],
+    split: Annotated[str, typer.Option(help="Split of images that the model was not trained on.")] = "validation",
+    options: DataOption = None,
+    output_dir: OutputFolderOption = Path("runs/calibrate"),
+    batch_size: Annotated[int, typer.Option(min=1, help="Images encoded together.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the two halves and the pairs that do not match.")] = 0,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Makes the matching score a probability: fitted to half of the images, measured on the others."""
+    check_checkpoint(checkpoint)
+    data = read_data(options)
+    rows = guard_images(load_grounding_dataset(dataset, split, **data), is_decoded=False)
+    pairs = list_calibration_pairs(rows, seed)
+    report(f"{len(rows)} images: {len(pairs.fitted)} pairs to fit, {len(pairs.measured)} to measure")
+    model, processor = load_checkpoint(str(checkpoint), None, device)
+    found = calibrate_model(model, processor, rows, pairs, batch_size, lambda batches: track(batches, "scoring"))
+    origin = {
+        "dataset": dataset,
+        "split": split,
+        **({"data": data} if data else {}),
+        "pairs_sha256": hash_pairs(pairs.fitted),
+        "num_pairs": len(pairs.fitted),
+        "base_rate": sum(pair.is_match for pair in pairs.fitted) / len(pairs.fitted),
+        "weights_sha256": hash_weights(model),
+    }
+    bins = {name: list(map(dataclasses.asdict, of_name)) for name, of_name in found.bins.items()}
+    curves = {name: [(one["probability"], one["share"]) for one in of_name] for name, of_name in bins.items()}
+    result: dict[str, Any] = {"scale": found.calibration.scale, "bias": found.calibration.bias, **found.figures}
+    result["reliability"] = str(draw_reliability(curves, output_dir / DIAGRAM_FILE, f"{checkpoint.name}: {dataset}"))
+    write_json(output_dir / RESULT_FILE, {**result, "fitted": origin, "bins": bins})
+    store_calibration(checkpoint, found.calibration.scale, found.calibration.bias, origin)
+    print_result({**result, "json": str(output_dir / RESULT_FILE)}, as_json)
+
+
+def check_checkpoint(checkpoint: Path) -> None:
+    """Refuses what has no configuration of its own, or one that must not change.
+
+    Raises:
+        FileNotFoundError: no checkpoint folder.
+        ValueError: a checkpoint that a run resumes from; its manifest holds the hash of its configuration.
+    """
+    if not (checkpoint / CONFIG_FILE).is_file():
+        raise FileNotFoundError(
+            f"{checkpoint} has no {CONFIG_FILE}. `calibrate` changes the configuration of a local checkpoint folder: "
+            "download a repository (`hf download REPOSITORY --local-dir FOLDER`), or merge an adapter, first."
+        )
+    if (checkpoint / MANIFEST_FILE).is_file():
+        raise ValueError(
+            f"{checkpoint} is a checkpoint to resume from, which must stay as it is. Calibrate the folder of the run, "
+            "which holds the model at its end, or a copy without " + MANIFEST_FILE + "."
+        )
+
+
+def store_calibration(checkpoint: Path, scale: float, bias: float, origin: dict[str, Any]) -> None:
+    """Enters a calibration into the configuration of a checkpoint folder; all other values stay."""
+    path = checkpoint / CONFIG_FILE
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, {**settings, "match_scale": scale, "match_bias": bias, "match_calibration": origin})

@@ -1,0 +1,84 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Pairs of image and phrase: which are listed, what they are scored, and the area under the ROC curve."""
+
+import numpy as np
+import pytest
+import torch
+from testing_utils import build_rows
+
+from albef_amc.evaluation.match_pairs import (
+    compute_matching_auc,
+    hash_pairs,
+    list_match_pairs,
+    list_true_phrases,
+    score_pairs,
+)
+
+
+def build_phrases(*phrases: str, **fields) -> dict:
+    return {"phrases": [{"phrase": words, **fields} for words in phrases]}
+
+
+def test_words_that_are_true_of_an_image_are_cleaned():
+    row = build_phrases("A dog.", "the half-open door", "", paraphrases=["Puppy!", None])
+    assert list_true_phrases(row) == {"a dog", "the half open door", "puppy"}
+
+
+def test_no_phrase_is_paired_with_an_image_of_which_it_is_true():
+    rows = [
+        {"image_id": "0", **build_phrases("a dog", "the sky")},
+        {"image_id": "1", **build_phrases("A dog!", "a cup")},
+        {"image_id": "2", **build_phrases("the sky", "a car")},
+        {"image_id": "2", **build_phrases("a cat")},
+    ]
+    pairs = list_match_pairs(rows)
+    matches = [(pair.row, pair.phrase) for pair in pairs if pair.is_match]
+    assert matches == [(index, phrase["phrase"]) for index, row in enumerate(rows) for phrase in row["phrases"]]
+    others = [pair for pair in pairs if not pair.is_match]
+    assert len(others) == len(matches)
+    for pair in others:
+        assert pair.image_id == rows[pair.row]["image_id"]
+        assert pair.phrase.lower().rstrip("!") not in list_true_phrases(rows[pair.row])
+    assert {pair.row for pair in others if "dog" in pair.phrase} <= {2, 3}
+    assert {pair.row for pair in others if pair.phrase == "a car"} <= {0, 1}  # row 3 is the same image
+    assert list_match_pairs(rows) == pairs and hash_pairs(pairs) != hash_pairs(list_match_pairs(rows, seed=1))
+    assert {pair.row for pair in list_match_pairs(rows, part=[0, 2])} == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"image_id": "0", **build_phrases("a dog")}, {"image_id": "1", **build_phrases("a dog")}], "true of every"),
+        ([{"image_id": "0", **build_phrases("", "...")}], "no row has a phrase with words"),
+    ],
+)
+def test_data_without_pairs_of_both_kinds_are_refused(rows, words):
+    with pytest.raises(ValueError, match=words):
+        list_match_pairs(rows)
+
+
+def test_scores_are_those_of_each_pair_alone(tiny_model, tiny_processor):
+    rows = build_rows()
+    pairs = list_match_pairs(rows)
+    assert {pair.is_match for pair in pairs} == {True, False}
+    margins = score_pairs(tiny_model, tiny_processor, rows, pairs, batch_size=3)
+    for pair, margin in zip(pairs, margins, strict=True):
+        inputs = tiny_processor(images=[rows[pair.row]["image"]], text=[[pair.phrase]], return_tensors="pt")
+        logits = tiny_model.ground(**inputs).itm_logits[0]
+        assert margin == pytest.approx((logits[1] - logits[0]).item(), abs=1e-5)
+
+
+def test_scores_that_are_not_finite_are_refused(tiny_model, tiny_processor):
+    with torch.no_grad():
+        tiny_model.itm_head.bias.fill_(torch.nan)
+    rows = build_rows()
+    with pytest.raises(ValueError, match="the matching scores are not finite"):
+        score_pairs(tiny_model, tiny_processor, rows, list_match_pairs(rows))
+
+
+def test_area_is_the_share_of_ordered_pairs():
+    generator = np.random.default_rng(0)
+    margins, is_match = generator.integers(0, 6, 60).astype(float), generator.random(60) < 0.4
+    pairs = [(match, other) for match in margins[is_match] for other in margins[~is_match]]
+    expected = np.mean([(match > other) + 0.5 * (match == other) for match, other in pairs])
+    assert compute_matching_auc(margins, is_match) == pytest.approx(expected, abs=1e-12)
