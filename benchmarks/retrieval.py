@@ -34,8 +34,8 @@ from plots import plot_curves
 
 from albef_amc import AlbefConfig, AlbefForImageTextMatching
 from albef_amc.configuration_albef import ITM_MATCH_INDEX
+from albef_amc.galleries_albef import NOT_LISTED
 from albef_amc.layout_albef import build_layout
-from albef_amc.matching_albef import NOT_LISTED
 
 CAPTIONS_PER_IMAGE = 5
 MAX_TOKENS, SHORTEST, LONGEST = 30, 8, 20  # padded length of the released code; tokens of a caption

@@ -8,8 +8,7 @@ ranks them. Shortlists and scores are those of the released implementation, whic
 that holds it, and projects keys and values once per pair.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import get_args
 
 import torch
@@ -32,6 +31,18 @@ from .explanation_albef import (
     explain_attention,
     outside_inference_mode,
     resolve_token_mask,
+)
+from .galleries_albef import (
+    NOT_LISTED,
+    Batch,
+    EncodedImages,
+    EncodedTexts,
+    check_features,
+    check_galleries,
+    get_tensor,
+    iterate_batches,
+    list_best,
+    rank_listed,
 )
 from .inference_albef import (
     PackedLinear,
@@ -57,58 +68,6 @@ from .ranges_albef import COUNT, check_choice, check_number
 # Graphs of `compile_encoders` at most; all layers of all encoders, in training and in evaluation, share them.
 RECOMPILE_LIMIT = 32
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")  # modes of `torch.compile` that record CUDA graphs
-NOT_LISTED = -100.0  # score of a pair outside the shortlist, as published
-IMAGES_PER_BLOCK = 16  # images whose keys and values are held at once
-
-Batch = Mapping[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class EncodedImages:
-    """N images of a gallery as [`encode_images`] leaves them.
-
-    Args:
-        embeds (`list` of `torch.Tensor` of shape `(n, 1 + num_patches, hidden_size)`): encoder states, batch by batch.
-        features (`torch.Tensor` of shape `(N, projection_dim)`): contrastive features, unit length, at least float32.
-    """
-
-    embeds: list[torch.Tensor]
-    features: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def iterate_blocks(self) -> Iterator[torch.Tensor]:
-        """States of at most [`IMAGES_PER_BLOCK`] images."""
-        for batch in self.embeds:
-            yield from batch.split(IMAGES_PER_BLOCK)
-
-
-@dataclass(frozen=True)
-class EncodedTexts:
-    """P texts of a gallery as [`encode_texts`] leaves them; no padding is kept.
-
-    Args:
-        tokens (`torch.Tensor` of shape `(num_tokens, hidden_size)`): states of the text encoder, text after text.
-        lengths (`torch.Tensor` of shape `(P,)`, int64): tokens of each text.
-        features (`torch.Tensor` of shape `(P, projection_dim)`): contrastive features, unit length, at least float32.
-    """
-
-    tokens: torch.Tensor
-    lengths: torch.Tensor
-    features: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def read(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """States `(R, T, hidden_size)` of some texts, and the mask `(R, T)` of their tokens."""
-        lengths = self.lengths[rows]
-        columns = torch.arange(int(lengths.max()), device=rows.device)
-        is_real = columns < lengths[:, None]
-        first = self.lengths.cumsum(0)[rows] - lengths
-        positions = (first[:, None] + columns).where(is_real, first[:, None])
-        return self.tokens[positions], is_real.long()
 
 
 class AlbefMatchingModel(AlbefPreTrainedModel):
@@ -449,8 +408,8 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         """
         embeds, features = [], []
         with evaluation_mode(self):
-            for batch in _iterate(batches):
-                pixel_values = _get_tensor(batch, "pixel_values")
+            for batch in iterate_batches(batches):
+                pixel_values = get_tensor(batch, "pixel_values")
                 if len(pixel_values) == 0:
                     continue
                 states = self.albef.vision_model(pixel_values.to(self.device))
@@ -476,8 +435,8 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         """
         tokens, lengths, features = [], [], []
         with evaluation_mode(self):
-            for batch in _iterate(batches):
-                input_ids, mask = _get_tensor(batch, "input_ids"), batch.get("attention_mask")
+            for batch in iterate_batches(batches):
+                input_ids, mask = get_tensor(batch, "input_ids"), batch.get("attention_mask")
                 is_real = check_tokens(input_ids, mask).to(self.device) != 0
                 length = int(is_real.any(dim=0).nonzero().max()) + 1
                 is_real = is_real[:, :length]
@@ -508,16 +467,16 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         Raises:
             ValueError: `k` or `pairs_per_chunk` below 1, a gallery of another model, or scores that are not finite.
         """
-        _check_galleries(self, images, texts, k, pairs_per_chunk)
+        check_galleries(self, images, texts, k, pairs_per_chunk)
         similarities = images.features.to(self.device) @ texts.features.to(self.device).T
-        _check_finite("similarities", similarities)
+        check_features("similarities", similarities)
         of_images = list_best(similarities, k)  # (N, P)
         of_texts = list_best(similarities.T, k)  # (P, N)
         scores = torch.full_like(similarities, NOT_LISTED)
         image_rows, text_rows = (of_images | of_texts.T).nonzero().T.contiguous()
         with evaluation_mode(self):
             scores[image_rows, text_rows] = self._score_pairs(images, texts, image_rows, text_rows, pairs_per_chunk)
-        _check_finite("matching scores", scores)
+        check_features("matching scores", scores)
         return AlbefRetrievalScores(
             similarities=similarities,
             scores_per_image=scores.masked_fill(~of_images, NOT_LISTED),
@@ -642,80 +601,4 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
         return output
 
 
-def list_best(similarities: torch.Tensor, k: int) -> torch.Tensor:
-    r"""Marks the k largest of every row, or all where there are fewer; of equal ones the first.
-
-    Args:
-        similarities (`torch.Tensor` of shape `(R, C)`): finite numbers.
-        k (`int`): at least 1.
-
-    Returns:
-        `torch.Tensor` of shape `(R, C)`, bool.
-
-    Example:
-
-    ```python
-    >>> import torch
-    >>> from albef_amc.matching_albef import list_best
-    >>> list_best(torch.tensor([[0.5, 0.9, 0.5, 0.1]]), k=2)
-    tensor([[ True,  True, False, False]])
-
-    ```
-    """
-    if k >= similarities.shape[1]:
-        return torch.ones_like(similarities, dtype=torch.bool)
-    smallest = similarities.topk(k, dim=1).values[:, -1:]
-    is_larger, is_equal = similarities > smallest, similarities == smallest
-    room = k - is_larger.sum(dim=1, keepdim=True)
-    return is_larger | (is_equal & (is_equal.cumsum(dim=1, dtype=torch.int32) <= room))
-
-
-def rank_listed(scores: torch.Tensor, is_listed: torch.Tensor) -> torch.Tensor:
-    """Columns of the listed entries of every row `(R, C)`, largest score first, `(R, k)`; every row lists k."""
-    columns = is_listed.nonzero()[:, 1].view(len(is_listed), -1)
-    order = scores.gather(1, columns).argsort(dim=1, descending=True, stable=True)
-    return columns.gather(1, order)
-
-
-def _iterate(batches: Batch | Iterable[Batch]) -> Iterable[Batch]:
-    return [batches] if isinstance(batches, Mapping) else batches
-
-
-def _get_tensor(batch: Batch, name: str) -> torch.Tensor:
-    if not isinstance(batch, Mapping) or name not in batch:
-        held = ", ".join(batch) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
-        raise ValueError(f"a batch must hold `{name}` as the processor returns it, got {held or 'nothing'}.")
-    return batch[name]
-
-
-def _check_finite(name: str, values: torch.Tensor) -> None:
-    if not values.isfinite().all():
-        raise ValueError(
-            f"the {name} are not finite: the gallery or the model's weights hold NaN or infinity. Check the images "
-            "and the checkpoint."
-        )
-
-
-def _check_galleries(
-    model: AlbefPreTrainedModel, images: EncodedImages, texts: EncodedTexts, k: int, pairs_per_chunk: int
-) -> None:
-    for name, value in (("k", k), ("pairs_per_chunk", pairs_per_chunk)):
-        check_number(name, value, COUNT)
-    width = model.config.projection_dim
-    for name, gallery in (("images", images), ("texts", texts)):
-        if gallery.features.shape[1] != width:
-            raise ValueError(
-                f"`{name}` has features of width {gallery.features.shape[1]}, this model's are {width} wide: encode "
-                "the gallery with the model that ranks it."
-            )
-
-
-__all__ = [
-    "NOT_LISTED",
-    "AlbefForImageTextMatching",
-    "AlbefMatchingModel",
-    "EncodedImages",
-    "EncodedTexts",
-    "list_best",
-    "rank_listed",
-]
+__all__ = ["AlbefForImageTextMatching", "AlbefMatchingModel"]

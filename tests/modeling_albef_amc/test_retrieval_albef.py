@@ -17,9 +17,9 @@ from albef_amc import (
     AlbefForPreTraining,
     AlbefModel,
     compute_retrieval_recall,
-    matching_albef,
+    galleries_albef,
 )
-from albef_amc.matching_albef import NOT_LISTED
+from albef_amc.galleries_albef import NOT_LISTED
 
 TEXTS_PER_IMAGE = (2, 1, 3, 1)
 TOLERANCE = dict(atol=1e-10, rtol=1e-8)
@@ -327,14 +327,14 @@ def test_of_equal_similarities_the_first_are_listed(model):
     inputs = build_inputs(model)
     scores = search(model, inputs, k=3)  # every text is exactly the same to the first stage
     assert (scores.scores_per_image != NOT_LISTED).nonzero()[:, 1].view(4, 3).tolist() == [[0, 1, 2]] * 4
-    two = matching_albef.list_best(torch.tensor([[1.0, 3.0, 2.0, 2.0, 2.0, 0.0]]), k=3)
+    two = galleries_albef.list_best(torch.tensor([[1.0, 3.0, 2.0, 2.0, 2.0, 0.0]]), k=3)
     assert two.tolist() == [[False, True, True, True, False, False]]
 
 
 def test_equal_scores_rank_in_order_of_the_gallery():
     is_listed = torch.tensor([[True, True, False, True], [False, True, True, True]])
     scores = torch.tensor([[-200.0, 3.0, 9.0, 3.0], [4.0, 2.0, 5.0, 2.0]])
-    assert matching_albef.rank_listed(scores, is_listed).tolist() == [[1, 3, 0], [2, 1, 3]]
+    assert galleries_albef.rank_listed(scores, is_listed).tolist() == [[1, 3, 0], [2, 1, 3]]
 
 
 def test_every_pair_is_fused_once_and_every_image_projected_once(model):
@@ -364,7 +364,7 @@ def test_every_pair_is_fused_once_and_every_image_projected_once(model):
 def test_batches_blocks_and_chunks_change_nothing(model, pairs_per_chunk, monkeypatch):
     inputs = build_inputs(model)
     expected = search(model, inputs, k=3)
-    monkeypatch.setattr(matching_albef, "IMAGES_PER_BLOCK", 2)
+    monkeypatch.setattr(galleries_albef, "IMAGES_PER_BLOCK", 2)
     images = model.encode_images({"pixel_values": part} for part in inputs["pixel_values"].split(3))
     lengths = inputs["attention_mask"].sum(dim=1)
     batches = [{"input_ids": inputs["input_ids"][:1, : lengths[0]]}]  # without padding, so without a mask

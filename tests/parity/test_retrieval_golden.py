@@ -10,7 +10,7 @@ from testing_utils import UNSTATED_TOLERANCE, Golden
 
 from albef_amc import AlbefForImageTextMatching, AlbefForImageTextRetrieval, compute_retrieval_recall
 from albef_amc.conversion.original_checkpoints import infer_config, rename_original_key
-from albef_amc.matching_albef import NOT_LISTED
+from albef_amc.galleries_albef import NOT_LISTED
 from albef_amc.metrics import get_metric_folder
 from albef_amc.pretraining_losses_albef import UNKNOWN_IMAGE_ID, compute_negative_probabilities
 

@@ -1,0 +1,149 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Galleries of retrieval: encoded images and texts, and shortlists of candidates.
+
+Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section 4, and its released implementation.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from .pretrained_albef import AlbefPreTrainedModel
+from .ranges_albef import COUNT, check_number
+
+NOT_LISTED = -100.0  # score of a pair outside the shortlist, as published
+IMAGES_PER_BLOCK = 16  # images whose keys and values are held at once
+
+Batch = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """N images of a gallery as [`encode_images`] leaves them.
+
+    Args:
+        embeds (`list` of `torch.Tensor` of shape `(n, 1 + num_patches, hidden_size)`): encoder states, batch by batch.
+        features (`torch.Tensor` of shape `(N, projection_dim)`): contrastive features, unit length, at least float32.
+    """
+
+    embeds: list[torch.Tensor]
+    features: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def iterate_blocks(self) -> Iterator[torch.Tensor]:
+        """States of at most [`IMAGES_PER_BLOCK`] images."""
+        for batch in self.embeds:
+            yield from batch.split(IMAGES_PER_BLOCK)
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """P texts of a gallery as [`encode_texts`] leaves them; no padding is kept.
+
+    Args:
+        tokens (`torch.Tensor` of shape `(num_tokens, hidden_size)`): states of the text encoder, text after text.
+        lengths (`torch.Tensor` of shape `(P,)`, int64): tokens of each text.
+        features (`torch.Tensor` of shape `(P, projection_dim)`): contrastive features, unit length, at least float32.
+    """
+
+    tokens: torch.Tensor
+    lengths: torch.Tensor
+    features: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def read(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """States `(R, T, hidden_size)` of some texts, and the mask `(R, T)` of their tokens."""
+        lengths = self.lengths[rows]
+        columns = torch.arange(int(lengths.max()), device=rows.device)
+        is_real = columns < lengths[:, None]
+        first = self.lengths.cumsum(0)[rows] - lengths
+        positions = (first[:, None] + columns).where(is_real, first[:, None])
+        return self.tokens[positions], is_real.long()
+
+
+def list_best(similarities: torch.Tensor, k: int) -> torch.Tensor:
+    r"""Marks the k largest of every row, or all where there are fewer; of equal ones the first.
+
+    Args:
+        similarities (`torch.Tensor` of shape `(R, C)`): finite numbers.
+        k (`int`): at least 1.
+
+    Returns:
+        `torch.Tensor` of shape `(R, C)`, bool.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from albef_amc.galleries_albef import list_best
+    >>> list_best(torch.tensor([[0.5, 0.9, 0.5, 0.1]]), k=2)
+    tensor([[ True,  True, False, False]])
+
+    ```
+    """
+    if k >= similarities.shape[1]:
+        return torch.ones_like(similarities, dtype=torch.bool)
+    smallest = similarities.topk(k, dim=1).values[:, -1:]
+    is_larger, is_equal = similarities > smallest, similarities == smallest
+    room = k - is_larger.sum(dim=1, keepdim=True)
+    return is_larger | (is_equal & (is_equal.cumsum(dim=1, dtype=torch.int32) <= room))
+
+
+def rank_listed(scores: torch.Tensor, is_listed: torch.Tensor) -> torch.Tensor:
+    """Columns of the listed entries of every row `(R, C)`, largest score first, `(R, k)`; every row lists k."""
+    columns = is_listed.nonzero()[:, 1].view(len(is_listed), -1)
+    order = scores.gather(1, columns).argsort(dim=1, descending=True, stable=True)
+    return columns.gather(1, order)
+
+
+def iterate_batches(batches: Batch | Iterable[Batch]) -> Iterable[Batch]:
+    return [batches] if isinstance(batches, Mapping) else batches
+
+
+def get_tensor(batch: Batch, name: str) -> torch.Tensor:
+    if not isinstance(batch, Mapping) or name not in batch:
+        held = ", ".join(batch) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+        raise ValueError(f"a batch must hold `{name}` as the processor returns it, got {held or 'nothing'}.")
+    return batch[name]
+
+
+def check_features(name: str, values: torch.Tensor) -> None:
+    if not values.isfinite().all():
+        raise ValueError(
+            f"the {name} are not finite: the gallery or the model's weights hold NaN or infinity. Check the images "
+            "and the checkpoint."
+        )
+
+
+def check_galleries(
+    model: AlbefPreTrainedModel, images: EncodedImages, texts: EncodedTexts, k: int, pairs_per_chunk: int
+) -> None:
+    for name, value in (("k", k), ("pairs_per_chunk", pairs_per_chunk)):
+        check_number(name, value, COUNT)
+    width = model.config.projection_dim
+    for name, gallery in (("images", images), ("texts", texts)):
+        if gallery.features.shape[1] != width:
+            raise ValueError(
+                f"`{name}` has features of width {gallery.features.shape[1]}, this model's are {width} wide: encode "
+                "the gallery with the model that ranks it."
+            )
+
+
+__all__ = [
+    "IMAGES_PER_BLOCK",
+    "NOT_LISTED",
+    "Batch",
+    "EncodedImages",
+    "EncodedTexts",
+    "check_features",
+    "check_galleries",
+    "get_tensor",
+    "iterate_batches",
+    "list_best",
+    "rank_listed",
+]
