@@ -35,6 +35,7 @@ from albef_amc.evaluation.grounding_metrics import (
     score_points,
     score_proposals,
 )
+from albef_amc.evaluation.late_reading import LateReading
 from albef_amc.image_processing_albef import UnusableImageError, load_image
 from albef_amc.messages_albef import list_first
 from albef_amc.processing_albef import BOX_THRESHOLD
@@ -257,9 +258,11 @@ def predict_points(
         inputs["pixel_values"] = inputs["pixel_values"].to(model.device, non_blocking=True)
         outputs = model.ground(**inputs, phrases_per_chunk=phrases_per_chunk, check_finite=False)
         points = locate_points(outputs.heatmap, sizes)
-        if given is not None:
-            given.fetch(metrics)  # while the device has this batch to work on
-        given = _GivenBatch(phrases, annotations, sizes, outputs, points)
+        results_of_batch = (outputs.itm_logits, outputs.match_probability, outputs.heatmap, points)
+        earlier = given
+        given = _GivenBatch(phrases, annotations, sizes, *map(LateReading, results_of_batch))
+        if earlier is not None:
+            earlier.fetch(metrics)  # while the device has this batch to work on
     if given is not None:
         given.fetch(metrics)
     return results, num_skipped
@@ -272,18 +275,20 @@ class _GivenBatch:
     phrases: list[PhraseResult]
     annotations: list[dict[str, Any]]
     sizes: torch.Tensor
-    outputs: AlbefGroundingOutput
-    points: torch.Tensor
+    itm_logits: LateReading
+    match_probability: LateReading
+    heatmap: LateReading
+    points: LateReading
 
     def fetch(self, metrics: Collection[str]) -> None:
         """Waits for the results and enters them into the phrases, with what the metrics measure of their heatmaps."""
-        self.outputs.check_finite()
-        scores = self.outputs.match_probability.tolist()
-        for phrase, (x, y), score in zip(self.phrases, self.points.tolist(), scores, strict=True):
+        heatmaps = self.heatmap.read()
+        AlbefGroundingOutput(itm_logits=self.itm_logits.read(), heatmap=heatmaps).check_finite()
+        points, scores = self.points.read().tolist(), self.match_probability.read().tolist()
+        for phrase, (x, y), score in zip(self.phrases, points, scores, strict=True):
             phrase.point, phrase.score = (float(x), float(y)), score
         if set(metrics) == {POINTING_GAME}:
             return
-        heatmaps = self.outputs.heatmap.cpu()
         entries = zip(self.phrases, heatmaps, self.sizes.tolist(), self.annotations, strict=True)
         for phrase, heatmap, size, annotation in entries:
             phrase.measures = measure_phrase(phrase, resize_heatmap(heatmap, *size), annotation, metrics)

@@ -1,5 +1,6 @@
 """Pointing-game evaluation: points at the stored size, phrases without boxes, rules that read no words."""
 
+import copy
 import io
 import math
 
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from pretend_device import PretendDevice
 from testing_utils import FIXTURES_FOLDER, build_rows
 
 from albef_amc import AlbefGroundingOutput
@@ -113,6 +115,22 @@ def test_results_are_fetched_one_batch_later(tiny_model, tiny_processor, monkeyp
     )
     predict_points(tiny_model, tiny_processor, build_rows(3), batch_size=1)
     assert events == ["give", "give", "fetch", "give", "fetch", "fetch"]
+
+
+@pytest.mark.parametrize("metrics", [["pointing_game"], ["pointing_game", "heatmap_quality"]])
+def test_fetching_waits_for_its_own_batch_alone(tiny_model, tiny_processor, metrics):
+    """No copy or look waits for all that the device was given, which the next batch is part of."""
+    rows = build_rows(3)
+    expected, _ = predict_points(copy.deepcopy(tiny_model), tiny_processor, rows, batch_size=1, metrics=metrics)
+    with PretendDevice() as device:
+        model = device.move(tiny_model)
+        device.waits.clear()
+        found, _ = predict_points(model, tiny_processor, rows, batch_size=1, metrics=metrics)
+    for own, other in zip(found, expected, strict=True):
+        assert (own.phrase_id, own.point) == (other.phrase_id, other.point)
+        assert own.score == pytest.approx(other.score, abs=1e-6)
+        assert (own.measures is None) == (other.measures is None) == (len(metrics) == 1)
+    assert {place.partition(",")[0] for place in device.waits} == {"Event.synchronize"}
 
 
 def test_scores_that_are_not_finite_are_refused_in_any_batch(tiny_model, tiny_processor):
