@@ -523,7 +523,7 @@ class AlbefImageProcessor(PilBackend):
         pixel_values = np.empty((len(pictures), 3, *pictures[0].shape[:2]), dtype=table.dtype)
         for picture, values in zip(pictures, pixel_values, strict=True):
             for channel in range(3):
-                np.take(table[channel, 0], picture[..., channel], out=values[channel], mode="clip")
+                table[channel, 0].take(picture[..., channel], out=values[channel], mode="clip")
         data = {"pixel_values": pixel_values, "original_sizes": np.array(original_sizes, dtype=np.int64)}
         return BatchFeature(data, tensor_type=return_tensors)
 
