@@ -118,6 +118,8 @@ class PhraseLayout:
         groupings (`tuple` of [`ImageGrouping`]): one for each image of a phrase.
         masked_tokens (`torch.Tensor` of shape `(P, T)`, bool, *optional*): tokens that the masked-word loss predicts;
             None where nobody said. It stays where it was built.
+        annotated_phrases (`torch.Tensor` of shape `(P,)`, bool, *optional*): phrases with a region; None where nobody
+            said. It stays where it was built.
         explained_phrases (`torch.Tensor` of shape `(P,)`, bool, *optional*): phrases whose heatmap is needed in
             training; None for all of them. It stays where it was built.
 
@@ -141,6 +143,7 @@ class PhraseLayout:
     token_index: torch.Tensor | None
     groupings: tuple[ImageGrouping, ...]
     masked_tokens: torch.Tensor | None = None
+    annotated_phrases: torch.Tensor | None = None
     explained_phrases: torch.Tensor | None = None
 
     @property
@@ -168,6 +171,7 @@ class PhraseLayout:
             apply(self.token_index),
             groupings,
             apply(self.masked_tokens),
+            apply(self.annotated_phrases),
             apply(self.explained_phrases),
         )
 

@@ -195,6 +195,7 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
         image_ids: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
         across_processes: bool = False,
+        is_valid: torch.Tensor | None = None,
     ) -> None:
         r"""Write momentum features to the queues, oldest entries first: one column per image, one per phrase.
 
@@ -205,6 +206,8 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
             image_index (`torch.Tensor` of shape `(P,)`, *optional*): image row of each phrase; needed if P != N.
             across_processes (`bool`, defaults to `False`): write the features of every process, in the order of
                 ranks, so that the queues are equal everywhere. Every process must call it.
+            is_valid (`torch.Tensor`, scalar bool, *optional*): where it is False nothing is written. A value on the
+                device of the queues is not waited for.
         """
         if image_ids is None:
             image_ids = torch.full((len(image_features),), UNKNOWN_IMAGE_ID, device=image_features.device)
@@ -216,16 +219,24 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
         phrase_ids = image_ids if image_index is None else image_ids[image_index]
         for modality, features, ids in (("image", image_features, image_ids), ("text", text_features, phrase_ids)):
             rows = JointRows.of(len(features), features.device, "joint" if across_processes else "local")
-            self._write_queue(modality, rows.gather(features), rows.gather(ids))
+            self._write_queue(modality, rows.gather(features), rows.gather(ids), is_valid)
 
-    def _write_queue(self, modality: str, features: torch.Tensor, ids: torch.Tensor) -> None:
+    def _write_queue(
+        self, modality: str, features: torch.Tensor, ids: torch.Tensor, is_valid: torch.Tensor | None
+    ) -> None:
         queue, pointer = getattr(self, f"{modality}_queue"), getattr(self, f"{modality}_queue_pointer")
-        size = queue.shape[1]
-        columns = (pointer + torch.arange(len(features), device=queue.device)) % size
-        kept = slice(max(0, len(features) - size), None)  # of a batch larger than the queue the last ones stay
-        queue[:, columns[kept]] = features[kept].T.to(queue.dtype)
-        getattr(self, f"{modality}_queue_ids")[columns[kept]] = ids[kept]
-        pointer.copy_((pointer + len(features)) % size)
+        queue_ids, size = getattr(self, f"{modality}_queue_ids"), queue.shape[1]
+        count = len(features)
+        columns = (pointer + torch.arange(count, device=queue.device)) % size
+        kept = slice(max(0, count - size), None)  # of a batch larger than the queue the last ones stay
+        columns, features, ids = columns[kept], features[kept].T.to(queue.dtype), ids[kept]
+        new_pointer = (pointer + count) % size
+        if is_valid is not None:
+            features = torch.where(is_valid, features, queue[:, columns])
+            ids = torch.where(is_valid, ids, queue_ids[columns])
+            new_pointer = torch.where(is_valid, new_pointer, pointer)
+        queue[:, columns], queue_ids[columns] = features, ids
+        pointer.copy_(new_pointer)
 
     def _check_pairs(
         self,

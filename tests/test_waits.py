@@ -6,7 +6,9 @@ from pretend_device import DEVICE, PretendDevice
 from testing_utils import build_photo, build_tiny_trainer
 from transformers import TrainerCallback, TrainingArguments
 
-MOST_WAITS_OF_A_STEP = 29
+from albef_amc.trainer import AmcConfig
+
+MOST_WAITS_OF_A_STEP = 6
 MOST_WAITS_OF_GROUND = 0
 PHRASES = [["the red dog", "a cup"], ["the small blue circle left of a car", "green", "a cup on the car"]]
 
@@ -40,6 +42,7 @@ def test_a_training_step(device, tiny_pretraining_model, tmp_path, monkeypatch):
     model, counter = device.move(tiny_pretraining_model), CountWaits(device)
     trainer = build_tiny_trainer(model, tmp_path, callbacks=[counter], max_steps=3, max_grad_norm=1.0)
     monkeypatch.setattr(trainer.accelerator.state, "device", DEVICE)
+    trainer.accelerator.dataloader_config.non_blocking = AmcConfig("").accelerator_config.non_blocking  # off the CPU
     trainer.train()
     check_waits(counter.steps[1], MOST_WAITS_OF_A_STEP)
 

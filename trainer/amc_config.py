@@ -150,6 +150,9 @@ class AmcConfig(TrainingArguments):
     weight_decay: float = 0.02
     max_grad_norm: float = field(default=0.0, metadata={"help": "0: no clipping, as published."})
     remove_unused_columns: bool = False
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Of no use: losses that are not finite are left out of the log in any case."}
+    )
     ddp_broadcast_buffers: bool | None = False
     ddp_find_unused_parameters: bool | None = True
 
@@ -207,6 +210,7 @@ class AmcConfig(TrainingArguments):
                 "Leave it out: every process reads its own rows."
             )
         self.accelerator_config.dispatch_batches = False
+        self.accelerator_config.non_blocking = self.dataloader_pin_memory  # such copies wait for nothing
 
     def _check_evaluation(self) -> None:
         if self.save_strategy == "best" and self.eval_strategy == "no":

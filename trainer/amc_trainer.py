@@ -4,6 +4,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from albef_amc.configuration_albef import MODEL_RANGES
 from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation, evaluate_grounding
 from albef_amc.inference_albef import refuse_inference_layers
+from albef_amc.layout_albef import may_be_equal, refuse_layout
 from albef_amc.lora.adapter_training import attach_adapter
 from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
 from albef_amc.pretraining_losses_albef import IGNORED_LABEL
@@ -153,7 +155,7 @@ class AmcTrainer(ReliableTrainer):
         self._momentum_step: int | None = None
         self._pending_features: dict[str, torch.Tensor] | None = None
         self._term_sums: dict[str, Any] = defaultdict(float)
-        self._term_count = 0
+        self._term_count: Any = 0
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None = None
@@ -182,7 +184,8 @@ class AmcTrainer(ReliableTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, AlbefPreTrainingOutput]:
         """Weighted sum of the objectives on one micro-batch, such that its mean over processes and micro-batches is
         that of all their phrases (`num_items_in_batch`: what [`_count_items`] counts, over all of them)."""
-        args, inputs = self.args, _unpack_regions(inputs)
+        args = self.args
+        inputs, explained_phrases = self._choose_explained(_unpack_regions(inputs))
         with keeping_parameters(model), self.accelerator.autocast():
             outputs = model(
                 **{name: inputs[name] for name in MODEL_INPUTS if name in inputs},
@@ -191,7 +194,7 @@ class AmcTrainer(ReliableTrainer):
                 distillation_axis=args.distillation_axis,
                 candidate_scope=args.candidate_scope,
                 output_heatmap=len(self.heatmap_objectives) > 0,
-                explained_phrases=self.heatmap_objectives.find_phrases(inputs),
+                explained_phrases=explained_phrases,
                 heatmap_denominator=args.heatmap_denominator,
             )
         counts = shares = self._count_items(inputs)
@@ -208,24 +211,44 @@ class AmcTrainer(ReliableTrainer):
             terms.update(heatmap_terms)
         if model.training:
             check_loss_trains(loss)
-        if model.training and self.is_finite_loss(loss, inputs):
-            self._term_count += 1
+        if model.training:
+            is_finite = self.is_finite_loss(loss, inputs)
+            self._term_count = self._term_count + is_finite.float()
             for name, value in terms.items():
-                self._term_sums[name] = self._term_sums[name] + value.detach()
+                self._term_sums[name] = self._term_sums[name] + torch.where(is_finite, value.detach(), 0.0)
             self._pending_features = {
                 "image_features": outputs.momentum_image_features,
                 "text_features": outputs.momentum_text_features,
                 "image_ids": inputs.get("image_ids"),
                 "image_index": outputs.image_index,
+                "is_valid": is_finite,
             }
         return (loss, outputs) if return_outputs else loss
 
+    def _choose_explained(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], torch.Tensor | None]:
+        """The batch, and the phrases whose heatmap is read, `(P,)` bool, None for all of them.
+
+        Where these are the phrases with a region, and the layout of the batch knows which, it is told so: nothing then
+        waits for the device, whatever wraps the model.
+        """
+        layout = inputs.get("layout")
+        is_known = layout is not None and layout.annotated_phrases is not None and "has_region" in inputs
+        if not (is_known and self.heatmap_objectives and self.heatmap_objectives.reads_annotated_phrases):
+            return {**inputs}, self.heatmap_objectives.find_phrases(inputs)
+        annotated, device = layout.annotated_phrases, inputs["has_region"].device
+        if not may_be_equal(annotated, inputs["has_region"]):
+            refuse_layout("it was built of another `has_region`")
+        region_rows = annotated.nonzero().flatten().to(device, non_blocking=True)
+        return {**inputs, "layout": replace(layout, explained_phrases=annotated), "region_rows": region_rows}, None
+
     def _count_items(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """What means run over in a micro-batch: masked tokens (MLM), then the phrases of each heatmap objective."""
-        num_masked = (inputs["mlm_labels"] != IGNORED_LABEL).sum() if "mlm_labels" in inputs else torch.tensor(0)
-        num_regions = self.heatmap_objectives.count_regions(inputs)
         device = inputs["input_ids"].device
-        return torch.cat([num_masked.to(device)[None], num_regions.to(device)]).float()
+        num_masked = torch.zeros(1, dtype=torch.int64, device=device)
+        if "mlm_labels" in inputs:
+            num_masked = (inputs["mlm_labels"] != IGNORED_LABEL).sum()[None]
+        num_regions = self.heatmap_objectives.count_regions(inputs)
+        return torch.cat([num_masked, num_regions.to(device)]).float()
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -263,19 +286,25 @@ class AmcTrainer(ReliableTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of every loss term since the last training log, and the speed."""
-        if "loss" in logs and self._term_count:
+        if "loss" in logs and self._term_sums:
             means = {name: total / self._term_count for name, total in self._term_sums.items()}
-            speed = self.throughput.compute(self.args.device)
-            if speed["data_wait_share"] > MOST_DATA_WAIT and self.args.device.type != "cpu":
-                logger.warning_once(
-                    f"More than {MOST_DATA_WAIT:.0%} of the time the device waited for training images. Raise "
-                    f"`dataloader_num_workers` (now {self.args.dataloader_num_workers}), or set "
-                    "`use_reduced_images=True`; see docs/speed-and-memory.md."
-                )
-            logs = {**logs, **average_over_processes(means), **speed}
+            *averages, num_batches = average_over_processes([*means.values(), self._term_count])
+            if num_batches > 0:
+                logs = {**logs, **dict(zip(means, averages, strict=True)), **self._measure_speed()}
             self._term_sums.clear()
             self._term_count = 0
         super().log(logs, start_time)
+
+    def _measure_speed(self) -> dict[str, float]:
+        """What [`ThroughputCallback`] measured since the last log; warns where the device waits for images."""
+        speed = self.throughput.compute(self.args.device)
+        if speed["data_wait_share"] > MOST_DATA_WAIT and self.args.device.type != "cpu":
+            logger.warning_once(
+                f"More than {MOST_DATA_WAIT:.0%} of the time the device waited for training images. Raise "
+                f"`dataloader_num_workers` (now {self.args.dataloader_num_workers}), or set "
+                "`use_reduced_images=True`; see docs/speed-and-memory.md."
+            )
+        return speed
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

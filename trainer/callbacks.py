@@ -21,10 +21,10 @@ from albef_amc.datasets_scripts.row_images import guard_images
 from albef_amc.evaluation.phrase_coverage import measure_coverage
 from albef_amc.image_processing_albef import UnusableImageError, load_image
 from albef_amc.lora.adapter_files import save_adapter
-from albef_amc.parallel_albef import sum_over_processes
 from albef_amc.saving_albef import replace_folder, restore_folders, write_json
 from albef_amc.text_processing_albef import find_text_problem
 from albef_amc.trainer.data.mixtures import iterate_texts
+from albef_amc.trainer.processes import sum_numbers
 from albef_amc.trainer.reliability.finite_weights import check_finite_weights
 from albef_amc.trainer.sharding import build_full_model, collect_weights
 from albef_amc.visualization.drawing import compose_title, draw_sheet, overlay_heatmap
@@ -67,7 +67,7 @@ class ThroughputCallback(TrainerCallback):
         """`phrases_per_second` and `images_per_second` of all processes since the last call, which each must make, and
         `data_wait_share`, the share of the time in which this process waited for batches."""
         now = time.perf_counter()
-        counts = sum_over_processes(torch.tensor([self.num_phrases, self.num_images], device=device)).tolist()
+        counts = sum_numbers([self.num_phrases, self.num_images], device)
         seconds = max(now - self.began, 1e-9)
         waited = self.seconds_waited
         self.num_images = self.num_phrases = 0

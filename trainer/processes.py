@@ -1,7 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """What several processes do together: one acts for all, sums over all, agreement."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -32,14 +32,19 @@ def sum_counts(counts: Sequence[torch.Tensor], device: torch.device) -> torch.Te
     return sum_over_processes(torch.stack(list(counts)).sum(dim=0).to(device))
 
 
+def sum_numbers(numbers: Sequence[int], device: torch.device) -> list[int]:
+    """Sum of each number over all processes, each of which must call it; the device of one alone has no part in it."""
+    if count_processes() == 1:
+        return list(numbers)
+    return sum_over_processes(torch.tensor(numbers, device=device)).tolist()
+
+
 def is_true_anywhere(value: bool, device: torch.device) -> bool:
     """Whether a value is true on any process; every process must ask."""
-    return bool(sum_over_processes(torch.tensor(int(value), device=device)))
+    return sum_numbers([int(value)], device) != [0]
 
 
-def average_over_processes(values: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """Mean of every scalar over the processes. Every process must call it with the same names."""
-    if not values:
-        return {}
-    total = sum_over_processes(torch.stack([value.float() for value in values.values()])) / count_processes()
-    return dict(zip(values, total.tolist(), strict=True))
+def average_over_processes(values: Sequence[torch.Tensor]) -> list[float]:
+    """Mean of every scalar over the processes. Every process must call it with as many."""
+    total = sum_over_processes(torch.stack([value.float() for value in values])) / count_processes()
+    return total.tolist()

@@ -76,7 +76,7 @@ class DataCollatorForGrounding:
     | `row_ids` | list of N `str` | the `image_id` of each row, for messages |
     | `input_ids`, `attention_mask` | (P, T) int64 | tokens, and 1 for real ones |
     | `image_index` | (P,) int64 | image row of each phrase |
-    | `layout` | `PhraseLayout` | the same two, as the text layers read them, and which tokens are masked |
+    | `layout` | `PhraseLayout` | the same two, as the text layers read them, with masked tokens and regions |
     | `region_mask` | (P, M_h, M_w) float32 | annotated region in [0, 1] |
     | `packed_regions` | `PackedRegions` | the same, packed, on request |
     | `has_region` | (P,) bool | False without a complete annotation, or where the mask has no area |
@@ -157,6 +157,7 @@ class DataCollatorForGrounding:
         except ValueError as error:
             raise ValueError(f"{error} (image {self._find_bad_row(rows)!r})") from error
         self._count_lost_regions(phrases, batch["has_region"])
+        batch["layout"] = replace(batch["layout"], annotated_phrases=batch["has_region"].clone())
         batch["row_ids"] = [row["image_id"] for row in rows]
         batch["image_ids"] = torch.tensor([hash_image_id(row_id) for row_id in batch["row_ids"]])
         if self.use_packed_regions:

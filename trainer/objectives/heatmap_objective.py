@@ -36,11 +36,13 @@ class HeatmapObjective(ABC):
     """A loss on heatmaps: a frozen dataclass of margins and weights that is called with named tensors.
 
     It knows nothing of the model. `inputs` names the tensors of the batch that it reads besides `normalized_heatmap`;
-    [`count`], [`find_phrases`] and the call take them under these names.
+    [`count`], [`find_phrases`] and the call take them under these names. The call also takes those of
+    `optional_inputs` that the batch has.
     """
 
     name: ClassVar[str]
     inputs: ClassVar[tuple[str, ...]]
+    optional_inputs: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def count(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -67,6 +69,7 @@ class RegionObjective(HeatmapObjective):
     """An objective that compares the heatmap of a phrase with its annotated region."""
 
     inputs: ClassVar[tuple[str, ...]] = ("region_mask", "has_region")
+    optional_inputs: ClassVar[tuple[str, ...]] = ("region_rows",)
 
     def count(self, region_mask: torch.Tensor, has_region: torch.Tensor) -> torch.Tensor:
         """Phrases with a region."""
@@ -82,6 +85,7 @@ class RegionObjective(HeatmapObjective):
         region_mask: torch.Tensor,
         has_region: torch.Tensor,
         num_regions: float | torch.Tensor | None = None,
+        region_rows: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Compute the loss of P phrases.
 
@@ -94,6 +98,8 @@ class RegionObjective(HeatmapObjective):
             num_regions (`float` or scalar `torch.Tensor`, *optional*):
                 Replaces the local number of phrases with a region as the denominator, for losses that are normalised
                 by a count over several processes or micro-batches.
+            region_rows (`torch.Tensor` of shape `(num_regions,)`, int64, *optional*): numbers of the phrases that take
+                part, where they are known on the CPU: nothing then waits for the device to find them.
 
         Returns:
             `dict` of scalars, float32 (float64 for float64 heatmaps): the losses (attached to the graph also when
@@ -102,11 +108,12 @@ class RegionObjective(HeatmapObjective):
         check_region_shapes(normalized_heatmap, region_mask, has_region)
         with torch.autocast(device_type=normalized_heatmap.device.type, enabled=False):
             heatmap = at_least_float32(normalized_heatmap)
-            takes_part = self.find_phrases(region_mask, has_region)
-            rows = takes_part.nonzero().flatten()
+            rows = region_rows
+            if rows is None:
+                rows = self.find_phrases(region_mask, has_region).nonzero().flatten()
             mask = region_mask.index_select(0, rows).to(heatmap.dtype).flatten(1)  # (num_regions, M_h * M_w)
             heatmap = resize_to_mask(heatmap, *region_mask.shape[1:]).index_select(0, rows).flatten(1)
-            count = takes_part.sum().to(heatmap.dtype)
+            count = torch.full((), len(rows), dtype=heatmap.dtype, device=heatmap.device)
             denominator = count.clamp(min=1) if num_regions is None else num_regions
             return {**self.compare(heatmap, mask, denominator), "num_regions": count}
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from albef_amc.ranges_albef import NOT_NEGATIVE, check_names, check_number, shorten_value
-from albef_amc.trainer.objectives.heatmap_objective import OBJECTIVES, HeatmapObjective
+from albef_amc.trainer.objectives.heatmap_objective import OBJECTIVES, HeatmapObjective, RegionObjective
 
 for _path in sorted(Path(__file__).parent.glob("[!_]*.py")):
     if _path.stem != Path(__file__).stem:
@@ -48,6 +48,11 @@ class HeatmapObjectives:
 
     def __len__(self) -> int:
         return len(self.objectives)
+
+    @property
+    def reads_annotated_phrases(self) -> bool:
+        """Whether every objective reads the heatmaps of the phrases with a region, and no others."""
+        return all(type(one).find_phrases is RegionObjective.find_phrases for one in self.objectives)
 
     def count_regions(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """How many phrases (or pairs) take part in each objective, from the batch alone.
@@ -90,7 +95,8 @@ class HeatmapObjectives:
         total = torch.zeros((), dtype=torch.float32, device=normalized_heatmap.device)
         for index, objective in enumerate(self.objectives):
             denominator = None if denominators is None else denominators[index]
-            losses = objective(normalized_heatmap, **_select(objective, inputs), num_regions=denominator)
+            given = {name: inputs[name] for name in objective.optional_inputs if name in inputs}
+            losses = objective(normalized_heatmap, **_select(objective, inputs), **given, num_regions=denominator)
             total = total + self.weights[objective.name] * losses[f"{objective.name}_loss"]
             terms.update({name: value for name, value in losses.items() if name.endswith("_loss")})
         return total, terms

@@ -1,7 +1,6 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Fault tolerance: complete checkpoints, exact resume, streamed rows, steps that are not finite, requests to stop."""
 
-import math
 import random
 import shutil
 import signal
@@ -26,12 +25,13 @@ from transformers.utils import logging
 from albef_amc.lora.adapter_files import is_adapter, load_adapter_weights
 from albef_amc.lora.adapter_training import AdapterTraining
 from albef_amc.messages_albef import list_first
+from albef_amc.parallel_albef import sum_over_processes
 from albef_amc.publishing.repositories import check_token, explaining_hub_errors
 from albef_amc.publishing.run_publishing import RunPublisher
 from albef_amc.saving_albef import replacing_files
 from albef_amc.trainer.data.even_batches import divide_evenly
 from albef_amc.trainer.data.streaming import STATE_KEY, StreamedRows
-from albef_amc.trainer.processes import do_on_main_process, is_true_anywhere
+from albef_amc.trainer.processes import do_on_main_process
 from albef_amc.trainer.reliability.finite_weights import check_finite_weights
 from albef_amc.trainer.reliability.run_checkpoints import (
     MANIFEST_FILE,
@@ -49,6 +49,7 @@ from albef_amc.trainer.reliability.run_checkpoints import (
 from albef_amc.trainer.reliability.run_folder import check_free_space
 from albef_amc.trainer.reliability.run_lock import lock_run_folder
 from albef_amc.trainer.reliability.shared_failures import failing_together
+from albef_amc.trainer.reliability.step_checks import BatchCheck, StepCheck
 from albef_amc.trainer.reliability.stop_signals import (
     STOP_SIGNALS,
     StopOnSignal,
@@ -80,8 +81,10 @@ class ReliableTrainer(Trainer):
     - **Steps that are not finite are skipped.** Where the loss of any micro-batch on any process, or the norm of the
       gradient, is not finite, there is no optimizer step: parameters and optimizer stay as they were. The learning
       rate and the count of steps move on. `skipped_steps` in the log counts them; after `args.max_skipped_steps` in a
-      row the run stops. DeepSpeed takes its step inside the backward pass and cannot skip it: there the run stops at
-      the first loss that is not finite, before the step, and after a step whose gradient was not.
+      row the run stops. A fused optimizer (the default) skips the step on the device, and the program reads one step
+      later that it did, or before anything is logged, evaluated or saved. Other optimizers wait for the answer.
+      DeepSpeed takes its step inside the backward pass and cannot skip it: there the run stops at the first loss that
+      is not finite, before the step, and after a step whose gradient was not.
     - **A process that fails ends the others** with its message ([`failing_together`]).
     - **Ctrl-C and SIGTERM** save a checkpoint and stop the run, on all processes.
     - **LoRA** (`adapter`): checkpoints hold the adapter instead of the model.
@@ -108,9 +111,9 @@ class ReliableTrainer(Trainer):
         self.stop_signal = StopOnSignal()
         for callback in (self.stop_signal, SaveAfterEvaluation(self.stop_signal), self.publisher):
             self.add_callback(callback)
-        self._is_skipped = False
         self._skipped_in_a_row: list[tuple[int, list[str]]] = []
-        self._clear_step()
+        self._clear_checks()
+        self._tr_loss, self._globalstep_last_logged = torch.zeros(()), 0  # as at the start of a training
 
     def write_card(self, folder: Path) -> None:
         """Writes the card of saved weights into their folder: for a subclass to override, nothing here."""
@@ -141,7 +144,7 @@ class ReliableTrainer(Trainer):
         """
         with failing_together(), lock_run_folder(self.args.output_dir):
             checkpoint = do_on_main_process(lambda: self._prepare_run_folder(resume_from_checkpoint))
-            self._clear_step()
+            self._clear_checks()
             self._skipped_in_a_row.clear()
             with self.stop_signal.listening():
                 return super().train(checkpoint, trial, ignore_keys_for_eval)
@@ -191,6 +194,12 @@ class ReliableTrainer(Trainer):
             batches.sampler.set_epoch(epoch)
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **arguments)
 
+    def _prepare_input(self, data: Any) -> Any:
+        """As for `Trainer`; copies of streamed rows from page-locked memory wait for nothing."""
+        if isinstance(data, torch.Tensor):
+            data = data.to(self.args.device, non_blocking=self.args.dataloader_pin_memory)
+        return super()._prepare_input(data)
+
     def _track_num_input_tokens(self, inputs: Mapping[str, Any]) -> None:
         """Counts text tokens for `include_num_input_tokens_seen`, not pixels, where these are the main input."""
         main_input_name = getattr(self.model, "main_input_name", "input_ids")
@@ -221,63 +230,80 @@ class ReliableTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """As for `Trainer`; keeps the position of the stream after the batch."""
+        """As for `Trainer`; keeps the position of the stream after the batch. A loss that is not finite enters the
+        logged mean as the mean before it."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self._stream is not None:
             self._stream.keep_position(inputs[STATE_KEY])
-        return loss
+        mean = self._tr_loss / (1 + self.state.global_step - self._globalstep_last_logged)
+        return torch.where(torch.isfinite(loss), loss, mean)
 
-    def is_finite_loss(self, loss: torch.Tensor, inputs: Mapping[str, Any]) -> bool:
-        """Whether the loss of a micro-batch is finite on every process; keeps the rows where it is not.
+    def is_finite_loss(self, loss: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Whether the loss of a micro-batch is finite on every process, a scalar bool on its device.
 
-        `compute_loss` of a subclass asks, and uses the batch for nothing else where the answer is no.
+        `compute_loss` of a subclass asks, and uses the batch for nothing else where the answer is no. Nothing waits
+        for the answer but under DeepSpeed.
 
         Args:
             loss (`torch.Tensor`): the loss before the backward pass.
             inputs (mapping): the batch, with the `row_ids` that the collator gives.
         """
-        row_ids = list(inputs.get("row_ids", ()))
-        self._row_ids += row_ids
-        is_finite = bool(torch.isfinite(loss.detach()).all())
-        if not is_finite:
-            self._suspect_ids += row_ids
-        if not is_true_anywhere(not is_finite, loss.device):
-            return True
-        self._has_bad_loss = True
-        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            self._stop([(self.state.global_step + 1, self._suspect_ids)], "the loss is not finite")
-        return False
+        is_finite_here = torch.isfinite(loss.detach()).all()
+        is_finite = sum_over_processes((~is_finite_here).int()) == 0
+        self._batch_checks.append(BatchCheck(list(inputs.get("row_ids", ())), is_finite_here, is_finite))
+        if self._is_step_taken_in_backward:
+            self._check_step(is_finite.new_ones(()))
+            self._read_check()
+        return is_finite
 
     @property
     def skipped_steps(self) -> int:
         """Steps of the run that were skipped, those before a resume included."""
         return max((entry["skipped_steps"] for entry in self.state.log_history if "skipped_steps" in entry), default=0)
 
+    @property
+    def _is_step_taken_in_backward(self) -> bool:
+        return self.accelerator.distributed_type == DistributedType.DEEPSPEED
+
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """The norm of the gradient, which is equal on every process; drops gradients that must not be used."""
+        """The norm of the gradient, which is equal on every process; sees to it that no other than a finite gradient
+        is used."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
-        is_finite = grad_norm is None or math.isfinite(float(grad_norm))
-        if is_finite and not self._has_bad_loss:
-            self._skipped_in_a_row.clear()
-        else:
-            self._skip(model)
-        self._clear_step()
+        norm = grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm
+        norm = torch.zeros((), device=self.args.device) if norm is None else torch.as_tensor(norm)
+        self._read_check()
+        check = self._check_step(torch.isfinite(norm.detach()).to(self.args.device))
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        if self._is_step_taken_in_backward:
+            self._read_check()
+        elif optimizer.defaults.get("fused"):
+            optimizer.found_inf = (~check.is_taken).float()  # such a step changes neither parameters nor optimizer
+        elif check.find_reason() is not None:
+            model.zero_grad()  # without gradients neither does this one
         return grad_norm
 
-    def _skip(self, model: nn.Module) -> None:
-        """Drops the gradients, so that the optimizer changes nothing; stops after too many such steps in a row."""
-        step = self.state.global_step + 1
-        reason, row_ids = "the gradient is not finite", self._row_ids
-        if self._has_bad_loss:
-            reason, row_ids = "the loss is not finite", self._suspect_ids
-        self._skipped_in_a_row.append((step, row_ids))
+    def _check_step(self, is_gradient_finite: torch.Tensor) -> StepCheck:
+        """Begins to look whether the step of the present micro-batches is taken."""
+        self._check = StepCheck(self.state.global_step + 1, self._batch_checks, is_gradient_finite)
+        self._batch_checks = []
+        return self._check
+
+    def _read_check(self) -> None:
+        """Reads the last check, once: counts a step that was skipped, and stops after too many in a row."""
+        check, self._check = self._check, None
+        if check is None:
+            return
+        found = check.find_reason()
+        if found is None:
+            self._skipped_in_a_row.clear()
+            return
+        reason, row_ids = found
+        self._skipped_in_a_row.append((check.step, row_ids))
         if row_ids:
-            logger.warning(f"step {step} is skipped: {reason}. Images: {', '.join(row_ids)}.")
-        is_step_taken = self.accelerator.distributed_type == DistributedType.DEEPSPEED  # in the backward pass
-        if is_step_taken or len(self._skipped_in_a_row) >= self.args.max_skipped_steps:
+            logger.warning(f"step {check.step} is skipped: {reason}. Images: {', '.join(row_ids)}.")
+        if self._is_step_taken_in_backward or len(self._skipped_in_a_row) >= self.args.max_skipped_steps:
             self._stop(self._skipped_in_a_row, reason)
-        model.zero_grad()
-        self._is_skipped = True
+        self.log({"skipped_steps": self.skipped_steps + 1})
 
     def _stop(self, steps: list[tuple[int, list[str]]], reason: str) -> NoReturn:
         """Ends the run with the images of all processes at the (step, ids of rows) that could not be taken."""
@@ -290,15 +316,13 @@ class ReliableTrainer(Trainer):
             "rows, lower `learning_rate` or set `max_grad_norm`, and resume from the newest checkpoint."
         )
 
-    def _clear_step(self) -> None:
-        self._has_bad_loss = False
-        self._row_ids: list[str] = []
-        self._suspect_ids: list[str] = []
+    def _clear_checks(self) -> None:
+        self._check: StepCheck | None = None
+        self._batch_checks: list[BatchCheck] = []
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        if self._is_skipped:
-            self._is_skipped = False
-            self.log({"skipped_steps": self.skipped_steps + 1})
+        if self.control.should_log or self.control.should_evaluate or self.control.should_save:
+            self._read_check()
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -435,6 +459,7 @@ class ReliableTrainer(Trainer):
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """Ends a run; one that a signal ended keeps every checkpoint and does nothing more."""
+        self._read_check()
         check_finite_weights(self.model, self.state.global_step, self.args.device)
         if not self.stop_signal.agree(self.args.device):
             if not self.state.global_step:

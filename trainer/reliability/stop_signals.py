@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from albef_amc.parallel_albef import sum_over_processes
+from albef_amc.trainer.processes import sum_numbers
 
 logger = logging.get_logger(__name__)
 
@@ -102,7 +102,7 @@ class StopOnSignal(TrainerCallback):
     def agree(self, device: torch.device) -> bool:
         """Whether the run is to stop, on which all processes agree; every process must call it."""
         notes = [int(self.noted == number) for number in STOP_SIGNALS]
-        found = sum_over_processes(torch.tensor(notes, device=device)).tolist()
+        found = sum_numbers(notes, device)
         if any(found):
             self.agreed = max(number for number, count in zip(STOP_SIGNALS, found, strict=True) if count)
         return any(found)

@@ -1,6 +1,7 @@
 """What a run does when a loss or gradient is not finite, and when it is told to stop."""
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -28,6 +29,8 @@ from albef_amc.trainer import AmcTrainer
 from albef_amc.trainer.reliability.run_checkpoints import find_damage
 from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
 
+FUSED = "adamw_torch_fused"  # skips a step on the device
+
 
 def build_trainer(model, folder, poisoned=None, **changes) -> AmcTrainer:
     """Trainer that reads the rows in their order; the pixels of the one called `poisoned` are not numbers."""
@@ -38,14 +41,17 @@ def build_trainer(model, folder, poisoned=None, **changes) -> AmcTrainer:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
-def test_a_loss_that_is_not_finite_changes_nothing(max_grad_norm, tiny_pretraining_model, tmp_path, caplog):
+@pytest.mark.parametrize(("optim", "max_grad_norm"), [("adamw_torch", 1.0), (FUSED, 0.0), (FUSED, 1.0)])
+def test_a_loss_that_is_not_finite_changes_nothing(optim, max_grad_norm, tiny_pretraining_model, tmp_path, caplog):
     tiny_pretraining_model.config.momentum = 1.0  # momentum copies stay for another reason
     before = copy_state(tiny_pretraining_model)
-    trainer = build_trainer(tiny_pretraining_model, tmp_path, "1", max_steps=1, max_grad_norm=max_grad_norm)
+    changes = dict(max_steps=1, max_grad_norm=max_grad_norm, optim=optim)
+    trainer = build_trainer(tiny_pretraining_model, tmp_path, "1", **changes)
     trainer.train()
     assert list_changes(before, trainer.model) == []
-    assert trainer.optimizer.optimizer.state == {}
+    states = trainer.optimizer.optimizer.state.values()
+    assert not any(value.any() for state in states for value in state.values())  # as if it had no step behind it
+    assert bool(states) == (optim == FUSED)
     assert trainer.skipped_steps == 1 and trainer.state.global_step == 1
     assert [entry["step"] for entry in trainer.state.log_history if "skipped_steps" in entry] == [1]
     assert "step 1 is skipped: the loss is not finite. Images: 0, 1." in caplog.text
@@ -82,6 +88,29 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(tiny_pretraining_model,
     trainer.train()
     assert list_changes(before, trainer.model, "albef.") == list_changes(before, trainer.model, "itm_head") == []
     assert "step 1 is skipped: the gradient is not finite. Images: 0, 1." in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optim", ["adamw_torch", FUSED])
+def test_a_skipped_step_between_two_logs_is_counted_and_changes_nothing(optim, tiny_pretraining_model, tmp_path):
+    states = []
+
+    class KeepStates(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            states.append(copy_state(model))
+
+    trainer = build_trainer(tiny_pretraining_model, tmp_path, "1", max_steps=3, logging_steps=3, optim=optim)
+    trainer.model.config.momentum = 1.0
+    trainer.add_callback(KeepStates())
+    before = copy_state(tiny_pretraining_model)
+    trainer.train()
+    first, second, _ = states
+    moved = [[name for name in before if not torch.equal(before[name], state[name])] for state in (first, second)]
+    assert moved[0] == [] and moved[1] != []
+    skipped = [entry for entry in trainer.state.log_history if "skipped_steps" in entry]
+    assert [(entry["step"], entry["skipped_steps"]) for entry in skipped] == [(1, 1)]
+    (logged,) = [entry for entry in trainer.state.log_history if "amc_loss" in entry]
+    assert all(math.isfinite(value) for value in logged.values())
 
 
 @pytest.mark.slow
