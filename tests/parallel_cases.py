@@ -54,6 +54,7 @@ class CaseCollator:
         batch["has_region"] &= ~phrases
         batch["mlm_labels"][phrases] = -100
         batch["mlm_input_ids"][phrases] = batch["input_ids"][phrases]
+        batch.pop("layout")  # it describes the batch as it was
         return batch
 
 

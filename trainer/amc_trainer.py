@@ -185,7 +185,7 @@ class AmcTrainer(ReliableTrainer):
         """Weighted sum of the objectives on one micro-batch, such that its mean over processes and micro-batches is
         that of all their phrases (`num_items_in_batch`: what [`_count_items`] counts, over all of them)."""
         args = self.args
-        inputs, explained_phrases = self._choose_explained(_unpack_regions(inputs))
+        inputs, explained_phrases = self._choose_explained(_unpack_regions(inputs, args.device))
         with keeping_parameters(model), self.accelerator.autocast():
             outputs = model(
                 **{name: inputs[name] for name in MODEL_INPUTS if name in inputs},
@@ -211,7 +211,6 @@ class AmcTrainer(ReliableTrainer):
             terms.update(heatmap_terms)
         if model.training:
             check_loss_trains(loss)
-        if model.training:
             is_finite = self.is_finite_loss(loss, inputs)
             self._term_count = self._term_count + is_finite.float()
             for name, value in terms.items():
@@ -257,7 +256,7 @@ class AmcTrainer(ReliableTrainer):
         began = time.perf_counter()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.throughput.count_wait(time.perf_counter() - began)
-        batches = [_unpack_regions(inputs) for inputs in batches]
+        batches = [_unpack_regions(inputs, device) for inputs in batches]
         return batches, sum_counts([self._count_items(inputs) for inputs in batches], device) if batches else None
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
@@ -359,11 +358,11 @@ class AmcTrainer(ReliableTrainer):
         write_model_card(folder, ModelCard(**details))
 
 
-def _unpack_regions(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The batch with `region_mask` in place of `packed_regions`, if it has these."""
+def _unpack_regions(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch with `region_mask`, on the device, in place of `packed_regions`, if it has these."""
     unpacked = dict(inputs)
     regions = unpacked.pop("packed_regions", None)
-    return inputs if regions is None else {**unpacked, "region_mask": regions.unpack()}
+    return inputs if regions is None else {**unpacked, "region_mask": regions.to(device).unpack()}
 
 
 def _hash_saved_weights(folder: Path) -> str | None:
