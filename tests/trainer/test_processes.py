@@ -153,8 +153,9 @@ def test_loss_without_global_counts_is_that_of_the_batch(tmp_path):
     """Called on its own, outside of the training loop, `compute_loss` takes means over its batch."""
     trainer = build_unstarted_trainer(build_model(torch.float32), tmp_path)
     inputs = build_inputs(trainer, 0, 1)
-    batches, counts = trainer.get_batch_samples(iter([inputs]), 2, torch.device("cpu"))
-    assert batches == [inputs]
+    (batch,), counts = trainer.get_batch_samples(iter([inputs]), 2, torch.device("cpu"))
+    assert torch.equal(batch.pop("region_mask"), inputs["packed_regions"].unpack())
+    assert batch == {name: value for name, value in inputs.items() if name != "packed_regions"}
     assert counts.tolist() == [(inputs["mlm_labels"] != -100).sum(), inputs["has_region"].sum()]
     assert trainer.get_batch_samples(iter([]), 1, torch.device("cpu")) == ([], None)
     trainer.model.eval()
