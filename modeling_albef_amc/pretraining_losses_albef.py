@@ -10,10 +10,13 @@ from typing import Literal
 import torch
 from torch import nn
 
+from .configuration_albef import ITM_MATCH_INDEX
+from .explanation_albef import at_least_float32
 from .layout_albef import PhraseLayout, may_be_equal, refuse_layout, select_rows
-from .parallel_albef import CandidateScope, JointRows
+from .parallel_albef import CandidateScope, JointRows, attach
 
 UNKNOWN_IMAGE_ID = -1
+ITM_MISMATCH_INDEX = 0
 IGNORED_LABEL = -100
 PROBABILITY_ONE = 2.0**62  # as an integer, in whose sums no order of the terms makes a difference
 REPLACE_WITH_MASK, REPLACE_AT_ALL = 0.8, 0.9  # of the chosen tokens: 80 % [MASK], 10 % a random token, 10 % kept
@@ -150,6 +153,28 @@ def draw_negatives(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch
     return torch.where(total > 0, torch.minimum(index, last_candidate), -1)[:, 0]
 
 
+def compute_matching_loss(
+    itm_pair_logits: torch.Tensor, num_matches: int, phrases: JointRows, received: tuple[torch.Tensor, ...]
+) -> torch.Tensor:
+    """Cross-entropy of matching scores `(K, 2)`, of which the first `num_matches` belong to pairs that match.
+
+    Args:
+        phrases ([`~parallel_albef.JointRows`]): the processes that share the batch.
+        received (`tuple`): states of negatives, which every process must have in its loss (see `attach`).
+
+    Reduction: sum over this process' pairs, divided by its share of all, so that the mean over processes is that over
+    all pairs.
+    """
+    labels = torch.full((len(itm_pair_logits),), ITM_MISMATCH_INDEX, device=itm_pair_logits.device)
+    labels[:num_matches] = ITM_MATCH_INDEX
+    total = nn.functional.cross_entropy(at_least_float32(itm_pair_logits), labels, reduction="sum")
+    loss = total / phrases.share(torch.full((), len(labels), device=labels.device))
+    if phrases.is_joint:
+        for rows in received:
+            loss = attach(loss, rows)
+    return loss
+
+
 def mask_tokens(
     input_ids: torch.Tensor,
     maskable: torch.Tensor,
@@ -271,6 +296,7 @@ __all__ = [
     "compute_contrastive_targets",
     "compute_distillation_loss",
     "compute_masked_word_loss",
+    "compute_matching_loss",
     "compute_negative_probabilities",
     "draw_negatives",
     "mask_tokens",

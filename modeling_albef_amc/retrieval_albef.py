@@ -13,7 +13,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
-from .configuration_albef import ITM_MATCH_INDEX, AlbefConfig
+from .configuration_albef import AlbefConfig
 from .encoders_albef import AlbefTextModel, AlbefVisionModel, KeysValues
 from .explanation_albef import (
     ExplainedScore,
@@ -38,20 +38,20 @@ from .layout_albef import (
 from .matching_albef import AlbefMatchingModel
 from .momentum_albef import MomentumCopies
 from .outputs_albef import AlbefRetrievalOutput
-from .parallel_albef import CandidateScope, JointRows, attach, largest_over_processes
+from .parallel_albef import CandidateScope, JointRows, largest_over_processes
 from .pretraining_losses_albef import (
     UNKNOWN_IMAGE_ID,
     JointBatch,
     MaskedPhrases,
     compare_features,
     compute_contrastive_targets,
+    compute_matching_loss,
     compute_negative_probabilities,
     draw_negatives,
     soft_cross_entropy,
 )
 from .ranges_albef import check_choice
 
-ITM_MISMATCH_INDEX = 0
 MODALITIES = ("image", "text")
 RECALL_RANKS = (1, 5, 10)
 TIE_ORDERS = ("first", "released")
@@ -490,28 +490,6 @@ def _join_phrases(pairs: PairInputs, masked: MaskedPhrases | None) -> tuple[torc
     return input_ids, layout.to(input_ids.device)
 
 
-def compute_matching_loss(
-    itm_pair_logits: torch.Tensor, num_matches: int, phrases: JointRows, received: tuple[torch.Tensor, ...]
-) -> torch.Tensor:
-    """Cross-entropy of matching scores `(K, 2)`, of which the first `num_matches` belong to pairs that match.
-
-    Args:
-        phrases ([`~parallel_albef.JointRows`]): the processes that share the batch.
-        received (`tuple`): states that every process must have in its loss; see `_collect_negatives`.
-
-    Reduction: sum over this process' pairs, divided by its share of all, so that the mean over processes is that over
-    all pairs.
-    """
-    labels = torch.full((len(itm_pair_logits),), ITM_MISMATCH_INDEX, device=itm_pair_logits.device)
-    labels[:num_matches] = ITM_MATCH_INDEX
-    total = nn.functional.cross_entropy(at_least_float32(itm_pair_logits), labels, reduction="sum")
-    loss = total / phrases.share(torch.full((), len(labels), device=labels.device))
-    if phrases.is_joint:
-        for rows in received:
-            loss = attach(loss, rows)
-    return loss
-
-
 QUEUE_IDS = ("image_queue_ids", "text_queue_ids")
 
 
@@ -698,6 +676,5 @@ __all__ = [
     "AlbefContrastiveModel",
     "AlbefForImageTextRetrieval",
     "MaskedStates",
-    "compute_matching_loss",
     "compute_retrieval_recall",
 ]
