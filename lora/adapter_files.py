@@ -242,7 +242,8 @@ def build_adapted_matching_model(peft_model: "PeftModel", weights: Mapping[str, 
         peft_model (`peft.PeftModel`): an adapter and its base.
         weights (mapping): its state dict, of a model in parts with all of them.
     """
-    model = AlbefForImageTextMatching(peft_model.get_base_model().config)
+    base: Any = peft_model.get_base_model()
+    model = AlbefForImageTextMatching(base.config)
     whole = _add_stored_lora(model, peft_model.peft_config[ADAPTER_NAME])
     whole.load_state_dict({name: weights[name] for name in whole.state_dict()})
     return whole.train(peft_model.training)

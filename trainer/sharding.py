@@ -121,8 +121,8 @@ def collect_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """
     if not isinstance(model, FSDPModule):
         return model.state_dict()
-    sharded: Any = model
-    return get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True))
+    weights: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    return weights
 
 
 def build_full_model(model: Any) -> Any:
