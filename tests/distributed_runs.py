@@ -12,6 +12,7 @@ import torch
 from parallel_cases import build_uneven_rows
 from pretend_gpus import name_wrapper, pretend_gpus, use_gloo_in_deepspeed
 from testing_utils import (
+    PoisonedCollator,
     build_tiny_config,
     build_tiny_processor,
     build_tiny_trainer,
@@ -35,6 +36,8 @@ FEATURES: dict[str, dict[str, Any]] = {
     "resume": {"save_strategy": "steps", "save_steps": 1},
     "sheets": {"eval_strategy": "steps", "eval_steps": 2, "num_heatmaps_drawn": 2},
     "best": {"eval_strategy": "steps", "eval_steps": 2, "keep_best": True},
+    "clipped": {"max_grad_norm": 1.0},
+    "poisoned": {"train_sampling_strategy": "sequential"},  # the pixels of one image are not a number
     "buckets": {"ddp_bucket_cap_mb": 1},
     "compiled": {},
     "deterministic": {"full_determinism": True},
@@ -123,6 +126,8 @@ def train(name: str, folder: Path, is_resumed: bool = False, use_cpu: bool = Fal
     trainer = build_trainer(name, folder, use_cpu)
     before = {key: value.cpu().clone() for key, value in unwrap(trainer).state_dict().items()}
     recorder = OutputsRecorder(trainer)
+    if "poisoned" in name:
+        trainer.data_collator = PoisonedCollator(trainer.data_collator, "1")
     if is_resumed:
         trainer.train(resume_from_checkpoint=str(folder / name / "checkpoint-1"))
     else:
@@ -147,6 +152,7 @@ def train(name: str, folder: Path, is_resumed: bool = False, use_cpu: bool = Fal
             if "eval_pointing_game_accuracy" in entry
         ],
         "state_types": {key: str(after[key].dtype) for key in after if key in momentum or key.endswith("_queue")},
+        "skipped_steps": trainer.skipped_steps,
         "moved": measure_movement(before, after, moving),
         "weights": after,
     }
@@ -156,7 +162,10 @@ def run(name: str, folder: Path) -> None:
     """One run of this process, and what it is continued from its checkpoint."""
     wrapper, _, features = name.partition("-")
     with pretend_gpus(LAUNCH_FILES[wrapper]):
-        outcome = train(name, folder)
+        try:
+            outcome = train(name, folder)
+        except FloatingPointError as error:
+            outcome = {"error": str(error)}
     if "resume" in features:
         with pretend_gpus(LAUNCH_FILES[wrapper]):
             outcome["resumed"] = train(name, folder, is_resumed=True)

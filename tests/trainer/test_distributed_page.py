@@ -26,6 +26,7 @@ def test_the_page_names_every_wrapper_and_feature():
         **{"float32": "float32", "bf16": "bf16", "lora": "LoRA", "accumulation": "accumulation", "resume": "resume"},
         **{"checkpointing": "gradient checkpointing", "sheets": "heatmap sheets", "best": "`keep_best`"},
         **{"long": "20 steps", "compiled": "compiled encoders", "deterministic": "`full_determinism`"},
+        **{"clipped": "clipped gradients", "poisoned": "not finite"},
     }
     assert {*LAUNCH_FILES, *FEATURES} - words.keys() <= {"buckets"}
     assert [word for word in words.values() if word not in TABLE] == []

@@ -22,7 +22,11 @@ FLOAT32 = {"torch.float32"}
 LEAST_MOVED = 0.9  # of the entries of momentum weights
 TOGETHER = (EVERYTHING, f"{EVERYTHING}+lora")
 TOGETHER_UNDER = ("ddp", "fsdp2", "zero2")
-ALONE = ("float32", "bf16", *(f"bf16+{one}" for one in "lora accumulation checkpointing resume sheets best".split()))
+ALONE = (
+    "float32",
+    "bf16",
+    *(f"bf16+{one}" for one in "lora accumulation checkpointing resume sheets best clipped".split()),
+)
 LONG, OTHER_BUCKETS = "bf16+long", "bf16+long+buckets"
 
 
@@ -118,3 +122,18 @@ def test_twenty_steps_end_where_ddp_ends(tmp_path):
         outcome = read(tmp_path, run)[0]
         assert find_largest_difference(outcome["weights"], expected["weights"]) <= WEIGHT_TOLERANCE, run
         assert outcome["losses"] == pytest.approx(expected["losses"], rel=RELATIVE_TOLERANCE), run
+
+
+@pytest.mark.exhaustive
+def test_a_step_that_is_not_finite_is_skipped_and_ends_a_run_of_deepspeed(tmp_path):
+    wrappers = [wrapper for wrapper in TOGETHER_UNDER if wrapper in WRAPPERS]
+    run_on_two_processes(tmp_path, *(f"{wrapper}-bf16+poisoned" for wrapper in wrappers))
+    expected = read(tmp_path, "ddp-bf16+poisoned")[0]["weights"]
+    for wrapper in wrappers:
+        for outcome in read(tmp_path, f"{wrapper}-bf16+poisoned"):
+            if wrapper == "zero2":
+                assert "the loss is not finite; 1 steps" in outcome["error"]
+                continue
+            assert outcome["skipped_steps"] == 1
+            assert all(value.isfinite().all() for value in outcome["weights"].values())
+            assert find_largest_difference(outcome["weights"], expected) <= WEIGHT_TOLERANCE
