@@ -13,7 +13,10 @@ import transformers
 
 CPU_FILE = Path("/proc/cpuinfo")
 PLACE_OPTIONS = ("--folder", "--output")  # of one machine, and without effect on what is measured
-NAMED_OPTIONS = {"--other": "OTHER_CHECKOUT"}  # places that matter: a word stands for them
+NAMED_OPTIONS = {
+    "--other": "OTHER_CHECKOUT",
+    "--checkpoint": "CHECKPOINT",
+}  # places that matter: a word stands for them
 RESULTS_FOLDER = Path(__file__).parent / "results"
 
 

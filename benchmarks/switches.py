@@ -58,10 +58,11 @@ CPU = torch.device("cpu")
 
 
 def prepare(model: Any, switches: Switches) -> Any:
-    """A copy of a model as the commands prepare it."""
-    prepared = copy.deepcopy(model)
-    switches.prepare(prepared)
-    return prepared
+    """A model as the commands prepare it: a copy where layers are replaced."""
+    if switches.packs_weights or switches.precision == "int8":
+        model = copy.deepcopy(model)
+    switches.prepare(model)
+    return model
 
 
 def under(switches: Switches, run: Callable[[], Any]) -> Callable[[], Any]:
