@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def test_a_part_that_fails_stops_no_other(tmp_path, monkeypatch):
         "reads": Part(lambda arguments: ({"before": list(json.loads(file.read_text())["parts"])}, []), 60),
     }
     monkeypatch.setattr(gpu_check, "PARTS", parts)
-    failed = gpu_check.run_parts(argparse.Namespace(minutes=5), file)
+    failed = gpu_check.run_parts(argparse.Namespace(minutes=5, device="cpu"), file)
     found = json.loads(file.read_text())["parts"]
     assert failed == ["fails", "crashes", "hangs", "complains"] == json.loads(file.read_text())["failed"]
     assert found["fails"]["complaints"][0].endswith("ValueError: no such kernel\n")
@@ -94,6 +95,14 @@ def test_a_part_that_fails_stops_no_other(tmp_path, monkeypatch):
     assert found["hangs"]["complaints"] == ["ended after 1 seconds"]
     assert found["complains"]["found"] == 3 and found["complains"]["complaints"] == ["3 is too many"]
     assert found["reads"]["before"] == ["fails", "crashes", "hangs", "complains"]
+
+
+@pytest.mark.slow
+def test_parts_of_a_gpu_begin_in_new_processes():
+    """CUDA cannot be used in a process that was forked from one that has looked for it."""
+    found = gpu_check.run_part(Part(crash, 60), argparse.Namespace(device="cuda"), 600)
+    assert found == {"complaints": ["its process ended with 7"]}
+    assert multiprocessing.get_context(gpu_check.START_METHODS["cuda"]).get_start_method() == "spawn"
 
 
 def test_parts_see_one_gpu_unless_they_want_all(tmp_path, monkeypatch):
@@ -104,7 +113,7 @@ def test_parts_see_one_gpu_unless_they_want_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(gpu_check, "PARTS", {"one": Part(see, 60), "all": Part(see, 60, sees_all_gpus=True)})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    gpu_check.run_parts(argparse.Namespace(minutes=5), tmp_path / "folder" / "result.json")
+    gpu_check.run_parts(argparse.Namespace(minutes=5, device="cpu"), tmp_path / "folder" / "result.json")
     found = json.loads((tmp_path / "folder" / "result.json").read_text())["parts"]
     assert [found[name]["visible"] for name in ("one", "all")] == ["3", "3,5"]
     assert PARTS["tests"].sees_all_gpus and not PARTS["training"].sees_all_gpus
@@ -112,7 +121,7 @@ def test_parts_see_one_gpu_unless_they_want_all(tmp_path, monkeypatch):
 
 def test_no_part_begins_when_the_time_is_over(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check, "PARTS", {"late": Part(fail, 60)})
-    assert gpu_check.run_parts(argparse.Namespace(minutes=0), tmp_path / "result.json") == ["late"]
+    assert gpu_check.run_parts(argparse.Namespace(minutes=0, device="cpu"), tmp_path / "result.json") == ["late"]
     found = json.loads((tmp_path / "result.json").read_text())["parts"]["late"]
     assert found["complaints"] == ["no time was left"]
 
