@@ -313,7 +313,7 @@ def measure_loop(side: TrainerSide, case: Case) -> dict[str, Any]:
     trainer.args.max_steps = STEPS_BEFORE_WAITS + 2
     trainer.args.per_device_train_batch_size = case.images
     trainer.args.save_strategy = "no"
-    trainer.train_dataset = build_rows(case)
+    trainer.train_dataset = build_rows(case) * trainer.args.max_steps  # one epoch
     trainer.train()
     return {"waits": callback.waits.total(), "waits_by_place": dict(callback.waits.most_common())}
 

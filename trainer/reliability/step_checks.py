@@ -5,26 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-
-class LateReading:
-    """Values of a device that are read later: the copy to the CPU waits for nothing, reading it for the copy alone.
-
-    Args:
-        values (`torch.Tensor`): what is read.
-    """
-
-    def __init__(self, values: torch.Tensor):
-        self._values = values.to("cpu", non_blocking=True)
-        self._is_copied = None
-        if values.device.type != "cpu":
-            self._is_copied = torch.Event(values.device)
-            self._is_copied.record()
-
-    def read(self) -> list:
-        """The values; waits for the device to have computed them, not for what it was given since."""
-        if self._is_copied is not None:
-            self._is_copied.synchronize()
-        return self._values.tolist()
+from albef_amc.evaluation.late_reading import LateReading
 
 
 @dataclass(frozen=True)
@@ -64,7 +45,7 @@ class StepCheck:
 
     def find_reason(self) -> tuple[str, list[str]] | None:
         """Why the step cannot be taken, and the images of this process that are to blame; None if it is taken."""
-        is_taken, is_loss_finite, *here = self._reading.read()
+        is_taken, is_loss_finite, *here = self._reading.read().tolist()
         if is_taken:
             return None
         if is_loss_finite:
