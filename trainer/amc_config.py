@@ -102,7 +102,9 @@ class AmcConfig(TrainingArguments):
     Raises:
         TypeError: a value of another type than its field has, such as the text "false" for a switch.
         ValueError: a value outside its range (NaN and infinity are in none), half precision (`fp16`), which AMC does
-            not support: use `bf16`, or `torch_compile`: call `model.compile_encoders()`.
+            not support: use `bf16`, or `torch_compile`: call `model.compile_encoders()`. Settings of DeepSpeed under
+            which momentum weights would be bfloat16.
+        NotImplementedError: DeepSpeed ZeRO-3, which cannot differentiate twice.
     """
 
     amc_weight: float = 1.0

@@ -89,7 +89,7 @@ class AmcTrainer(ReliableTrainer):
     Raises:
         TypeError: a model that is not [`AlbefForPreTraining`], or has LoRA layers already.
         ValueError: several GPUs without a launcher, which would split phrase rows: use `accelerate launch`.
-        NotImplementedError: DeepSpeed ZeRO-3, which cannot differentiate twice.
+            Settings of FSDP under which a heatmap cannot be differentiated.
     """
 
     loss_is_scaled_for_ga = False

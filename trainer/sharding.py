@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Models that several processes hold in parts: what FSDP2 needs around a heatmap, and why ZeRO-3 is refused."""
+"""FSDP2 and DeepSpeed: which settings can be right, what FSDP2 needs around a heatmap, weights gathered from parts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
