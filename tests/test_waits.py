@@ -3,13 +3,15 @@
 import pytest
 import torch
 from pretend_device import DEVICE, PretendDevice
-from testing_utils import build_photo, build_tiny_trainer
+from testing_utils import PoisonedCollator, build_photo, build_rows, build_tiny_trainer
 from transformers import TrainerCallback, TrainingArguments
 
-from albef_amc.trainer import AmcConfig
+from albef_amc.trainer import AmcConfig, AmcTrainer
+from albef_amc.trainer.reliability.step_checks import LateReading
 
-MOST_WAITS_OF_A_STEP = 6
-MOST_WAITS_OF_GROUND = 0
+WAITS_OF_A_STEP = 2
+WAITS_OF_SELFEQ = 3
+MOST_WAITS_WITH_A_LOG = 6
 PHRASES = [["the red dog", "a cup"], ["the small blue circle left of a car", "green", "a cup on the car"]]
 
 
@@ -19,13 +21,13 @@ def check_waits(waits: dict[str, int], limit: int) -> None:
 
 
 class CountWaits(TrainerCallback):
-    """Keeps the waits between one log and the next: those of a step, with its data and its log."""
+    """Keeps the waits of every step: with its data, and with the log of the step before."""
 
     def __init__(self, device: PretendDevice):
         self.device = device
         self.steps: list[dict[str, int]] = []
 
-    def on_log(self, args, state, control, **kwargs):
+    def on_step_end(self, args, state, control, **kwargs):
         self.steps.append(dict(self.device.waits))
         self.device.waits.clear()
 
@@ -37,14 +39,63 @@ def device(monkeypatch):
         yield device
 
 
-def test_a_training_step(device, tiny_pretraining_model, tmp_path, monkeypatch):
-    """With every loss, momentum copies, gradient clipping, and a log."""
-    model, counter = device.move(tiny_pretraining_model), CountWaits(device)
-    trainer = build_tiny_trainer(model, tmp_path, callbacks=[counter], max_steps=3, max_grad_norm=1.0)
+def build_trainer(device, model, folder, monkeypatch, **changes) -> AmcTrainer:
+    """Trainer of four steps on the device, of which every second one is logged."""
+    rows = build_rows()
+    for row in rows:
+        row["phrases"][0]["paraphrases"] = ["a big dog"]
+    values = dict(max_steps=4, logging_steps=2, max_grad_norm=1.0, rows=rows)
+    trainer = build_tiny_trainer(device.move(model), folder, **{**values, **changes})
     monkeypatch.setattr(trainer.accelerator.state, "device", DEVICE)
     trainer.accelerator.dataloader_config.non_blocking = AmcConfig("").accelerator_config.non_blocking  # off the CPU
+    return trainer
+
+
+SELFEQ = {"objectives": {"selfeq": 1.0}, "use_paraphrases": True}
+
+
+@pytest.mark.parametrize(("changes", "more"), [({}, 0), (SELFEQ, WAITS_OF_SELFEQ)], ids=["amc", "selfeq"])
+def test_a_training_step(device, tiny_pretraining_model, tmp_path, monkeypatch, changes, more):
+    """With every loss, momentum copies and gradient clipping."""
+    counter = CountWaits(device)
+    trainer = build_trainer(
+        device, tiny_pretraining_model, tmp_path, monkeypatch, callbacks=[counter], logging_steps=2, **changes
+    )
     trainer.train()
-    check_waits(counter.steps[1], MOST_WAITS_OF_A_STEP)
+    _, second, third, _ = counter.steps
+    check_waits(second, WAITS_OF_A_STEP + more)
+    check_waits(third, MOST_WAITS_WITH_A_LOG + more)
+
+
+class KeepWeights(TrainerCallback):
+    """Keeps a weight after every step."""
+
+    def __init__(self):
+        self.weights: list[torch.Tensor] = []
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.weights.append(model.itm_head.weight.detach().clone())
+
+
+def test_a_step_that_is_not_finite(device, tiny_pretraining_model, tmp_path, monkeypatch):
+    """The device skips it; that this was so is read in the step after it."""
+    counter, kept = CountWaits(device), KeepWeights()
+    values = dict(callbacks=[counter, kept], train_sampling_strategy="sequential", logging_steps=4, max_steps=3)
+    trainer = build_trainer(device, tiny_pretraining_model, tmp_path, monkeypatch, **values)
+    trainer.data_collator = PoisonedCollator(trainer.data_collator, "2")  # of the second step
+    trainer.train()
+    check_waits(counter.steps[1], WAITS_OF_A_STEP)
+    first, second, third = (weight.cpu() for weight in kept.weights)
+    assert torch.equal(first, second) and not torch.equal(second, third) and torch.isfinite(third).all()
+    assert trainer.model.image_queue_pointer.cpu().item() == 4 and trainer.skipped_steps == 1
+    assert [entry["step"] for entry in trainer.state.log_history if "skipped_steps" in entry] == [2]
+
+
+def test_a_late_reading(device):
+    values = device.send(torch.tensor([True, False]))
+    reading = LateReading(values)
+    assert not device.waits
+    assert reading.read() == [True, False] and sum(device.waits.values()) == 1
 
 
 @pytest.mark.parametrize("kind", ["itm", "itc"])
@@ -59,6 +110,6 @@ def test_ground(device, tiny_model, tiny_processor, kind, chunk, moves_phrases):
     inputs |= {name: device.send(inputs[name]) for name in moved}
     model = device.move(tiny_model)
     outputs = model.ground(**inputs, explanation_kind=kind, phrases_per_chunk=chunk, check_finite=False)
-    check_waits(device.waits, MOST_WAITS_OF_GROUND)
+    check_waits(device.waits, 0)
     assert outputs.heatmap.device == outputs.image_index.device == DEVICE
     torch.testing.assert_close(outputs.heatmap.cpu(), expected.heatmap, atol=1e-6, rtol=1e-4)

@@ -2,6 +2,7 @@
 """Layouts of phrases for the text layers: they move rows and change none, and travel with their batch."""
 
 import copy
+import dataclasses
 import pickle
 import sys
 
@@ -207,6 +208,35 @@ def test_a_batch_that_was_changed_is_refused(batch, alter, reason, tiny_model):
         inputs = {name: value for name, value in batch.items() if call != tiny_model.albef or name != "original_sizes"}
         with pytest.raises(ValueError, match=rf"`layout` does not fit the batch: it {reason}.*Remove it"):
             call(**inputs)
+
+
+def test_what_describes_phrases_stays_where_it_was_built(batch):
+    known = dict(masked_tokens=torch.ones(5, 7) > 0, annotated_phrases=torch.ones(5) > 0, explained_phrases=None)
+    layout = dataclasses.replace(batch["layout"], **known)
+    moved = layout.to("meta")
+    for name in ("attention_mask", "image_index", *known):
+        assert getattr(moved, name) is getattr(layout, name)
+    assert all(torch.equal(getattr(pickle.loads(pickle.dumps(layout)), name), known[name]) for name in list(known)[:2])
+
+
+def test_a_layout_of_another_device_is_built_anew(batch, tiny_model):
+    expected = tiny_model.ground(**batch).heatmap
+    batch["layout"] = batch["layout"].map_tensors(lambda values: values.to("meta"))
+    assert torch.equal(tiny_model.ground(**batch).heatmap, expected)
+
+
+def test_other_masked_tokens_are_refused(batch, tiny_model):
+    model = AlbefForPreTraining(tiny_model.config).eval()
+    labels = torch.full_like(batch["input_ids"], -100)
+    labels[0, 1] = batch["input_ids"][0, 1]
+    inputs = {name: batch[name] for name in ("pixel_values", "input_ids", "attention_mask", "image_index")}
+    masks = dict(mlm_input_ids=batch["input_ids"], mlm_labels=labels)
+    expected = model(**inputs, **masks, objectives=("mlm",)).loss
+    layout = dataclasses.replace(batch["layout"], masked_tokens=labels != -100)
+    assert torch.equal(model(**inputs, **masks, objectives=("mlm",), layout=layout).loss, expected)
+    layout = dataclasses.replace(batch["layout"], masked_tokens=labels == -100)
+    with pytest.raises(ValueError, match="`layout` does not fit the batch: it was built of other `mlm_labels`"):
+        model(**inputs, **masks, objectives=("mlm",), layout=layout)
 
 
 def test_a_slice_of_it_is_refused(batch):

@@ -74,8 +74,10 @@ class SelfConsistencyLoss(HeatmapObjective):
 
     def find_phrases(self, paraphrase_index: torch.Tensor) -> torch.Tensor:
         """Phrases that have a paraphrase or are one, `(P,)` bool."""
-        has_paraphrase = paraphrase_index >= 0
-        return has_paraphrase.index_fill(0, paraphrase_index[has_paraphrase], True)
+        has_paraphrase, num_phrases = paraphrase_index >= 0, len(paraphrase_index)
+        rows = torch.where(has_paraphrase, paraphrase_index, num_phrases)
+        is_paraphrase = has_paraphrase.new_zeros(num_phrases + 1).index_fill(0, rows, True)[:-1]
+        return has_paraphrase | is_paraphrase
 
     def __call__(
         self,
