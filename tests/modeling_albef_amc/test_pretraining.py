@@ -440,6 +440,16 @@ def test_enqueue_writes_images_and_phrases_apart(model):
     assert (model.image_queue_pointer.item(), model.text_queue_pointer.item()) == (3, 5)
 
 
+def test_features_that_are_not_valid_are_not_enqueued(model):
+    model.enqueue(unit_rows(2, 0), unit_rows(3, 1), torch.tensor([4, 5]), torch.tensor([0, 0, 1]))
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    rows = (unit_rows(2, 2) * float("nan"), unit_rows(3, 3), torch.tensor([6, 7]), torch.tensor([0, 0, 1]))
+    model.enqueue(*rows, is_valid=torch.tensor(False))
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    model.enqueue(*rows, is_valid=torch.tensor(True))
+    assert model.image_queue_ids[:5].tolist() == [4, 5, 6, 7, -1] and model.text_queue_pointer.item() == 6
+
+
 def test_enqueue_wraps_around(model):
     """Six times three images and five phrases into sixteen columns: the oldest are overwritten first."""
     written = {"image": [], "text": []}

@@ -110,6 +110,20 @@ def test_queues_hold_the_ids_of_the_images(tiny_pretraining_model, tmp_path):
     assert torch.equal(model.text_queue_ids[:4], model.image_queue_ids[:2].repeat_interleave(2))
 
 
+def test_regions_that_were_changed_after_the_layout_are_refused(tiny_pretraining_model, tmp_path):
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path)
+    batch = trainer.data_collator(build_rows(2))
+    trainer.model.eval()
+    expected = trainer.compute_loss(trainer.model, batch)
+    batch["has_region"][0] = False
+    with pytest.raises(ValueError, match="`layout` does not fit the batch: it was built of another `has_region`"):
+        trainer.compute_loss(trainer.model, batch)
+    batch.pop("layout")
+    assert trainer.compute_loss(trainer.model, batch) != expected
+    batch["has_region"][0] = True
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), expected)
+
+
 @pytest.mark.slow
 def test_batches_without_regions_leave_amc_at_zero(tiny_pretraining_model, tmp_path):
     rows = build_rows()

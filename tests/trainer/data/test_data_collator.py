@@ -1,6 +1,8 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """The collator: what a batch holds, and that nothing drawn depends on anything but seed, draw and ids."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -65,7 +67,8 @@ def test_what_a_batch_holds(processor):
         "has_region": ((6,), torch.bool),
     }
     assert batch.pop("row_ids") == ["one", "two"]
-    assert_same_layout(batch.pop("layout"), build_layout(batch["attention_mask"], batch["image_index"], 2))
+    layout = build_layout(batch["attention_mask"], batch["image_index"], 2)
+    assert_same_layout(batch.pop("layout"), replace(layout, annotated_phrases=batch["has_region"]))
     assert {name: (tuple(value.shape), value.dtype) for name, value in batch.items()} == expected
     assert type(batch) is dict
     assert batch["original_sizes"].tolist() == [[8, 16], [16, 8]]
@@ -190,6 +193,12 @@ def test_a_row_is_drawn_alike_alone_and_in_a_batch(processor):
     for name in ("input_ids", "mlm_input_ids", "mlm_labels"):
         assert torch.equal(together[name][1:, :length], alone[name]), name
     assert torch.equal(together["negative_uniforms"][1:], alone["negative_uniforms"])
+
+
+def test_the_layout_knows_the_masked_tokens(processor):
+    batch = DataCollatorForGrounding(processor, mlm_probability=0.5)([make_row()])
+    assert batch["layout"].masked_tokens.any()
+    assert torch.equal(batch["layout"].masked_tokens, batch["mlm_labels"] != -100)
 
 
 def test_masking_follows_the_published_rule(processor):

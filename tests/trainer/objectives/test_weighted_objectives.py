@@ -263,3 +263,24 @@ def test_the_page_of_the_objectives_is_complete_and_runs(tmp_path):
     names = {}
     exec(block, names)
     assert set(names["terms"]) == {"amc_loss", "amc_mean_loss", "amc_max_loss", "dice_loss"}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if issubclass(OBJECTIVES[name], RegionObjective)])
+def test_known_rows_with_regions_change_no_loss(name):
+    inputs, objective = build_inputs(), OBJECTIVES[name]()
+    expected = call(objective, inputs)
+    found = call(objective, inputs, region_rows=inputs["has_region"].nonzero().flatten())
+    assert found.keys() == expected.keys() and all(torch.equal(found[term], expected[term]) for term in expected)
+    summed = HeatmapObjectives([(1.0, objective)])
+    some = {**inputs, "region_rows": torch.tensor([0])}
+    assert summed.reads_annotated_phrases
+    assert summed(inputs["normalized_heatmap"], some)[0] != summed(inputs["normalized_heatmap"], inputs)[0]
+
+
+def test_objectives_on_other_phrases_than_those_with_a_region():
+    class OnEveryPhrase(OBJECTIVES["dice"]):
+        def find_phrases(self, region_mask, has_region):
+            return None
+
+    for other in (OBJECTIVES["selfeq"](), OnEveryPhrase()):
+        assert not HeatmapObjectives([(1.0, OBJECTIVES["amc"]()), (1.0, other)]).reads_annotated_phrases
