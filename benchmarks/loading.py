@@ -1,7 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """How fast training batches are made of Parquet, beside the same rows from image files that are opened one by one.
 
-    python benchmarks/loading.py             # 160 photographs of 640 x 480; about four minutes
+    python benchmarks/loading.py             # 128 photographs of 640 x 480; under four minutes
     python benchmarks/loading.py --quick     # 16, to see that it runs
 
 All sides make the same batches with the same collator. `image_files` reads a list of annotations, opens the file of
@@ -333,7 +333,7 @@ def plot_rates(measured: dict[str, Any], output: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="16 images and no warm-up, to see that it runs")
-    parser.add_argument("--images", type=int, default=160, help=f"a multiple of {BATCH_SIZE}")
+    parser.add_argument("--images", type=int, default=128, help=f"a multiple of {BATCH_SIZE}")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--output", type=Path, help="JSON to write (benchmarks/results/loading[_quick].json)")
     arguments = parser.parse_args()
