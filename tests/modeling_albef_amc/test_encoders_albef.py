@@ -14,6 +14,7 @@ from testing_utils import build_batch
 from torch._dynamo.utils import counters
 from torch.autograd.function import once_differentiable
 from transformers import modeling_flash_attention_utils as flash
+from transformers.utils import is_flash_attn_2_available
 
 from albef_amc import (
     AlbefForImageTextMatching,
@@ -72,6 +73,7 @@ def test_only_a_gpu_plans_by_shape():
     ]
 
 
+@pytest.mark.slow
 def test_the_choice_of_kernels_is_compiled_with_the_layers(tiny_model, monkeypatch):
     batch = build_batch(tiny_model.config)
     expected = tiny_model.ground(**batch)
@@ -232,3 +234,18 @@ def test_flash_attention_wants_bfloat16(loaded_as, flash_functions):
     if loaded_as is torch.float32:
         with pytest.raises(RuntimeError, match="only support fp16 and bf16"):
             model.ground(**batch)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not is_flash_attn_2_available(), reason="needs a CUDA device and flash-attn")
+def test_flash_attention_on_a_gpu(tmp_path):
+    """The package itself, as a user asks for it."""
+    build_model(AlbefForImageTextMatching).save_pretrained(tmp_path)
+    heatmaps = []
+    for implementation in ("sdpa", "flash_attention_2"):
+        options = dict(attn_implementation=implementation, dtype=torch.bfloat16)
+        model = AlbefForImageTextMatching.from_pretrained(tmp_path, **options).cuda()
+        batch = build_batch(model.config)
+        batch["pixel_values"] = batch["pixel_values"].cuda()
+        heatmaps.append(model.ground(**batch).normalized_heatmap.cpu())
+    torch.testing.assert_close(heatmaps[1], heatmaps[0], atol=BFLOAT16_TOLERANCE, rtol=0)
