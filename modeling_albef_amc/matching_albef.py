@@ -136,8 +136,8 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         These are the linear layers of the image encoder's blocks and of the text layers below the explained one, and
         the projections of images to keys and values. Layers from the explained one on have a gradient and stay as
         they are. In float32 only the order of sums changes. With bfloat16 weights in a float32 model, `ground` must
-        run under `torch.autocast("cpu", torch.bfloat16)`, and its results are those without packing: autocast would
-        convert the weights in every call.
+        run under `torch.autocast("cpu", torch.bfloat16)`, which would convert the weights in every call; results are
+        those of autocast.
 
         Afterwards the model stays on the CPU. It cannot be trained, saved, compiled or explained with
         `explanation_kind="itc"`.

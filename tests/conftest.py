@@ -17,6 +17,7 @@ from hub_server import TOKEN, HubServer
 from testing_utils import DATA_FOLDER, PROJECT_FOLDER, TINY_RECIPE, build_tiny_config, build_tiny_processor
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
+from albef_amc.inference_albef import check_packed_dtype
 
 sys.path.append(str(PROJECT_FOLDER / "benchmarks"))  # tests import benchmarks as the modules that they are
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job of the background, whose children inherit it
@@ -102,6 +103,15 @@ def exact_convolutions():
     previous, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
     yield
     convolutions.fp32_precision = previous
+
+
+@pytest.fixture
+def packed_bfloat16() -> None:
+    """The test is skipped where oneDNN has no packed weights in bfloat16, as on a CPU without AVX-512."""
+    try:
+        check_packed_dtype(torch.bfloat16)
+    except ValueError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ def test_a_quick_run_writes_its_table(name, tmp_path):
     assert row["case"] in done.stderr  # the table for people
 
 
+@pytest.mark.usefixtures("packed_bfloat16")
 @pytest.mark.slow
 def test_a_quick_run_measures_the_switches(checkpoint, tmp_path):
     file = tmp_path / "result.json"

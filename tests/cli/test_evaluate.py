@@ -126,6 +126,7 @@ def test_switches_are_recorded_and_leave_the_process_as_it_was(checkpoint, scene
     assert torch.get_float32_matmul_precision() == "highest" and not torch.is_autocast_enabled("cpu")
 
 
+@pytest.mark.usefixtures("packed_bfloat16")
 @pytest.mark.slow
 def test_packed_and_quantised_layers_are_recorded(checkpoint, scene_options, tmp_path, capsys):
     words = [checkpoint, "synthetic", *scene_options, "--resamples", 0]

@@ -74,6 +74,7 @@ def test_switches_change_little_and_leave_the_process_as_it_was(checkpoint, phot
     assert torch.get_float32_matmul_precision() == "highest" and not torch.is_autocast_enabled("cpu")
 
 
+@pytest.mark.usefixtures("packed_bfloat16")
 @pytest.mark.slow
 def test_packed_and_quantised_layers(checkpoint, photo, tmp_path, capsys):
     words = [photo, *name_phrases(*PHRASES)]

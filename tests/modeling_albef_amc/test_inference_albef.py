@@ -11,6 +11,7 @@ from torch.nn.functional import cosine_similarity
 from albef_amc.inference_albef import PackedLinear, QuantizedLinear
 
 TOLERANCE = 1e-5  # share of the maximum; oneDNN adds in another order
+ROUNDING = 2e-2  # of bfloat16; on some CPUs oneDNN rounds other sums than autocast does
 LEAST_COSINE = 0.98
 
 SWITCHES = {
@@ -57,16 +58,17 @@ def test_packed_weights_give_the_same_heatmaps(tiny_model, batch):
             assert (name in packed) == (int(layer[1]) < explained or reads_image), name
 
 
+@pytest.mark.usefixtures("packed_bfloat16")
 def test_packed_bfloat16_weights_give_what_autocast_gives(tiny_model, batch):
     with torch.autocast("cpu", torch.bfloat16):
         expected = tiny_model.ground(**batch)
     tiny_model.pack_weights(torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         outputs = tiny_model.ground(**batch)
-    assert torch.equal(outputs.heatmap, expected.heatmap)
-    assert torch.equal(outputs.itm_logits, expected.itm_logits)
+    assert_close(outputs, expected, ROUNDING)
 
 
+@pytest.mark.usefixtures("packed_bfloat16")
 @pytest.mark.parametrize("packs_weights", [False, True])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_the_image_encoder_in_int8(tiny_model, batch, autocast, packs_weights, recwarn):
@@ -85,6 +87,7 @@ def test_the_image_encoder_in_int8(tiny_model, batch, autocast, packs_weights, r
     assert not recwarn.list
 
 
+@pytest.mark.usefixtures("packed_bfloat16")
 def test_a_model_in_bfloat16_can_be_quantised_and_packed(tiny_model, batch):
     expected = tiny_model.ground(**batch)
     tiny_model.to(torch.bfloat16)
