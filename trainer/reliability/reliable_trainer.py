@@ -112,7 +112,8 @@ class ReliableTrainer(Trainer):
         for callback in (self.stop_signal, SaveAfterEvaluation(self.stop_signal), self.publisher):
             self.add_callback(callback)
         self._skipped_in_a_row: list[tuple[int, list[str]]] = []
-        self._clear_checks()
+        self._check: StepCheck | None = None
+        self._batch_checks: list[BatchCheck] = []
         self._tr_loss, self._globalstep_last_logged = torch.zeros(()), 0  # as at the start of a training
 
     def write_card(self, folder: Path) -> None:
@@ -144,7 +145,7 @@ class ReliableTrainer(Trainer):
         """
         with failing_together(), lock_run_folder(self.args.output_dir):
             checkpoint = do_on_main_process(lambda: self._prepare_run_folder(resume_from_checkpoint))
-            self._clear_checks()
+            self._check, self._batch_checks = None, []
             self._skipped_in_a_row.clear()
             with self.stop_signal.listening():
                 return super().train(checkpoint, trial, ignore_keys_for_eval)
@@ -284,9 +285,9 @@ class ReliableTrainer(Trainer):
 
     def _check_step(self, is_gradient_finite: torch.Tensor) -> StepCheck:
         """Begins to look whether the step of the present micro-batches is taken."""
-        self._check = StepCheck(self.state.global_step + 1, self._batch_checks, is_gradient_finite)
-        self._batch_checks = []
-        return self._check
+        check = StepCheck(self.state.global_step + 1, self._batch_checks, is_gradient_finite)
+        self._check, self._batch_checks = check, []
+        return check
 
     def _read_check(self) -> None:
         """Reads the last check, once: counts a step that was skipped, and stops after too many in a row."""
@@ -315,10 +316,6 @@ class ReliableTrainer(Trainer):
             f"{reason}; {len(ids)} steps in a row could not be taken. Images of the batches: {batches}. Look at these "
             "rows, lower `learning_rate` or set `max_grad_norm`, and resume from the newest checkpoint."
         )
-
-    def _clear_checks(self) -> None:
-        self._check: StepCheck | None = None
-        self._batch_checks: list[BatchCheck] = []
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         if self.control.should_log or self.control.should_evaluate or self.control.should_save:
