@@ -54,13 +54,20 @@ def build_trainer(device, model, folder, monkeypatch, **changes) -> AmcTrainer:
 SELFEQ = {"objectives": {"selfeq": 1.0}, "use_paraphrases": True}
 
 
+@pytest.fixture
+def repeatable():
+    """Refuses what a GPU cannot repeat, as `full_determinism` does."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "more"), [({}, 0), (SELFEQ, WAITS_OF_SELFEQ)], ids=["amc", "selfeq"])
-def test_a_training_step(device, tiny_pretraining_model, tmp_path, monkeypatch, changes, more):
+def test_a_training_step(device, repeatable, tiny_pretraining_model, tmp_path, monkeypatch, changes, more):
     """With every loss, momentum copies and gradient clipping."""
     counter = CountWaits(device)
-    trainer = build_trainer(
-        device, tiny_pretraining_model, tmp_path, monkeypatch, callbacks=[counter], logging_steps=2, **changes
-    )
+    trainer = build_trainer(device, tiny_pretraining_model, tmp_path, monkeypatch, callbacks=[counter], **changes)
     trainer.train()
     _, second, third, _ = counter.steps
     check_waits(second, WAITS_OF_A_STEP + more)
@@ -77,6 +84,7 @@ class KeepWeights(TrainerCallback):
         self.weights.append(model.itm_head.weight.detach().clone())
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite(device, tiny_pretraining_model, tmp_path, monkeypatch):
     """The device skips it; that this was so is read in the step after it."""
     counter, kept = CountWaits(device), KeepWeights()
