@@ -7,7 +7,6 @@ from testing_utils import PoisonedCollator, build_photo, build_rows, build_tiny_
 from transformers import TrainerCallback, TrainingArguments
 
 from albef_amc.trainer import AmcConfig, AmcTrainer
-from albef_amc.trainer.reliability.step_checks import LateReading
 
 WAITS_OF_A_STEP = 2
 WAITS_OF_SELFEQ = 3
@@ -97,13 +96,6 @@ def test_a_step_that_is_not_finite(device, tiny_pretraining_model, tmp_path, mon
     assert torch.equal(first, second) and not torch.equal(second, third) and torch.isfinite(third).all()
     assert trainer.model.image_queue_pointer.cpu().item() == 4 and trainer.skipped_steps == 1
     assert [entry["step"] for entry in trainer.state.log_history if "skipped_steps" in entry] == [2]
-
-
-def test_a_late_reading(device):
-    values = device.send(torch.tensor([True, False]))
-    reading = LateReading(values)
-    assert not device.waits
-    assert reading.read() == [True, False] and sum(device.waits.values()) == 1
 
 
 @pytest.mark.parametrize("kind", ["itm", "itc"])
