@@ -3,9 +3,10 @@
 import pytest
 import torch
 from pretend_device import DEVICE, PretendDevice
-from testing_utils import PoisonedCollator, build_photo, build_rows, build_tiny_trainer
+from testing_utils import PoisonedCollator, build_photo, build_rows, build_tiny_dataset, build_tiny_trainer
 from transformers import TrainerCallback, TrainingArguments
 
+from albef_amc.datasets_scripts.loading import stream_rows
 from albef_amc.trainer import AmcConfig, AmcTrainer
 
 WAITS_OF_A_STEP = 2
@@ -71,6 +72,16 @@ def test_a_training_step(device, repeatable, tiny_pretraining_model, tmp_path, m
     _, second, third, _ = counter.steps
     check_waits(second, WAITS_OF_A_STEP + more)
     check_waits(third, MOST_WAITS_WITH_A_LOG + more)
+
+
+@pytest.mark.slow
+def test_a_training_step_on_streamed_rows(device, tiny_pretraining_model, tmp_path, monkeypatch):
+    counter, rows = CountWaits(device), stream_rows(build_tiny_dataset(build_rows()))
+    values = dict(rows=rows, callbacks=[counter], max_steps=2)
+    trainer = build_trainer(device, tiny_pretraining_model, tmp_path, monkeypatch, **values)
+    trainer.args.dataloader_pin_memory = True  # as it is off the CPU
+    trainer.train()
+    check_waits(counter.steps[1], WAITS_OF_A_STEP)
 
 
 class KeepWeights(TrainerCallback):

@@ -256,7 +256,7 @@ class AmcTrainer(ReliableTrainer):
         began = time.perf_counter()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.throughput.count_wait(time.perf_counter() - began)
-        batches = [_unpack_regions(inputs, device) for inputs in batches]
+        batches = [_unpack_regions(self._prepare_inputs(inputs), device) for inputs in batches]
         return batches, sum_counts([self._count_items(inputs) for inputs in batches], device) if batches else None
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
