@@ -29,7 +29,7 @@ from albef_amc.conversion.weight_files import (
 )
 from albef_amc.image_processing_albef import AlbefImageProcessor
 from albef_amc.pretrained_albef import SPECIAL_TOKEN_IDS, AlbefPreTrainedModel
-from albef_amc.pretraining_losses_albef import UNKNOWN_IMAGE_ID
+from albef_amc.pretraining_losses_albef import UNKNOWN_ID
 from albef_amc.processing_albef import AlbefProcessor
 from albef_amc.ranges_albef import check_choice
 from albef_amc.text_processing_albef import build_tokenizer
@@ -169,10 +169,11 @@ def _complete_queues(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch
     queues: dict[str, torch.Tensor] = {}
     if "image_queue_pointer" in state:
         queues["text_queue_pointer"] = state.get("text_queue_pointer", state["image_queue_pointer"].clone())
-    ids = state.get(IMAGE_QUEUE_IDS, torch.full((state["image_queue"].shape[1],), UNKNOWN_IMAGE_ID))
-    queues[IMAGE_QUEUE_IDS] = torch.where(ids == EMPTY_QUEUE_ID, UNKNOWN_IMAGE_ID, ids)
+    ids = state.get(IMAGE_QUEUE_IDS, torch.full((state["image_queue"].shape[1],), UNKNOWN_ID))
+    queues[IMAGE_QUEUE_IDS] = torch.where(ids == EMPTY_QUEUE_ID, UNKNOWN_ID, ids)
     queues["text_queue_ids"] = queues[IMAGE_QUEUE_IDS].clone()
-    num_known = int((queues[IMAGE_QUEUE_IDS] != UNKNOWN_IMAGE_ID).sum())
+    queues["text_queue_text_ids"] = torch.full_like(ids, UNKNOWN_ID)
+    num_known = int((queues[IMAGE_QUEUE_IDS] != UNKNOWN_ID).sum())
     note = (
         f"the queues name {num_known} images of the data set that was trained on. To train on another, reset them: "
         "fill `image_queue_ids` and `text_queue_ids` with -1."

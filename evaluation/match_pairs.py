@@ -4,18 +4,20 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
 
 from albef_amc import ITM_MATCH_INDEX, AlbefForImageTextMatching, AlbefForPreTraining
 from albef_amc.collections_albef import without_format
 from albef_amc.datasets_scripts.features import read_row
 from albef_amc.datasets_scripts.randomness import example_generator
+from albef_amc.datasets_scripts.true_phrases import list_true_phrases
 from albef_amc.image_processing_albef import load_image
 from albef_amc.ranges_albef import COUNT, check_number
 from albef_amc.text_processing_albef import clean_caption, find_text_problem
@@ -36,13 +38,6 @@ class MatchPair:
     image_id: str
     phrase: str
     is_match: bool
-
-
-def list_true_phrases(row: Mapping[str, Any]) -> set[str]:
-    """Cleaned words that are known to be true of an image: its phrases and their paraphrases."""
-    words = [phrase["phrase"] for phrase in row["phrases"] or ()]
-    words += [wording for phrase in row["phrases"] or () for wording in phrase.get("paraphrases") or ()]
-    return {clean_caption(text) for text in words if find_text_problem(text) is None}
 
 
 def list_match_pairs(rows: Any, seed: int = 0, part: Sequence[int] | None = None) -> list[MatchPair]:
@@ -159,6 +154,40 @@ class _ImagesOfPairs(Dataset):
         return self.numbers[index], load_image(row["image"], self.max_image_pixels, f"image {row['image_id']!r}")
 
 
+def evaluate_matching(
+    model: AlbefForImageTextMatching | AlbefForPreTraining,
+    processor: Any,
+    rows: Any,
+    rank: int = 0,
+    world_size: int = 1,
+    batch_size: int = 16,
+    num_workers: int = 0,
+) -> float | None:
+    """Area under the ROC curve of the matching score on a data set, in [0, 1], for pairs of [`list_match_pairs`].
+
+    On several processes each scores the pairs of a block of the rows, and every process gets the result.
+
+    Args:
+        model, processor, rows, batch_size, num_workers: as for [`score_pairs`].
+        rank, world_size (`int`, default to 0 and 1): this process among those that a launcher started.
+
+    Returns:
+        `float`, or `None` where the data has no pairs of both kinds.
+    """
+    try:
+        pairs = list_match_pairs(rows)
+    except ValueError:
+        return None
+    block = range(len(rows) * rank // world_size, len(rows) * (rank + 1) // world_size)
+    own = [pair for pair in pairs if pair.row in block]
+    scored = list(zip(score_pairs(model, processor, rows, own, batch_size, num_workers), own, strict=True))
+    if world_size > 1:
+        scored = gather_object(scored)
+    return compute_matching_auc(
+        np.array([margin for margin, _ in scored]), np.array([pair.is_match for _, pair in scored])
+    )
+
+
 def compute_matching_auc(margins: np.ndarray, is_match: np.ndarray) -> float:
     """Area under the ROC curve: the share of (match, no match) for which the match has the larger score; ties count
     half.
@@ -187,8 +216,8 @@ __all__ = [
     "MatchPair",
     "check_kinds",
     "compute_matching_auc",
+    "evaluate_matching",
     "hash_pairs",
     "list_match_pairs",
-    "list_true_phrases",
     "score_pairs",
 ]

@@ -29,6 +29,8 @@ from albef_amc.lora.adapters import (
     complete_lora_config,
 )
 from albef_amc.momentum_albef import MOMENTUM_PREFIX
+from albef_amc.pretraining_losses_albef import UNKNOWN_ID
+from albef_amc.retrieval_albef import TEXT_IDS
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -152,6 +154,7 @@ class AdapterTraining:
                     "same."
                 )
         state, present = load_file(folder / TRAINING_STATE_FILE), self.collect_state()
+        state.setdefault(TEXT_IDS, torch.full_like(present[TEXT_IDS], UNKNOWN_ID))  # of an earlier release
         check_weights(state, present, str(folder / TRAINING_STATE_FILE))
         load_adapter_weights(self.peft_model, folder)
         for name, tensor in present.items():

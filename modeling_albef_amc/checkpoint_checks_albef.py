@@ -30,7 +30,7 @@ logger = logging.get_logger(__name__)
 GENERATION_FILE = "generation_config.json"
 # Weights that training keeps in float32, also in a model of another type.
 KEPT_IN_FLOAT32 = re.compile(r"^momentum_|_queue")
-QUEUE_NUMBERS = re.compile(r"_queue_(ids|pointer)$")
+QUEUE_NUMBERS = re.compile(r"_queue_(text_)?(ids|pointer)$")
 # A model may have more numbers than its file by these limits, for new momentum copies and heads.
 MAX_NEW_NUMBERS, MAX_NEW_SHARE = 2**27, 4
 ENCODERS = ("vision_config", "text_config")

@@ -83,6 +83,8 @@ class AlbefRetrievalOutput(ModelOutput):
         logits_per_image (`torch.Tensor` of shape `(N, P + queue_size)`), logits_per_text (`(P, N + queue_size)`):
             similarities to the momentum features of the batch and then of the queue, over temperature.
         image_index (`torch.Tensor` of shape `(P,)`): image row of every phrase.
+        excluded_negatives (`torch.Tensor`, scalar): images of another identity that hold a phrase's text, and are
+            therefore no negatives of it: mean number per phrase. None where the negatives were given.
     """
 
     loss: torch.Tensor | None = None
@@ -100,6 +102,7 @@ class AlbefRetrievalOutput(ModelOutput):
     logits_per_image: torch.Tensor | None = None
     logits_per_text: torch.Tensor | None = None
     image_index: torch.Tensor | None = None
+    excluded_negatives: torch.Tensor | None = None
 
 
 @dataclass

@@ -24,9 +24,11 @@ from .parallel_albef import CandidateScope
 from .pretraining_losses_albef import (
     DistillationAxis,
     MaskedPhrases,
+    NegativeSampling,
     compute_distillation_loss,
     compute_masked_word_loss,
     mask_tokens,
+    pair_descriptions,
 )
 from .ranges_albef import check_choice
 from .retrieval_albef import AlbefContrastiveModel, MaskedStates
@@ -159,6 +161,10 @@ class AlbefForPreTraining(AlbefContrastiveModel):
         heatmap_denominator: HeatmapDenominator = "kept",
         explained_phrases: torch.Tensor | None = None,
         layout: PhraseLayout | None = None,
+        text_ids: torch.Tensor | None = None,
+        description_ids: torch.Tensor | None = None,
+        description_index: torch.Tensor | None = None,
+        negative_sampling: NegativeSampling = "hard",
     ) -> AlbefPreTrainingOutput:
         r"""The pre-training losses of N images and P phrases, with the heatmap of the given pairs on request.
 
@@ -185,6 +191,13 @@ class AlbefForPreTraining(AlbefContrastiveModel):
             objectives (`tuple` of `str`): which of `"itc"`, `"itm"`, `"mlm"` to compute.
             explained_phrases (`torch.Tensor` of shape `(P,)`, bool, *optional*): the phrases whose heatmap is needed;
                 those of the others are 0. Every phrase by default.
+            text_ids (`torch.Tensor` of shape `(P,)`, *optional*): identity of each phrase's text, >= 0. An image with
+                a phrase of the same text is a positive of the contrastive loss and never a negative of the phrase, and
+                the other way round. Every text is its own without; one below 0 is unknown, and its own.
+            description_ids, description_index (`torch.Tensor` of shape `(D,)`, *optional*): further texts that are
+                true of images of the batch, and their image rows; they are read for these two decisions alone.
+            negative_sampling (`str`, defaults to `"hard"`): see
+                [`~pretraining_losses_albef.compute_negative_probabilities`].
         """
         if not set(objectives) <= set(PRETRAINING_OBJECTIVES):
             raise ValueError(
@@ -208,6 +221,9 @@ class AlbefForPreTraining(AlbefContrastiveModel):
             output_token_heatmap,
             heatmap_denominator,
             explained_phrases,
+            text_ids,
+            pair_descriptions(description_ids, description_index),
+            negative_sampling,
         )
         masked = None
         if "mlm" in objectives:

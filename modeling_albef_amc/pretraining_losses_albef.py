@@ -15,39 +15,61 @@ from .explanation_albef import at_least_float32
 from .layout_albef import PhraseLayout, may_be_equal, refuse_layout, select_rows
 from .parallel_albef import CandidateScope, JointRows, attach
 
-UNKNOWN_IMAGE_ID = -1
+UNKNOWN_ID = -1  # of an image or a text; equal to no other
 ITM_MISMATCH_INDEX = 0
 IGNORED_LABEL = -100
 PROBABILITY_ONE = 2.0**62  # as an integer, in whose sums no order of the terms makes a difference
 REPLACE_WITH_MASK, REPLACE_AT_ALL = 0.8, 0.9  # of the chosen tokens: 80 % [MASK], 10 % a random token, 10 % kept
 
 DistillationAxis = Literal["vocabulary", "sequence"]
+NegativeSampling = Literal["hard", "uniform"]
 
 
 @dataclass(frozen=True)
 class JointBatch:
-    """Images and phrases that contrastive and matching losses choose their candidates from.
+    """Images and phrases that contrastive and matching losses choose their candidates from, and which are true of
+    each other.
+
+    A phrase is true of its own image, of other images with the same identity, and of every image that has a phrase
+    with the same text.
 
     Args:
         images, phrases ([`JointRows`]): rows of this process among those of all.
-        image_ids (`torch.Tensor` of shape `(joint N,)`), phrase_ids (`torch.Tensor` of shape `(joint P,)`): image
-            identity of every row.
+        image_ids (`torch.Tensor` of shape `(joint N,)`): identity of every image.
+        phrase_ids, text_ids (`torch.Tensor` of shape `(joint P,)`): identity of the image and of the text of every
+            phrase.
+        facts ([`KnownPairs`]): images and texts that are true of them: the phrases, and further descriptions.
     """
 
     images: JointRows
     phrases: JointRows
     image_ids: torch.Tensor
     phrase_ids: torch.Tensor
+    text_ids: torch.Tensor
+    facts: "KnownPairs"
 
     @classmethod
     def gather(
-        cls, image_ids: torch.Tensor | None, num_images: int, image_index: torch.Tensor, scope: CandidateScope
+        cls,
+        image_ids: torch.Tensor | None,
+        num_images: int,
+        image_index: torch.Tensor,
+        scope: CandidateScope,
+        text_ids: torch.Tensor | None = None,
+        descriptions: "Descriptions | None" = None,
     ) -> "JointBatch":
         """The joint batch of `num_images` images and of phrases on image rows `image_index` of this process."""
-        images = JointRows.of(num_images, image_index.device, scope)
-        phrases = JointRows.of(len(image_index), image_index.device, scope)
-        ids = resolve_image_ids(image_ids, num_images, image_index.device, first=images.offset)
-        return cls(images, phrases, images.gather(ids), phrases.gather(ids[image_index]))
+        device = image_index.device
+        images = JointRows.of(num_images, device, scope)
+        phrases = JointRows.of(len(image_index), device, scope)
+        ids = resolve_ids("image_ids", image_ids, num_images, device, first=images.offset)
+        texts = resolve_ids("text_ids", text_ids, len(image_index), device, first=phrases.offset)
+        phrase_ids, joint_texts = phrases.gather(ids[image_index]), phrases.gather(texts)
+        facts = KnownPairs(phrase_ids, joint_texts)
+        if descriptions is not None:
+            rows = JointRows.of(len(descriptions.text_ids), device, scope)
+            facts = facts.extend(rows.gather(ids[descriptions.image_index]), rows.gather(descriptions.text_ids))
+        return cls(images, phrases, images.gather(ids), phrase_ids, joint_texts, facts)
 
     @property
     def own_image_ids(self) -> torch.Tensor:
@@ -59,42 +81,124 @@ class JointBatch:
         """Image identities of this process' phrases, `(P,)`."""
         return self.phrase_ids[self.phrases.offset :][: self.phrases.count]
 
+    @property
+    def own_text_ids(self) -> torch.Tensor:
+        """Text identities of this process' phrases, `(P,)`."""
+        return self.text_ids[self.phrases.offset :][: self.phrases.count]
 
-def resolve_image_ids(
-    image_ids: torch.Tensor | None, num_images: int, device: torch.device, first: int = 0
-) -> torch.Tensor:
-    """Identity of every image, `(N,)` int64; an image without one (or below 0) gets its own, below -1.
 
-    `first` is the number of the first image in the joint batch: own identities differ between processes.
+@dataclass(frozen=True)
+class Descriptions:
+    """Texts that are true of images of a batch, beside its phrases.
+
+    Args:
+        image_index (`torch.Tensor` of shape `(D,)`): image row of each.
+        text_ids (`torch.Tensor` of shape `(D,)`): identity of each text, >= 0.
     """
-    own_ids = UNKNOWN_IMAGE_ID - 1 - first - torch.arange(num_images, device=device)
-    if image_ids is None:
+
+    image_index: torch.Tensor
+    text_ids: torch.Tensor
+
+
+def pair_descriptions(ids: torch.Tensor | None, image_index: torch.Tensor | None) -> Descriptions | None:
+    """The descriptions of a batch, which come as two tensors; None without any."""
+    if ids is None and image_index is None:
+        return None
+    if ids is None or image_index is None or ids.shape != image_index.shape:
+        raise ValueError("`description_ids` and `description_index` belong together: one image row for each text.")
+    return Descriptions(image_index, ids)
+
+
+@dataclass(frozen=True)
+class KnownPairs:
+    """F pairs of an image and a text that is true of it.
+
+    Args:
+        image_ids, text_ids (`torch.Tensor` of shape `(F,)`): their identities; -1 is equal to no other.
+    """
+
+    image_ids: torch.Tensor
+    text_ids: torch.Tensor
+
+    def extend(self, image_ids: torch.Tensor, text_ids: torch.Tensor) -> "KnownPairs":
+        """These pairs and others."""
+        return KnownPairs(torch.cat([self.image_ids, image_ids]), torch.cat([self.text_ids, text_ids]))
+
+    def find_images(self, text_ids: torch.Tensor, image_ids: torch.Tensor) -> torch.Tensor:
+        """Whether text r `(R,)` is known to be true of image c `(C,)`: `(R, C)` bool."""
+        return find_true_pairs(text_ids, image_ids, self.text_ids, self.image_ids)
+
+    def find_texts(self, image_ids: torch.Tensor, text_ids: torch.Tensor) -> torch.Tensor:
+        """Whether text c `(C,)` is known to be true of image r `(R,)`: `(R, C)` bool."""
+        return find_true_pairs(image_ids, text_ids, self.image_ids, self.text_ids)
+
+
+def find_true_pairs(
+    row_ids: torch.Tensor, candidate_ids: torch.Tensor, known_row_ids: torch.Tensor, known_candidate_ids: torch.Tensor
+) -> torch.Tensor:
+    r"""Whether a known pair joins the identity of a row with that of a candidate: `(R, C)` bool.
+
+    Nothing of the size of all candidates times all known pairs is computed, and nothing waits for the device.
+
+    Args:
+        row_ids (`torch.Tensor` of shape `(R,)`), candidate_ids (`torch.Tensor` of shape `(C,)`): identities.
+        known_row_ids, known_candidate_ids (`torch.Tensor` of shape `(F,)`): identities that belong together.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from albef_amc.pretraining_losses_albef import find_true_pairs
+    >>> find_true_pairs(torch.tensor([5, 6]), torch.tensor([1, 2, 1]), torch.tensor([5]), torch.tensor([1]))
+    tensor([[ True, False,  True],
+            [False, False, False]])
+
+    ```
+    """
+    ordered = candidate_ids.sort().values
+    place = torch.searchsorted(ordered, known_candidate_ids).clamp(max=len(ordered) - 1)
+    is_known = (ordered[place] == known_candidate_ids) & (known_candidate_ids != UNKNOWN_ID)
+    joins = (row_ids[:, None] == known_row_ids) & (is_known & (known_row_ids != UNKNOWN_ID))
+    counts = torch.zeros(len(row_ids), len(ordered), device=row_ids.device).index_add_(1, place, joins.float())
+    return counts.index_select(1, torch.searchsorted(ordered, candidate_ids)) > 0
+
+
+def resolve_ids(name: str, ids: torch.Tensor | None, count: int, device: torch.device, first: int = 0) -> torch.Tensor:
+    """Identity of every image or text, int64; one without (or below 0) gets its own, below -1.
+
+    Args:
+        name (`str`): name of the argument, for the message.
+        ids (`torch.Tensor` of shape `(count,)`, *optional*): identities.
+        count (`int`): number of images or texts.
+        device (`torch.device`): where the result is.
+        first (`int`, defaults to 0): number of the first one in the joint batch: own identities differ between
+            processes.
+    """
+    own_ids = UNKNOWN_ID - 1 - first - torch.arange(count, device=device)
+    if ids is None:
         return own_ids
-    if image_ids.shape != (num_images,):
-        raise ValueError(
-            f"`image_ids` must have shape ({num_images},), one identity per image, got {tuple(image_ids.shape)}."
-        )
-    return torch.where(image_ids < 0, own_ids, image_ids)
+    if ids.shape != (count,):
+        raise ValueError(f"`{name}` must have shape ({count},), one identity each, got {tuple(ids.shape)}.")
+    return torch.where(ids < 0, own_ids, ids)
 
 
 def compute_contrastive_targets(
-    row_ids: torch.Tensor, candidate_ids: torch.Tensor, momentum_logits: torch.Tensor, alpha: float | torch.Tensor
+    is_positive: torch.Tensor, momentum_logits: torch.Tensor, alpha: float | torch.Tensor
 ) -> torch.Tensor:
-    r"""Targets of a contrastive loss: shares over all candidates of the same image, mixed with the momentum model's.
+    r"""Targets of a contrastive loss: equal shares over all positives, mixed with the momentum model's.
 
     Args:
-        row_ids (`torch.Tensor` of shape `(R,)`): image identity of each row.
-        candidate_ids (`torch.Tensor` of shape `(C,)`): image identity of each candidate, batch then queue.
+        is_positive (`torch.Tensor` of shape `(R, C)`, bool): candidates, batch then queue, that are true of a row.
         momentum_logits (`torch.Tensor` of shape `(R, C)`): similarities of the momentum model over temperature.
         alpha (`float`): weight of the momentum model's softmax, in [0, 1].
 
     Returns:
-        `torch.Tensor` of shape `(R, C)`: rows sum to 1, or to 0 where no candidate is of the row's image (an image
-        of the batch without a phrase).
+        `torch.Tensor` of shape `(R, C)`: rows sum to 1, or to 0 without a positive (an image of the batch without a
+        phrase).
     """
-    same_image = (row_ids[:, None] == candidate_ids[None, :]).to(momentum_logits.dtype)
-    num_positives = same_image.sum(dim=1, keepdim=True)
-    targets = alpha * momentum_logits.softmax(dim=1) + (1 - alpha) * same_image / num_positives.clamp(min=1)
+    positives = is_positive.to(momentum_logits.dtype)
+    num_positives = positives.sum(dim=1, keepdim=True)
+    targets = alpha * momentum_logits.softmax(dim=1) + (1 - alpha) * positives / num_positives.clamp(min=1)
     return targets * (num_positives > 0)
 
 
@@ -116,21 +220,23 @@ def compare_features(features: torch.Tensor, batch: torch.Tensor, queue: torch.T
 
 
 def compute_negative_probabilities(
-    logits: torch.Tensor, row_ids: torch.Tensor, candidate_ids: torch.Tensor
+    logits: torch.Tensor, is_true: torch.Tensor, sampling: NegativeSampling = "hard"
 ) -> torch.Tensor:
-    r"""Probability of every candidate to be drawn as a hard negative; never one of the row's own image.
+    r"""Probability of every candidate to be drawn as a negative; never one that is true of the row.
 
-    The candidates of the same image are removed before a float32 softmax, so that no row sums to zero by underflow.
+    True candidates are removed before a float32 softmax, so that no row sums to zero by underflow.
 
     Args:
         logits (`torch.Tensor` of shape `(R, C)`): contrastive similarities over temperature.
-        row_ids (`torch.Tensor` of shape `(R,)`), candidate_ids (`torch.Tensor` of shape `(C,)`): image identities.
+        is_true (`torch.Tensor` of shape `(R, C)`, bool): candidates that are no negatives.
+        sampling (`str`, defaults to `"hard"`): `"hard"` prefers similar candidates, as published; `"uniform"` draws
+            each with the same probability.
 
     Returns:
         `torch.Tensor` of shape `(R, C)`, float32; a row without any candidate is all zero.
     """
-    forbidden = row_ids[:, None] == candidate_ids[None, :]
-    probabilities = logits.detach().float().masked_fill(forbidden, -torch.inf).softmax(dim=1)
+    scores = logits.detach().float() if sampling == "hard" else torch.zeros_like(logits, dtype=torch.float32)
+    probabilities = scores.masked_fill(is_true, -torch.inf).softmax(dim=1)
     return probabilities.nan_to_num(0.0)  # a row of -inf alone has no candidate
 
 
@@ -288,10 +394,13 @@ def compute_masked_word_loss(logits: torch.Tensor, labels: torch.Tensor) -> torc
 
 __all__ = [
     "IGNORED_LABEL",
-    "UNKNOWN_IMAGE_ID",
+    "UNKNOWN_ID",
+    "Descriptions",
     "DistillationAxis",
     "JointBatch",
+    "KnownPairs",
     "MaskedPhrases",
+    "NegativeSampling",
     "compare_features",
     "compute_contrastive_targets",
     "compute_distillation_loss",
@@ -299,7 +408,9 @@ __all__ = [
     "compute_matching_loss",
     "compute_negative_probabilities",
     "draw_negatives",
+    "find_true_pairs",
     "mask_tokens",
-    "resolve_image_ids",
+    "pair_descriptions",
+    "resolve_ids",
     "soft_cross_entropy",
 ]

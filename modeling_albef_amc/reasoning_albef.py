@@ -15,7 +15,7 @@ from .explanation_albef import at_least_float32
 from .layout_albef import PhraseLayout, build_layout, check_phrase_inputs
 from .outputs_albef import AlbefTextAssignmentOutput
 from .pretrained_albef import AlbefPreTrainedModel
-from .pretraining_losses_albef import compute_negative_probabilities, resolve_image_ids
+from .pretraining_losses_albef import compute_negative_probabilities, resolve_ids
 from .warm_start_albef import IMAGES_PER_PAIR
 
 # Classes of text assignment: the image that a text belongs to.
@@ -162,8 +162,8 @@ class AlbefForTextAssignment(AlbefPreTrainedModel):
         """Two other images `(P, 2)` for every text; their similarity is taken at the initial temperature."""
         features = self.albef.project_images(image_embeds)
         logits = features @ features.T / self.config.temperature_init
-        ids = resolve_image_ids(image_ids, len(image_embeds), image_index.device)
-        return draw_two(compute_negative_probabilities(logits[image_index], ids[image_index], ids))
+        ids = resolve_ids("image_ids", image_ids, len(image_embeds), image_index.device)
+        return draw_two(compute_negative_probabilities(logits[image_index], ids[image_index][:, None] == ids))
 
 
 def draw_two(probabilities: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import nn
@@ -40,19 +40,24 @@ from .momentum_albef import MomentumCopies
 from .outputs_albef import AlbefRetrievalOutput
 from .parallel_albef import CandidateScope, JointRows, largest_over_processes
 from .pretraining_losses_albef import (
-    UNKNOWN_IMAGE_ID,
+    UNKNOWN_ID,
+    Descriptions,
     JointBatch,
     MaskedPhrases,
+    NegativeSampling,
     compare_features,
     compute_contrastive_targets,
     compute_matching_loss,
     compute_negative_probabilities,
     draw_negatives,
+    pair_descriptions,
+    resolve_ids,
     soft_cross_entropy,
 )
 from .ranges_albef import check_choice
 
 MODALITIES = ("image", "text")
+TEXT_IDS = "text_queue_text_ids"
 RECALL_RANKS = (1, 5, 10)
 TIE_ORDERS = ("first", "released")
 
@@ -83,6 +88,7 @@ class PairInputs:
     negative_uniforms: torch.Tensor | None
     output_token_heatmap: bool
     heatmap_denominator: HeatmapDenominator
+    negative_sampling: NegativeSampling
 
 
 class Contrast(NamedTuple):
@@ -95,6 +101,21 @@ class Contrast(NamedTuple):
     momentum_text_features: torch.Tensor
     logits_per_image: torch.Tensor
     logits_per_text: torch.Tensor
+
+
+class Negatives(NamedTuple):
+    """Negative pairs of P phrases.
+
+    Args:
+        image_index (`torch.Tensor` of shape `(P,)`): an image for every phrase; -1 for none.
+        text_index (`torch.Tensor` of shape `(P,)`): a phrase for the image of every phrase; -1 for none.
+        excluded (`torch.Tensor`, scalar, *optional*): images of another identity that a phrase is true of, and that
+            are therefore no negatives: mean number per phrase. None where the pairs were given.
+    """
+
+    image_index: torch.Tensor
+    text_index: torch.Tensor
+    excluded: torch.Tensor | None
 
 
 class MaskedStates(NamedTuple):
@@ -135,14 +156,16 @@ class FusedPhrases(NamedTuple):
 class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
     """Matching model that learns from pairs: momentum encoders, queues, contrastive loss, hard negatives.
 
-    Each of the two queues of momentum features has the identity of every column and a pointer to the oldest. A
-    subclass adds its own modules, then calls `_build_momentum`, `post_init` and `_settle_momentum`, in this order.
+    Each of the two queues of momentum features has the image identity of every column and a pointer to the oldest;
+    that of texts has their own identities, too. A subclass adds its own modules, then calls `_build_momentum`,
+    `post_init` and `_settle_momentum`, in this order.
     """
 
     image_queue: torch.Tensor
     text_queue: torch.Tensor
     image_queue_ids: torch.Tensor
     text_queue_ids: torch.Tensor
+    text_queue_text_ids: torch.Tensor
 
     _keys_to_ignore_on_load_missing = [r"^momentum_", r"_queue"]  # made from the online weights, or empty
     _keep_in_fp32_modules_strict = ["momentum_*", "image_queue", "text_queue"]
@@ -161,9 +184,11 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
         self.momentum_text_projection = nn.Linear(text_config.hidden_size, config.projection_dim)
         for modality in MODALITIES:
             self.register_buffer(f"{modality}_queue", torch.zeros(config.projection_dim, config.queue_size))
-            ids = torch.full((config.queue_size,), UNKNOWN_IMAGE_ID, dtype=torch.int64)
+            ids = torch.full((config.queue_size,), UNKNOWN_ID, dtype=torch.int64)
             self.register_buffer(f"{modality}_queue_ids", ids)
             self.register_buffer(f"{modality}_queue_pointer", torch.zeros(1, dtype=torch.int64))
+        self.register_buffer(TEXT_IDS, torch.full((config.queue_size,), UNKNOWN_ID, dtype=torch.int64))
+        self.register_load_state_dict_pre_hook(_add_unknown_texts)
 
     def _settle_momentum(self) -> None:
         super()._settle_momentum()
@@ -179,8 +204,9 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
         for modality in MODALITIES:
             queue = getattr(self, f"{modality}_queue")
             init.copy_(queue, nn.functional.normalize(torch.randn_like(queue), dim=0))
-            init.constant_(getattr(self, f"{modality}_queue_ids"), UNKNOWN_IMAGE_ID)
+            init.constant_(getattr(self, f"{modality}_queue_ids"), UNKNOWN_ID)
             init.zeros_(getattr(self, f"{modality}_queue_pointer"))
+        init.constant_(self.text_queue_text_ids, UNKNOWN_ID)
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
@@ -194,6 +220,7 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
         text_features: torch.Tensor,
         image_ids: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
+        text_ids: torch.Tensor | None = None,
         across_processes: bool = False,
         is_valid: torch.Tensor | None = None,
     ) -> None:
@@ -204,38 +231,47 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
                 (`torch.Tensor` of shape `(P, projection_dim)`): momentum features, unit length.
             image_ids (`torch.Tensor` of shape `(N,)`, *optional*): identities; unknown (-1) without.
             image_index (`torch.Tensor` of shape `(P,)`, *optional*): image row of each phrase; needed if P != N.
+            text_ids (`torch.Tensor` of shape `(P,)`, *optional*): identities of the texts; unknown (-1) without.
             across_processes (`bool`, defaults to `False`): write the features of every process, in the order of
                 ranks, so that the queues are equal everywhere. Every process must call it.
             is_valid (`torch.Tensor`, scalar bool, *optional*): where it is False nothing is written. A value on the
                 device of the queues is not waited for.
         """
         if image_ids is None:
-            image_ids = torch.full((len(image_features),), UNKNOWN_IMAGE_ID, device=image_features.device)
+            image_ids = torch.full((len(image_features),), UNKNOWN_ID, device=image_features.device)
         if image_index is None and len(image_features) != len(text_features):
             raise ValueError(
                 f"`image_index` is needed for {len(text_features)} phrases on {len(image_features)} images: pass the "
                 "image row of every phrase."
             )
         phrase_ids = image_ids if image_index is None else image_ids[image_index]
-        for modality, features, ids in (("image", image_features, image_ids), ("text", text_features, phrase_ids)):
-            rows = JointRows.of(len(features), features.device, "joint" if across_processes else "local")
-            self._write_queue(modality, rows.gather(features), rows.gather(ids), is_valid)
+        if text_ids is None:
+            text_ids = torch.full((len(text_features),), UNKNOWN_ID, device=text_features.device)
+        scope: CandidateScope = "joint" if across_processes else "local"
+        images = JointRows.of(len(image_features), image_features.device, scope)
+        texts = JointRows.of(len(text_features), text_features.device, scope)
+        image_values = {"image_queue_ids": images.gather(image_ids)}
+        text_values = {"text_queue_ids": texts.gather(phrase_ids), TEXT_IDS: texts.gather(text_ids)}
+        self._write_queue("image", images.gather(image_features), image_values, is_valid)
+        self._write_queue("text", texts.gather(text_features), text_values, is_valid)
 
     def _write_queue(
-        self, modality: str, features: torch.Tensor, ids: torch.Tensor, is_valid: torch.Tensor | None
+        self, modality: str, features: torch.Tensor, ids: dict[str, torch.Tensor], is_valid: torch.Tensor | None
     ) -> None:
         queue, pointer = getattr(self, f"{modality}_queue"), getattr(self, f"{modality}_queue_pointer")
-        queue_ids, size = getattr(self, f"{modality}_queue_ids"), queue.shape[1]
-        count = len(features)
+        size, count = queue.shape[1], len(features)
         columns = (pointer + torch.arange(count, device=queue.device)) % size
         kept = slice(max(0, count - size), None)  # of a batch larger than the queue the last ones stay
-        columns, features, ids = columns[kept], features[kept].T.to(queue.dtype), ids[kept]
+        columns, features = columns[kept], features[kept].T.to(queue.dtype)
         new_pointer = (pointer + count) % size
+        values = {name: of_queue[kept] for name, of_queue in ids.items()}
         if is_valid is not None:
             features = torch.where(is_valid, features, queue[:, columns])
-            ids = torch.where(is_valid, ids, queue_ids[columns])
             new_pointer = torch.where(is_valid, new_pointer, pointer)
-        queue[:, columns], queue_ids[columns] = features, ids
+            values = {name: torch.where(is_valid, new, getattr(self, name)[columns]) for name, new in values.items()}
+        queue[:, columns] = features
+        for name, new in values.items():
+            getattr(self, name)[columns] = new
         pointer.copy_(new_pointer)
 
     def _check_pairs(
@@ -256,7 +292,11 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
         output_token_heatmap: bool,
         heatmap_denominator: HeatmapDenominator,
         explained_phrases: torch.Tensor | None,
+        text_ids: torch.Tensor | None,
+        descriptions: Descriptions | None,
+        negative_sampling: NegativeSampling,
     ) -> PairInputs:
+        check_choice("negative_sampling", negative_sampling, get_args(NegativeSampling))
         check_choice("candidate_scope", candidate_scope, get_args(CandidateScope))
         check_choice("heatmap_denominator", heatmap_denominator, get_args(HeatmapDenominator))
         phrases = check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index, layout)
@@ -270,13 +310,16 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
             phrases.image_index,
             described.to(pixel_values.device),
             token_mask=resolve_token_mask(token_mask, phrases.attention_mask) if explains else None,
-            batch=JointBatch.gather(image_ids, len(pixel_values), phrases.image_index, candidate_scope),
+            batch=JointBatch.gather(
+                image_ids, len(pixel_values), phrases.image_index, candidate_scope, text_ids, descriptions
+            ),
             alpha=self.config.distillation_alpha if distillation_alpha is None else distillation_alpha,
             negative_image_index=negative_image_index,
             negative_text_index=negative_text_index,
             negative_uniforms=negative_uniforms,
             output_token_heatmap=output_token_heatmap,
             heatmap_denominator=heatmap_denominator,
+            negative_sampling=negative_sampling,
         )
 
     def _learn_from_pairs(
@@ -304,8 +347,10 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
         no_row = given.select(torch.arange(0))
         negative, received, with_gaps = no_row, (), no_row
         if compares:
+            chosen = self._choose_negatives(pairs, contrast)
+            output.excluded_negatives = chosen.excluded
             negative, keys_values, received = self._collect_negatives(
-                pairs.batch, image_embeds, given, keys_values, *self._choose_negatives(pairs, contrast)
+                pairs.batch, image_embeds, given, keys_values, chosen.image_index, chosen.text_index
             )
         if masked is not None:
             image_index = pairs.layout.image_index[masked.rows]
@@ -350,15 +395,21 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
             )
             images = (batch.images.gather(momentum_image_features), self.image_queue)
             texts = (batch.phrases.gather(momentum_text_features), self.text_queue)
+            queued_texts = resolve_ids(
+                "text_queue_text_ids",
+                self.text_queue_text_ids,
+                len(self.text_queue_text_ids),
+                self.text_queue.device,
+                first=len(batch.text_ids),
+            )
+            facts = batch.facts.extend(self.text_queue_ids, queued_texts)
             image_targets = compute_contrastive_targets(
-                batch.own_image_ids,
-                torch.cat([batch.phrase_ids, self.text_queue_ids]),
+                facts.find_texts(batch.own_image_ids, torch.cat([batch.text_ids, queued_texts])),
                 compare_features(momentum_image_features, *texts) / temperature,
                 alpha,
             )
             text_targets = compute_contrastive_targets(
-                batch.own_phrase_ids,
-                torch.cat([batch.image_ids, self.image_queue_ids]),
+                facts.find_images(batch.own_text_ids, torch.cat([batch.image_ids, self.image_queue_ids])),
                 compare_features(momentum_text_features, *images) / temperature,
                 alpha,
             )
@@ -378,31 +429,36 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
             logits_per_text,
         )
 
-    def _choose_negatives(self, pairs: PairInputs, contrast: Contrast) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image and phrase `(P,)` of the negative pairs, as given or drawn: an image for every phrase, and a phrase
-        for every phrase's image; -1 for none. They decide what the fusion layers compute: both are fetched to the CPU,
-        and nothing else of a step is."""
-        image, text = pairs.negative_image_index, pairs.negative_text_index
+    def _choose_negatives(self, pairs: PairInputs, contrast: Contrast) -> Negatives:
+        """The negative pairs, as given or drawn. They decide what the fusion layers compute: both indices are fetched
+        to the CPU, and nothing else of a step is."""
+        image, text, excluded = pairs.negative_image_index, pairs.negative_text_index, None
         if image is None or text is None:
-            drawn_image, drawn_text = self._draw_negatives(pairs, contrast)
-            image, text = drawn_image if image is None else image, drawn_text if text is None else text
+            drawn = self._draw_negatives(pairs, contrast)
+            image, text = drawn.image_index if image is None else image, drawn.text_index if text is None else text
+            excluded = drawn.excluded
         image, text = torch.stack([image, text]).cpu().unbind()
-        return image, text
+        return Negatives(image, text, excluded)
 
     @torch.no_grad()
-    def _draw_negatives(self, pairs: PairInputs, contrast: Contrast) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image and phrase `(P,)` as [`_choose_negatives`], from the contrastive similarities."""
+    def _draw_negatives(self, pairs: PairInputs, contrast: Contrast) -> Negatives:
+        """Negative pairs by the contrastive similarities."""
         uniforms, batch = pairs.negative_uniforms, pairs.batch
         if uniforms is None:
             uniforms = torch.rand(len(pairs.image_index), 2, device=pairs.image_index.device)
+        is_true = batch.facts.find_images(batch.own_text_ids, batch.image_ids)
+        excluded = is_true & (batch.own_phrase_ids[:, None] != batch.image_ids)
         over_images = compute_negative_probabilities(
-            contrast.logits_per_text[:, : len(batch.image_ids)], batch.own_phrase_ids, batch.image_ids
+            contrast.logits_per_text[:, : len(batch.image_ids)], is_true, pairs.negative_sampling
         )
         over_texts = compute_negative_probabilities(
-            contrast.logits_per_image[:, : len(batch.phrase_ids)], batch.own_image_ids, batch.phrase_ids
+            contrast.logits_per_image[:, : len(batch.text_ids)],
+            batch.facts.find_texts(batch.own_image_ids, batch.text_ids),
+            pairs.negative_sampling,
         )
         image = draw_negatives(over_images, uniforms[:, 0])
-        return image, draw_negatives(over_texts[pairs.image_index], uniforms[:, 1])
+        text = draw_negatives(over_texts[pairs.image_index], uniforms[:, 1])
+        return Negatives(image, text, excluded.sum() / len(excluded))
 
     def _collect_negatives(
         self,
@@ -490,7 +546,12 @@ def _join_phrases(pairs: PairInputs, masked: MaskedPhrases | None) -> tuple[torc
     return input_ids, layout.to(input_ids.device)
 
 
-QUEUE_IDS = ("image_queue_ids", "text_queue_ids")
+def _add_unknown_texts(module: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
+    """States of earlier releases have queues without identities of texts."""
+    state_dict.setdefault(f"{prefix}{TEXT_IDS}", torch.full_like(module.get_buffer(TEXT_IDS), UNKNOWN_ID))
+
+
+QUEUE_IDS = ("image_queue_ids", "text_queue_ids", TEXT_IDS)
 
 
 class AlbefForImageTextRetrieval(AlbefContrastiveModel):
@@ -546,7 +607,7 @@ class AlbefForImageTextRetrieval(AlbefContrastiveModel):
         cls, weights: dict[str, torch.Tensor], stored: AlbefConfig, config: AlbefConfig
     ) -> tuple[dict[str, torch.Tensor], list[str]]:
         """Queue entries of another data set are images that no identity of the new one may be taken for."""
-        ids = {name: torch.full_like(weights[name], UNKNOWN_IMAGE_ID) for name in QUEUE_IDS if name in weights}
+        ids = {name: torch.full_like(weights[name], UNKNOWN_ID) for name in QUEUE_IDS if name in weights}
         return weights | ids, ["queues kept, their image identities forgotten"] if ids else []
 
     @can_return_tuple
@@ -569,15 +630,20 @@ class AlbefForImageTextRetrieval(AlbefContrastiveModel):
         heatmap_denominator: HeatmapDenominator = "kept",
         explained_phrases: torch.Tensor | None = None,
         layout: PhraseLayout | None = None,
+        text_ids: torch.Tensor | None = None,
+        description_ids: torch.Tensor | None = None,
+        description_index: torch.Tensor | None = None,
+        negative_sampling: NegativeSampling = "hard",
     ) -> AlbefRetrievalOutput:
         r"""Contrastive and matching loss of N images and P texts, with the heatmap of the given pairs on request.
 
         Args:
             pixel_values, input_ids, attention_mask, image_index, token_mask, output_heatmap, output_token_heatmap,
             heatmap_denominator, layout: as for [`AlbefForImageTextMatching`] (the `itm` explanation).
-            image_ids, negative_image_index, negative_text_index, negative_uniforms, distillation_alpha,
-            candidate_scope, explained_phrases: as for [`AlbefForPreTraining`]. Without `image_ids` every image is its
-                own; with `distillation_alpha=0` the targets are equal shares over the entries of the same image.
+            image_ids, text_ids, description_ids, description_index, negative_image_index, negative_text_index,
+            negative_uniforms, negative_sampling, distillation_alpha, candidate_scope, explained_phrases: as for
+                [`AlbefForPreTraining`]. Without `image_ids` every image is its own; with `distillation_alpha=0` the
+                targets are equal shares over the entries that are true.
         """
         pairs = self._check_pairs(
             pixel_values,
@@ -596,6 +662,9 @@ class AlbefForImageTextRetrieval(AlbefContrastiveModel):
             output_token_heatmap,
             heatmap_denominator,
             explained_phrases,
+            text_ids,
+            pair_descriptions(description_ids, description_index),
+            negative_sampling,
         )
         output, _ = self._learn_from_pairs(pairs)
         output.loss = output.itc_loss + output.itm_loss

@@ -11,7 +11,7 @@ from transformers.utils import logging
 from albef_amc.evaluation.grounding_metrics import POINTING_ACCURACY
 from albef_amc.explanation_albef import HeatmapDenominator
 from albef_amc.parallel_albef import CandidateScope
-from albef_amc.pretraining_losses_albef import DistillationAxis
+from albef_amc.pretraining_losses_albef import DistillationAxis, NegativeSampling
 from albef_amc.ranges_albef import check_choice
 from albef_amc.trainer.data.augmentation import FLIPS
 from albef_amc.trainer.data.data_collator import BOX_CHOICES, REGION_SOURCES
@@ -57,6 +57,11 @@ class AmcConfig(TrainingArguments):
         distillation_axis (`str`, defaults to `"vocabulary"`): axis of the masked-word distillation.
         candidate_scope (`str`, defaults to `"joint"`): with several processes, contrastive candidates and hard
             negatives come from the batches of all of them; `"local"`: from each one's own, as in the released code.
+        use_text_ids (`bool`, defaults to `False`): an image that holds the same cleaned phrase is a positive of the
+            contrastive loss and never a negative. Phrases and paraphrases of a row count, also those that were not
+            drawn. The log has `excluded_negatives`: images of the joint batch that this rules out, mean per phrase.
+        negative_sampling (`str`, defaults to `"hard"`): negatives are drawn by similarity (`"hard"`), as published, or
+            with equal probabilities (`"uniform"`).
         distillation_alpha (`float`, *optional*): weight of the momentum model's targets; the model's by default.
         distillation_ramp_epochs (`float`, defaults to 1): epochs over which that weight rises linearly from 0.
         mlm_probability (`float`, *optional*): share of tokens to predict; the model's by default.
@@ -121,6 +126,8 @@ class AmcConfig(TrainingArguments):
     heatmap_denominator: str = "kept"
     distillation_axis: str = "vocabulary"
     candidate_scope: str = "joint"
+    use_text_ids: bool = False
+    negative_sampling: str = "hard"
     distillation_alpha: float | None = None
     distillation_ramp_epochs: float = 1.0
     mlm_probability: float | None = None
@@ -176,6 +183,7 @@ class AmcConfig(TrainingArguments):
             ("heatmap_denominator", get_args(HeatmapDenominator)),
             ("distillation_axis", get_args(DistillationAxis)),
             ("candidate_scope", get_args(CandidateScope)),
+            ("negative_sampling", get_args(NegativeSampling)),
             ("amc_mean_reduction", MEAN_REDUCTIONS),
             ("region_source", REGION_SOURCES),
             ("box_choice", BOX_CHOICES),

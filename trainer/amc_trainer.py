@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """`transformers`' Trainer with ALBEF's pre-training objectives and AMC (Yang et al., CVPR 2023, section 3)."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from albef_amc.collections_albef import without_format
 from albef_amc.configuration_albef import MODEL_RANGES
 from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation, evaluate_grounding
+from albef_amc.evaluation.match_pairs import evaluate_matching
 from albef_amc.inference_albef import refuse_inference_layers
 from albef_amc.layout_albef import may_be_equal, refuse_layout
 from albef_amc.lora.adapter_training import attach_adapter
@@ -48,6 +50,9 @@ MODEL_INPUTS = (
     "image_index",
     "layout",
     "image_ids",
+    "text_ids",
+    "description_ids",
+    "description_index",
     "token_mask",
     "mlm_input_ids",
     "mlm_labels",
@@ -193,6 +198,7 @@ class AmcTrainer(ReliableTrainer):
                 distillation_alpha=self.get_distillation_alpha(),
                 distillation_axis=args.distillation_axis,
                 candidate_scope=args.candidate_scope,
+                negative_sampling=args.negative_sampling,
                 output_heatmap=len(self.heatmap_objectives) > 0,
                 explained_phrases=explained_phrases,
                 heatmap_denominator=args.heatmap_denominator,
@@ -213,6 +219,8 @@ class AmcTrainer(ReliableTrainer):
             check_loss_trains(loss)
             is_finite = self.is_finite_loss(loss, inputs)
             self._term_count = self._term_count + is_finite.float()
+            if "itm_loss" in terms:
+                terms |= describe_negatives(outputs)
             for name, value in terms.items():
                 self._term_sums[name] = self._term_sums[name] + torch.where(is_finite, value.detach(), 0.0)
             self._pending_features = {
@@ -220,6 +228,7 @@ class AmcTrainer(ReliableTrainer):
                 "text_features": outputs.momentum_text_features,
                 "image_ids": inputs.get("image_ids"),
                 "image_index": outputs.image_index,
+                "text_ids": inputs.get("text_ids"),
                 "is_valid": is_finite,
             }
         return (loss, outputs) if return_outputs else loss
@@ -323,6 +332,9 @@ class AmcTrainer(ReliableTrainer):
         self._evaluations[metric_key_prefix.removeprefix("eval_")] = scores
         numbers = {name: value for name, value in scores.items() if isinstance(value, (int, float))}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in numbers.items()}
+        matching_auc = self.evaluate_matching(dataset)
+        if matching_auc is not None:
+            metrics[f"{metric_key_prefix}_matching_auc"] = matching_auc
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -337,6 +349,18 @@ class AmcTrainer(ReliableTrainer):
             num_workers=self.args.dataloader_num_workers,
             rank=self.args.process_index,
             world_size=self.args.world_size,
+        )
+
+    def evaluate_matching(self, dataset: Any) -> float | None:
+        """Area under the ROC curve of the matching score ([`~evaluation.match_pairs.evaluate_matching`])."""
+        return evaluate_matching(
+            build_full_model(self.accelerator.unwrap_model(self.model)),
+            self.processing_class,
+            dataset,
+            rank=self.args.process_index,
+            world_size=self.args.world_size,
+            batch_size=self.args.per_device_eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
         )
 
     def create_model_card(self, **kwargs) -> None:
@@ -374,6 +398,21 @@ def _hash_saved_weights(folder: Path) -> str | None:
         return None
 
 
+def describe_negatives(outputs: AlbefPreTrainingOutput) -> dict[str, torch.Tensor]:
+    """What the log says of the negative pairs of a micro-batch, as scalars.
+
+    `constant_itm_loss` is the matching loss of a score that knows the share of pairs that match, and nothing else;
+    `excluded_negatives` the images that are no negatives because the phrase is true of them, mean per phrase.
+    """
+    num_pairs, device = len(outputs.itm_pair_logits), outputs.itm_pair_logits.device
+    share = len(outputs.itm_logits) / num_pairs
+    entropy = sum(-part * math.log(part) for part in (share, 1 - share) if part > 0)
+    described = {"constant_itm_loss": torch.full((), entropy, device=device)}
+    if outputs.excluded_negatives is not None:
+        described["excluded_negatives"] = outputs.excluded_negatives
+    return described
+
+
 def build_training_collator(processor: Any, args: AmcConfig, mlm_probability: float) -> DataCollatorForGrounding:
     """The collator that the settings of a run describe.
 
@@ -397,4 +436,5 @@ def build_training_collator(processor: Any, args: AmcConfig, mlm_probability: fl
         seed=args.seed,
         use_packed_regions=True,
         use_reduced_images=args.use_reduced_images,
+        use_text_ids=args.use_text_ids,
     )

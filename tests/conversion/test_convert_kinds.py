@@ -56,9 +56,12 @@ GOLDEN_KINDS = {
 }
 # Entries of the classes that the originals do not have under a name of their own.
 OWN_QUEUE_ENTRIES = {
-    "amc_pretrain_256": {"image_queue_ids", "text_queue_ids"},
-    "albef_pretrain_256": {"image_queue_ids", "text_queue_ids", "text_queue_pointer"},
-} | dict.fromkeys(("amc_eval_384", "amc_eval_256", "albef_retrieval_384"), {"text_queue_ids", "text_queue_pointer"})
+    "amc_pretrain_256": {"image_queue_ids", "text_queue_ids", "text_queue_text_ids"},
+    "albef_pretrain_256": {"image_queue_ids", "text_queue_ids", "text_queue_text_ids", "text_queue_pointer"},
+} | dict.fromkeys(
+    ("amc_eval_384", "amc_eval_256", "albef_retrieval_384"),
+    {"text_queue_ids", "text_queue_text_ids", "text_queue_pointer"},
+)
 TOLERANCE = 5e-6  # of a tensor's maximum; the batteries of the classes in tests/parity are closer
 
 

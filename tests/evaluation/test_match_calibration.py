@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from albef_amc import AlbefConfig
+from albef_amc.datasets_scripts.true_phrases import list_true_phrases
 from albef_amc.evaluation.match_calibration import (
     MatchCalibration,
     bin_probabilities,
@@ -13,7 +14,6 @@ from albef_amc.evaluation.match_calibration import (
     list_calibration_pairs,
     measure_calibration,
 )
-from albef_amc.evaluation.match_pairs import list_true_phrases
 
 
 def draw_margins(count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:

@@ -6,11 +6,12 @@ import pytest
 import torch
 from testing_utils import build_rows
 
+from albef_amc.datasets_scripts.true_phrases import list_true_phrases
 from albef_amc.evaluation.match_pairs import (
     compute_matching_auc,
+    evaluate_matching,
     hash_pairs,
     list_match_pairs,
-    list_true_phrases,
     score_pairs,
 )
 
@@ -82,3 +83,12 @@ def test_area_is_the_share_of_ordered_pairs():
     pairs = [(match, other) for match in margins[is_match] for other in margins[~is_match]]
     expected = np.mean([(match > other) + 0.5 * (match == other) for match, other in pairs])
     assert compute_matching_auc(margins, is_match) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_data_set_has_an_area_or_none(tiny_model, tiny_processor):
+    rows = build_rows()
+    pairs = list_match_pairs(rows)
+    margins = score_pairs(tiny_model, tiny_processor, rows, pairs)
+    expected = compute_matching_auc(margins, np.array([pair.is_match for pair in pairs]))
+    assert evaluate_matching(tiny_model, tiny_processor, rows) == pytest.approx(expected, abs=1e-12)
+    assert evaluate_matching(tiny_model, tiny_processor, rows[:1]) is None

@@ -183,8 +183,9 @@ def draw_negatives(model, inputs: dict, outputs, ids: torch.Tensor, uniforms: to
         negative_image_index=None,
         negative_text_index=None,
         negative_uniforms=uniforms,
+        negative_sampling="hard",
     )
-    return model._choose_negatives(pairs, outputs)
+    return model._choose_negatives(pairs, outputs)[:2]
 
 
 def test_drawn_negatives_are_never_of_the_same_image(model):

@@ -10,13 +10,16 @@ from pretend_device import PretendDevice
 
 from albef_amc.pretraining_losses_albef import (
     IGNORED_LABEL,
+    JointBatch,
     compute_contrastive_targets,
     compute_distillation_loss,
     compute_masked_word_loss,
     compute_negative_probabilities,
     draw_negatives,
+    find_true_pairs,
     mask_tokens,
-    resolve_image_ids,
+    pair_descriptions,
+    resolve_ids,
     soft_cross_entropy,
 )
 
@@ -27,32 +30,31 @@ CPU = torch.device("cpu")
 
 
 def test_given_identities_are_kept():
-    assert resolve_image_ids(torch.tensor([7, 0, 7]), 3, CPU).tolist() == [7, 0, 7]
+    assert resolve_ids("image_ids", torch.tensor([7, 0, 7]), 3, CPU).tolist() == [7, 0, 7]
 
 
 @pytest.mark.parametrize("image_ids", [None, torch.tensor([-1, -1, -1])])
 def test_without_identity_every_image_is_its_own_and_none_of_the_queue(image_ids):
-    ids = resolve_image_ids(image_ids, 3, CPU).tolist()
+    ids = resolve_ids("image_ids", image_ids, 3, CPU).tolist()
     assert len(set(ids)) == 3 and max(ids) < -1
 
 
 def test_known_and_unknown_identities_together():
-    ids = resolve_image_ids(torch.tensor([-1, 4, -1, 4]), 4, CPU).tolist()
+    ids = resolve_ids("image_ids", torch.tensor([-1, 4, -1, 4]), 4, CPU).tolist()
     assert ids[1] == ids[3] == 4 and ids[0] != ids[2] and max(ids[0], ids[2]) < -1
 
 
 def test_identities_of_another_number_of_images():
-    with pytest.raises(ValueError, match=r"`image_ids` must have shape \(3,\), one identity per image, got \(2,\)"):
-        resolve_image_ids(torch.tensor([1, 2]), 3, CPU)
+    with pytest.raises(ValueError, match=r"`image_ids` must have shape \(3,\), one identity each, got \(2,\)"):
+        resolve_ids("image_ids", torch.tensor([1, 2]), 3, CPU)
 
 
 # Targets
 
 
 def test_positives_share_equally_over_batch_and_queue():
-    targets = compute_contrastive_targets(
-        torch.tensor([5, 6, -2]), torch.tensor([5, 6, -2, 5, -1, 5]), torch.zeros(3, 6), alpha=0.0
-    )
+    is_positive = torch.tensor([5, 6, -2])[:, None] == torch.tensor([5, 6, -2, 5, -1, 5])
+    targets = compute_contrastive_targets(is_positive, torch.zeros(3, 6), alpha=0.0)
     third = 1 / 3
     expected = [[third, 0, 0, third, 0, third], [0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]]
     torch.testing.assert_close(targets, torch.tensor(expected))
@@ -63,7 +65,7 @@ def test_momentum_model_is_mixed_in(alpha):
     logits = torch.tensor([[0.0, math.log(3.0)], [math.log(4.0), 0.0]])
     ids = torch.tensor([1, 2])
     expected = alpha * torch.tensor([[0.25, 0.75], [0.8, 0.2]]) + (1 - alpha) * torch.eye(2)
-    targets = compute_contrastive_targets(ids, ids, logits, alpha)
+    targets = compute_contrastive_targets(ids[:, None] == ids, logits, alpha)
     torch.testing.assert_close(targets, expected)
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(2))
 
@@ -77,13 +79,81 @@ def test_soft_cross_entropy():
     assert hard.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, torch.tensor([1, 0])).item())
 
 
+# What is true of what
+
+
+def find_true_pairs_one_by_one(row_ids, candidate_ids, known_row_ids, known_candidate_ids):
+    """The definition."""
+    known = set(zip(known_row_ids.tolist(), known_candidate_ids.tolist(), strict=True))
+    return [
+        [row != -1 and candidate != -1 and (row, candidate) in known for candidate in candidate_ids.tolist()]
+        for row in row_ids.tolist()
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_true_pairs_are_those_that_are_known(seed):
+    generator = torch.Generator().manual_seed(seed)
+    ids = [torch.randint(-3, 6, (count,), generator=generator) for count in (7, 9, 20, 20)]
+    found = find_true_pairs(*ids)
+    assert found.tolist() == find_true_pairs_one_by_one(*ids) and found.any() and not found.all()
+
+
+def test_true_pairs_where_all_or_nothing_is_known():
+    ids = torch.tensor([3, 3])
+    assert find_true_pairs(ids, ids, ids, ids).all()
+    assert not find_true_pairs(ids, ids, ids[:0], ids[:0]).any()
+    assert find_true_pairs(ids[:0], ids, ids, ids).shape == (0, 2)
+
+
+def build_joint_batch(text_ids=None, descriptions=None) -> JointBatch:
+    """Images 5, 6 and 7 with two, one and one phrases."""
+    image_ids, image_index = torch.tensor([5, 6, 7]), torch.tensor([0, 0, 1, 2])
+    return JointBatch.gather(image_ids, 3, image_index, "local", text_ids, descriptions)
+
+
+def test_without_identities_of_texts_a_phrase_is_true_of_its_image_alone():
+    batch = build_joint_batch()
+    expected = batch.own_phrase_ids[:, None] == batch.image_ids
+    assert torch.equal(batch.facts.find_images(batch.own_text_ids, batch.image_ids), expected)
+    assert torch.equal(batch.facts.find_texts(batch.own_image_ids, batch.text_ids), expected.T)
+
+
+def test_an_image_with_the_same_text_is_true_of_it():
+    batch = build_joint_batch(torch.tensor([1, 2, 1, -1]))  # images 5 and 6 share text 1
+    found = batch.facts.find_images(batch.own_text_ids, batch.image_ids)
+    assert found.tolist() == [[True, True, False], [True, False, False], [True, True, False], [False, False, True]]
+    assert torch.equal(batch.facts.find_texts(batch.own_image_ids, batch.text_ids), found.T)
+
+
+def test_a_description_is_true_of_its_image():
+    descriptions = pair_descriptions(torch.tensor([2, 9]), torch.tensor([2, 0]))  # text 2 is true of image 7
+    batch = build_joint_batch(torch.tensor([1, 2, 3, 4]), descriptions)
+    found = batch.facts.find_images(batch.own_text_ids, batch.image_ids)
+    assert found.tolist() == [[True, False, False], [True, False, True], [False, True, False], [False, False, True]]
+    assert torch.equal(batch.facts.find_texts(batch.own_image_ids, batch.text_ids), found.T)
+
+
+@pytest.mark.parametrize(("ids", "index"), [([1], None), (None, [0]), ([1, 2], [0])])
+def test_descriptions_without_their_images_are_refused(ids, index):
+    given = [None if values is None else torch.tensor(values) for values in (ids, index)]
+    with pytest.raises(ValueError, match="`description_ids` and `description_index` belong together"):
+        pair_descriptions(*given)
+
+
+def test_uniform_negatives_ignore_the_similarities():
+    logits = torch.tensor([[9.0, 0.0, -9.0, 3.0]])
+    probabilities = compute_negative_probabilities(logits, torch.tensor([[True, False, False, False]]), "uniform")
+    torch.testing.assert_close(probabilities, torch.tensor([[0.0, 1 / 3, 1 / 3, 1 / 3]]))
+
+
 # Negatives
 
 
 def test_image_without_a_phrase_takes_no_part():
     logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     rows, candidates = torch.tensor([5, 6, 7]), torch.tensor([5, 7, 7, -1])
-    targets = compute_contrastive_targets(rows, candidates, logits, alpha=0.4)
+    targets = compute_contrastive_targets(rows[:, None] == candidates, logits, alpha=0.4)
     torch.testing.assert_close(targets.sum(dim=1), torch.tensor([1.0, 0.0, 1.0]))
     others = torch.tensor([0, 2])
     torch.testing.assert_close(
@@ -94,12 +164,12 @@ def test_image_without_a_phrase_takes_no_part():
 
 def test_no_negative_of_the_same_image():
     logits = torch.log(torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 1.0, 1.0, 1.0]]))
-    probabilities = compute_negative_probabilities(logits, torch.tensor([3, 9]), torch.tensor([3, 8, 3, 7]))
+    probabilities = compute_negative_probabilities(logits, torch.tensor([3, 9])[:, None] == torch.tensor([3, 8, 3, 7]))
     torch.testing.assert_close(probabilities, torch.tensor([[0, 2 / 6, 0, 4 / 6], [0.25, 0.25, 0.25, 0.25]]))
 
 
 def test_row_without_a_candidate_is_zero():
-    probabilities = compute_negative_probabilities(torch.zeros(2, 2), torch.tensor([1, 2]), torch.tensor([1, 1]))
+    probabilities = compute_negative_probabilities(torch.zeros(2, 2), torch.tensor([[True, True], [False, False]]))
     assert probabilities.tolist() == [[0.0, 0.0], [0.5, 0.5]]
     assert draw_negatives(probabilities, torch.tensor([0.7, 0.7])).tolist() == [-1, 1]
 
@@ -109,13 +179,13 @@ def test_similarities_far_apart_leave_no_row_empty():
     logits = torch.tensor([[1000.0, 0.0, -1.0]])
     published = logits.softmax(dim=1)[:, 1:]
     assert published.sum() == 0
-    probabilities = compute_negative_probabilities(logits, torch.tensor([0]), torch.tensor([0, 1, 2]))
+    probabilities = compute_negative_probabilities(logits, torch.tensor([[True, False, False]]))
     torch.testing.assert_close(probabilities[0, 1:], torch.tensor([0.0, -1.0]).softmax(dim=0))
 
 
 def test_half_precision_similarities():
     logits = torch.tensor([[3.0, 1.0, 2.0]], dtype=torch.bfloat16, requires_grad=True)
-    probabilities = compute_negative_probabilities(logits, torch.tensor([0]), torch.tensor([0, 1, 2]))
+    probabilities = compute_negative_probabilities(logits, torch.tensor([[True, False, False]]))
     assert probabilities.dtype == torch.float32 and not probabilities.requires_grad
     assert probabilities.sum().item() == pytest.approx(1)
 
@@ -171,7 +241,7 @@ def test_rounding_never_draws_a_forbidden_candidate(forbidden):
     ids = torch.arange(5)
     ids[forbidden] = 9
     logits = 30 * torch.randn(2000, 5)
-    probabilities = compute_negative_probabilities(logits, torch.full((2000,), 9), ids)
+    probabilities = compute_negative_probabilities(logits, (ids == 9).expand(2000, -1))
     for uniforms in (torch.rand(2000), torch.zeros(2000), torch.full((2000,), 1 - 2**-24)):
         drawn = draw_negatives(probabilities, uniforms)
         assert drawn.min() >= 0

@@ -149,6 +149,6 @@ def test_masked_word_scores_and_negative_probabilities(model):
     ids = -2 - torch.arange(len(inputs["input_ids"]))
     for logits, name in ((outputs.logits_per_image, "weights_i2t"), (outputs.logits_per_text, "weights_t2i")):
         published = STEP.outputs[name]  # diagonal zeroed after the softmax; drawing from it renormalises the rows
-        ours = compute_negative_probabilities(logits[:, : len(ids)], ids, ids)
+        ours = compute_negative_probabilities(logits[:, : len(ids)], ids[:, None] == ids)
         scale = published.sum(dim=1, keepdim=True)
         assert (ours * scale - published).abs().max() <= STEP.tolerance(name)

@@ -12,7 +12,7 @@ from albef_amc import AlbefForImageTextMatching, AlbefForImageTextRetrieval, com
 from albef_amc.conversion.original_checkpoints import infer_config, rename_original_key
 from albef_amc.galleries_albef import NOT_LISTED
 from albef_amc.metrics import get_metric_folder
-from albef_amc.pretraining_losses_albef import UNKNOWN_IMAGE_ID, compute_negative_probabilities
+from albef_amc.pretraining_losses_albef import UNKNOWN_ID, compute_negative_probabilities
 
 GOLDEN = Golden("tiny_retrieval")
 EMPTY = -100  # `idx_queue` of a column without an image
@@ -38,7 +38,7 @@ def model() -> AlbefForImageTextRetrieval:
     state = {rename(name): value for name, value in original.items() if rename(name)}
     state["albef.temperature"] = original["temp"].reshape(1)
     ids = original["idx_queue"].flatten()
-    state["image_queue_ids"] = state["text_queue_ids"] = ids.masked_fill(ids == EMPTY, UNKNOWN_IMAGE_ID)
+    state["image_queue_ids"] = state["text_queue_ids"] = ids.masked_fill(ids == EMPTY, UNKNOWN_ID)
     state["text_queue_pointer"] = state["image_queue_pointer"]
     model.load_state_dict(state)
     return model
@@ -82,7 +82,7 @@ def test_one_training_step(model):
     expected = GOLDEN.outputs["after/idx_queue"].flatten()
     for modality in ("image", "text"):
         found = state[f"{modality}_queue_ids"]
-        assert torch.equal(found.masked_fill(found == UNKNOWN_IMAGE_ID, EMPTY), expected)
+        assert torch.equal(found.masked_fill(found == UNKNOWN_ID, EMPTY), expected)
         GOLDEN.check("after/queue_ptr", state[f"{modality}_queue_pointer"])
 
 
@@ -91,7 +91,9 @@ def test_negative_probabilities(model):
     ids = GOLDEN.inputs["idx"]
     published = GOLDEN.outputs["negative_weights"]  # not normalised: drawing from them does it
     for rows, logits in zip(published.chunk(2), (outputs.logits_per_text, outputs.logits_per_image), strict=True):
-        ours = compute_negative_probabilities(logits[:, : len(ids)], ids, ids) * rows.sum(dim=1, keepdim=True)
+        ours = compute_negative_probabilities(logits[:, : len(ids)], ids[:, None] == ids) * rows.sum(
+            dim=1, keepdim=True
+        )
         assert (ours - rows).abs().max() <= GOLDEN.tolerance("negative_weights")
 
 

@@ -15,9 +15,11 @@ from testing_utils import (
     list_training_logs,
 )
 
-from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
+from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor, retrieval_albef
+from albef_amc.datasets_scripts.true_phrases import hash_text
 from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.evaluation.weight_hash import hash_weights
+from albef_amc.text_processing_albef import clean_caption
 from albef_amc.trainer import AmcConfig
 from albef_amc.trainer.data.epoch_dataset import EpochDataset
 
@@ -304,3 +306,40 @@ def test_rows_know_their_epoch():
     assert dataset[0] == {"image_id": "a", "draw": 0}
     dataset.set_epoch(3)
     assert dataset[0]["draw"] == 3 and len(dataset) == 1
+
+
+def test_pairs_that_are_true_are_no_negatives(tmp_path):
+    """Four images hold the same phrase: with identities of texts none of them is a negative of it."""
+    rows = build_rows()
+    for row in rows[:3]:
+        row["phrases"][0]["phrase"] = "a thing"
+    rows[3]["phrases"] = [{**rows[3]["phrases"][0], "paraphrases": ["A thing!"]}]
+    hashes = [hash_text(clean_caption(phrase["phrase"])) for row in rows for phrase in row["phrases"]]
+    logs, queued = {}, {}
+    for use_text_ids in (False, True):
+        torch.manual_seed(0)
+        model = AlbefForPreTraining(build_tiny_config())
+        changes = dict(per_device_train_batch_size=4, max_steps=1, use_text_ids=use_text_ids)
+        trainer = build_tiny_trainer(model, tmp_path / str(use_text_ids), rows, **changes)
+        trainer.train()
+        (logs[use_text_ids],) = list_training_logs(trainer)
+        queued[use_text_ids] = sorted(model.text_queue_text_ids[:7].tolist())
+    assert logs[False]["excluded_negatives"] == 0
+    assert logs[True]["excluded_negatives"] == pytest.approx(3 * 3 / 7)
+    assert queued == {False: [-1] * 7, True: sorted(hashes)}
+    one_in_three = math.log(3) - 2 / 3 * math.log(2)
+    assert logs[False]["constant_itm_loss"] == pytest.approx(one_in_three)  # a match and two pairs that do not
+    share = 7 / (7 + 4 + 7)  # three phrases are true of every image; every image has a phrase that is not its own
+    entropy = -share * math.log(share) - (1 - share) * math.log(1 - share)
+    assert logs[True]["constant_itm_loss"] == pytest.approx(entropy)
+
+
+@pytest.mark.parametrize("sampling", ["hard", "uniform"])
+def test_sampling_of_negatives_is_an_option(sampling, tiny_pretraining_model, tmp_path, monkeypatch):
+    seen = []
+    draw = retrieval_albef.compute_negative_probabilities
+    monkeypatch.setattr(
+        retrieval_albef, "compute_negative_probabilities", lambda *given: seen.append(given[2]) or draw(*given)
+    )
+    build_tiny_trainer(tiny_pretraining_model, tmp_path, max_steps=1, negative_sampling=sampling).train()
+    assert seen == [sampling, sampling]

@@ -1,7 +1,6 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """From dataset rows (one per image) to the tensors of a training or evaluation step (one row per phrase)."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,10 +13,11 @@ from transformers.utils import logging
 from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, INCOMPLETE_OUTLINES, read_row
 from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.datasets_scripts.row_checks import check_picture_size
+from albef_amc.datasets_scripts.true_phrases import hash_text, list_true_phrases
 from albef_amc.image_processing_albef import load_image
 from albef_amc.pretraining_losses_albef import IGNORED_LABEL, mask_tokens
 from albef_amc.ranges_albef import check_choice, check_number
-from albef_amc.text_processing_albef import find_broken_character, find_text_problem
+from albef_amc.text_processing_albef import clean_caption, find_broken_character, find_text_problem
 from albef_amc.trainer.data.augmentation import GroundingAugmentation
 from albef_amc.trainer.data.packed_regions import pack_regions
 from albef_amc.trainer.data.reduced_images import load_reduced_image
@@ -65,6 +65,7 @@ class DataCollatorForGrounding:
             with torch ([`~trainer.data.reduced_images.load_reduced_image`]): faster, with slightly other pixels.
         use_packed_regions (`bool`, defaults to `False`): return `packed_regions` in place of `region_mask`, in about
             a twentieth of the memory. [`AmcTrainer`] unpacks them on the device.
+        use_text_ids (`bool`, defaults to `False`): return `text_ids`, `description_ids` and `description_index`.
 
     Returns of a call (`dict`), N images, P phrases of T tokens:
 
@@ -82,6 +83,8 @@ class DataCollatorForGrounding:
     | `has_region` | (P,) bool | False without a complete annotation, or where the mask has no area |
     | `paraphrase_index` | (P,) int64 | row of the phrase's paraphrase, -1 for none |
     | `mlm_input_ids`, `mlm_labels` | (P, T) int64 | masked tokens, and what they were (-100 elsewhere) |
+    | `text_ids` | (P,) int64 | hash of each cleaned phrase, the same everywhere; on request |
+    | `description_ids`, `description_index` | (D,) int64 | all phrases and paraphrases, drawn or not; image rows |
     | `negative_uniforms` | (P, 2) float32 | numbers in [0, 1) that choose the negatives of each phrase |
 
     Example:
@@ -119,6 +122,7 @@ class DataCollatorForGrounding:
         use_paraphrases: bool = False,
         use_packed_regions: bool = False,
         use_reduced_images: bool = False,
+        use_text_ids: bool = False,
     ):
         for name, value in (
             ("phrases_per_image", phrases_per_image),
@@ -143,6 +147,7 @@ class DataCollatorForGrounding:
         self.use_paraphrases = use_paraphrases
         self.use_packed_regions = use_packed_regions
         self.use_reduced_images = use_reduced_images
+        self.use_text_ids = use_text_ids
         self.num_empty_regions = 0
         self.num_incomplete_regions = 0
 
@@ -150,6 +155,7 @@ class DataCollatorForGrounding:
         """Collate rows; see the class for what comes back."""
         if not rows:
             raise ValueError("a batch needs at least one row, got none.")
+        true_phrases = [list_true_phrases(row) for row in map(read_row, rows)] if self.use_text_ids else []
         rows = [self._prepare_row(row) for row in rows]
         phrases = [phrase for row in rows for phrase in row["phrases"]]
         try:
@@ -160,6 +166,10 @@ class DataCollatorForGrounding:
         batch["layout"] = replace(batch["layout"], annotated_phrases=batch["has_region"].clone())
         batch["row_ids"] = [row["image_id"] for row in rows]
         batch["image_ids"] = torch.tensor([hash_image_id(row_id) for row_id in batch["row_ids"]])
+        if self.use_text_ids:
+            batch["text_ids"] = torch.tensor([hash_text(clean_caption(phrase["phrase"])) for phrase in phrases])
+            known = [(hash_text(text), index) for index, texts in enumerate(true_phrases) for text in sorted(texts)]
+            batch["description_ids"], batch["description_index"] = torch.tensor(known).T.contiguous()
         if self.use_packed_regions:
             batch["packed_regions"] = pack_regions(batch.pop("region_mask"))
         if self.use_paraphrases:
@@ -326,7 +336,7 @@ def hash_image_id(image_id: str) -> int:
 
     ```
     """
-    return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "big") >> 1
+    return hash_text(image_id)
 
 
 def _check_words(row: dict, index: int, phrase: dict) -> None:
