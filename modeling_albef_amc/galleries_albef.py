@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Galleries of retrieval: encoded images and texts, and shortlists of candidates.
+"""Galleries of retrieval: encoded images and texts, shortlists of candidates, recall.
 
 Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section 4, and its released implementation.
 """
@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import torch
 
 from .pretrained_albef import AlbefPreTrainedModel
-from .ranges_albef import COUNT, check_number
+from .ranges_albef import COUNT, check_choice, check_number
 
 NOT_LISTED = -100.0  # score of a pair outside the shortlist, as published
+RECALL_RANKS = (1, 5, 10)
+TIE_ORDERS = ("first", "released")
 IMAGES_PER_BLOCK = 16  # images whose keys and values are held at once
 
 Batch = Mapping[str, torch.Tensor]
@@ -134,6 +136,76 @@ def check_galleries(
             )
 
 
+def compute_retrieval_recall(
+    scores_per_image: torch.Tensor,
+    scores_per_text: torch.Tensor,
+    image_index: torch.Tensor,
+    tie_order: str = "first",
+) -> dict[str, float]:
+    r"""Recall at 1, 5 and 10 in both directions, in percent.
+
+    Text recall at r is the share of images with a text of their own among the best r; image recall at r that of texts
+    with their image among the best r. An image may have any number of texts; one without is ignored in text recall.
+    Candidates outside the shortlist have one score, below all others, so that recall at ranks above k depends on the
+    order of the gallery: choose a k of at least the largest rank. The published numbers do (k is 128 or 256).
+
+    Args:
+        scores_per_image (`torch.Tensor` of shape `(N, P)`), scores_per_text (`torch.Tensor` of shape `(P, N)`): scores
+            of [`AlbefRetrievalScores`], or any others.
+        image_index (`torch.Tensor` of shape `(P,)`): image row of each text.
+        tie_order (`str`, defaults to `"first"`): of equal scores the `"first"` candidate of the gallery ranks first.
+            `"released"`: the last one does, as in the published code, which reverses an ascending order.
+
+    Returns:
+        `dict`: `text_recall_at_1`, `text_recall_at_5`, `text_recall_at_10`, and `image_recall_at_1` and so on.
+
+    Raises:
+        ValueError: shapes that do not fit, image rows that do not exist, or an unknown `tie_order`.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from albef_amc import compute_retrieval_recall
+    >>> scores = torch.tensor([[0.9, 0.8, 0.7], [0.6, 0.1, 0.2]])  # texts 0 and 1 belong to image 0
+    >>> recall = compute_retrieval_recall(scores, scores.T, torch.tensor([0, 0, 1]))
+    >>> recall["text_recall_at_1"], recall["text_recall_at_5"], round(recall["image_recall_at_1"], 1)
+    (50.0, 100.0, 66.7)
+
+    ```
+    """
+    check_choice("tie_order", tie_order, TIE_ORDERS)
+    num_images, num_texts = scores_per_image.shape
+    if scores_per_text.shape != (num_texts, num_images) or image_index.shape != (num_texts,):
+        raise ValueError(
+            f"`scores_per_image` has shape {(num_images, num_texts)}: `scores_per_text` must be its transpose and "
+            f"`image_index` hold {num_texts} image rows, got {tuple(scores_per_text.shape)} and "
+            f"{tuple(image_index.shape)}."
+        )
+    if num_texts == 0 or image_index.min() < 0 or image_index.max() >= num_images:
+        raise ValueError(
+            f"`image_index` must hold image rows between 0 and {num_images - 1}, got {image_index.tolist()}."
+        )
+    belongs = (
+        image_index.to(scores_per_image.device) == torch.arange(num_images, device=scores_per_image.device)[:, None]
+    )
+    recall = {}
+    for found, scores, is_own in (("text", scores_per_image, belongs), ("image", scores_per_text, belongs.T)):
+        has_own = is_own.any(dim=1)
+        order = _rank_candidates(scores[has_own], tie_order)
+        hits = is_own[has_own].to(order.device).gather(1, order)
+        for rank in RECALL_RANKS:
+            recall[f"{found}_recall_at_{rank}"] = 100 * hits[:, :rank].any(dim=1).double().mean().item()
+    return recall
+
+
+def _rank_candidates(scores: torch.Tensor, tie_order: str) -> torch.Tensor:
+    """Columns of every row `(R, C)`, largest score first; of equal scores as `tie_order` says."""
+    if tie_order == "first":
+        return scores.argsort(dim=1, descending=True, stable=True)
+    return scores.argsort(dim=1, stable=True).flip(1)
+
+
 __all__ = [
     "IMAGES_PER_BLOCK",
     "NOT_LISTED",
@@ -142,6 +214,7 @@ __all__ = [
     "EncodedTexts",
     "check_features",
     "check_galleries",
+    "compute_retrieval_recall",
     "get_tensor",
     "iterate_batches",
     "list_best",

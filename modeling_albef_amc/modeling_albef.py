@@ -4,6 +4,7 @@
 from .base_albef import AlbefModel
 from .classification_albef import AlbefForVisualEntailment
 from .configuration_albef import ITM_MATCH_INDEX, AlbefConfig
+from .galleries_albef import compute_retrieval_recall
 from .matching_albef import AlbefForImageTextMatching
 from .outputs_albef import (
     AlbefClassificationOutput,
@@ -19,7 +20,7 @@ from .outputs_albef import (
 from .pretraining_albef import AlbefForPreTraining
 from .question_answering_albef import AlbefForQuestionAnswering
 from .reasoning_albef import AlbefForTextAssignment, AlbefForVisualReasoning
-from .retrieval_albef import AlbefForImageTextRetrieval, compute_retrieval_recall
+from .retrieval_albef import AlbefForImageTextRetrieval
 
 AlbefConfig.register_for_auto_class()
 for model_class in AlbefModel.task_classes.values():
