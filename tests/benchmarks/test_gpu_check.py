@@ -16,7 +16,7 @@ import profiling
 import pytest
 import torch
 from gpu_check import PARTS, Part
-from testing_utils import PROJECT_FOLDER
+from testing_utils import PROJECT_FOLDER, build_environment
 
 from albef_amc.layout_albef import build_layout
 
@@ -25,7 +25,8 @@ WAIT = "called a synchronizing CUDA operation (Triggered internally at c10/cuda/
 
 
 def run_script(*words, folder) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, SCRIPT, *words], cwd=folder, capture_output=True, text=True)
+    command, environment = [sys.executable, SCRIPT, *words], build_environment()
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ On a CPU only the first test runs: it shows that the script and the checks work.
 
 import importlib.util
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from distributed_runs import EVERYTHING
-from testing_utils import PROJECT_FOLDER
+from testing_utils import PROJECT_FOLDER, build_environment
 
 from albef_amc import AlbefForImageTextMatching
 from albef_amc.lora.adapter_files import is_adapter
@@ -36,8 +35,7 @@ def launch(file: str, wrapper: str, features: tuple[str, ...], folder: Path, num
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += ["--config_file", f"configuration/accelerate/{file}.yaml", "--num_processes", str(num_processes)]
     command += [str(PROJECT_FOLDER / "tests" / "gpu_training.py"), str(folder), *runs]
-    environment = dict(os.environ, HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-    done = subprocess.run(command, cwd=PROJECT_FOLDER, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=PROJECT_FOLDER, env=build_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return runs
 
