@@ -226,7 +226,8 @@ def calibrate_model(
         margins[name] = score_pairs(model, processor, rows, part, batch_size, progress=progress)
         is_match[name] = np.array([pair.is_match for pair in part])
     calibration = fit_calibration(margins["fitted"], is_match["fitted"])
-    truth, figures, bins = is_match["measured"], {}, {}
+    truth, bins = is_match["measured"], {}
+    figures: dict[str, Any] = {}
     for name, kind in (("before", MatchCalibration()), ("after", calibration)):
         probabilities = kind.compute_probabilities(margins["measured"])
         figures[name] = measure_calibration(probabilities, truth)
