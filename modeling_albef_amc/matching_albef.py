@@ -219,8 +219,8 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
     @torch.no_grad()
     def compute_match_probability(self, itm_logits: torch.Tensor) -> torch.Tensor:
         """Probability `(P,)` that phrase and image match, from `itm_logits` `(P, 2)`, calibrated where the
-        configuration says how (Platt, 1999): float32, in [0, 1]."""
-        calibrated = itm_logits.detach().float() * self.config.match_scale
+        configuration says how (Platt, 1999): at least float32, in [0, 1]."""
+        calibrated = at_least_float32(itm_logits.detach()) * self.config.match_scale
         calibrated[:, ITM_MATCH_INDEX] += self.config.match_bias
         return calibrated.softmax(dim=-1)[:, ITM_MATCH_INDEX]
 

@@ -39,7 +39,7 @@ class AlbefGroundingOutput(ModelOutput):
         loss (`torch.Tensor`, scalar, with `itm_labels`): cross-entropy of the matching scores, mean over phrases.
         itm_logits (`torch.Tensor` of shape `(P, 2)`): matching scores; index `ITM_MATCH_INDEX` = 1 is "match".
         match_probability (`torch.Tensor` of shape `(P,)`): probability that phrase and image match, in [0, 1], with
-            the calibration of the configuration; float32, without gradient.
+            the calibration of the configuration; at least float32, without gradient.
         heatmap (`torch.Tensor` of shape `(P, G_h, G_w)`, with `output_heatmap`): raw Grad-CAM, >= 0, float32; in the
             graph when gradients were enabled on entry.
         normalized_heatmap (`torch.Tensor` of shape `(P, G_h, G_w)`): minus minimum, over maximum; in [0, 1].
