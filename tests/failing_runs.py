@@ -35,7 +35,7 @@ def wait_without_end() -> None:
 
 def main() -> None:
     folder, case = Path(sys.argv[1]), sys.argv[2]
-    shared_failures.SECONDS_TO_LEAVE = 2.0
+    shared_failures.SECONDS_TO_LEAVE = 5.0  # more than the failing process takes to leave
     try:
         train_with_a_broken_row(folder) if case == "broken_row" else wait_without_end()
     except Exception as error:

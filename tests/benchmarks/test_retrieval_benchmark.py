@@ -58,7 +58,7 @@ def test_sides_that_differ_end_the_benchmark():
         retrieval.compare_scores({**same, "two_stage": (scores + 0.01, scores.T)})
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_quick_run_writes_figures_and_pictures(tmp_path):
     output = tmp_path / "retrieval.json"
     words = ["--quick", "--repetitions", "1", "--threads", "1", "--output", str(output)]

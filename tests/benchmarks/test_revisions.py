@@ -7,7 +7,7 @@ from revisions import Revision, measure
 from testing_utils import PROJECT_FOLDER
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_checkout_against_itself():
     if not (PROJECT_FOLDER / ".venv" / "bin" / "python").is_file():
         pytest.skip("this checkout has no environment in .venv")

@@ -33,6 +33,8 @@ BUNDLE = {
     "decoder_albef.py",
     "encoders_albef.py",
     "explanation_albef.py",
+    "galleries_albef.py",
+    "inference_albef.py",
     "layout_albef.py",
     "matching_albef.py",
     "messages_albef.py",
