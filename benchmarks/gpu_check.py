@@ -64,7 +64,7 @@ WARM_UPS, REPETITIONS = 2, 8
 STEPS_BEFORE_WAITS = 2
 TEST_SECONDS = 150
 SECONDS_TO_END = 10
-START_METHODS = {"cpu": "fork", "cuda": "spawn"}  # a fork is faster, but CUDA does not survive it
+START_METHODS = {"cpu": "fork", "cuda": "spawn"}  # a fork is faster, but CUDA does not work after it
 
 
 @dataclass(frozen=True)

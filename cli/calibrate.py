@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""`albef-amc calibrate`: a matching score that says how probable it is that the thing is there."""
+"""`albef-amc calibrate`: a matching score that is the probability that the thing is there."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ RESULT_FILE, DIAGRAM_FILE = "calibration.json", "reliability.png"
 
 
 def calibrate(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder; scale and bias go into its config.json.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder; its config.json gets scale and bias.")],
     dataset: Annotated[str, typer.Argument(help="Builder, folder that build-dataset wrote, or Hub repository.")],
     split: Annotated[str, typer.Option(help="Split of images that the model was not trained on.")] = "validation",
     options: DataOption = None,
@@ -35,7 +35,7 @@ def calibrate(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Makes the matching score a probability: fitted to half of the images, measured on the others."""
+    """Makes the matching score a probability: fitted on half of the images, measured on the other half."""
     check_checkpoint(checkpoint)
     data = read_data(options)
     rows = guard_images(load_grounding_dataset(dataset, split, **data), is_decoded=False)
@@ -62,7 +62,7 @@ def calibrate(
 
 
 def check_checkpoint(checkpoint: Path) -> None:
-    """Refuses what has no configuration of its own, or one that must not change.
+    """Refuses a folder without a configuration, or with one that must not change.
 
     Raises:
         FileNotFoundError: no checkpoint folder.

@@ -71,7 +71,7 @@ def ground(
             while batch := list(islice(remaining, batch_size)):
                 grounded = ground_photographs(model, processor, switches, [image for _, image in batch], phrases)
                 for outputs in grounded:
-                    path, image = batch.pop(0)  # what is written leaves the memory
+                    path, image = batch.pop(0)  # a photograph that is written is freed
                     (results,) = processor.post_process_grounding(
                         outputs, box_threshold=box_threshold, min_score=min_score
                     )

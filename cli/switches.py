@@ -16,14 +16,14 @@ from albef_amc.trainer.setting_checks import MatmulPrecision
 Precision = Literal["float32", "bfloat16", "int8"]
 PrecisionOption = Annotated[
     Precision,
-    typer.Option(help="Of layers; int8: the image encoder on a CPU, the rest bfloat16. Heatmaps are float32."),
+    typer.Option(help="Precision of layers; int8: image encoder on a CPU, the rest bfloat16. Heatmaps are float32."),
 ]
 PackOption = Annotated[
-    bool, typer.Option("--pack-weights", help="Keep weights in the layout of oneDNN; for CPUs that run MKL slowly.")
+    bool, typer.Option("--pack-weights", help="Keep weights in the layout of oneDNN, for CPUs on which MKL is slow.")
 ]
 MatmulPrecisionOption = Annotated[
     MatmulPrecision,
-    typer.Option(help="Of float32 matrix products (torch.set_float32_matmul_precision); high: TF32 on GPUs."),
+    typer.Option(help="Precision of float32 products (torch.set_float32_matmul_precision); high: TF32 on GPUs."),
 ]
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Compile the encoders: slow to start, for long evaluations.")
@@ -50,7 +50,7 @@ class Switches:
     def __post_init__(self) -> None:
         if self.compiled and (self.packs_weights or self.precision == "int8"):
             other = "--pack-weights" if self.packs_weights else "--precision int8"
-            raise ValueError(f"`--compile` and `{other}` replace the same layers: leave one of them out.")
+            raise ValueError(f"`--compile` and `{other}` replace the same layers: use one of them.")
 
     def prepare(self, model: Any) -> None:
         """Quantises, packs or compiles the layers of a model if that was asked for.

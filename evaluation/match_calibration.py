@@ -41,8 +41,8 @@ class MatchCalibration:
 
 
 def fit_calibration(margins: np.ndarray, is_match: np.ndarray) -> MatchCalibration:
-    """Scale and bias of the least log loss, with Platt's targets `(K+ + 1) / (K+ + 2)` and `1 / (K- + 2)`, so that
-    they are finite where the margin divides all pairs.
+    """Scale and bias with the smallest log loss for Platt's targets `(K+ + 1) / (K+ + 2)` and `1 / (K- + 2)`; so they
+    are finite where the margin divides all pairs.
 
     Args:
         margins (`numpy.ndarray` of shape `(K,)`): match logit minus no-match logit.
@@ -109,7 +109,7 @@ class ReliabilityBin:
     Args:
         probability (`float`): mean of their probabilities.
         share (`float`): share of them that match.
-        num_pairs (`int`): how many they are.
+        num_pairs (`int`): their number.
     """
 
     probability: float

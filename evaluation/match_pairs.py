@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Pairs of image and phrase that match and pairs that do not: their scores, and how well these divide them."""
+"""Pairs of image and phrase that match and pairs that do not: their scores, and how well the scores separate them."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ def list_match_pairs(rows: Any, seed: int = 0, part: Sequence[int] | None = None
         part (sequence of `int`, *optional*): numbers of the rows to pair with each other; all of them by default.
 
     Raises:
-        ValueError: no phrase with words, or none that is false of another image.
+        ValueError: no phrase with words, or no pair that does not match.
     """
     rows = without_format(rows)
     if hasattr(rows, "select_columns"):

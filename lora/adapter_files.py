@@ -95,7 +95,7 @@ def read_adapter_config(adapter: str | Path) -> "LoraConfig":
 
     Raises:
         FileNotFoundError: no configuration, or no weights as safetensors.
-        ValueError: settings that LoRA cannot be built of, or weights of another rank or type.
+        ValueError: settings that LoRA cannot be built from, or weights of another rank or type.
     """
     from peft import LoraConfig, PeftConfig
 
@@ -133,7 +133,7 @@ def save_adapter(peft_model: "PeftModel", folder: Path, weights: Mapping[str, to
     Args:
         peft_model (`peft.PeftModel`): the adapter and its base.
         folder (`Path`): where the files are written.
-        weights (mapping): state dict of `peft_model`, of a model in parts with all of them.
+        weights (mapping): complete state dict of `peft_model`, gathered if the model is sharded.
     """
     copies = f"{BASE_PREFIX}{MOMENTUM_PREFIX}"
     weights = {name: value for name, value in weights.items() if not name.startswith(copies)}
@@ -142,7 +142,7 @@ def save_adapter(peft_model: "PeftModel", folder: Path, weights: Mapping[str, to
 
 
 def split_like(value: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """A tensor that every process holds, in parts as `present` is, where that is in parts."""
+    """A tensor that every process holds, sharded like `present` if that is sharded."""
     if not isinstance(present, DTensor):
         return value
     return distribute_tensor(value.to(present.device), present.device_mesh, present.placements, src_data_rank=None)
@@ -240,7 +240,7 @@ def build_adapted_matching_model(peft_model: "PeftModel", weights: Mapping[str, 
 
     Args:
         peft_model (`peft.PeftModel`): an adapter and its base.
-        weights (mapping): its state dict, of a model in parts with all of them.
+        weights (mapping): its complete state dict, gathered if the model is sharded.
     """
     base: Any = peft_model.get_base_model()
     model = AlbefForImageTextMatching(base.config)

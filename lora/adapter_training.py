@@ -125,7 +125,7 @@ class AdapterTraining:
         Args:
             folder (`Path`): where the files are written.
             with_state (`bool`): whether the run may be resumed from it.
-            weights (mapping): state dict of `peft_model`, of a model in parts with all of them.
+            weights (mapping): complete state dict of `peft_model`, gathered if the model is sharded.
         """
         save_adapter(self.peft_model, folder, weights)
         if with_state:

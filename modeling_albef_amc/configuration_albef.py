@@ -253,7 +253,7 @@ class AlbefConfig(PreTrainedConfig):
         tie_word_embeddings (`bool`, defaults to `True`): share the word embeddings with the masked-language head.
         match_scale, match_bias (`float`, default to 1 and 0): calibration of the matching score: its probability is
             `sigmoid(match_scale * (match logit - no-match logit) + match_bias)` (Platt scaling).
-        match_calibration (`dict`, *optional*): how the two were measured, as `albef-amc calibrate` writes it: data,
+        match_calibration (`dict`, *optional*): what the two were fitted to, as `albef-amc calibrate` writes it: data,
             their SHA-256, base rate and number of pairs.
 
     Example:

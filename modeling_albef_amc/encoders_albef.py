@@ -23,7 +23,7 @@ from .pretrained_albef import AlbefPreTrainedModel, resize_position_embeddings
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
 
-# Kernels that take any shape as it comes.
+# Attention kernels that need no plan for a new shape.
 KERNELS_WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
@@ -73,8 +73,8 @@ def call_uncompiled(module: nn.Module) -> Callable:
 
 
 def plans_by_shape(device: torch.device) -> bool:
-    """Whether torch may choose an attention kernel that is planned anew for every shape, which takes longer than a
-    training step: cuDNN's."""
+    """Whether torch may choose cuDNN's attention, which builds a plan for every new shape; that takes longer than a
+    training step."""
     return device.type == "cuda"
 
 

@@ -32,7 +32,7 @@ class PackedLinear(InferenceLinear):
         super().__init__()
         self.dtype = dtype
         self.weight = linear.weight.detach().to_mkldnn(dtype)
-        self.bias = linear.bias.detach().to(dtype).float().to_mkldnn()  # oneDNN adds float32; autocast rounds it, too
+        self.bias = linear.bias.detach().to(dtype).float().to_mkldnn()  # rounded as by autocast; oneDNN adds float32
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(..., in_features)` to `(..., out_features)`."""
@@ -42,7 +42,7 @@ class PackedLinear(InferenceLinear):
 class QuantizedLinear(InferenceLinear):
     """A linear layer in int8, by torch's dynamic quantisation: weights have a scale per output, inputs one per call.
 
-    Source: `torch.ao.quantization.quantize_dynamic`. Its successor in torchao took twice as long on a CPU, about as
+    Source: `torch.ao.quantization.quantize_dynamic`. Its successor in torchao takes twice as long on a CPU, about as
     long as bfloat16.
 
     Args:
@@ -92,7 +92,7 @@ def check_packed_dtype(dtype: torch.dtype) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"oneDNN cannot compute with {dtype} on this machine ({reason}): leave out packing."
+            f"oneDNN cannot compute with {dtype} on this machine ({reason}): do not pack the weights."
         ) from error
 
 

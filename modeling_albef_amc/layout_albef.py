@@ -104,8 +104,8 @@ class PhraseLayout:
     r"""P phrases of T tokens on N images as the text layers read them: packed without padding, grouped by image.
 
     [`build_layout`] makes it. The processor and the collator put it into the batch as `layout`, computed on the CPU,
-    so that `forward` does not wait for the device to find out what it holds. What other layouts are made of (given
-    phrases with masked ones, with negatives) stays on the CPU when the layout goes to a device.
+    so that `forward` does not wait for the device to find out what it holds. When it goes to a device, what other
+    layouts are built from (given phrases with masked ones, with negatives) stays on the CPU.
 
     Args:
         attention_mask (`torch.Tensor` of shape `(P, T)`): 1 for real tokens. It stays on the device where it was
@@ -117,9 +117,9 @@ class PhraseLayout:
             P x T; None where all are real, or where the states of padding are computed as well.
         groupings (`tuple` of [`ImageGrouping`]): one for each image of a phrase.
         masked_tokens (`torch.Tensor` of shape `(P, T)`, bool, *optional*): tokens that the masked-word loss predicts;
-            None where nobody said. It stays where it was built.
-        annotated_phrases (`torch.Tensor` of shape `(P,)`, bool, *optional*): phrases with a region; None where nobody
-            said. It stays where it was built.
+            None if unknown. It stays where it was built.
+        annotated_phrases (`torch.Tensor` of shape `(P,)`, bool, *optional*): phrases with a region; None if unknown.
+            It stays where it was built.
         explained_phrases (`torch.Tensor` of shape `(P,)`, bool, *optional*): phrases whose heatmap is needed in
             training; None for all of them. It stays where it was built.
 
@@ -242,7 +242,7 @@ class PhraseInputs:
     Args:
         attention_mask (`torch.Tensor` of shape `(P, T)`): 1 for real tokens.
         image_index (`torch.Tensor` of shape `(P,)` or `(P, m)`): image row of each phrase, or its m rows.
-        layout ([`PhraseLayout`]): what these two say, on the CPU.
+        layout ([`PhraseLayout`]): the layout of these two, on the CPU.
     """
 
     attention_mask: torch.Tensor
@@ -268,7 +268,7 @@ def check_phrase_inputs(
     """Fills in what is optional and checks that every phrase has an image, or as many as `images_per_text`.
 
     A `layout` that came with the batch was built of checked values; it must fit the other arguments, and nothing waits
-    for their device. Without it they are fetched, once, to be checked and laid out on the CPU.
+    for their device. Without it they are fetched once, to be checked and laid out on the CPU.
     """
     num_images, num_phrases, device = len(pixel_values), len(input_ids), input_ids.device
     if layout is not None:
@@ -349,7 +349,7 @@ def _check_layout(
         )
     for name, (known, given) in built_from.items():
         if reason is None and given is not None and not may_be_equal(known, given):
-            reason = f"it was built of another `{name}`"
+            reason = f"it was built from another `{name}`"
     if reason is not None:
         refuse_layout(reason)
 
@@ -363,7 +363,7 @@ def refuse_layout(reason: str) -> NoReturn:
 
 
 def may_be_equal(known: torch.Tensor, given: torch.Tensor) -> bool:
-    """False where the shapes differ, or the values and both are on the CPU: no look waits for a device."""
+    """False if the shapes differ, or the values of two tensors on the CPU. Values on a device are not read."""
     if known.shape != given.shape:
         return False
     return known.device.type != "cpu" or given.device.type != "cpu" or torch.equal(known, given.to(known.dtype))

@@ -181,7 +181,7 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
 
         These are the four linear layers of each of its blocks; everything else stays as it is, and may run in
         bfloat16 (`torch.autocast`, [`pack_weights`] afterwards). Weights have one scale per output, inputs one scale
-        per call. docs/speed-and-memory.md says how much heatmaps change.
+        per call. docs/speed-and-memory.md shows how much heatmaps change.
 
         Afterwards the model stays on the CPU. It cannot be trained, saved, compiled or explained with
         `explanation_kind="itc"`.
@@ -218,8 +218,8 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
 
     @torch.no_grad()
     def compute_match_probability(self, itm_logits: torch.Tensor) -> torch.Tensor:
-        """Probability `(P,)` that phrase and image match, from `itm_logits` `(P, 2)`, calibrated where the
-        configuration says how (Platt, 1999): at least float32, in [0, 1]."""
+        """Probability `(P,)` that phrase and image match, from `itm_logits` `(P, 2)`, calibrated by
+        `match_scale` and `match_bias` (Platt, 1999): at least float32, in [0, 1]."""
         calibrated = at_least_float32(itm_logits.detach()) * self.config.match_scale
         calibrated[:, ITM_MATCH_INDEX] += self.config.match_bias
         return calibrated.softmax(dim=-1)[:, ITM_MATCH_INDEX]

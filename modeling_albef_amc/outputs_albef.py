@@ -84,7 +84,7 @@ class AlbefRetrievalOutput(ModelOutput):
             similarities to the momentum features of the batch and then of the queue, over temperature.
         image_index (`torch.Tensor` of shape `(P,)`): image row of every phrase.
         excluded_negatives (`torch.Tensor`, scalar): images of another identity that hold a phrase's text, and are
-            therefore no negatives of it: mean number per phrase. None where the negatives were given.
+            therefore not negatives of it: mean number per phrase. None if the negatives were given.
     """
 
     loss: torch.Tensor | None = None

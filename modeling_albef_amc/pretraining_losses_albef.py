@@ -18,7 +18,7 @@ from .parallel_albef import CandidateScope, JointRows, attach
 UNKNOWN_ID = -1  # of an image or a text; equal to no other
 ITM_MISMATCH_INDEX = 0
 IGNORED_LABEL = -100
-PROBABILITY_ONE = 2.0**62  # as an integer, in whose sums no order of the terms makes a difference
+PROBABILITY_ONE = 2.0**62  # as an integer: sums of integers do not depend on the order of their terms
 REPLACE_WITH_MASK, REPLACE_AT_ALL = 0.8, 0.9  # of the chosen tokens: 80 % [MASK], 10 % a random token, 10 % kept
 
 DistillationAxis = Literal["vocabulary", "sequence"]
@@ -228,7 +228,7 @@ def compute_negative_probabilities(
 
     Args:
         logits (`torch.Tensor` of shape `(R, C)`): contrastive similarities over temperature.
-        is_true (`torch.Tensor` of shape `(R, C)`, bool): candidates that are no negatives.
+        is_true (`torch.Tensor` of shape `(R, C)`, bool): candidates that are not negatives.
         sampling (`str`, defaults to `"hard"`): `"hard"` prefers similar candidates, as published; `"uniform"` draws
             each with the same probability.
 
@@ -243,7 +243,7 @@ def compute_negative_probabilities(
 def draw_negatives(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     r"""Draws one candidate per row by inverting the cumulative distribution at a given uniform number.
 
-    Probabilities are summed as integers, so that every device draws the same candidates, and the same ones again.
+    Probabilities are summed as integers, so that every device draws the same candidates, every time.
 
     Args:
         probabilities (`torch.Tensor` of shape `(R, C)`): rows that sum to 1, or to 0 where there is no candidate.
@@ -340,7 +340,7 @@ class MaskedPhrases:
     ) -> "MaskedPhrases":
         """Those of `input_ids` and `labels`, each `(P, T)`, whose phrases `layout` describes.
 
-        Where it knows their masked tokens, nothing waits for the device.
+        If it knows their masked tokens, nothing waits for the device.
         """
         if axis == "sequence":
             return cls(torch.arange(len(input_ids)), input_ids, layout.attention_mask, None, labels, axis)
@@ -348,7 +348,7 @@ class MaskedPhrases:
         if is_masked is None:
             is_masked = is_label.cpu()
         elif not may_be_equal(is_masked, is_label):
-            refuse_layout("it was built of other `mlm_labels`")
+            refuse_layout("it was built from other `mlm_labels`")
         rows = is_masked.any(dim=1).nonzero().flatten()
         read_index = is_masked[rows].flatten().nonzero().flatten().to(labels.device, non_blocking=True)
         read_labels = select_rows(labels.flatten(), is_masked.flatten().nonzero().flatten())

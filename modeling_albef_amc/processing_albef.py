@@ -378,8 +378,8 @@ class AlbefProcessor(ProcessorMixin):
 
         Returns:
             Per image a list with, per phrase in the order given, a `dict`:
-            - **score** (`float`): probability that phrase and image match; worth its number only where the checkpoint
-              was calibrated (`albef-amc calibrate`)
+            - **score** (`float`): probability that phrase and image match; accurate only if the checkpoint is
+              calibrated (`albef-amc calibrate`)
             - **is_present** (`bool`): whether the score reaches `min_score`
             - **point** (`(2,)` int64): x, y of the first maximum of the bicubically resized map, overshoot included;
               (0, 0) for a map that is zero everywhere

@@ -108,7 +108,7 @@ class Negatives(NamedTuple):
         image_index (`torch.Tensor` of shape `(P,)`): an image for every phrase; -1 for none.
         text_index (`torch.Tensor` of shape `(P,)`): a phrase for the image of every phrase; -1 for none.
         excluded (`torch.Tensor`, scalar, *optional*): images of another identity that a phrase is true of, and that
-            are therefore no negatives: mean number per phrase. None where the pairs were given.
+            are therefore not negatives: mean number per phrase. None if the pairs were given.
     """
 
     image_index: torch.Tensor
@@ -232,8 +232,8 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
             text_ids (`torch.Tensor` of shape `(P,)`, *optional*): identities of the texts; unknown (-1) without.
             across_processes (`bool`, defaults to `False`): write the features of every process, in the order of
                 ranks, so that the queues are equal everywhere. Every process must call it.
-            is_valid (`torch.Tensor`, scalar bool, *optional*): where it is False nothing is written. A value on the
-                device of the queues is not waited for.
+            is_valid (`torch.Tensor`, scalar bool, *optional*): if False, nothing is written. A value on the device of
+                the queues is not read, so nothing waits for it.
         """
         if image_ids is None:
             image_ids = torch.full((len(image_features),), UNKNOWN_ID, device=image_features.device)
@@ -428,8 +428,8 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
         )
 
     def _choose_negatives(self, pairs: PairInputs, contrast: Contrast) -> Negatives:
-        """The negative pairs, as given or drawn. They decide what the fusion layers compute: both indices are fetched
-        to the CPU, and nothing else of a step is."""
+        """The negative pairs, as given or drawn. They decide what the fusion layers compute, so both indices are
+        fetched to the CPU; nothing else in a step is."""
         image, text, excluded = pairs.negative_image_index, pairs.negative_text_index, None
         if image is None or text is None:
             drawn = self._draw_negatives(pairs, contrast)

@@ -159,7 +159,7 @@ def train(name: str, folder: Path, is_resumed: bool = False, use_cpu: bool = Fal
 
 
 def run(name: str, folder: Path) -> None:
-    """One run of this process, and what it is continued from its checkpoint."""
+    """One run of this process, and the same resumed from its checkpoint, if it has one."""
     wrapper, _, features = name.partition("-")
     with pretend_gpus(LAUNCH_FILES[wrapper]):
         try:

@@ -1,6 +1,6 @@
 """Runs of distributed_runs.py under what `accelerate launch` set up; `python gpu_training.py FOLDER RUN...`.
 
-Every process writes what it saw to `FOLDER/RUN-RANK.pt`, as distributed_runs.py does, which pretends to have GPUs.
+Every process writes what it saw to `FOLDER/RUN-RANK.pt`, as distributed_runs.py does with simulated GPUs.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""A device for tests of what a GPU would do: it computes on the CPU, and records where the program waits for it.
+"""A simulated device, for tests of what a GPU would do: it computes on the CPU, and records every wait for it.
 
 Its tensors say that they are on the device `meta`. An operation that mixes them with tensors of the CPU raises as it
 would on a GPU; one that needs their values on the CPU, or copies to or from the device without `non_blocking`, is a
@@ -29,7 +29,7 @@ NOT_DETERMINISTIC = {"cumsum", "cumprod", "histc", "put_", "scatter_reduce"}  # 
 
 
 class PretendTensor(torch.Tensor):
-    """A tensor of the pretend device; `values` has what it holds."""
+    """A tensor on the simulated device; `values` has what it holds."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -57,17 +57,17 @@ class PretendTensor(torch.Tensor):
         return self.to("cpu").tolist()
 
     def numpy(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError("a tensor of the pretend device has no NumPy array: use `.cpu()` first")
+        raise TypeError("a tensor on the simulated device has no NumPy array: use `.cpu()` first")
 
     __array__ = numpy
 
     @classmethod
     def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
-        raise AssertionError(f"{operation} of the pretend device outside of `with PretendDevice()`")
+        raise AssertionError(f"{operation} on the simulated device outside of `with PretendDevice()`")
 
 
 class PretendDevice(TorchDispatchMode):
-    """Context in which the pretend device exists; `waits` counts by operation and line of the project.
+    """Context in which the simulated device exists; `waits` counts by operation and line of the project.
 
     Example:
 
@@ -156,7 +156,7 @@ class PretendDevice(TorchDispatchMode):
             and tensors[0].is_floating_point()
             and torch.are_deterministic_algorithms_enabled()
         ):
-            raise RuntimeError(f"{name} does not have a deterministic implementation on the pretend device")
+            raise RuntimeError(f"{name} does not have a deterministic implementation on the simulated device")
         if name == "copy_":
             if is_here[0] != is_here[1] and not (kwargs.get("non_blocking") or args[2:3] == (True,)):
                 self._note("copy between devices")

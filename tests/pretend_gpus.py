@@ -1,7 +1,7 @@
-"""Accelerate's set-up for several GPUs, from the launch files that ship, on CPU processes that talk through gloo.
+"""Simulated GPUs: Accelerate's set-up for several GPUs, from the launch files that ship, on CPU processes with gloo.
 
-Without a GPU, Accelerate ignores what a launch file says of FSDP and DeepSpeed. Here it is told that there are GPUs
-whose tensors lie on the CPU: it builds DistributedDataParallel, FSDP2 and DeepSpeed engines as it would on GPUs, with
+Without a GPU, Accelerate ignores the FSDP and DeepSpeed settings of a launch file. Here it finds GPUs whose tensors
+lie on the CPU: it builds DistributedDataParallel, FSDP2 and DeepSpeed engines as it would on GPUs, with
 autocast for the CPU.
 """
 
@@ -47,7 +47,7 @@ def forget_earlier_run() -> None:
 
 @contextlib.contextmanager
 def pretend_gpus(launch_file: str) -> Iterator[None]:
-    """A run of the block's Trainer is set up as the launch file says, on this process and its tensors on the CPU.
+    """Sets up the Trainer of the block as the launch file specifies, on this process, with tensors on the CPU.
 
     Args:
         launch_file (`str`): name of a file of configuration/accelerate.

@@ -140,7 +140,7 @@ def test_its_code_gives_the_same_without_the_package(earlier_checkpoint, tmp_pat
 def test_the_run_resumes_to_the_weights_and_losses_of_its_time(earlier_runs):
     assert main(["train", "recipe.yaml", "--output-dir", "run", "--resume"]) == 0
     found = load_file("run/model.safetensors")
-    assert found.pop("text_queue_text_ids").eq(UNKNOWN_ID).all()  # which its time did not have
+    assert found.pop("text_queue_text_ids").eq(UNKNOWN_ID).all()  # which that release did not have
     assert list_changes(found, load_file(FOLDER / "resumed_weights.safetensors")) == []
     state = json.loads(Path("run/trainer_state.json").read_text())
     steps = [entry for entry in state["log_history"] if "loss" in entry]
@@ -161,7 +161,7 @@ def test_the_streamed_run_of_an_adapter_resumes_to_the_weights_of_its_time(earli
     assert main(["train", "adapter_recipe.yaml", "--output-dir", "adapter", "--resume"]) == 0
     for name, stored in (("adapter_model", "resumed_adapter"), ("pretraining_state", "resumed_adapter_state")):
         found = load_file(f"adapter/checkpoint-4/{name}.safetensors")
-        found.pop("text_queue_text_ids", None)  # which its time did not have
+        found.pop("text_queue_text_ids", None)  # which that release did not have
         assert list_changes(found, load_file(FOLDER / f"{stored}.safetensors")) == [], name
 
 

@@ -1,4 +1,4 @@
-"""The device that tests pretend to have does what a GPU would do."""
+"""The simulated device of tests does what a GPU would do."""
 
 import pytest
 import torch

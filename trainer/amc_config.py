@@ -84,7 +84,7 @@ class AmcConfig(TrainingArguments):
         flip (`str`, defaults to `"safe"`): rows that may be flipped: `"safe"`: those whose texts name no side;
             `"released"`: all of them, as in the released code. See [`~trainer.GroundingAugmentation`].
         use_reduced_images (`bool`, defaults to `False`): training images are reduced to the model's size before they
-            are augmented, by a faster resize: workers feed a GPU more images per second, with slightly other pixels
+            are augmented, by a faster resize: workers prepare more images per second, with slightly different pixels
             (docs/speed-and-memory.md). Evaluation is not affected.
         lr_scheduler (`str`, *optional*): `"albef_cosine"`, the published [`~trainer.schedules.AlbefCosine`]; what
             `lr_scheduler_type` and `warmup_steps` set by default.
@@ -160,7 +160,7 @@ class AmcConfig(TrainingArguments):
     max_grad_norm: float = field(default=0.0, metadata={"help": "0: no clipping, as published."})
     remove_unused_columns: bool = False
     logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Of no use: losses that are not finite are left out of the log in any case."}
+        default=False, metadata={"help": "Without effect: losses that are not finite are never logged."}
     )
     ddp_broadcast_buffers: bool | None = False
     ddp_find_unused_parameters: bool | None = True

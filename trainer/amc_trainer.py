@@ -236,8 +236,8 @@ class AmcTrainer(ReliableTrainer):
     def _choose_explained(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], torch.Tensor | None]:
         """The batch, and the phrases whose heatmap is read, `(P,)` bool, None for all of them.
 
-        Where these are the phrases with a region, and the layout of the batch knows which, it is told so: nothing then
-        waits for the device, whatever wraps the model.
+        If these are the phrases with a region, and the layout of the batch knows which they are, the layout holds them
+        as `explained_phrases`: nothing then waits for the device, with any wrapper.
         """
         layout = inputs.get("layout")
         is_known = layout is not None and layout.annotated_phrases is not None and "has_region" in inputs
@@ -245,7 +245,7 @@ class AmcTrainer(ReliableTrainer):
             return {**inputs}, self.heatmap_objectives.find_phrases(inputs)
         annotated, device = layout.annotated_phrases, inputs["has_region"].device
         if not may_be_equal(annotated, inputs["has_region"]):
-            refuse_layout("it was built of another `has_region`")
+            refuse_layout("it was built from another `has_region`")
         region_rows = annotated.nonzero().flatten().to(device, non_blocking=True)
         return {**inputs, "layout": replace(layout, explained_phrases=annotated), "region_rows": region_rows}, None
 
@@ -399,10 +399,11 @@ def _hash_saved_weights(folder: Path) -> str | None:
 
 
 def describe_negatives(outputs: AlbefPreTrainingOutput) -> dict[str, torch.Tensor]:
-    """What the log says of the negative pairs of a micro-batch, as scalars.
+    """What the log holds about the negative pairs of a micro-batch, as scalars.
 
-    `constant_itm_loss` is the matching loss of a score that knows the share of pairs that match, and nothing else;
-    `excluded_negatives` the images that are no negatives because the phrase is true of them, mean per phrase.
+    `constant_itm_loss` is the matching loss of a score that is the same for all pairs, the share of pairs that match;
+    `excluded_negatives` the number of images that are not negatives because the phrase is true of them, mean per
+    phrase.
     """
     num_pairs, device = len(outputs.itm_pair_logits), outputs.itm_pair_logits.device
     share = len(outputs.itm_logits) / num_pairs

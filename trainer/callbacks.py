@@ -39,11 +39,11 @@ EVALUATION_SETTINGS = ("num_heatmaps_drawn", "keep_best")
 
 
 class ThroughputCallback(TrainerCallback):
-    """Phrases and images per second of training, and how much of the time batches were waited for; evaluations and
+    """Phrases and images per second of training, and the share of the time spent waiting for batches; evaluations and
     checkpoints do not count as training time.
 
-    The trainer counts each micro-batch with [`count`], the time until the batches of a step are there with
-    [`count_wait`], and calls [`compute`] whenever it logs.
+    The trainer counts each micro-batch with [`count`] and the wait for the batches of a step with [`count_wait`], and
+    calls [`compute`] whenever it logs.
     """
 
     def __init__(self):
@@ -104,7 +104,7 @@ class HeatmapSheetCallback(TrainerCallback):
 
     One phrase of each row: the first of the first row, the second of the second, and so on, so that a data set whose
     rows start alike shows different kinds. Random states and the training mode of the model stay as they were. Every
-    process computes the heatmaps, which a model in parts needs; the main one draws.
+    process computes the heatmaps, which a sharded model needs; the main one draws.
 
     Args:
         rows (sequence of `dict`): data set rows.
@@ -205,7 +205,7 @@ class KeepBestCallback(TrainerCallback):
                     self._save(Path(args.output_dir) / f"{BEST_FOLDER}{name}", save_weights, record)
 
     def _prepare_save(self, model: Any) -> Callable[[Path], None]:
-        """Writes the weights of a model into a folder; every process must prepare it, of a model in parts."""
+        """Returns what writes the weights of a model into a folder. Every process must call it for a sharded model."""
         if self.trainer.adapter is not None:
             return partial(save_adapter, model, weights=collect_weights(model))
         return partial(_save_matching_model, build_full_model(model))

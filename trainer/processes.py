@@ -33,7 +33,7 @@ def sum_counts(counts: Sequence[torch.Tensor], device: torch.device) -> torch.Te
 
 
 def sum_numbers(numbers: Sequence[int], device: torch.device) -> list[int]:
-    """Sum of each number over all processes, each of which must call it; the device of one alone has no part in it."""
+    """Sum of each number over all processes, each of which must call it. A single process does not use the device."""
     if count_processes() == 1:
         return list(numbers)
     return sum_over_processes(torch.tensor(numbers, device=device)).tolist()

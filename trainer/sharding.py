@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""FSDP2 and DeepSpeed: which settings can be right, what FSDP2 needs around a heatmap, weights gathered from parts."""
+"""FSDP2 and DeepSpeed: settings that are accepted, what FSDP2 needs around a heatmap, weights gathered from shards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,7 +115,7 @@ def keeping_parameters(model: nn.Module) -> Iterator[None]:
 
 
 def collect_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """State dict of a model, on every process with all weights where FSDP2 keeps them in parts.
+    """Complete state dict of a model, on every process, also if FSDP2 shards the model.
 
     Every process must call it.
     """
@@ -126,8 +126,8 @@ def collect_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def build_full_model(model: Any) -> Any:
-    """The model itself or, where FSDP2 keeps it in parts, a matching model with all weights on this process, LoRA
-    layers included.
+    """The model itself or, if FSDP2 shards it, a matching model with all weights on this process, LoRA layers
+    included.
 
     Every process must call it.
     """

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""The check for GPUs runs on a CPU and loses no part to another; kernels and waits are counted as torch gives them."""
+"""The check for GPUs runs on a CPU, and no part stops another; kernels and waits are counted as torch reports them."""
 
 import argparse
 import json

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""The command line around the verbs: exit status, what goes where, laziness."""
+"""The command line around the verbs: exit status, what is printed where, lazy imports."""
 
 import errno
 import subprocess

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""What commands print: results as JSON and as text, progress, one process that speaks."""
+"""What commands print: results as JSON and as text, progress, output of one process only."""
 
 import json
 import math

@@ -25,5 +25,5 @@ def test_switches_for_a_cpu_are_refused_on_a_gpu(switches, option):
     ("values", "option"), [({"precision": "int8"}, "--precision int8"), ({"packs_weights": True}, "--pack-weights")]
 )
 def test_replaced_layers_are_not_compiled(values, option):
-    with pytest.raises(ValueError, match=f"`--compile` and `{option}` replace the same layers: leave one of them out"):
+    with pytest.raises(ValueError, match=f"`--compile` and `{option}` replace the same layers: use one of them"):
         Switches(**values, compiled=True)

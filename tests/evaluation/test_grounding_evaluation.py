@@ -119,7 +119,7 @@ def test_results_are_fetched_one_batch_later(tiny_model, tiny_processor, monkeyp
 
 @pytest.mark.parametrize("metrics", [["pointing_game"], ["pointing_game", "heatmap_quality"]])
 def test_fetching_waits_for_its_own_batch_alone(tiny_model, tiny_processor, metrics):
-    """No copy or look waits for all that the device was given, which the next batch is part of."""
+    """Nothing waits for all that the device was given, which includes the next batch."""
     rows = build_rows(3)
     expected, _ = predict_points(copy.deepcopy(tiny_model), tiny_processor, rows, batch_size=1, metrics=metrics)
     with PretendDevice() as device:

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""A probability of a match: its fit, its measures, and data from which none can be had."""
+"""A probability of a match: its fit, its measures, and data that cannot give one."""
 
 import numpy as np
 import pytest

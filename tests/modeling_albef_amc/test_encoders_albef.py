@@ -1,7 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Attention kernels of the encoders: none that is planned anew for every shape of phrases, and flash attention 2.
+"""Attention kernels of the encoders: no plan for every new shape of phrases, and flash attention 2.
 
-What needs a GPU is imitated: `plans_by_shape` says that the CPU has cuDNN's kernels, and torch code with the signature
+What needs a GPU is imitated: `plans_by_shape` is true for the CPU, and torch code with the signature
 and the limits of flash attention's functions takes their place.
 """
 

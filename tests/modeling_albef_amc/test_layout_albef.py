@@ -194,10 +194,10 @@ def hide_a_token(batch: dict) -> None:
     [
         (change("pixel_values"), "describes 5 phrases .* on 3 images, but `input_ids` has .* there are 2 images"),
         (cut_all, r"describes 5 phrases of 7 tokens on 3 images, but `input_ids` has shape \(3, 7\)"),
-        (change("attention_mask"), "was built of another `attention_mask`"),
-        (hide_a_token, "was built of another `attention_mask`"),
-        (change("image_index"), "was built of another `image_index`"),
-        (lambda batch: batch.update(image_index=torch.tensor([0, 1, 1, 2, 2])), "was built of another `image_index`"),
+        (change("attention_mask"), "built from another `attention_mask`"),
+        (hide_a_token, "built from another `attention_mask`"),
+        (change("image_index"), "built from another `image_index`"),
+        (lambda batch: batch.update(image_index=torch.tensor([0, 1, 1, 2, 2])), "built from another `image_index`"),
     ],
     ids=["pixels", "phrases", "mask", "mask in place", "index", "other images"],
 )
@@ -235,7 +235,7 @@ def test_other_masked_tokens_are_refused(batch, tiny_model):
     layout = dataclasses.replace(batch["layout"], masked_tokens=labels != -100)
     assert torch.equal(model(**inputs, **masks, objectives=("mlm",), layout=layout).loss, expected)
     layout = dataclasses.replace(batch["layout"], masked_tokens=labels == -100)
-    with pytest.raises(ValueError, match="`layout` does not fit the batch: it was built of other `mlm_labels`"):
+    with pytest.raises(ValueError, match="`layout` does not fit the batch: it was built from other `mlm_labels`"):
         model(**inputs, **masks, objectives=("mlm",), layout=layout)
 
 

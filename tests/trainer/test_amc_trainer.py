@@ -118,7 +118,7 @@ def test_regions_that_were_changed_after_the_layout_are_refused(tiny_pretraining
     trainer.model.eval()
     expected = trainer.compute_loss(trainer.model, batch)
     batch["has_region"][0] = False
-    with pytest.raises(ValueError, match="`layout` does not fit the batch: it was built of another `has_region`"):
+    with pytest.raises(ValueError, match="`layout` does not fit the batch: it was built from another `has_region`"):
         trainer.compute_loss(trainer.model, batch)
     batch.pop("layout")
     assert trainer.compute_loss(trainer.model, batch) != expected

@@ -41,14 +41,14 @@ def read(folder: Path, run: str) -> list[dict]:
 
 
 def find_largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """Of all weights but key biases: these have no gradient but rounding, which AdamW makes steps of full size of."""
+    """Of all weights but key biases: their gradient is rounding error alone, which AdamW turns into full steps."""
     assert one.keys() == other.keys()
     names = [name for name in one if not name.endswith(KEY_BIASES)]
     return max((one[name].double() - other[name].double()).abs().max().item() for name in names)
 
 
 def check_run(folder: Path, wrapper: str, features: str) -> None:
-    """A run is wrapped as it says, keeps float32 where it must, and has the losses, weights and files of DDP."""
+    """A run is wrapped as its name states, keeps float32 where required, has the losses, weights and files of DDP."""
     run, asked = f"{wrapper}-{features}", features.split("+")
     for own, expected in zip(read(folder, run), read(folder, f"ddp-{features}"), strict=True):
         assert own["wrapper"] == wrapper

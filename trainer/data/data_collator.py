@@ -62,7 +62,7 @@ class DataCollatorForGrounding:
         seed (`int`, defaults to 0): seed of the run.
         return_phrase_ids (`bool`, defaults to `False`): also return `phrase_ids`, a list of P `str`.
         use_reduced_images (`bool`, defaults to `False`): reduce images to the model's size before they are augmented,
-            with torch ([`~trainer.data.reduced_images.load_reduced_image`]): faster, with slightly other pixels.
+            with torch ([`~trainer.data.reduced_images.load_reduced_image`]): faster, with slightly different pixels.
         use_packed_regions (`bool`, defaults to `False`): return `packed_regions` in place of `region_mask`, in about
             a twentieth of the memory. [`AmcTrainer`] unpacks them on the device.
         use_text_ids (`bool`, defaults to `False`): return `text_ids`, `description_ids` and `description_index`.

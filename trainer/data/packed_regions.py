@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Region masks as they travel from workers to the device: a bit per pixel, and the pixels that are partly covered."""
+"""Region masks as workers send them to the device: a bit per pixel, and a list of the pixels partly covered."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +14,9 @@ BITS = 8  # of a byte
 class PackedRegions:
     r"""P region masks in about a twentieth of their memory, without loss.
 
-    Nearly all pixels of a region are covered completely or not at all. They are bits; the pixels at its border, which
-    are covered in part, are a list. Workers pack the masks of a batch, and the device unpacks them.
+    Nearly all pixels of a region are covered completely or not at all. These are stored as
+    bits; the pixels at its border, which are covered in part, are a list. Workers pack the masks of a batch, and the
+    device unpacks them.
 
     Args:
         bits (`torch.Tensor` of shape `(P, M_h, ceil(M_w / 8))`, uint8): pixels that are covered completely,

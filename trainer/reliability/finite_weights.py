@@ -11,7 +11,7 @@ def find_not_finite(model: nn.Module) -> str | None:
     """Name of the first parameter or buffer of this process that holds NaN or infinity.
 
     Args:
-        model (`nn.Module`): of a model in parts, the parts of this process are checked.
+        model (`nn.Module`): of a sharded model, the parts of this process are checked.
     """
     state = [*model.named_parameters(), *model.named_buffers()]
     floating = [(name, value) for name, value in state if value.is_floating_point() and not value.is_meta]
@@ -23,7 +23,7 @@ def find_not_finite(model: nn.Module) -> str | None:
 
 
 def check_finite_weights(model: nn.Module, step: int, device: torch.device) -> None:
-    """Refuses weights that are not finite; of a model in parts every process must call it.
+    """Refuses weights that are not finite; for a sharded model every process must call it.
 
     Args:
         model (`nn.Module`): the model that would be saved.

@@ -81,8 +81,8 @@ class ReliableTrainer(Trainer):
     - **Steps that are not finite are skipped.** Where the loss of any micro-batch on any process, or the norm of the
       gradient, is not finite, there is no optimizer step: parameters and optimizer stay as they were. The learning
       rate and the count of steps move on. `skipped_steps` in the log counts them; after `args.max_skipped_steps` in a
-      row the run stops. A fused optimizer (the default) skips the step on the device, and the program reads one step
-      later that it did, or before anything is logged, evaluated or saved. Other optimizers wait for the answer.
+      row the run stops. With a fused optimizer (the default) the device itself skips the step, and the program reads
+      this one step later, or before anything is logged, evaluated or saved. Other optimizers wait for the answer.
       DeepSpeed takes its step inside the backward pass and cannot skip it: there the run stops at the first loss that
       is not finite, before the step, and after a step whose gradient was not.
     - **A process that fails ends the others** with its message ([`failing_together`]).
@@ -242,8 +242,8 @@ class ReliableTrainer(Trainer):
     def is_finite_loss(self, loss: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Whether the loss of a micro-batch is finite on every process, a scalar bool on its device.
 
-        `compute_loss` of a subclass asks, and uses the batch for nothing else where the answer is no. Nothing waits
-        for the answer but under DeepSpeed.
+        `compute_loss` of a subclass asks, and uses the batch for nothing else if the answer is no. Only DeepSpeed
+        waits for the answer.
 
         Args:
             loss (`torch.Tensor`): the loss before the backward pass.
@@ -267,8 +267,7 @@ class ReliableTrainer(Trainer):
         return self.accelerator.distributed_type == DistributedType.DEEPSPEED
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """The norm of the gradient, which is equal on every process; sees to it that no other than a finite gradient
-        is used."""
+        """The norm of the gradient, equal on every process; makes sure that only a finite gradient is used."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
         norm = grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm
         norm = torch.zeros((), device=self.args.device) if norm is None else torch.as_tensor(norm)
@@ -284,7 +283,7 @@ class ReliableTrainer(Trainer):
         return grad_norm
 
     def _check_step(self, is_gradient_finite: torch.Tensor) -> StepCheck:
-        """Begins to look whether the step of the present micro-batches is taken."""
+        """Starts the check whether the step of the present micro-batches is taken."""
         check = StepCheck(self.state.global_step + 1, self._batch_checks, is_gradient_finite)
         self._check, self._batch_checks = check, []
         return check

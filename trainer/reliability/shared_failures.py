@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""A process that fails ends the others with its message: alone they would wait for it, and be killed in silence."""
+"""A process that fails ends the others with its message, instead of leaving them waiting until they are killed."""
 
 import itertools
 import json
@@ -19,18 +19,18 @@ from albef_amc.messages_albef import find_message
 logger = logging.get_logger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 1.0
-SECONDS_TO_LEAVE = 10.0  # for a process that fails of the same cause, or whose wait is broken off
+SECONDS_TO_LEAVE = 10.0  # for a process that fails for the same reason, or whose wait is interrupted
 CONNECTION_TIMEOUT = timedelta(seconds=30)
 _block_numbers = itertools.count()  # every process enters the same blocks in the same order
 
 
 @contextmanager
 def failing_together() -> Iterator[None]:
-    """Ends the block on all processes where one of them fails; does nothing for a single process.
+    """Ends the block on all processes if one of them fails; does nothing for a single process.
 
     The process that fails leaves its message in the store through which the processes found each other. The others
-    look there every second. Where a wait for the failed process is broken off by the network, they raise its message;
-    a process that keeps on waiting logs the message and ends itself, ten seconds later, with status 1.
+    look there every second. If the network interrupts their wait for the failed process, they raise its message; a
+    process that continues to wait logs the message and ends itself, ten seconds later, with status 1.
 
     Raises:
         ChildProcessError: another process failed; its number, error and message are named.
@@ -71,11 +71,11 @@ def _connect() -> dist.TCPStore | None:
 
 
 def _publish(store: dist.TCPStore, key: str, error: Exception) -> str | None:
-    """Tells the others of an error, unless one of them has failed before: its message is returned then."""
+    """Publishes an error to the others, unless one of them has failed before: then returns its message."""
     own = json.dumps([dist.get_rank(), f"{type(error).__name__}: {find_message(error)}"])
     try:
         first = store.compare_set(key, "", own).decode()
-    except dist.DistError:  # who holds the store has ended
+    except dist.DistError:  # the process that holds the store has ended
         return None
     if first != own:
         return _describe(first)
@@ -88,17 +88,17 @@ def _publish(store: dist.TCPStore, key: str, error: Exception) -> str | None:
 
 def _describe(failure: str) -> str:
     rank, message = json.loads(failure)
-    return f"process {rank} failed, and the run ends on all of them. {message}"
+    return f"process {rank} failed, and the run ends on all processes. {message}"
 
 
 def _end_after_another(store: dist.TCPStore, key: str, has_left: threading.Event) -> None:
-    """Ends this process where another has failed and this one does not leave the block by itself."""
+    """Ends this process if another has failed and this one does not leave the block by itself."""
     try:
         while not store.check([key]):
             if has_left.wait(SECONDS_BETWEEN_LOOKS):
                 return
         failure = store.get(key).decode()
-    except dist.DistError:  # who holds the store has ended
+    except dist.DistError:  # the process that holds the store has ended
         return
     if not has_left.wait(SECONDS_TO_LEAVE):
         logger.error(_describe(failure))

@@ -9,7 +9,7 @@ from testing_utils import launch_two_processes
 from albef_amc.trainer.reliability import shared_failures
 from albef_amc.trainer.reliability.shared_failures import failing_together
 
-FAILED = "process {rank} failed, and the run ends on all of them. {message}"
+FAILED = "process {rank} failed, and the run ends on all processes. {message}"
 
 
 @pytest.mark.slow

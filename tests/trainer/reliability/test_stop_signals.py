@@ -50,7 +50,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(optim, max_grad_norm, tiny_pr
     trainer.train()
     assert list_changes(before, trainer.model) == []
     states = trainer.optimizer.optimizer.state.values()
-    assert not any(value.any() for state in states for value in state.values())  # as if it had no step behind it
+    assert not any(value.any() for state in states for value in state.values())  # as before the first step
     assert bool(states) == (optim == FUSED)
     assert trainer.skipped_steps == 1 and trainer.state.global_step == 1
     assert [entry["step"] for entry in trainer.state.log_history if "skipped_steps" in entry] == [1]
