@@ -52,7 +52,7 @@ test-oldest: $(INSTALLED)  ## the whole suite with the oldest versions that setu
 	    --constraint $(OLDEST)/constraints.txt --editable '.[dev]'
 	$(OLDEST)/bin/pytest $(IN_PARALLEL) -p no:cacheprovider
 
-test-exhaustive: $(INSTALLED)  ## all combinations, which `make test` leaves out
+test-exhaustive: $(INSTALLED)  ## all combinations and long benchmarks, which `make test` skips
 	$(BIN)/pytest $(IN_PARALLEL) -m exhaustive
 
 test-all: quality test test-exhaustive test-oldest  ## ruff and mypy, every test, and the suite with the oldest versions

@@ -194,10 +194,10 @@ def hide_a_token(batch: dict) -> None:
     [
         (change("pixel_values"), "describes 5 phrases .* on 3 images, but `input_ids` has .* there are 2 images"),
         (cut_all, r"describes 5 phrases of 7 tokens on 3 images, but `input_ids` has shape \(3, 7\)"),
-        (change("attention_mask"), "built from another `attention_mask`"),
-        (hide_a_token, "built from another `attention_mask`"),
-        (change("image_index"), "built from another `image_index`"),
-        (lambda batch: batch.update(image_index=torch.tensor([0, 1, 1, 2, 2])), "built from another `image_index`"),
+        (change("attention_mask"), "was built from another `attention_mask`"),
+        (hide_a_token, "was built from another `attention_mask`"),
+        (change("image_index"), "was built from another `image_index`"),
+        (lambda batch: batch.update(image_index=torch.tensor([0, 1, 1, 2, 2])), "was built from another"),
     ],
     ids=["pixels", "phrases", "mask", "mask in place", "index", "other images"],
 )
