@@ -12,7 +12,6 @@ from albef_amc.cli.checkpoint_loading import load_checkpoint
 from albef_amc.cli.options import DataOption, DeviceOption, JsonOption, OutputFolderOption, read_data
 from albef_amc.cli.reporting import print_result, report, track
 from albef_amc.datasets_scripts import load_grounding_dataset
-from albef_amc.datasets_scripts.row_images import guard_images
 from albef_amc.evaluation.match_calibration import calibrate_model, list_calibration_pairs
 from albef_amc.evaluation.match_pairs import hash_pairs
 from albef_amc.evaluation.weight_hash import hash_weights
@@ -38,7 +37,7 @@ def calibrate(
     """Makes the matching score a probability: fitted on half of the images, measured on the other half."""
     check_checkpoint(checkpoint)
     data = read_data(options)
-    rows = guard_images(load_grounding_dataset(dataset, split, **data), is_decoded=False)
+    rows = load_grounding_dataset(dataset, split, **data)
     pairs = list_calibration_pairs(rows, seed)
     report(f"{len(rows)} images: {len(pairs.fitted)} pairs to fit, {len(pairs.measured)} to measure")
     model, processor = load_checkpoint(str(checkpoint), None, device)

@@ -14,7 +14,7 @@ def list_true_phrases(row: Mapping[str, Any]) -> set[str]:
     Args:
         row (mapping): a row of the grounding schema; `phrases` alone is read.
     """
-    words = [phrase["phrase"] for phrase in row["phrases"] or ()]
+    words = [phrase.get("phrase") for phrase in row["phrases"] or ()]
     words += [wording for phrase in row["phrases"] or () for wording in phrase.get("paraphrases") or ()]
     return {clean_caption(text) for text in words if find_text_problem(text) is None}
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
+from PIL import Image
 from torch.utils.data import DataLoader, Subset
 from transformers.utils import logging
 
@@ -313,7 +314,7 @@ class _GroundingInputs:
             if all(phrase.problem for phrase in scored):
                 continue
             try:
-                images.append(self._load_image(row))
+                images.append(load_row_image(row, self.processor.image_processor.max_image_pixels))
             except (UnusableImageError, FileNotFoundError) as error:
                 for phrase in scored:
                     phrase.problem = phrase.problem or str(error)
@@ -331,15 +332,6 @@ class _GroundingInputs:
             inputs = dict(self.processor(images=images, text=texts, max_length=self.max_length, return_tensors="pt"))
         return entries, inputs, annotations, skipped
 
-    def _load_image(self, row: dict) -> Any:
-        """The picture of a row, which must have the size that the row states."""
-        if row["image"] is None:
-            raise UnusableImageError(f"image {row['image_id']!r} is missing: its row has neither bytes nor a path")
-        limit = self.processor.image_processor.max_image_pixels
-        image = load_image(row["image"], limit, name=f"image {row['image_id']!r}")
-        check_picture_size(row, image.size)
-        return image
-
     def _find_length_problem(self, phrase: PhraseResult) -> str | None:
         """What is wrong with a phrase that is not cut and has more tokens than the model has text positions."""
         limit = self.processor.tokenizer.model_max_length
@@ -348,6 +340,20 @@ class _GroundingInputs:
         length = len(self.processor.tokenizer(clean_caption(phrase.phrase), verbose=False)["input_ids"])
         problem = f"has {length} tokens but the model has {limit} text positions"
         return _name_problem(phrase.phrase_id, phrase.image_id, phrase.phrase, problem) if length > limit else None
+
+
+def load_row_image(row: dict, max_image_pixels: int) -> Image.Image:
+    """The picture of a row, which must have the size that the row states.
+
+    Raises:
+        UnusableImageError, FileNotFoundError: there is no picture, or it cannot be used.
+        ValueError: it has another size.
+    """
+    if row["image"] is None:
+        raise UnusableImageError(f"image {row['image_id']!r} is missing: its row has neither bytes nor a path")
+    image = load_image(row["image"], max_image_pixels, name=f"image {row['image_id']!r}")
+    check_picture_size(row, image.size)
+    return image
 
 
 def _name_problem(phrase_id: str, image_id: str, words: Any, problem: str) -> str:
@@ -462,6 +468,7 @@ __all__ = [
     "evaluate_grounding",
     "has_proposals",
     "iterate_phrases",
+    "load_row_image",
     "locate_points",
     "predict_points",
     "shuffle_phrases",

@@ -13,9 +13,14 @@ import numpy as np
 import torch
 
 from albef_amc import AlbefForImageTextMatching
-from albef_amc.collections_albef import without_format
 from albef_amc.datasets_scripts.randomness import example_generator
-from albef_amc.evaluation.match_pairs import MatchPair, compute_matching_auc, list_match_pairs, score_pairs
+from albef_amc.evaluation.match_pairs import (
+    MatchPair,
+    compute_matching_auc,
+    list_match_pairs,
+    score_pairs,
+    select_columns,
+)
 from albef_amc.ranges_albef import Range, check_number
 
 LEAST_PAIRS = 100
@@ -176,10 +181,8 @@ def list_calibration_pairs(rows: Any, seed: int = 0) -> CalibrationPairs:
     Raises:
         ValueError: a half has fewer than 100 pairs, or pairs of one kind.
     """
-    rows = without_format(rows)
-    columns = rows.select_columns(["image_id"]) if hasattr(rows, "select_columns") else rows
     halves: tuple[list[int], list[int]] = ([], [])
-    for index, row in enumerate(columns):
+    for index, row in enumerate(select_columns(rows, ["image_id"])):
         generator = example_generator(seed, 0, row["image_id"], "half")
         halves[generator.random() < 0.5].append(index)
     pairs = [list_match_pairs(rows, seed, half) for half in halves]

@@ -3,24 +3,30 @@
 
 import hashlib
 import json
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from albef_amc import ITM_MATCH_INDEX, AlbefForImageTextMatching, AlbefForPreTraining
 from albef_amc.collections_albef import without_format
 from albef_amc.datasets_scripts.features import read_row
 from albef_amc.datasets_scripts.randomness import example_generator
+from albef_amc.datasets_scripts.row_images import guard_images
 from albef_amc.datasets_scripts.true_phrases import list_true_phrases
-from albef_amc.image_processing_albef import load_image
+from albef_amc.evaluation.grounding_evaluation import load_row_image
+from albef_amc.image_processing_albef import UnusableImageError
 from albef_amc.ranges_albef import COUNT, check_number
 from albef_amc.text_processing_albef import clean_caption, find_text_problem
+
+QUICK_DRAWS = 8
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,20 @@ class MatchPair:
     is_match: bool
 
 
+class ImageTexts(NamedTuple):
+    """Texts of an image.
+
+    Args:
+        image_id (`str`): the image.
+        phrases (list): the words of its phrases, as they are stored.
+        true_phrases (set of `str`): cleaned words that are known to be true of it.
+    """
+
+    image_id: str
+    phrases: list[Any]
+    true_phrases: set[str]
+
+
 def list_match_pairs(rows: Any, seed: int = 0, part: Sequence[int] | None = None) -> list[MatchPair]:
     """Every phrase with its own image, and once with another image of which it is not known to be true.
 
@@ -47,33 +67,57 @@ def list_match_pairs(rows: Any, seed: int = 0, part: Sequence[int] | None = None
     is about one pair that does not match for each that does.
 
     Args:
-        rows: data set rows (`datasets_scripts/features.py`), with a length and read by index; pictures are not read.
+        rows: data set rows (`datasets_scripts/features.py`), with a length and read by index; pictures are not read,
+            except by a transform of the user.
         seed (`int`, defaults to 0): of the draws.
         part (sequence of `int`, *optional*): numbers of the rows to pair with each other; all of them by default.
 
     Raises:
         ValueError: no phrase with words, or no pair that does not match.
     """
-    rows = without_format(rows)
-    if hasattr(rows, "select_columns"):
-        rows = rows.select_columns(["image_id", "phrases"])
-    numbers = range(len(rows)) if part is None else part
-    read = {number: read_row(rows[number], ("image_id", "phrases")) for number in numbers}
-    true_phrases = {number: list_true_phrases(row) for number, row in read.items()}
-    pairs = []
-    for index, row in read.items():
-        for number, phrase in enumerate(row["phrases"] or ()):
-            if find_text_problem(phrase["phrase"]) is not None:
+    rows = select_columns(rows, ["image_id", "phrases"])
+    texts = {number: _read_texts(rows[number]) for number in (range(len(rows)) if part is None else part)}
+    numbers, pairs = list(texts), []
+    for index, own in texts.items():
+        for position, phrase in enumerate(own.phrases):
+            if find_text_problem(phrase) is not None:
                 continue
-            pairs.append(MatchPair(index, row["image_id"], phrase["phrase"], True))
-            words = clean_caption(phrase["phrase"])
-            generator = example_generator(seed, 0, f"{row['image_id']}/{number}", "other image")
-            for other in generator.permutation(numbers).tolist():
-                if read[other]["image_id"] != row["image_id"] and words not in true_phrases[other]:
-                    pairs.append(MatchPair(other, read[other]["image_id"], phrase["phrase"], False))
-                    break
+            pairs.append(MatchPair(index, own.image_id, phrase, True))
+            generator = example_generator(seed, 0, f"{own.image_id}/{position}", "other image")
+            other = _draw_other_image(texts, numbers, own.image_id, clean_caption(phrase), generator)
+            if other is not None:
+                pairs.append(MatchPair(other, texts[other].image_id, phrase, False))
     check_kinds(pairs)
     return pairs
+
+
+def select_columns(rows: Any, names: list[str]) -> Any:
+    """Rows with some of their columns, so that no picture is decoded; with all of them where a transform of the user,
+    which may read any column, makes the rows."""
+    rows = without_format(rows)
+    is_transformed = (getattr(rows, "format", None) or {}).get("type") == "custom"
+    return rows if is_transformed or not hasattr(rows, "select_columns") else rows.select_columns(names)
+
+
+def _read_texts(row: Any) -> ImageTexts:
+    row = read_row(row, ("image_id", "phrases"))
+    return ImageTexts(row["image_id"], [phrase.get("phrase") for phrase in row["phrases"]], list_true_phrases(row))
+
+
+def _draw_other_image(
+    texts: Mapping[int, ImageTexts], numbers: Sequence[int], image_id: str, words: str, generator: np.random.Generator
+) -> int | None:
+    """Number of an image other than `image_id` of which the cleaned words are not known to be true, each with the same
+    probability; None if there is none. All images are looked at only where a few draws find none."""
+
+    def is_negative(number: int) -> bool:
+        return texts[number].image_id != image_id and words not in texts[number].true_phrases
+
+    for place in generator.integers(len(numbers), size=QUICK_DRAWS).tolist():
+        if is_negative(numbers[place]):
+            return numbers[place]
+    negatives = [number for number in numbers if is_negative(number)]
+    return negatives[int(generator.integers(len(negatives)))] if negatives else None
 
 
 def check_kinds(pairs: Sequence[MatchPair]) -> None:
@@ -103,10 +147,12 @@ def score_pairs(
     batch_size: int = 16,
     num_workers: int = 0,
     progress: Callable[[Iterable], Iterable] = iter,
+    skips_unusable: bool = False,
 ) -> np.ndarray:
     """Difference of the two matching logits, match minus no match, of each pair, `(len(pairs),)` float64.
 
-    An image is encoded once for all phrases that are compared with it.
+    An image is encoded once for all phrases that are compared with it. Phrases with more tokens than the model has
+    text positions are truncated.
 
     Args:
         model, processor: the checkpoint.
@@ -115,43 +161,58 @@ def score_pairs(
         batch_size (`int`, defaults to 16): images encoded together.
         num_workers (`int`, defaults to 0): processes that decode and resize images.
         progress (callable, *optional*): wraps the iteration over batches, to show progress.
+        skips_unusable (`bool`, defaults to `False`): pairs of an image that cannot be used have NaN in place of a
+            score; otherwise such an image is an error.
 
     Raises:
-        ValueError: a score that is not finite.
+        ValueError: a score that is not finite, or an image that cannot be used.
+        FileNotFoundError: no file of an image.
     """
     check_number("batch_size", batch_size, COUNT)
     of_row: dict[int, list[int]] = defaultdict(list)
     for number, pair in enumerate(pairs):
         of_row[pair.row].append(number)
-    chosen = _ImagesOfPairs(without_format(rows), list(of_row), processor.image_processor.max_image_pixels)
+    rows, limit = guard_images(without_format(rows), is_decoded=False), processor.image_processor.max_image_pixels
+    chosen = _ImagesOfPairs(rows, list(of_row), limit, skips_unusable)
     loader: DataLoader[Any] = DataLoader(chosen, batch_size=batch_size, collate_fn=list, num_workers=num_workers)
-    margins = np.empty(len(pairs))
+    max_length = processor.tokenizer.model_max_length
+    margins = np.full(len(pairs), np.nan)
     for batch in progress(loader):
-        numbers = [of_row[row] for row, _ in batch]
+        usable = {row: image for row, image in batch if image is not None}
+        if not usable:
+            continue
+        numbers = [of_row[row] for row in usable]
         texts = [[pairs[number].phrase for number in of_image] for of_image in numbers]
-        inputs = processor(images=[image for _, image in batch], text=texts, return_tensors="pt").to(model.device)
-        logits = model.score_phrases(**inputs)
+        inputs = processor(images=list(usable.values()), text=texts, max_length=max_length, return_tensors="pt")
+        logits = model.score_phrases(**inputs.to(model.device))
         margin = (logits[:, ITM_MATCH_INDEX] - logits[:, 1 - ITM_MATCH_INDEX]).double().cpu().numpy()
+        if not np.isfinite(margin).all():
+            raise ValueError(
+                "the matching scores are not finite: the pictures or the model's weights hold NaN or infinity."
+            )
         margins[[number for of_image in numbers for number in of_image]] = margin
-    if not np.isfinite(margins).all():
-        raise ValueError(
-            "the matching scores are not finite: the pictures or the model's weights hold NaN or infinity."
-        )
     return margins
 
 
 class _ImagesOfPairs(Dataset):
-    """Numbers and pictures of some rows."""
+    """Numbers and pictures of some rows; None in place of a picture that cannot be used, where these are skipped."""
 
-    def __init__(self, rows: Any, numbers: list[int], max_image_pixels: int):
+    def __init__(self, rows: Any, numbers: list[int], max_image_pixels: int, skips_unusable: bool):
         self.rows, self.numbers, self.max_image_pixels = rows, numbers, max_image_pixels
+        self.skips_unusable = skips_unusable
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, index: int) -> tuple[int, Any]:
-        row = read_row(self.rows[self.numbers[index]], ("image", "image_id"))
-        return self.numbers[index], load_image(row["image"], self.max_image_pixels, f"image {row['image_id']!r}")
+    def __getitem__(self, index: int) -> tuple[int, Image.Image | None]:
+        number = self.numbers[index]
+        try:
+            row = read_row(self.rows[number], ("image", "image_id"))
+            return number, load_row_image(row, self.max_image_pixels)
+        except (UnusableImageError, FileNotFoundError):
+            if not self.skips_unusable:
+                raise
+            return number, None
 
 
 def evaluate_matching(
@@ -165,14 +226,15 @@ def evaluate_matching(
 ) -> float | None:
     """Area under the ROC curve of the matching score on a data set, in [0, 1], for pairs of [`list_match_pairs`].
 
-    On several processes each scores the pairs of a block of the rows, and every process gets the result.
+    Images that cannot be used are skipped. On several processes each scores the pairs of a block of the rows, and
+    every process gets the result.
 
     Args:
         model, processor, rows, batch_size, num_workers: as for [`score_pairs`].
         rank, world_size (`int`, default to 0 and 1): this process among those that a launcher started.
 
     Returns:
-        `float`, or `None` where the data has no pairs of both kinds.
+        `float`, or `None` where the data has no pairs of both kinds that can be scored.
     """
     try:
         pairs = list_match_pairs(rows)
@@ -180,12 +242,14 @@ def evaluate_matching(
         return None
     block = range(len(rows) * rank // world_size, len(rows) * (rank + 1) // world_size)
     own = [pair for pair in pairs if pair.row in block]
-    scored = list(zip(score_pairs(model, processor, rows, own, batch_size, num_workers), own, strict=True))
+    margins = score_pairs(model, processor, rows, own, batch_size, num_workers, skips_unusable=True).tolist()
+    scored = [(margin, pair.is_match) for margin, pair in zip(margins, own, strict=True) if not math.isnan(margin)]
     if world_size > 1:
         scored = gather_object(scored)
-    return compute_matching_auc(
-        np.array([margin for margin, _ in scored]), np.array([pair.is_match for _, pair in scored])
-    )
+    is_match = np.array([kind for _, kind in scored], dtype=bool)
+    if is_match.all() or not is_match.any():
+        return None
+    return compute_matching_auc(np.array([margin for margin, _ in scored]), is_match)
 
 
 def compute_matching_auc(margins: np.ndarray, is_match: np.ndarray) -> float:
@@ -213,6 +277,7 @@ def compute_matching_auc(margins: np.ndarray, is_match: np.ndarray) -> float:
 
 
 __all__ = [
+    "ImageTexts",
     "MatchPair",
     "check_kinds",
     "compute_matching_auc",
@@ -220,4 +285,5 @@ __all__ = [
     "hash_pairs",
     "list_match_pairs",
     "score_pairs",
+    "select_columns",
 ]
