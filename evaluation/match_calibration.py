@@ -69,10 +69,11 @@ def fit_calibration(margins: np.ndarray, is_match: np.ndarray) -> MatchCalibrati
     """
     check_enough_pairs(is_match)
     auc = compute_matching_auc(margins, is_match)
-    if auc <= 0.5:
+    if auc <= 0.5 or margins[is_match].mean() <= margins[~is_match].mean():
         raise ValueError(
-            f"the matching score is not larger for pairs that match (area under the ROC curve {auc:.3f}): there is "
-            "nothing to calibrate. Train the model to match first."
+            f"the matching score is not larger for pairs that match (area under the ROC curve {auc:.3f}, mean margins "
+            f"{margins[is_match].mean():.3f} and {margins[~is_match].mean():.3f}): there is nothing to calibrate. "
+            "Train the model to match first."
         )
     values, matches = torch.from_numpy(margins).double(), torch.from_numpy(is_match)
     num_matches, num_others = int(matches.sum()), int((~matches).sum())

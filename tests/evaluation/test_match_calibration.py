@@ -59,6 +59,8 @@ def test_pairs_that_the_margin_divides_give_finite_values():
         (np.arange(200.0), np.zeros(200, bool), "all 200 pairs do not match"),
         (np.arange(200.0), np.arange(200) < 100, "is not larger for pairs that match"),
         (np.ones(200), np.arange(200) < 100, "is not larger for pairs that match"),
+        # larger for most pairs that match, and much smaller for one of them: the best scale would be below 0
+        (np.r_[-1e4, np.arange(199.0)], np.r_[True, np.arange(199) > 99], "is not larger for pairs that match"),
     ],
 )
 def test_pairs_that_cannot_be_fitted_are_refused(margins, is_match, words):
