@@ -96,9 +96,12 @@ def check_packed_dtype(dtype: torch.dtype) -> None:
         ) from error
 
 
-def refuse_inference_layers(model: nn.Module, purpose: str) -> None:
-    """Raises `ValueError` if layers of a model were packed or quantised; `purpose` follows "cannot be"."""
-    if any(isinstance(module, InferenceLinear) for module in model.modules()):
+def refuse_inference_layers(model: nn.Module, purpose: str, kind: type[InferenceLinear] = InferenceLinear) -> None:
+    """Raises `ValueError` if layers of a model were packed or quantised, or are of one `kind` of such layers.
+
+    `purpose` follows "cannot be".
+    """
+    if any(isinstance(module, kind) for module in model.modules()):
         raise ValueError(
             f"a model with packed or quantised weights cannot be {purpose}: load the checkpoint again, without "
             "`pack_weights` and `quantize_image_encoder`."

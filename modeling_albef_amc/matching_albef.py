@@ -101,7 +101,8 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
 
         Raises:
             ValueError: a `mode`, or `triton.cudagraphs` among the `options`, that records CUDA graphs: one for every
-                shape, while the number of phrases and their tokens change from batch to batch.
+                shape, while the number of phrases and their tokens change from batch to batch; or a model whose
+                weights are packed or quantised.
 
         Example:
 
@@ -116,6 +117,7 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
 
         ```
         """
+        refuse_inference_layers(self, "compiled")
         mode, has_graphs = options.get("mode"), (options.get("options") or {}).get("triton.cudagraphs")
         if mode in CUDA_GRAPH_MODES or has_graphs:
             given = f"mode={mode!r}" if mode in CUDA_GRAPH_MODES else "options={'triton.cudagraphs': True}"
@@ -146,7 +148,8 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
             dtype (`torch.dtype`, *optional*): `torch.float32` or `torch.bfloat16`; that of the model by default.
 
         Raises:
-            ValueError: a model on a GPU or with an adapter, another `dtype`, or one that the CPU cannot compute with.
+            ValueError: a model on a GPU, with an adapter or with packed weights, another `dtype`, or one that the CPU
+                cannot compute with.
 
         Example:
 
@@ -163,6 +166,7 @@ class AlbefMatchingModel(AlbefPreTrainedModel):
         """
         dtype = self.dtype if dtype is None else dtype
         check_inference_layers(self, self.device, "pack_weights")
+        refuse_inference_layers(self, "packed again", PackedLinear)
         check_packed_dtype(dtype)
 
         def pack(linear: nn.Linear) -> PackedLinear:

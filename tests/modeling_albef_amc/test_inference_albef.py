@@ -142,6 +142,15 @@ def test_wrong_orders_and_types(tiny_model):
     tiny_model.pack_weights()
     with pytest.raises(ValueError, match="a model with packed or quantised weights cannot be quantised"):
         tiny_model.quantize_image_encoder()
+    with pytest.raises(ValueError, match="a model with packed or quantised weights cannot be packed again"):
+        tiny_model.pack_weights()
+
+
+@pytest.mark.parametrize("switch", SWITCHES.values(), ids=SWITCHES)
+def test_layers_without_weights_are_not_compiled(switch, tiny_model):
+    switch(tiny_model)
+    with pytest.raises(ValueError, match="a model with packed or quantised weights cannot be compiled"):
+        tiny_model.compile_encoders(backend="aot_eager")
 
 
 def test_a_machine_whose_onednn_lacks_a_type(tiny_model, monkeypatch):
