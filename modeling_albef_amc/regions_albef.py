@@ -362,12 +362,14 @@ def iterate_located_phrases(
     """Yield the image, matching probability and heatmap `(height, width)` of each phrase, one map in memory at a time.
 
     Raises:
-        ValueError: `outputs` has no heatmaps, a heatmap is not finite, or `sizes` lacks an image.
+        ValueError: `outputs` has no heatmaps or probabilities, a heatmap is not finite, or `sizes` lacks an image.
     """
-    if getattr(outputs, "heatmap", None) is None:
-        raise ValueError(
-            "`outputs` has no `heatmap`. Use `model.ground()`, or call the model with `output_heatmap=True`."
-        )
+    for name in ("heatmap", "match_probability"):
+        if getattr(outputs, name, None) is None:
+            raise ValueError(
+                f"`outputs` has no `{name}`. Use `model.ground()`, or call an `AlbefForImageTextMatching` with "
+                "`output_heatmap=True`."
+            )
     heatmaps = outputs.heatmap.detach().cpu()
     scores = outputs.match_probability.tolist()
     image_index = getattr(outputs, "image_index", None)

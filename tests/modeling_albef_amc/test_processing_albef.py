@@ -394,6 +394,14 @@ def test_map_of_zeros_has_a_point_no_box_and_a_warning(processor, warnings_logge
     ]
 
 
+@pytest.mark.parametrize("name", ["heatmap", "match_probability"])
+def test_outputs_that_are_not_of_grounding(processor, name):
+    outputs = build_outputs(torch.ones(2, 4, 4), [0, 0])
+    delattr(outputs, name)
+    with pytest.raises(ValueError, match=f"`outputs` has no `{name}`. Use `model.ground"):
+        processor.post_process_grounding(outputs)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_map_that_is_not_finite(processor, value):
     heatmap = torch.ones(2, 4, 4)
