@@ -273,6 +273,7 @@ class ReliableTrainer(Trainer):
         norm = torch.zeros((), device=self.args.device) if norm is None else torch.as_tensor(norm)
         self._read_check()
         check = self._check_step(torch.isfinite(norm.detach()).to(self.args.device))
+        self._batch_checks = []
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         if self._is_step_taken_in_backward:
             self._read_check()
@@ -284,9 +285,8 @@ class ReliableTrainer(Trainer):
 
     def _check_step(self, is_gradient_finite: torch.Tensor) -> StepCheck:
         """Starts the check whether the step of the present micro-batches is taken."""
-        check = StepCheck(self.state.global_step + 1, self._batch_checks, is_gradient_finite)
-        self._check, self._batch_checks = check, []
-        return check
+        self._check = StepCheck(self.state.global_step + 1, self._batch_checks, is_gradient_finite)
+        return self._check
 
     def _read_check(self) -> None:
         """Reads the last check, once: counts a step that was skipped, and stops after too many in a row."""

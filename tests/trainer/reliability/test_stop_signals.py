@@ -26,6 +26,7 @@ from testing_utils import (
 from transformers import TrainerCallback
 
 from albef_amc.trainer import AmcTrainer
+from albef_amc.trainer.reliability.reliable_trainer import ReliableTrainer
 from albef_amc.trainer.reliability.run_checkpoints import find_damage
 from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
 
@@ -88,6 +89,17 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(tiny_pretraining_model,
     trainer.train()
     assert list_changes(before, trainer.model, "albef.") == list_changes(before, trainer.model, "itm_head") == []
     assert "step 1 is skipped: the gradient is not finite. Images: 0, 1." in caplog.text
+
+
+@pytest.mark.slow
+def test_a_gradient_that_is_not_finite_ends_a_run_of_deepspeed_with_the_images(
+    tiny_pretraining_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ReliableTrainer, "_is_step_taken_in_backward", True)  # as under DeepSpeed
+    trainer = build_trainer(tiny_pretraining_model, tmp_path, max_steps=2, gradient_accumulation_steps=2)
+    trainer.model.itm_head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(FloatingPointError, match=r"the gradient is not finite; 1 steps.*step 1: 0, 1, 2, 3\. Look"):
+        trainer.train()
 
 
 @pytest.mark.slow
