@@ -38,8 +38,6 @@ class AlbefGroundingOutput(ModelOutput):
     Args:
         loss (`torch.Tensor`, scalar, with `itm_labels`): cross-entropy of the matching scores, mean over phrases.
         itm_logits (`torch.Tensor` of shape `(P, 2)`): matching scores; index `ITM_MATCH_INDEX` = 1 is "match".
-        match_probability (`torch.Tensor` of shape `(P,)`): probability that phrase and image match, in [0, 1], with
-            the calibration of the configuration; at least float32, without gradient.
         heatmap (`torch.Tensor` of shape `(P, G_h, G_w)`, with `output_heatmap`): raw Grad-CAM, >= 0, float32; in the
             graph when gradients were enabled on entry.
         normalized_heatmap (`torch.Tensor` of shape `(P, G_h, G_w)`): minus minimum, over maximum; in [0, 1].
@@ -47,16 +45,18 @@ class AlbefGroundingOutput(ModelOutput):
             token before their mean; 0 for padding.
         image_index (`torch.Tensor` of shape `(P,)`): image row of every phrase; `None` where a pipeline gave none.
         original_sizes (`torch.Tensor` of shape `(N, 2)`): height and width of the stored images, passed through.
+        match_probability (`torch.Tensor` of shape `(P,)`): probability that phrase and image match, in [0, 1], with
+            the calibration of the configuration; at least float32, without gradient.
     """
 
     loss: torch.Tensor | None = None
     itm_logits: torch.Tensor | None = None
-    match_probability: torch.Tensor | None = None
     heatmap: torch.Tensor | None = None
     normalized_heatmap: torch.Tensor | None = None
     token_heatmap: torch.Tensor | None = None
     image_index: torch.Tensor | None = None
     original_sizes: torch.Tensor | None = None
+    match_probability: torch.Tensor | None = None
 
     def check_finite(self) -> None:
         """Raises `ValueError` where a score or a heatmap is not finite; waits for the device to have computed them."""

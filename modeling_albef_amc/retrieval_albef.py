@@ -218,9 +218,9 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
         text_features: torch.Tensor,
         image_ids: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
-        text_ids: torch.Tensor | None = None,
         across_processes: bool = False,
         is_valid: torch.Tensor | None = None,
+        text_ids: torch.Tensor | None = None,
     ) -> None:
         r"""Write momentum features to the queues, oldest entries first: one column per image, one per phrase.
 
@@ -229,11 +229,11 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
                 (`torch.Tensor` of shape `(P, projection_dim)`): momentum features, unit length.
             image_ids (`torch.Tensor` of shape `(N,)`, *optional*): identities; unknown (-1) without.
             image_index (`torch.Tensor` of shape `(P,)`, *optional*): image row of each phrase; needed if P != N.
-            text_ids (`torch.Tensor` of shape `(P,)`, *optional*): identities of the texts; unknown (-1) without.
             across_processes (`bool`, defaults to `False`): write the features of every process, in the order of
                 ranks, so that the queues are equal everywhere. Every process must call it.
             is_valid (`torch.Tensor`, scalar bool, *optional*): if False, nothing is written. A value on the device of
                 the queues is not read, so nothing waits for it.
+            text_ids (`torch.Tensor` of shape `(P,)`, *optional*): identities of the texts; unknown (-1) without.
         """
         if image_ids is None:
             image_ids = torch.full((len(image_features),), UNKNOWN_ID, device=image_features.device)

@@ -486,6 +486,13 @@ def test_enqueued_features_have_unknown_ids_without_ids(model):
     assert model.text_queue_ids[:6].tolist() == [4, 4, 5, -1, -1, -1]
 
 
+def test_queues_are_written_with_arguments_by_position(model):
+    ids, index, text_ids = torch.tensor([4, 5]), torch.tensor([0, 0, 1]), torch.tensor([7, 8, 9])
+    model.enqueue(unit_rows(2, 0), unit_rows(3, 1), ids, index, False, None, text_ids)
+    assert model.text_queue_ids[:3].tolist() == [4, 4, 5]
+    assert model.text_queue_text_ids[:4].tolist() == [7, 8, 9, -1]
+
+
 def test_phrases_without_index_need_one_image_each(model):
     with pytest.raises(ValueError, match="`image_index` is needed for 3 phrases on 2 images"):
         model.enqueue(unit_rows(2, 0), unit_rows(3, 1), torch.tensor([4, 5]))
