@@ -134,7 +134,6 @@ class AmcTrainer(ReliableTrainer):
         adapter = None if peft_config is None else attach_adapter(model, peft_config, args)
         if adapter is None and args.freeze:
             freeze_parameters(model, args.freeze)
-        model.config.reset_calibration()
         super().__init__(
             model if adapter is None else adapter.peft_model,
             args,
@@ -169,6 +168,7 @@ class AmcTrainer(ReliableTrainer):
         unwrapped = self.accelerator.unwrap_model(model)
         if self._momentum_step != self.state.global_step:
             self._momentum_step = self.state.global_step
+            unwrapped.config.reset_calibration()  # of other weights
             if unwrapped.albef.temperature.requires_grad:
                 unwrapped.clamp_temperature()
             if self.args.use_momentum_updates:

@@ -20,7 +20,7 @@ from albef_amc.datasets_scripts.true_phrases import hash_text
 from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.evaluation.weight_hash import hash_weights
 from albef_amc.text_processing_albef import clean_caption
-from albef_amc.trainer import AmcConfig
+from albef_amc.trainer import AmcConfig, build_lora_config
 from albef_amc.trainer.data.epoch_dataset import EpochDataset
 
 TERMS = ("itc_loss", "itm_loss", "mlm_loss", "amc_loss", "amc_mean_loss", "amc_max_loss")
@@ -306,6 +306,18 @@ def test_rows_know_their_epoch():
     assert dataset[0] == {"image_id": "a", "draw": 0}
     dataset.set_epoch(3)
     assert dataset[0]["draw"] == 3 and len(dataset) == 1
+
+
+@pytest.mark.parametrize("has_adapter", [False, True])
+def test_training_removes_the_calibration_of_other_weights(has_adapter, tiny_pretraining_model, tmp_path):
+    tiny_pretraining_model.save_pretrained(tmp_path / "base")
+    model = AlbefForPreTraining.from_pretrained(tmp_path / "base")
+    model.config.match_scale, model.config.match_bias, model.config.match_calibration = 0.7, -0.4, {"dataset": "mine"}
+    adapter = build_lora_config(model.config, r=2) if has_adapter else None
+    trainer = build_tiny_trainer(model, tmp_path / "run", build_rows(), max_steps=1, peft_config=adapter)
+    assert model.config.match_calibration == {"dataset": "mine"}
+    trainer.train()
+    assert (model.config.match_scale, model.config.match_bias, model.config.match_calibration) == (1, 0, None)
 
 
 def test_pairs_that_are_true_are_no_negatives(tmp_path):
