@@ -599,9 +599,9 @@ class AlbefForImageTextMatching(AlbefMatchingModel):
             output.token_heatmap = explanation.token_heatmap if output_token_heatmap else None
         else:
             output.itm_logits = self.match(text_embeds, layout, keys_values)
-        output.match_probability = self.compute_match_probability(output.itm_logits)
         if itm_labels is not None:
             output.loss = nn.functional.cross_entropy(at_least_float32(output.itm_logits), itm_labels)
+        output.match_probability = self.compute_match_probability(output.itm_logits)
         return output
 
 

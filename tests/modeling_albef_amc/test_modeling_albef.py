@@ -101,10 +101,14 @@ def test_output_shapes(image_size, patch_size):
     matching = AlbefForImageTextMatching(config)
     sizes, labels = torch.tensor([[10, 20], [30, 40]]), torch.ones(5, dtype=torch.int64)
     outputs = matching(**batch, output_token_heatmap=True, original_sizes=sizes, itm_labels=labels)
-    expected = {"loss": (), "itm_logits": (5, 2), **maps, "image_index": (5,), "original_sizes": (2, 2)}
-    expected["match_probability"] = (5,)
-    # in this order: users of tuples take values by number
-    assert [(name, tuple(value.shape)) for name, value in outputs.items()] == list(expected.items())
+    expected = {"itm_logits": (5, 2), **maps, "image_index": (5,), "original_sizes": (2, 2)}
+    expected |= {"loss": (), "match_probability": (5,)}
+    assert {name: tuple(value.shape) for name, value in outputs.items()} == expected
+    assert list(outputs)[-1] == "match_probability"  # users of tuples take the others by number
+    grounded = matching.ground(**batch, output_token_heatmap=True, original_sizes=sizes)
+    assert list(grounded)[-1] == "match_probability" and list(grounded) == [
+        name for name in expected if name != "loss"
+    ]
     assert matching(**batch, output_heatmap=True, explanation_kind="itc").heatmap.shape == (5, *grid)
 
     pretraining = AlbefForPreTraining(config)
