@@ -43,7 +43,7 @@ test: $(INSTALLED)  ## the whole suite
 	$(BIN)/pytest $(IN_PARALLEL)
 
 test-fast: $(INSTALLED)  ## the suite without slow tests: under a minute
-	$(BIN)/pytest $(IN_PARALLEL) -m "not slow"
+	$(BIN)/pytest $(IN_PARALLEL) -m "not slow and not exhaustive"
 
 test-oldest: $(INSTALLED)  ## the whole suite with the oldest versions that setup.cfg allows, in build/oldest
 	$(PYTHON) -m venv --clear $(OLDEST)
