@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """What each gain is worth, which operators and kernels a call spends its time in, and where it waits for a GPU."""
 
+import sys
 import traceback
 import warnings
 from collections import Counter
@@ -119,8 +120,8 @@ def _find_place(stack: traceback.StackSummary) -> str:
     frames = [frame for frame in stack if frame.filename not in (__file__, warnings.__file__)]
     for frame in reversed(frames):
         file = Path(frame.filename)
-        if file.is_relative_to(PROJECT_FOLDER):
+        if file.is_relative_to(PROJECT_FOLDER) and not file.is_relative_to(sys.prefix):  # the virtual environment
             place = file.relative_to(PROJECT_FOLDER)
-            if not place.parts[0].startswith((*CALLERS, ".")):  # nor the virtual environment
+            if not place.parts[0].startswith(CALLERS):
                 return f"{place}:{frame.lineno}"
     return f"{Path(*Path(frames[-1].filename).parts[-2:])}:{frames[-1].lineno}"

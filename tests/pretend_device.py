@@ -178,7 +178,7 @@ class PretendDevice(TorchDispatchMode):
         place = "outside of the project"
         while frame is not None:
             path = Path(frame.f_code.co_filename)
-            if path != Path(__file__) and path.is_relative_to(PROJECT) and ".venv" not in path.parts:
+            if path != Path(__file__) and path.is_relative_to(PROJECT) and not path.is_relative_to(sys.prefix):
                 place = f"{path.relative_to(PROJECT)}:{frame.f_lineno}"
                 break
             frame = frame.f_back
