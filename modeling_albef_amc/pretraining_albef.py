@@ -193,8 +193,7 @@ class AlbefForPreTraining(AlbefContrastiveModel):
                 those of the others are 0. Every phrase by default.
             text_ids (`torch.Tensor` of shape `(P,)`, *optional*): identity of each phrase's text, >= 0. An image with
                 a phrase of the same text is a positive of the contrastive loss and never a negative of the phrase, and
-                the other way round. Without, all texts differ; an identity below 0 is unknown and
-                equal to no other.
+                the other way round. Without, all texts differ; an identity below 0 is unknown and equal to no other.
             description_ids, description_index (`torch.Tensor` of shape `(D,)`, *optional*): further texts that are
                 true of images of the batch, and their image rows; they are used for these two decisions only.
             negative_sampling (`str`, defaults to `"hard"`): see

@@ -39,6 +39,8 @@ class JointBatch:
         phrase_ids, text_ids (`torch.Tensor` of shape `(joint P,)`): identity of the image and of the text of every
             phrase.
         facts ([`KnownPairs`]): images and texts that are true of them: the phrases, and further descriptions.
+        has_text_ids (`bool`): whether texts have identities; otherwise a phrase is true of images with the identity of
+            its own image alone, and nothing has to be looked up.
     """
 
     images: JointRows
@@ -47,6 +49,7 @@ class JointBatch:
     phrase_ids: torch.Tensor
     text_ids: torch.Tensor
     facts: "KnownPairs"
+    has_text_ids: bool
 
     @classmethod
     def gather(
@@ -68,8 +71,9 @@ class JointBatch:
         facts = KnownPairs(phrase_ids, joint_texts)
         if descriptions is not None:
             rows = JointRows.of(len(descriptions.text_ids), device, scope)
-            facts = facts.extend(rows.gather(ids[descriptions.image_index]), rows.gather(descriptions.text_ids))
-        return cls(images, phrases, images.gather(ids), phrase_ids, joint_texts, facts)
+            described = rows.gather(ids[descriptions.image_index]), rows.gather(descriptions.text_ids)
+            facts = facts.extend(KnownPairs(*described))
+        return cls(images, phrases, images.gather(ids), phrase_ids, joint_texts, facts, text_ids is not None)
 
     @property
     def own_image_ids(self) -> torch.Tensor:
@@ -85,6 +89,24 @@ class JointBatch:
     def own_text_ids(self) -> torch.Tensor:
         """Text identities of this process' phrases, `(P,)`."""
         return self.text_ids[self.phrases.offset :][: self.phrases.count]
+
+    def find_images(self, queues: "QueueIds | None" = None) -> torch.Tensor:
+        """Whether phrase p of this process is true of image c of the joint batch, then of the queue: `(P, C)` bool."""
+        image_ids = self.image_ids if queues is None else torch.cat([self.image_ids, queues.image_ids])
+        if not self.has_text_ids:
+            return self.own_phrase_ids[:, None] == image_ids
+        facts = self.facts if queues is None else self.facts.extend(queues.texts)
+        return find_true_pairs(self.own_text_ids, image_ids, facts.text_ids, facts.image_ids)
+
+    def find_texts(self, queues: "QueueIds | None" = None) -> torch.Tensor:
+        """Whether text c of the joint batch, then of the queue, is true of image n of this process: `(N, C)` bool."""
+        phrases = KnownPairs(self.phrase_ids, self.text_ids)
+        if queues is not None:
+            phrases = phrases.extend(queues.texts)
+        if not self.has_text_ids:
+            return self.own_image_ids[:, None] == phrases.image_ids
+        facts = self.facts if queues is None else self.facts.extend(queues.texts)
+        return find_true_pairs(self.own_image_ids, phrases.text_ids, facts.image_ids, facts.text_ids)
 
 
 @dataclass(frozen=True)
@@ -120,17 +142,22 @@ class KnownPairs:
     image_ids: torch.Tensor
     text_ids: torch.Tensor
 
-    def extend(self, image_ids: torch.Tensor, text_ids: torch.Tensor) -> "KnownPairs":
+    def extend(self, others: "KnownPairs") -> "KnownPairs":
         """These pairs and others."""
-        return KnownPairs(torch.cat([self.image_ids, image_ids]), torch.cat([self.text_ids, text_ids]))
+        return KnownPairs(torch.cat([self.image_ids, others.image_ids]), torch.cat([self.text_ids, others.text_ids]))
 
-    def find_images(self, text_ids: torch.Tensor, image_ids: torch.Tensor) -> torch.Tensor:
-        """Whether text r `(R,)` is known to be true of image c `(C,)`: `(R, C)` bool."""
-        return find_true_pairs(text_ids, image_ids, self.text_ids, self.image_ids)
 
-    def find_texts(self, image_ids: torch.Tensor, text_ids: torch.Tensor) -> torch.Tensor:
-        """Whether text c `(C,)` is known to be true of image r `(R,)`: `(R, C)` bool."""
-        return find_true_pairs(image_ids, text_ids, self.image_ids, self.text_ids)
+@dataclass(frozen=True)
+class QueueIds:
+    """Identities of what the queues hold.
+
+    Args:
+        image_ids (`torch.Tensor` of shape `(queue_size,)`): images of the image queue; -1 if unknown.
+        texts ([`KnownPairs`]): texts of the text queue, with their images.
+    """
+
+    image_ids: torch.Tensor
+    texts: KnownPairs
 
 
 def find_true_pairs(
@@ -401,6 +428,7 @@ __all__ = [
     "KnownPairs",
     "MaskedPhrases",
     "NegativeSampling",
+    "QueueIds",
     "compare_features",
     "compute_contrastive_targets",
     "compute_distillation_loss",

@@ -43,8 +43,10 @@ from .pretraining_losses_albef import (
     UNKNOWN_ID,
     Descriptions,
     JointBatch,
+    KnownPairs,
     MaskedPhrases,
     NegativeSampling,
+    QueueIds,
     compare_features,
     compute_contrastive_targets,
     compute_matching_loss,
@@ -400,14 +402,14 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
                 self.text_queue.device,
                 first=len(batch.text_ids),
             )
-            facts = batch.facts.extend(self.text_queue_ids, queued_texts)
+            queues = QueueIds(self.image_queue_ids, KnownPairs(self.text_queue_ids, queued_texts))
             image_targets = compute_contrastive_targets(
-                facts.find_texts(batch.own_image_ids, torch.cat([batch.text_ids, queued_texts])),
+                batch.find_texts(queues),
                 compare_features(momentum_image_features, *texts) / temperature,
                 alpha,
             )
             text_targets = compute_contrastive_targets(
-                facts.find_images(batch.own_text_ids, torch.cat([batch.image_ids, self.image_queue_ids])),
+                batch.find_images(queues),
                 compare_features(momentum_text_features, *images) / temperature,
                 alpha,
             )
@@ -444,15 +446,13 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
         uniforms, batch = pairs.negative_uniforms, pairs.batch
         if uniforms is None:
             uniforms = torch.rand(len(pairs.image_index), 2, device=pairs.image_index.device)
-        is_true = batch.facts.find_images(batch.own_text_ids, batch.image_ids)
+        is_true = batch.find_images()
         excluded = is_true & (batch.own_phrase_ids[:, None] != batch.image_ids)
         over_images = compute_negative_probabilities(
             contrast.logits_per_text[:, : len(batch.image_ids)], is_true, pairs.negative_sampling
         )
         over_texts = compute_negative_probabilities(
-            contrast.logits_per_image[:, : len(batch.text_ids)],
-            batch.facts.find_texts(batch.own_image_ids, batch.text_ids),
-            pairs.negative_sampling,
+            contrast.logits_per_image[:, : len(batch.text_ids)], batch.find_texts(), pairs.negative_sampling
         )
         image = draw_negatives(over_images, uniforms[:, 0])
         text = draw_negatives(over_texts[pairs.image_index], uniforms[:, 1])

@@ -11,6 +11,8 @@ from pretend_device import PretendDevice
 from albef_amc.pretraining_losses_albef import (
     IGNORED_LABEL,
     JointBatch,
+    KnownPairs,
+    QueueIds,
     compute_contrastive_targets,
     compute_distillation_loss,
     compute_masked_word_loss,
@@ -115,23 +117,36 @@ def build_joint_batch(text_ids=None, descriptions=None) -> JointBatch:
 def test_without_identities_of_texts_a_phrase_is_true_of_its_image_alone():
     batch = build_joint_batch()
     expected = batch.own_phrase_ids[:, None] == batch.image_ids
-    assert torch.equal(batch.facts.find_images(batch.own_text_ids, batch.image_ids), expected)
-    assert torch.equal(batch.facts.find_texts(batch.own_image_ids, batch.text_ids), expected.T)
+    assert torch.equal(batch.find_images(), expected)
+    assert torch.equal(batch.find_texts(), expected.T)
 
 
 def test_an_image_with_the_same_text_is_true_of_it():
     batch = build_joint_batch(torch.tensor([1, 2, 1, -1]))  # images 5 and 6 share text 1
-    found = batch.facts.find_images(batch.own_text_ids, batch.image_ids)
+    found = batch.find_images()
     assert found.tolist() == [[True, True, False], [True, False, False], [True, True, False], [False, False, True]]
-    assert torch.equal(batch.facts.find_texts(batch.own_image_ids, batch.text_ids), found.T)
+    assert torch.equal(batch.find_texts(), found.T)
+
+
+@pytest.mark.parametrize("text_ids", [None, torch.tensor([-1, -1, -1, -1])])
+def test_without_identities_of_texts_nothing_is_looked_up_and_the_result_is_the_same(text_ids):
+    """Texts of unknown identity are looked up, and are true of the same images."""
+    batch = build_joint_batch(text_ids)
+    queues = QueueIds(torch.tensor([6, -1, 5]), KnownPairs(torch.tensor([-1, 7, 5]), torch.tensor([-6, -7, -8])))
+    assert batch.has_text_ids == (text_ids is not None)
+    assert torch.equal(
+        batch.find_images(queues), torch.tensor([5, 5, 6, 7])[:, None] == torch.tensor([5, 6, 7, 6, -1, 5])
+    )
+    expected = torch.tensor([5, 6, 7])[:, None] == torch.tensor([5, 5, 6, 7, -1, 7, 5])
+    assert torch.equal(batch.find_texts(queues), expected)
 
 
 def test_a_description_is_true_of_its_image():
     descriptions = pair_descriptions(torch.tensor([2, 9]), torch.tensor([2, 0]))  # text 2 is true of image 7
     batch = build_joint_batch(torch.tensor([1, 2, 3, 4]), descriptions)
-    found = batch.facts.find_images(batch.own_text_ids, batch.image_ids)
+    found = batch.find_images()
     assert found.tolist() == [[True, False, False], [True, False, True], [False, True, False], [False, False, True]]
-    assert torch.equal(batch.facts.find_texts(batch.own_image_ids, batch.text_ids), found.T)
+    assert torch.equal(batch.find_texts(), found.T)
 
 
 @pytest.mark.parametrize(("ids", "index"), [([1], None), (None, [0]), ([1, 2], [0])])
