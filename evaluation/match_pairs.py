@@ -21,7 +21,7 @@ from albef_amc.datasets_scripts.features import read_row
 from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.datasets_scripts.row_images import guard_images
 from albef_amc.datasets_scripts.true_phrases import list_true_phrases
-from albef_amc.evaluation.grounding_evaluation import load_row_image
+from albef_amc.evaluation.grounding_evaluation import choose_rows, load_row_image
 from albef_amc.image_processing_albef import UnusableImageError
 from albef_amc.ranges_albef import COUNT, check_number
 from albef_amc.text_processing_albef import clean_caption, find_text_problem
@@ -75,6 +75,13 @@ def list_match_pairs(rows: Any, seed: int = 0, part: Sequence[int] | None = None
     Raises:
         ValueError: no phrase with words, or no pair that does not match.
     """
+    pairs = _pair_phrases(rows, seed, part)
+    check_kinds(pairs)
+    return pairs
+
+
+def _pair_phrases(rows: Any, seed: int = 0, part: Sequence[int] | None = None) -> list[MatchPair]:
+    """The pairs of [`list_match_pairs`], of whatever kinds there are."""
     rows = select_columns(rows, ["image_id", "phrases"])
     texts = {number: _read_texts(rows[number]) for number in (range(len(rows)) if part is None else part)}
     numbers, pairs = list(texts), []
@@ -87,7 +94,6 @@ def list_match_pairs(rows: Any, seed: int = 0, part: Sequence[int] | None = None
             other = _draw_other_image(texts, numbers, own.image_id, clean_caption(phrase), generator)
             if other is not None:
                 pairs.append(MatchPair(other, texts[other].image_id, phrase, False))
-    check_kinds(pairs)
     return pairs
 
 
@@ -236,12 +242,8 @@ def evaluate_matching(
     Returns:
         `float`, or `None` where the data has no pairs of both kinds that can be scored.
     """
-    try:
-        pairs = list_match_pairs(rows)
-    except ValueError:
-        return None
-    block = range(len(rows) * rank // world_size, len(rows) * (rank + 1) // world_size)
-    own = [pair for pair in pairs if pair.row in block]
+    block = choose_rows(len(rows), rank, world_size)
+    own = [pair for pair in _pair_phrases(rows) if pair.row in block]
     margins = score_pairs(model, processor, rows, own, batch_size, num_workers, skips_unusable=True).tolist()
     scored = [(margin, pair.is_match) for margin, pair in zip(margins, own, strict=True) if not math.isnan(margin)]
     if world_size > 1:

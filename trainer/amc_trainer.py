@@ -4,7 +4,7 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -341,26 +341,22 @@ class AmcTrainer(ReliableTrainer):
 
     def evaluate_phrases(self, dataset: Any) -> GroundingEvaluation:
         """Every phrase's point and hit, once each and in the order of the data set, on any number of processes."""
-        return evaluate_grounding(
-            build_full_model(self.accelerator.unwrap_model(self.model)),
-            self.processing_class,
-            dataset,
-            batch_size=self.args.per_device_eval_batch_size,
-            num_workers=self.args.dataloader_num_workers,
-            rank=self.args.process_index,
-            world_size=self.args.world_size,
-        )
+        return self._evaluate_with(evaluate_grounding, dataset)
 
     def evaluate_matching(self, dataset: Any) -> float | None:
         """Area under the ROC curve of the matching score ([`~evaluation.match_pairs.evaluate_matching`])."""
-        return evaluate_matching(
+        return self._evaluate_with(evaluate_matching, dataset)
+
+    def _evaluate_with(self, evaluate: Callable[..., Any], dataset: Any) -> Any:
+        """What a function of `evaluation` returns for the present weights, on any number of processes."""
+        return evaluate(
             build_full_model(self.accelerator.unwrap_model(self.model)),
             self.processing_class,
             dataset,
-            rank=self.args.process_index,
-            world_size=self.args.world_size,
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=self.args.dataloader_num_workers,
+            rank=self.args.process_index,
+            world_size=self.args.world_size,
         )
 
     def create_model_card(self, **kwargs) -> None:
