@@ -104,10 +104,12 @@ def rank_listed(scores: torch.Tensor, is_listed: torch.Tensor) -> torch.Tensor:
 
 
 def iterate_batches(batches: Batch | Iterable[Batch]) -> Iterable[Batch]:
+    """Batches of a gallery, which may be a single one."""
     return [batches] if isinstance(batches, Mapping) else batches
 
 
 def get_tensor(batch: Batch, name: str) -> torch.Tensor:
+    """A tensor of a batch; raises `ValueError` if there is none of this name."""
     if not isinstance(batch, Mapping) or name not in batch:
         held = ", ".join(batch) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
         raise ValueError(f"a batch must hold `{name}` as the processor returns it, got {held or 'nothing'}.")
@@ -115,6 +117,7 @@ def get_tensor(batch: Batch, name: str) -> torch.Tensor:
 
 
 def check_features(name: str, values: torch.Tensor) -> None:
+    """Raises `ValueError` if features or scores are not finite; `name` says what they are."""
     if not values.isfinite().all():
         raise ValueError(
             f"the {name} are not finite: the gallery or the model's weights hold NaN or infinity. Check the images "
@@ -125,6 +128,8 @@ def check_features(name: str, values: torch.Tensor) -> None:
 def check_galleries(
     model: AlbefPreTrainedModel, images: EncodedImages, texts: EncodedTexts, k: int, pairs_per_chunk: int
 ) -> None:
+    """Raises `ValueError` or `TypeError` if a search cannot be made: `k` or `pairs_per_chunk` is not a whole number of
+    at least 1, or another model encoded a gallery."""
     for name, value in (("k", k), ("pairs_per_chunk", pairs_per_chunk)):
         check_number(name, value, COUNT)
     width = model.config.projection_dim
