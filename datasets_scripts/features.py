@@ -61,6 +61,10 @@ GROUNDING_FEATURES = Features(
         "proposals": List(PROPOSAL_FEATURES),
         # phrases about this image; at least one
         "phrases": List(PHRASE_FEATURES),
+        # further descriptions that are true of the image, without regions: it is no negative of them
+        "true_phrases": List(Value("string")),
+        # descriptions that are false of the image, best a word away from true ones: its hard negatives
+        "false_phrases": List(Value("string")),
     }
 )
 
@@ -106,6 +110,8 @@ def build_row(
     height: int,
     phrases: list[dict[str, Any]],
     proposals: list[dict[str, Any]] | None = None,
+    true_phrases: list[str] | None = None,
+    false_phrases: list[str] | None = None,
 ) -> dict[str, Any]:
     """Build a row of the schema.
 
@@ -115,6 +121,8 @@ def build_row(
         width, height (`int`): pixels after EXIF rotation.
         phrases (`list[dict]`): entries made by `build_phrase`.
         proposals (`list[dict]`, *optional*): `{"box", "score", "label"}`; absent keys become null.
+        true_phrases, false_phrases (`list[str]`, *optional*): further descriptions that are true of the image, and
+            descriptions that are false of it.
 
     Returns:
         `dict`: the row.
@@ -126,7 +134,7 @@ def build_row(
     """
     if proposals is not None:
         proposals = [fill_fields(proposal, PROPOSAL_FEATURES, "proposal") for proposal in proposals]
-    values = (image, str(image_id), width, height, proposals, phrases)
+    values = (image, str(image_id), width, height, proposals, phrases, true_phrases, false_phrases)
     return dict(zip(GROUNDING_FEATURES, values, strict=True))
 
 

@@ -13,6 +13,7 @@ from transformers.training_args import TrainingArguments
 from transformers.utils import logging
 
 from albef_amc import AlbefForPreTraining
+from albef_amc.contrastive_albef import TEXT_IDS
 from albef_amc.lora.adapter_files import (
     ADAPTER_CONFIG_FILE,
     check_weights,
@@ -30,7 +31,6 @@ from albef_amc.lora.adapters import (
 )
 from albef_amc.momentum_albef import MOMENTUM_PREFIX
 from albef_amc.pretraining_losses_albef import UNKNOWN_ID
-from albef_amc.retrieval_albef import TEXT_IDS
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -427,6 +427,43 @@ def select_rows(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return values.index_select(0, rows.to(values.device, non_blocking=True))
 
 
+@dataclass(frozen=True)
+class FalsePhrases:
+    """F phrases that are false of their images: further pairs that do not match.
+
+    Args:
+        input_ids (`torch.Tensor` of shape `(F, T)`): their tokens.
+        layout ([`PhraseLayout`]): of them, on the CPU.
+    """
+
+    input_ids: torch.Tensor
+    layout: PhraseLayout
+
+    @classmethod
+    def check(
+        cls,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        image_index: torch.Tensor | None,
+        layout: PhraseLayout | None,
+    ) -> "FalsePhrases | None":
+        """The arguments `false_input_ids` and so on of a model's `forward`, checked; None without any phrase."""
+        if input_ids is None or len(input_ids) == 0:
+            return None
+        try:
+            return cls(
+                input_ids, check_phrase_inputs(pixel_values, input_ids, attention_mask, image_index, layout).layout
+            )
+        except ValueError as error:
+            raise ValueError(f"false phrases: {error}") from error
+
+    def take(self, states: torch.Tensor) -> PhraseRows:
+        """Their rows, with states of their tokens `(F, T, hidden_size)` or longer."""
+        mask = pad_tokens(self.layout.attention_mask, states.shape[1])
+        return PhraseRows(states, mask, self.layout.image_index)
+
+
 def join_rows(parts: Sequence[PhraseRows]) -> PhraseRows:
     """All rows in one, part after part, padded to the longest."""
     if len(parts) == 1:

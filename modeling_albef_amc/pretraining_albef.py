@@ -16,8 +16,9 @@ from transformers import AutoModelForPreTraining
 from transformers.utils import can_return_tuple
 
 from .configuration_albef import AlbefConfig, AlbefTextConfig
+from .contrastive_albef import AlbefContrastiveModel, MaskedStates
 from .explanation_albef import HeatmapDenominator, at_least_float32, outside_inference_mode
-from .layout_albef import PhraseLayout, build_layout
+from .layout_albef import FalsePhrases, PhraseLayout, build_layout
 from .matching_albef import AlbefForImageTextMatching
 from .outputs_albef import AlbefPreTrainingOutput
 from .parallel_albef import CandidateScope
@@ -31,7 +32,6 @@ from .pretraining_losses_albef import (
     pair_descriptions,
 )
 from .ranges_albef import check_choice
-from .retrieval_albef import AlbefContrastiveModel, MaskedStates
 
 PRETRAINING_OBJECTIVES = ("itc", "itm", "mlm")
 
@@ -165,6 +165,10 @@ class AlbefForPreTraining(AlbefContrastiveModel):
         description_ids: torch.Tensor | None = None,
         description_index: torch.Tensor | None = None,
         negative_sampling: NegativeSampling = "hard",
+        false_input_ids: torch.Tensor | None = None,
+        false_attention_mask: torch.Tensor | None = None,
+        false_image_index: torch.Tensor | None = None,
+        false_layout: PhraseLayout | None = None,
     ) -> AlbefPreTrainingOutput:
         r"""The pre-training losses of N images and P phrases, with the heatmap of the given pairs on request.
 
@@ -198,6 +202,10 @@ class AlbefForPreTraining(AlbefContrastiveModel):
                 true of images of the batch, and their image rows; they are used for these two decisions only.
             negative_sampling (`str`, defaults to `"hard"`): see
                 [`~pretraining_losses_albef.compute_negative_probabilities`].
+            false_input_ids, false_attention_mask (`torch.Tensor` of shape `(F, T)`, *optional*), false_image_index
+                (`(F,)`), false_layout: phrases that are false of their images, best a word away from true ones.
+                Each is a further pair that does not match (Yuksekgonul et al., ICLR 2023, add such texts to the
+                contrastive loss; here they enter the matching loss alone).
         """
         if not set(objectives) <= set(PRETRAINING_OBJECTIVES):
             raise ValueError(
@@ -224,6 +232,7 @@ class AlbefForPreTraining(AlbefContrastiveModel):
             text_ids,
             pair_descriptions(description_ids, description_index),
             negative_sampling,
+            FalsePhrases.check(pixel_values, false_input_ids, false_attention_mask, false_image_index, false_layout),
         )
         masked = None
         if "mlm" in objectives:

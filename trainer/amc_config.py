@@ -62,6 +62,8 @@ class AmcConfig(TrainingArguments):
             drawn. The log has `excluded_negatives`: images of the joint batch that this rules out, mean per phrase.
         negative_sampling (`str`, defaults to `"hard"`): negatives are drawn by similarity (`"hard"`), as published, or
             with equal probabilities (`"uniform"`).
+        false_phrases_per_image (`int`, defaults to 0): at most so many of the `false_phrases` of an image's row are
+            drawn, each a further pair that does not match.
         distillation_alpha (`float`, *optional*): weight of the momentum model's targets; the model's by default.
         distillation_ramp_epochs (`float`, defaults to 1): epochs over which that weight rises linearly from 0.
         mlm_probability (`float`, *optional*): share of tokens to predict; the model's by default.
@@ -128,6 +130,7 @@ class AmcConfig(TrainingArguments):
     candidate_scope: str = "joint"
     use_text_ids: bool = False
     negative_sampling: str = "hard"
+    false_phrases_per_image: int = 0
     distillation_alpha: float | None = None
     distillation_ramp_epochs: float = 1.0
     mlm_probability: float | None = None

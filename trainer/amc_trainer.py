@@ -59,6 +59,10 @@ MODEL_INPUTS = (
     "negative_image_index",
     "negative_text_index",
     "negative_uniforms",
+    "false_input_ids",
+    "false_attention_mask",
+    "false_image_index",
+    "false_layout",
 )
 
 
@@ -434,4 +438,5 @@ def build_training_collator(processor: Any, args: AmcConfig, mlm_probability: fl
         use_packed_regions=True,
         use_reduced_images=args.use_reduced_images,
         use_text_ids=args.use_text_ids,
+        false_phrases_per_image=args.false_phrases_per_image,
     )

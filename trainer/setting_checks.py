@@ -47,6 +47,7 @@ TRAINING_RANGES = {
     "distillation_ramp_epochs": NOT_NEGATIVE,
     "mlm_probability": SHARE,
     "phrases_per_image": INT32_COUNT,
+    "false_phrases_per_image": INT32_WHOLE,
     "shuffle_buffer": INT32_WHOLE,
     "max_length": TEXT_LENGTH,
     "mask_size": MASK_SIDE,

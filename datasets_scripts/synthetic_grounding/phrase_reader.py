@@ -38,8 +38,11 @@ def find_referents(phrase: str, objects: Sequence[dict[str, Any]]) -> list[int]:
     found = _find_described(words[:place], objects)
     if place < len(words) - 1:
         anchors = _find_described(words[place + 1 :], objects)
-        return [index for index in found if any(_lies(objects, index, anchor, axis, sign) for anchor in anchors)]
-    furthest = max(sign * _center(objects[index])[axis] for index in found)
+        centers = [_center(item) for item in objects]
+        return [
+            index for index in found if any(lies(centers[index], centers[other], words[place]) for other in anchors)
+        ]
+    furthest = max((sign * _center(objects[index])[axis] for index in found), default=None)
     return [index for index in found if sign * _center(objects[index])[axis] == furthest]
 
 
@@ -59,6 +62,8 @@ def _center(item: dict[str, Any]) -> tuple[float, float]:
     return (x_min + x_max) / 2, (y_min + y_max) / 2
 
 
-def _lies(objects: Sequence[dict[str, Any]], index: int, anchor: int, axis: int, sign: int) -> bool:
-    offsets = [a - b for a, b in zip(_center(objects[index]), _center(objects[anchor]), strict=True)]
+def lies(center: tuple[float, float], anchor: tuple[float, float], side: str) -> bool:
+    """Whether a centre `x, y` is on a side of another (a key of `AXES`): farther in that direction than across."""
+    axis, sign = AXES[side]
+    offsets = [a - b for a, b in zip(center, anchor, strict=True)]
     return sign * offsets[axis] > abs(offsets[1 - axis])

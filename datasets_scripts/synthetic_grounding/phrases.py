@@ -78,7 +78,7 @@ def list_phrases(
     Returns:
         `list[ScenePhrase]`: distinct texts, grouped by type.
     """
-    described = _group_by_description(objects)
+    described = group_by_description(objects)
     margin = POSITION_MARGIN * image_side
     phrases = [
         *_list_category_and_size(described),
@@ -89,7 +89,7 @@ def list_phrases(
     return [phrase for phrase in phrases if phrase.kind in kinds]
 
 
-def _group_by_description(objects: Sequence[SceneObject]) -> dict[Description, tuple[int, ...]]:
+def group_by_description(objects: Sequence[SceneObject]) -> dict[Description, tuple[int, ...]]:
     """Every description of an object, with the indices of all objects that it matches."""
     groups: dict[Description, list[int]] = {}
     for index, item in enumerate(objects):

@@ -25,6 +25,7 @@ from albef_amc.datasets_scripts.synthetic_grounding.scenes import (
     draw_scene,
     sample_objects,
 )
+from albef_amc.datasets_scripts.synthetic_grounding.statements import list_exchanges, list_true_statements
 from albef_amc.ranges_albef import Range, check_choice, check_number
 from albef_amc.regions_albef import encode_rle
 
@@ -136,16 +137,19 @@ def build_scene(split: str, index: int, config: SyntheticGroundingConfig) -> dic
     phrases = describe_fully(rng, phrases, objects, config.full_description_share)
     image = draw_scene(rng, objects, config.image_side)
     image_id = f"{config.seed}-{split}-{index:06d}"
+    proposals = [
+        {"box": list(item.box), "score": 1.0, "label": f"{item.size} {item.color} {item.shape}"} for item in objects
+    ]
+    exchanges = (list_exchanges(phrase.text, proposals, Random(f"{image_id}/{phrase.text}")) for phrase in phrases)
     return build_row(
         image=image,
         image_id=image_id,
         width=config.image_side,
         height=config.image_side,
-        proposals=[
-            {"box": list(item.box), "score": 1.0, "label": f"{item.size} {item.color} {item.shape}"}
-            for item in objects
-        ],
+        proposals=proposals,
         phrases=_build_phrases(image_id, phrases, objects, config.image_side),
+        true_phrases=list_true_statements(objects, config.phrase_types),
+        false_phrases=sorted({text for by_kind in exchanges for text in by_kind.values()}),
     )
 
 
@@ -204,7 +208,7 @@ class SyntheticGrounding(datasets.GeneratorBasedBuilder):
         train = builder.as_dataset(split="train")
     """
 
-    VERSION = datasets.Version("1.1.0")
+    VERSION = datasets.Version("1.2.0")
     BUILDER_CONFIG_CLASS = SyntheticGroundingConfig
 
     def _info(self) -> datasets.DatasetInfo:

@@ -21,7 +21,10 @@ def _make_row(number: int, **fields) -> dict:
 
 
 def test_columns_are_those_of_the_design():
-    assert list(GROUNDING_FEATURES) == ["image", "image_id", "width", "height", "proposals", "phrases"]
+    assert list(GROUNDING_FEATURES) == [
+        *("image", "image_id", "width", "height", "proposals", "phrases"),
+        *("true_phrases", "false_phrases"),
+    ]
     assert list(PHRASE_FEATURES) == [
         "phrase_id", "phrase", "boxes", "points", "masks", "polygons", "types", "caption", "spans", "paraphrases",
     ]  # fmt: skip

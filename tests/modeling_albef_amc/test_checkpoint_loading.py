@@ -49,6 +49,7 @@ BUNDLE = {
     "processor_checks_albef.py",
     "question_answering_albef.py",
     "ranges_albef.py",
+    "contrastive_albef.py",
     "retrieval_albef.py",
     "reasoning_albef.py",
     "saving_albef.py",

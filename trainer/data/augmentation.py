@@ -167,6 +167,8 @@ def _map_levels(image: Image.Image, factor: float, mean_level: int) -> Image.Ima
 def flip_row(row: dict) -> dict:
     """Mirror a row from left to right: image, regions and proposals. Words stay: see [`may_be_mirrored`].
 
+    Texts among `true_phrases` and `false_phrases` that may not be mirrored are dropped.
+
     Args:
         row (`dict`): dataset row whose image is upright; its `original_size` (height, width), if it has one, is the
             size that its regions refer to.
@@ -176,6 +178,9 @@ def flip_row(row: dict) -> dict:
     flipped["phrases"] = [_flip_phrase(phrase, width, height) for phrase in row["phrases"] or ()]
     if row.get("proposals"):
         flipped["proposals"] = [{**proposal, "box": flip_box(proposal["box"], width)} for proposal in row["proposals"]]
+    for name in ("true_phrases", "false_phrases"):
+        if row.get(name):
+            flipped[name] = [text for text in row[name] if may_be_mirrored(text)]
     return flipped
 
 
@@ -210,6 +215,7 @@ def _flip_phrase(phrase: dict, width: int, height: int) -> dict:
 
 def _texts(row: dict) -> list[str]:
     texts = [proposal.get("label") for proposal in row.get("proposals") or ()]
+    texts += row.get("false_phrases") or ()
     for phrase in row["phrases"] or ():
         texts += [phrase.get("phrase"), phrase.get("caption"), *(phrase.get("paraphrases") or ())]
     return [text for text in texts if text]

@@ -15,6 +15,7 @@ from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.datasets_scripts.row_checks import check_picture_size
 from albef_amc.datasets_scripts.true_phrases import hash_text, list_true_phrases
 from albef_amc.image_processing_albef import load_image
+from albef_amc.layout_albef import build_layout
 from albef_amc.pretraining_losses_albef import IGNORED_LABEL, mask_tokens
 from albef_amc.ranges_albef import check_choice, check_number
 from albef_amc.text_processing_albef import clean_caption, find_broken_character, find_text_problem
@@ -66,6 +67,8 @@ class DataCollatorForGrounding:
         use_packed_regions (`bool`, defaults to `False`): return `packed_regions` in place of `region_mask`, in about
             a twentieth of the memory. [`AmcTrainer`] unpacks them on the device.
         use_text_ids (`bool`, defaults to `False`): return `text_ids`, `description_ids` and `description_index`.
+        false_phrases_per_image (`int`, defaults to 0): at most so many of a row's `false_phrases`, drawn without
+            replacement, come as further pairs that do not match.
 
     Returns of a call (`dict`), N images, P phrases of T tokens:
 
@@ -85,6 +88,8 @@ class DataCollatorForGrounding:
     | `mlm_input_ids`, `mlm_labels` | (P, T) int64 | masked tokens, and what they were (-100 elsewhere) |
     | `text_ids` | (P,) int64 | hash of each cleaned phrase, the same everywhere; on request |
     | `description_ids`, `description_index` | (D,) int64 | all phrases and paraphrases, drawn or not; image rows |
+    | `false_input_ids`, `false_attention_mask` | (F, T) int64 | phrases that are false of their images, if any |
+    | `false_image_index`, `false_layout` | (F,) int64 | their image rows, and how text layers read them |
     | `negative_uniforms` | (P, 2) float32 | numbers in [0, 1) that choose the negatives of each phrase |
 
     Example:
@@ -123,12 +128,14 @@ class DataCollatorForGrounding:
         use_packed_regions: bool = False,
         use_reduced_images: bool = False,
         use_text_ids: bool = False,
+        false_phrases_per_image: int = 0,
     ):
         for name, value in (
             ("phrases_per_image", phrases_per_image),
             ("max_length", max_length),
             ("mlm_probability", mlm_probability),
             ("seed", seed),
+            ("false_phrases_per_image", false_phrases_per_image),
         ):
             if value is not None:
                 check_number(name, value, TRAINING_RANGES[name])
@@ -148,6 +155,7 @@ class DataCollatorForGrounding:
         self.use_packed_regions = use_packed_regions
         self.use_reduced_images = use_reduced_images
         self.use_text_ids = use_text_ids
+        self.false_phrases_per_image = false_phrases_per_image
         self.num_empty_regions = 0
         self.num_incomplete_regions = 0
 
@@ -155,7 +163,6 @@ class DataCollatorForGrounding:
         """Collate rows; see the class for what comes back."""
         if not rows:
             raise ValueError("a batch needs at least one row, got none.")
-        true_phrases = [list_true_phrases(row) for row in map(read_row, rows)] if self.use_text_ids else []
         rows = [self._prepare_row(row) for row in rows]
         phrases = [phrase for row in rows for phrase in row["phrases"]]
         try:
@@ -168,8 +175,10 @@ class DataCollatorForGrounding:
         batch["image_ids"] = torch.tensor([hash_image_id(row_id) for row_id in batch["row_ids"]])
         if self.use_text_ids:
             batch["text_ids"] = torch.tensor([hash_text(clean_caption(phrase["phrase"])) for phrase in phrases])
-            known = [(hash_text(text), index) for index, texts in enumerate(true_phrases) for text in sorted(texts)]
+            known = [(hash_text(text), index) for index, row in enumerate(rows) for text in row["true_phrases"]]
             batch["description_ids"], batch["description_index"] = torch.tensor(known).T.contiguous()
+        if self.false_phrases_per_image:
+            batch.update(self._process_false_phrases(rows))
         if self.use_packed_regions:
             batch["packed_regions"] = pack_regions(batch.pop("region_mask"))
         if self.use_paraphrases:
@@ -198,6 +207,7 @@ class DataCollatorForGrounding:
                 f"the dataset row of image {row['image_id']!r} is without a phrase. Filter such rows out of the "
                 "data set."
             )
+        true_phrases = sorted(list_true_phrases(row)) if self.use_text_ids else None
         if self.phrases_per_image is not None and len(phrases) > self.phrases_per_image:
             chosen = self._seed_numpy(row, "phrases").choice(len(phrases), self.phrases_per_image, replace=False)
             phrases = [phrases[index] for index in sorted(chosen)]
@@ -206,6 +216,7 @@ class DataCollatorForGrounding:
         image, (height, width) = self._load_image(row)
         check_picture_size(row, (width, height))
         row = {**row, "phrases": phrases, "image": image, "original_size": (height, width)}
+        row |= {"true_phrases": true_phrases, "false_phrases": self._draw_false_phrases(row)}
         if self.augmentation is None:
             return row
         try:
@@ -237,6 +248,37 @@ class DataCollatorForGrounding:
                 f"{wording['phrase']!r:.80}, {problem}. Filter such paraphrases out of the data set."
             )
         return [phrase, {**wording, "paraphrase_of": phrase_id}]
+
+    def _draw_false_phrases(self, row: dict) -> list[str]:
+        """Some of a row's `false_phrases`."""
+        texts = row.get("false_phrases") or []
+        if not self.false_phrases_per_image or not texts:
+            return []
+        for text in texts:
+            problem = find_text_problem(text)
+            if problem:
+                raise ValueError(
+                    f"a text among `false_phrases` of image {row['image_id']!r}, {text!r:.80}, {problem}. Remove it."
+                )
+        count = min(len(texts), self.false_phrases_per_image)
+        chosen = self._seed_numpy(row, "false phrases").choice(len(texts), count, replace=False)
+        return [texts[index] for index in sorted(chosen)]
+
+    def _process_false_phrases(self, rows: list[dict]) -> dict[str, Any]:
+        """Tokens, image rows and layout of the false phrases of rows; nothing where there are none."""
+        image_index = torch.tensor(
+            [index for index, row in enumerate(rows) for _ in row["false_phrases"]], dtype=torch.int64
+        )
+        if len(image_index) == 0:
+            return {}
+        texts = [text for row in rows for text in row["false_phrases"]]
+        tokens = self.processor(text=texts, max_length=self.max_length, return_tensors="pt")
+        return {
+            "false_input_ids": tokens["input_ids"],
+            "false_attention_mask": tokens["attention_mask"],
+            "false_image_index": image_index,
+            "false_layout": build_layout(tokens["attention_mask"], image_index, len(rows)),
+        }
 
     def _process(self, rows: list[dict]) -> dict[str, Any]:
         """What the processor returns for the images, phrases and regions of rows."""
