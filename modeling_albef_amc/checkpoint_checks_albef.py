@@ -187,6 +187,7 @@ def _list_sizes(config: AlbefConfig, tensors: Mapping[str, StoredTensor]) -> Ite
         (f"{vit}.patch_embedding.weight", 2, "vision_config.patch_size", vision.patch_height_width[0]),
         (f"{vit}.patch_embedding.weight", 3, "vision_config.patch_size", vision.patch_height_width[1]),
         (f"{vit}.position_embeddings", 1, "positions of vision_config.image_size", num_positions),
+        (f"{vit}.register_tokens", 1, "vision_config.num_register_tokens", vision.num_register_tokens),
         (f"{vit}.layers.0.fc1.weight", 0, "vision_config.intermediate_size", vision.intermediate_size),
         (f"{bert}.word_embeddings.weight", 0, "text_config.vocab_size", text.vocab_size),
         (f"{bert}.word_embeddings.weight", 1, "text_config.hidden_size", text.hidden_size),

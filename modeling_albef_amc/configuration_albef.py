@@ -7,7 +7,17 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from .ranges_albef import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, WHOLE, Range, check_number, check_ranges
+from .ranges_albef import (
+    BELOW_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    WHOLE,
+    Range,
+    check_choice,
+    check_number,
+    check_ranges,
+)
 
 ITM_MATCH_INDEX = 1  # column of the matching logits that means "phrase and image match"
 
@@ -26,7 +36,12 @@ TRANSFORMER_RANGES = {
     "attention_probs_dropout_prob": BELOW_ONE,
     "initializer_range": NOT_NEGATIVE,
 }
-VISION_RANGES = {**TRANSFORMER_RANGES, "num_channels": Range(1, 1024, is_whole=True)}
+VISION_RANGES = {
+    **TRANSFORMER_RANGES,
+    "num_channels": Range(1, 1024, is_whole=True),
+    "num_register_tokens": Range(0, 1024, is_whole=True),
+}
+VISION_ACTIVATIONS = {"gelu": "none", "gelu_pytorch_tanh": "tanh"}  # and torch's name of the approximation
 TEXT_RANGES = {
     **TRANSFORMER_RANGES,
     "vocab_size": ENTRIES,
@@ -93,6 +108,13 @@ class AlbefVisionConfig(PreTrainedConfig):
         patch_size (`int` or pair of `int`, defaults to 16): patch side, or (height, width), in pixels.
         num_channels (`int`, defaults to 3): channels of the image.
         layer_norm_eps (`float`, defaults to 1e-6): epsilon of the layer normalisations.
+        hidden_act (`str`, defaults to `"gelu"`): activation of the MLP; `"gelu_pytorch_tanh"` is its approximation by
+            a hyperbolic tangent, which SigLIP was trained with.
+        num_register_tokens (`int`, defaults to 0): learned tokens between class token and patches, which only the
+            blocks read: image_embeds and heatmaps have none of them. DINOv2 has 4 in its version with registers.
+        is_class_token_read (`bool`, defaults to `True`): whether patches and registers attend to the class token.
+            `False` for an encoder trained without a class token, such as SigLIP: the class token attends to the
+            patches, whose states stay those of the encoder.
         hidden_dropout_prob (`float`, defaults to 0): dropout after projections and embeddings.
         attention_probs_dropout_prob (`float`, defaults to 0): dropout on the attention probabilities.
         initializer_range (`float`, defaults to 0.02): standard deviation of the initial weights.
@@ -109,6 +131,9 @@ class AlbefVisionConfig(PreTrainedConfig):
     patch_size: int | list[int] | tuple[int, ...] = 16
     num_channels: int = 3
     layer_norm_eps: float = 1e-6
+    hidden_act: str = "gelu"
+    num_register_tokens: int = 0
+    is_class_token_read: bool = True
     hidden_dropout_prob: float | int = 0.0
     attention_probs_dropout_prob: float | int = 0.0
     initializer_range: float = 0.02
@@ -117,6 +142,7 @@ class AlbefVisionConfig(PreTrainedConfig):
         _check_labels(self, kwargs)
         super().__post_init__(**kwargs)
         check_ranges(self, VISION_RANGES, "vision_config.")
+        check_choice("vision_config.hidden_act", self.hidden_act, VISION_ACTIVATIONS)
         for name in ("image_size", "patch_size"):
             for side in _as_pair(getattr(self, name)):
                 check_number(f"vision_config.{name}", side, LONGEST_SIDE)

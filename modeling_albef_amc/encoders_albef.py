@@ -16,7 +16,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .configuration_albef import AlbefTextConfig, AlbefVisionConfig
+from .configuration_albef import VISION_ACTIVATIONS, AlbefTextConfig, AlbefVisionConfig
 from .explanation_albef import ExplainedScore, ReadScore, differentiate_score
 from .layout_albef import PhraseLayout, build_layout
 from .pretrained_albef import AlbefPreTrainedModel, resize_position_embeddings
@@ -131,16 +131,24 @@ class AlbefVisionAttention(AlbefAttention):
 
     def __init__(self, config: AlbefVisionConfig):
         super().__init__(config)
+        self.is_class_token_read = config.is_class_token_read
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
         self, hidden_states: torch.Tensor, use_eager: bool, explain: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """States `(batch, length, hidden_size)` and, from the eager back-end, the probabilities: of all tokens, or of
+        the class token alone if no other token reads it."""
         batch, length, _ = hidden_states.shape
         qkv = self.qkv(hidden_states).view(batch, length, 3, self.num_heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (batch, num_heads, length, head_dim)
-        context, probabilities = self.attend(query, key, value, None, use_eager, explain)
+        if self.is_class_token_read:
+            context, probabilities = self.attend(query, key, value, None, use_eager, explain)
+        else:
+            of_class, probabilities = self.attend(query[:, :, :1], key, value, None, use_eager, explain)
+            of_others, _ = self.attend(query[:, :, 1:], key[:, :, 1:], value[:, :, 1:], None, use_eager)
+            context = torch.cat([of_class, of_others], dim=1)
         return self.out_proj(context.reshape(batch, length, -1)), probabilities
 
 
@@ -154,6 +162,7 @@ class AlbefVisionLayer(GradientCheckpointingLayer):
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.approximation = VISION_ACTIVATIONS[config.hidden_act]
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
@@ -161,8 +170,8 @@ class AlbefVisionLayer(GradientCheckpointingLayer):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         attended, probabilities = self.attention(self.layer_norm1(hidden_states), use_eager, explain)
         hidden_states = hidden_states + self.dropout(attended)
-        expanded = self.dropout(nn.functional.gelu(self.fc1(self.layer_norm2(hidden_states))))
-        return hidden_states + self.dropout(self.fc2(expanded)), probabilities
+        expanded = nn.functional.gelu(self.fc1(self.layer_norm2(hidden_states)), approximate=self.approximation)
+        return hidden_states + self.dropout(self.fc2(self.dropout(expanded))), probabilities
 
 
 class AlbefTextSelfAttention(AlbefAttention):
@@ -308,6 +317,9 @@ class AlbefVisionModel(AlbefPreTrainedModel):
             stride=config.patch_height_width,
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.register_tokens = None
+        if config.num_register_tokens:
+            self.register_tokens = nn.Parameter(torch.zeros(1, config.num_register_tokens, config.hidden_size))
         self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + grid_height * grid_width, config.hidden_size))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList([AlbefVisionLayer(config) for _ in range(config.num_hidden_layers)])
@@ -319,6 +331,8 @@ class AlbefVisionModel(AlbefPreTrainedModel):
         super()._init_weights(module)
         if module is self:
             init.trunc_normal_(self.cls_token, std=self.config.initializer_range)
+            if self.register_tokens is not None:
+                init.trunc_normal_(self.register_tokens, std=self.config.initializer_range)
             init.trunc_normal_(self.position_embeddings, std=self.config.initializer_range)
 
     @torch.no_grad()
@@ -328,7 +342,10 @@ class AlbefVisionModel(AlbefPreTrainedModel):
         self.position_embeddings = nn.Parameter(resized, requires_grad=self.position_embeddings.requires_grad)
 
     def embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Patches with positions, class token first: `(N, 1 + num_patches, hidden_size)`."""
+        """Class token, registers and patches: `(N, 1 + num_register_tokens + num_patches, hidden_size)`.
+
+        Registers have no position.
+        """
         height, width = self.config.image_height_width
         expected = (self.config.num_channels, height, width)
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
@@ -339,7 +356,11 @@ class AlbefVisionModel(AlbefPreTrainedModel):
             )
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
-        return self.dropout(tokens + self.position_embeddings)
+        tokens = tokens + self.position_embeddings
+        if self.register_tokens is not None:
+            registers = self.register_tokens.expand(len(patches), -1, -1)
+            tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], dim=1)
+        return self.dropout(tokens)
 
     def run_layers(
         self, hidden_states: torch.Tensor, first: int = 0, last: int | None = None, use_eager: bool = False
@@ -357,7 +378,10 @@ class AlbefVisionModel(AlbefPreTrainedModel):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """`(N, 3, image_height, image_width)` to image_embeds `(N, 1 + num_patches, hidden_size)`."""
-        return self.layer_norm(self.run_layers(self.embed(pixel_values)))
+        states = self.run_layers(self.embed(pixel_values))
+        if self.register_tokens is not None:
+            states = torch.cat([states[:, :1], states[:, 1 + self.config.num_register_tokens :]], dim=1)
+        return self.layer_norm(states)
 
 
 class AlbefTextStack(AlbefPreTrainedModel):

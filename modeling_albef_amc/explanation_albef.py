@@ -5,6 +5,7 @@ Method: Yang et al., CVPR 2023 (arXiv 2206.15462), section 3, which follows Li e
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -115,7 +116,7 @@ def explain_attention(
 
     Args:
         attention_map, gradient (`torch.Tensor` of shape `(P, num_heads, T, 1 + num_patches)`): probabilities before
-            dropout, class token first, and dS/dA.
+            dropout, class token first, and dS/dA. Of a vision block with registers, these come after the class token.
         token_mask (`torch.Tensor` of shape `(P, T)`): 1 for tokens that count, 0 for padding and tokens that are
             ignored. With fewer columns than the map has rows, the first rows are read.
         grid_size (`tuple`): G_h, G_w.
@@ -124,7 +125,8 @@ def explain_attention(
             behaviour.
     """
     weighted = (at_least_float32(attention_map) * at_least_float32(gradient).clamp(min=0)).mean(dim=1)
-    token_heatmap = weighted[:, : token_mask.shape[1], 1:].unflatten(-1, grid_size)  # drop the class token
+    patches = slice(-math.prod(grid_size), None)  # drop the class token and registers
+    token_heatmap = weighted[:, : token_mask.shape[1], patches].unflatten(-1, grid_size)
     weights = token_mask.to(token_heatmap.dtype)
     total = (token_heatmap * weights[..., None, None]).sum(dim=1)  # a matrix product would be rounded under autocast
     num_tokens = weights.sum(dim=1)[:, None, None] if denominator == "kept" else token_heatmap.shape[1]

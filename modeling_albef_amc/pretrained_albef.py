@@ -306,7 +306,10 @@ def fit_rows(parameter: torch.Tensor, rows: torch.Tensor) -> None:
 
 
 def resize_position_embeddings(
-    position_embeddings: torch.Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]
+    position_embeddings: torch.Tensor,
+    old_grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    antialias: bool = False,
 ) -> torch.Tensor:
     r"""Resizes a table of position embeddings to another patch grid.
 
@@ -314,6 +317,7 @@ def resize_position_embeddings(
         position_embeddings (`torch.Tensor` of shape `(1, 1 + old_height * old_width, hidden_size)`): class position
             first, patches row by row.
         old_grid, new_grid (`tuple` of `int`): (height, width) in patches.
+        antialias (`bool`, defaults to `False`): filter before reducing, as DINOv2 with registers does.
 
     Returns:
         `torch.Tensor` of shape `(1, 1 + new_height * new_width, hidden_size)`; bicubic, `align_corners=False`,
@@ -321,7 +325,9 @@ def resize_position_embeddings(
     """
     class_position, patches = position_embeddings[:, :1], position_embeddings[:, 1:]
     patches = patches.reshape(1, *old_grid, -1).permute(0, 3, 1, 2).float()
-    patches = nn.functional.interpolate(patches, size=new_grid, mode="bicubic", align_corners=False)
+    patches = nn.functional.interpolate(
+        patches, size=new_grid, mode="bicubic", align_corners=False, antialias=antialias
+    )
     patches = patches.permute(0, 2, 3, 1).flatten(1, 2).to(position_embeddings.dtype)
     return torch.cat([class_position, patches], dim=1)
 

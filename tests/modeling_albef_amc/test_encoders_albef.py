@@ -1,32 +1,103 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Attention kernels of the encoders: no plan for every new shape of phrases, and flash attention 2.
+"""The image encoder with registers or a class token that is not read; attention kernels of the encoders.
 
 What needs a GPU is imitated: `plans_by_shape` is true for the CPU, and torch code with the signature
 and the limits of flash attention's functions takes their place.
 """
 
+import json
 import math
 
 import pytest
 import torch
 from model_cases import MODELS, assert_same_outputs, build_model, list_heatmap_options, run
-from testing_utils import build_batch
+from testing_utils import build_batch, build_tiny_config
 from torch._dynamo.utils import counters
 from torch.autograd.function import once_differentiable
 from transformers import modeling_flash_attention_utils as flash
 from transformers.utils import is_flash_attn_2_available
 
 from albef_amc import (
+    AlbefConfig,
     AlbefForImageTextMatching,
     AlbefForPreTraining,
     AlbefForQuestionAnswering,
     AlbefModel,
+    AlbefVisionConfig,
     encoders_albef,
 )
+from albef_amc.encoders_albef import AlbefVisionAttention
 from albef_amc.trainer import AttentionMaskConsistencyLoss
 
 BFLOAT16_TOLERANCE = 0.03  # of values up to 1
 FLASH_MODELS = [model_class for model_class in MODELS if model_class is not AlbefForQuestionAnswering]
+
+
+# The image encoder
+
+
+@pytest.mark.parametrize("use_eager", [False, True])
+def test_a_class_token_that_is_not_read(use_eager):
+    config = AlbefVisionConfig(hidden_size=12, num_attention_heads=3, is_class_token_read=False)
+    config._attn_implementation = "sdpa"
+    attention = AlbefVisionAttention(config).double().eval()
+    states = torch.randn(2, 5, 12, dtype=torch.float64)
+    with torch.no_grad():
+        query, key, value = attention.qkv(states).view(2, 5, 3, 3, 4).permute(2, 0, 3, 1, 4)
+        scores = query @ key.transpose(-1, -2) / 2
+        scores[:, :, 1:, 0] = -torch.inf
+        expected = attention.out_proj((scores.softmax(-1) @ value).transpose(1, 2).reshape(2, 5, 12))
+        output, probabilities = attention(states, use_eager)
+    torch.testing.assert_close(output, expected)
+    if use_eager:
+        torch.testing.assert_close(probabilities, scores.softmax(-1)[:, :, :1])
+
+
+@pytest.mark.parametrize("changes", [{"num_register_tokens": 3}, {"is_class_token_read": False}])
+def test_heatmaps_of_a_vision_block_show_patches_alone(changes):
+    """The formula of the heatmap, on the columns of the patches in the row of the class token."""
+    config = build_tiny_config()
+    vision_config = AlbefVisionConfig(**{**config.vision_config.to_dict(), **changes})
+    torch.manual_seed(0)
+    model = AlbefForImageTextMatching(AlbefConfig(**{**config.to_dict(), "vision_config": vision_config})).eval()
+    batch = build_batch(model.config, (2, 1))
+    found = model.ground(**batch, explanation_kind="itc").heatmap
+    encoder, block = model.albef.vision_model, model.config.explanation_block
+    states = encoder.run_layers(encoder.embed(batch["pixel_values"]), last=block)
+    states, attention_map = encoder.run_explained_layer(block, states[batch["image_index"]])
+    image_features = model.albef.project_images(encoder.layer_norm(encoder.run_layers(states, first=block + 1)))
+    text_features = model.albef.get_text_features(batch["input_ids"], batch["attention_mask"])
+    score = (image_features * text_features).sum() / model.albef.temperature
+    (gradient,) = torch.autograd.grad(score, attention_map)
+    num_patches = math.prod(vision_config.grid_size)
+    first = 1 + changes.get("num_register_tokens", 0)
+    assert attention_map.shape[-1] == first + num_patches
+    expected = (attention_map * gradient.clamp(min=0)).mean(1)[:, 0, first:].unflatten(-1, vision_config.grid_size)
+    torch.testing.assert_close(found, expected.detach())
+    assert encoder(batch["pixel_values"]).shape[1] == 1 + num_patches
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden_act": "relu"}, "`vision_config.hidden_act` must be one of 'gelu', 'gelu_pytorch_tanh', got 'relu'"),
+        ({"num_register_tokens": -1}, "`vision_config.num_register_tokens` must be .* got -1"),
+    ],
+)
+def test_settings_that_no_image_encoder_has(changes, words):
+    with pytest.raises(ValueError, match=words):
+        AlbefVisionConfig(**changes)
+
+
+def test_registers_that_the_configuration_does_not_have(tmp_path):
+    config = build_tiny_config()
+    config.vision_config.num_register_tokens = 3
+    AlbefForImageTextMatching(config).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    content["vision_config"]["num_register_tokens"] = 2
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"vision_config.num_register_tokens.*2.*3"):
+        AlbefForImageTextMatching.from_pretrained(tmp_path)
 
 
 # Kernels without plans
