@@ -3,7 +3,6 @@
 
 import os
 import re
-from typing import Any
 
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
@@ -11,9 +10,8 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedT
 from albef_amc.checkpoint_files_albef import CONFIG_FILE
 from albef_amc.conversion.original_checkpoints import rename_original_key
 from albef_amc.conversion.report import list_names
-from albef_amc.conversion.weight_files import EncoderWeights, build_unreachable_error, find_file
+from albef_amc.conversion.weight_files import EncoderWeights, find_file, load_with_transformers
 from albef_amc.pretrained_albef import SPECIAL_TOKEN_IDS
-from albef_amc.saving_albef import is_safetensors_error
 from albef_amc.text_files_albef import load_json
 
 # What our layers compute; a BERT with other settings is refused.
@@ -135,19 +133,7 @@ def _read_config(source: str) -> BertConfig:
 
 def _load(source: str, config: BertConfig) -> tuple[BertForMaskedLM, list[str], list[str]]:
     """The model, the names of weights that the checkpoint lacks, and those of entries that the model lacks."""
-    options: dict[str, Any] = {"config": config, "dtype": torch.float32, "output_loading_info": True}
-    try:
-        model, information = BertForMaskedLM.from_pretrained(source, **options)
-    except OSError as error:
-        raise build_unreachable_error("text", source, error) from error
-    except Exception as error:
-        if not (isinstance(error, RuntimeError) or is_safetensors_error(error)):
-            raise
-        raise ValueError(
-            f"`text`: the weights of {source} cannot be read, or have other shapes than its `config.json` says "
-            f"({error}). Download or save it again."
-        ) from error
-    missing, unexpected = sorted(information["missing_keys"]), sorted(information["unexpected_keys"])
+    model, missing, unexpected = load_with_transformers("text", BertForMaskedLM, source, config)
     essential = [name for name in missing if not name.startswith(HEAD)]
     if essential:
         raise ValueError(

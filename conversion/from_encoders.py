@@ -4,7 +4,6 @@
 Source: Li et al., "Align before Fuse", NeurIPS 2021 (arXiv 2107.07651), section 3.1.
 """
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -19,20 +18,22 @@ from albef_amc.conversion.bert_encoder import read_text_encoder, read_tokenizer
 from albef_amc.conversion.original_checkpoints import choose_explained_layers
 from albef_amc.conversion.report import EncodersReport
 from albef_amc.conversion.timm_encoder import read_image_encoder
-from albef_amc.conversion.weight_files import EncoderWeights, check_values, resize_positions
+from albef_amc.conversion.transformers_encoder import find_family, read_normalization, read_transformers_encoder
+from albef_amc.conversion.weight_files import EncoderWeights, ImageEncoderWeights, check_values, resize_positions
 from albef_amc.image_processing_albef import AlbefImageProcessor
 from albef_amc.pretrained_albef import SPECIAL_TOKEN_IDS
 from albef_amc.pretraining_albef import AlbefForPreTraining
 from albef_amc.processing_albef import AlbefProcessor
+from albef_amc.processor_checks_albef import check_processor
 from albef_amc.ranges_albef import check_names
 from albef_amc.text_processing_albef import build_tokenizer_like
 
 logger = logging.get_logger(__name__)
 
-POSITIONS = "albef.vision_model.position_embeddings"
 NOT_READ = r"^momentum_|_queue|^mlm_head\.decoder\.weight$"  # copies, empty at the start, or tied
 NEW_WORD_HEAD = "masked-word head (`text` has none)"
 NEW_PARTS = (
+    (r"\.vision_model\.cls_token$", "class token of the image encoder (`vision` has none)"),
     (r"\.cross_attention", "cross-attention of the fusion layers"),
     (r"_projection\.|temperature", "contrastive projections and temperature"),
     (r"^itm_head\.", "matching head"),
@@ -56,7 +57,9 @@ def build_from_encoders(
         vision_config, text_config, values (`Mapping[str, Any]`): values of [`AlbefVisionConfig`],
             [`AlbefTextConfig`] and [`AlbefConfig`] that the encoders do not determine.
     """
-    image_encoder, text_encoder = read_image_encoder(vision), read_text_encoder(text)
+    family = find_family(vision)
+    image_encoder = read_image_encoder(vision) if family is None else read_transformers_encoder(vision, family)
+    text_encoder = read_text_encoder(text)
     report = EncodersReport(
         vision=image_encoder.source,
         text=text_encoder.source,
@@ -71,8 +74,8 @@ def build_from_encoders(
         names = (*encoder.known, chosen)
         report.dimensions |= {f"{part}.{name}": getattr(getattr(config, part), name) for name in names}
     state = {**image_encoder.state, **text_encoder.state}
-    side = math.isqrt(state[POSITIONS].shape[1] - 1)
-    resized, report.resized = resize_positions(state, (side, side), config.vision_config.grid_size)
+    new_grid = config.vision_config.grid_size
+    resized, report.resized = resize_positions(state, image_encoder.grid, new_grid, image_encoder.antialias)
     model = model_class(config)
     report.num_read = len(state)
     report.new = _load(model, state | resized, f"{report.vision} and {report.text}")
@@ -86,16 +89,22 @@ def build_from_encoders(
     return model.eval(), report
 
 
-def build_processor(text: str | os.PathLike, config: AlbefConfig) -> AlbefProcessor:
-    """The processor of a model from encoders: the tokens of its BERT, with [CLS] first and NO [SEP] at the end.
+def build_processor(
+    text: str | os.PathLike, config: AlbefConfig, vision: str | os.PathLike | None = None
+) -> AlbefProcessor:
+    """The processor of a model from encoders: the tokens of its BERT, the normalisation of its image encoder.
+
+    [CLS] comes first, and there is NO [SEP] at the end.
 
     Args:
         text (`str` or path): folder or repository of the BERT.
         config ([`AlbefConfig`]): configuration of the model.
+        vision (`str` or path, *optional*): the image encoder. With one of transformers, images are rescaled and
+            normalised as in its training; without, and with one of timm, by CLIP's mean and deviation, as in ALBEF.
 
     Raises:
-        FileNotFoundError: there is no tokenizer.
-        ValueError: a tokenizer that is not WordPiece, or does not fit the model.
+        FileNotFoundError: there is no tokenizer, or no image processor of an encoder of transformers.
+        ValueError: a tokenizer that is not WordPiece, or does not fit the model; a normalisation out of range.
     """
     tokenizer = read_tokenizer(text, config.text_config.vocab_size)
     if tokenizer is None:
@@ -105,11 +114,15 @@ def build_processor(text: str | os.PathLike, config: AlbefConfig) -> AlbefProces
         )
     own = build_tokenizer_like(tokenizer, model_max_length=config.text_config.max_position_embeddings)
     height, width = config.vision_config.image_height_width
-    return AlbefProcessor(AlbefImageProcessor(size={"height": height, "width": width}), own)
+    normalization = {} if vision is None or find_family(vision) is None else read_normalization(vision)
+    image_processor = AlbefImageProcessor(size={"height": height, "width": width}, **normalization)
+    processor = AlbefProcessor(image_processor, own)
+    check_processor(processor, text if vision is None else vision)
+    return processor
 
 
 def _build_config(
-    image_encoder: EncoderWeights,
+    image_encoder: ImageEncoderWeights,
     text_encoder: EncoderWeights,
     vision_config: Mapping[str, Any],
     text_config: Mapping[str, Any],

@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Reads a vision transformer of timm as ALBEF's image encoder."""
 
+import math
 import os
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ from albef_amc.checkpoint_files_albef import CONFIG_FILE
 from albef_amc.configuration.installation import name_installation
 from albef_amc.conversion.original_checkpoints import count_layers, infer_vision, rename_original_key
 from albef_amc.conversion.report import list_names
-from albef_amc.conversion.weight_files import EncoderWeights, find_file
+from albef_amc.conversion.weight_files import ImageEncoderWeights, find_file, fold_layer_scale
 from albef_amc.text_files_albef import load_json
 
 WEIGHTS_FILE, SUFFIX = "model.safetensors", ".safetensors"
@@ -28,6 +29,7 @@ HIDDEN_ARGUMENTS = ("act_layer", "norm_layer", "block_fn", "attn_layer", "mlp_la
 
 ENTRIES = ("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", "norm.weight", "norm.bias")
 BLOCK_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+LAYER_SCALES = {"ls1.gamma": "attn.proj", "ls2.gamma": "mlp.fc2"}  # and the projection before each
 IGNORED = (
     (r"^(head|pre_logits)\.", "classification head of the vision transformer"),
     (r"^(fc_norm|attn_pool)\.", "pooling of the vision transformer"),
@@ -35,7 +37,7 @@ IGNORED = (
 # What our image encoder cannot represent, by the names that show it.
 REFUSED = (
     (r"^(dist_token$|head_dist\.)", "a second class token (distilled DeiT: use the version without distillation)"),
-    (r"\.ls[12]\.|\.gamma_[12]$", "layer scale"),
+    (r"\.gamma_[12]$", "layer scale with the names of BEiT"),
     (r"^norm_pre\.", "a normalisation before the blocks (pre-norm)"),
     (r"^reg_token$", "register tokens"),
     (r"\.(q_norm|k_norm|attn\.norm|mlp\.norm)\.", "normalisations inside attention or MLP"),
@@ -52,8 +54,13 @@ LACKED = (
 )
 
 
-def read_image_encoder(vision: str | os.PathLike) -> EncoderWeights:
-    """Read a vision transformer of timm.
+def is_file_or_timm_name(source: str) -> bool:
+    """Whether an encoder is given as a safetensors file, or by a name of timm; else it is a folder or a repository."""
+    return source.endswith(SUFFIX) or Path(source).is_file() or _is_timm_name(source)
+
+
+def read_image_encoder(vision: str | os.PathLike) -> ImageEncoderWeights:
+    """Read a vision transformer of timm. Layer scale is folded into the projections before it.
 
     Args:
         vision (`str` or path): a safetensors file with timm's names; a folder or a repository of the Hub that timm
@@ -67,7 +74,7 @@ def read_image_encoder(vision: str | os.PathLike) -> EncoderWeights:
     source = os.path.expanduser(os.fspath(vision))
     if source.endswith(SUFFIX) and not Path(source).exists():
         raise FileNotFoundError(f"`vision`: no file {source}.")
-    if TIMM_NAME.fullmatch(source) and not Path(source).exists():
+    if _is_timm_name(source):
         state, known = _load_with_timm(source)
     else:
         state, known = _load_files(source)
@@ -79,7 +86,8 @@ def read_image_encoder(vision: str | os.PathLike) -> EncoderWeights:
         raise ValueError(f"`vision`: {source} cannot be ALBEF's image encoder: {error}") from error
     del shapes["image_size"]  # the caller chooses it
     known = {**shapes, "layer_norm_eps": LAYER_NORM_EPS, **known}
-    encoder = EncoderWeights(source, {}, known, ignored=ignored)
+    side = math.isqrt(kept["pos_embed"].shape[1] - 1)
+    encoder = ImageEncoderWeights(source, {}, known, ignored=ignored, grid=(side, side))
     if "num_attention_heads" not in encoder.known:
         width = encoder.known["hidden_size"]
         if width in PUBLISHED_HEADS:
@@ -88,9 +96,22 @@ def read_image_encoder(vision: str | os.PathLike) -> EncoderWeights:
     stored = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in kept.values()})
     if stored != ["float32"]:
         encoder.notes.append(f"`vision` is stored as {', '.join(stored)} and used as float32.")
-    for name, tensor in kept.items():
+    for name, tensor in _fold_layer_scales(kept).items():
         encoder.state[rename_original_key(f"visual_encoder.{name}")] = tensor.float()
     return encoder
+
+
+def _is_timm_name(source: str) -> bool:
+    return TIMM_NAME.fullmatch(source) is not None and not Path(source).exists()
+
+
+def _fold_layer_scales(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights without layer scales, which the projections before them take."""
+    folded = {name: tensor for name, tensor in state.items() if not name.endswith(tuple(LAYER_SCALES))}
+    for name in state.keys() - folded.keys():
+        block, part = name.rsplit(".", 2)[0], ".".join(name.rsplit(".", 2)[1:])
+        folded |= fold_layer_scale(state, f"{block}.{LAYER_SCALES[part]}", name)
+    return folded
 
 
 def _load_files(source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -163,6 +184,8 @@ def _sort_names(source: str, state: dict[str, torch.Tensor]) -> dict[str, list[s
     expected = {*ENTRIES}
     for block in range(num_blocks):
         expected |= {f"blocks.{block}.{part}.{kind}" for part in BLOCK_PARTS for kind in ("weight", "bias")}
+        if any(name.endswith(tuple(LAYER_SCALES)) for name in state):
+            expected |= {f"blocks.{block}.{scale}" for scale in LAYER_SCALES}
     ignored: dict[str, list[str]] = {}
     problems: dict[str, list[str]] = {}
     for name in sorted(state.keys() - expected):
@@ -186,4 +209,4 @@ def _find_meaning(meanings: tuple[tuple[str, str], ...], name: str) -> str | Non
     return next((meaning for pattern, meaning in meanings if re.search(pattern, name)), None)
 
 
-__all__ = ["read_image_encoder"]
+__all__ = ["is_file_or_timm_name", "read_image_encoder"]

@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from albef_amc.checkpoint_files_albef import CONFIG_FILE, is_repository_name
 from albef_amc.conversion.pickle_files import PickleLimits, find_pickle_end
 from albef_amc.conversion.report import NAMES_SHOWN, list_names
 from albef_amc.encoders_albef import resize_position_embeddings
-from albef_amc.saving_albef import replace_folder
+from albef_amc.saving_albef import is_safetensors_error, replace_folder
 
 ZIP_SIGNATURE = b"PK\x03\x04"
 LARGEST_PICKLE = 2**25  # bytes; names, shapes and settings of the published checkpoints take 200 kB
@@ -154,6 +155,19 @@ class EncoderWeights:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(kw_only=True)
+class ImageEncoderWeights(EncoderWeights):
+    """A pretrained image encoder; see [`EncoderWeights`] for the other fields.
+
+    Args:
+        grid (`tuple[int, int]`): patch grid (height, width) of its position embeddings.
+        antialias (`bool`, defaults to `False`): whether it filters position embeddings before reducing them.
+    """
+
+    grid: tuple[int, int]
+    antialias: bool = False
+
+
 def find_file(argument: str, source: str, name: str, required: bool = True) -> Path | None:
     """Path of a file in a folder or a repository, which is downloaded where the cache has no copy.
 
@@ -195,12 +209,65 @@ def build_unreachable_error(argument: str, source: str, reason: object) -> FileN
     )
 
 
+def load_with_transformers(
+    argument: str, model_class: type[PreTrainedModel], source: str, config: PreTrainedConfig
+) -> tuple[PreTrainedModel, list[str], list[str]]:
+    """A model that transformers saved, in float32; names of the weights that the checkpoint lacks, and of the entries
+    that the model lacks.
+
+    Args:
+        argument (`str`): the argument that `source` was given as, for messages.
+        model_class (`type`): its class.
+        source (`str`): folder or repository.
+        config (`PreTrainedConfig`): its configuration.
+
+    Raises:
+        FileNotFoundError: weights that cannot be reached.
+        ValueError: weights that cannot be read, or have other shapes than the configuration.
+    """
+    options: dict[str, Any] = {"config": config, "dtype": torch.float32, "output_loading_info": True}
+    try:
+        model, information = model_class.from_pretrained(source, **options)
+    except OSError as error:
+        raise build_unreachable_error(argument, source, error) from error
+    except Exception as error:
+        if not (isinstance(error, RuntimeError) or is_safetensors_error(error)):
+            raise
+        raise ValueError(
+            f"`{argument}`: the weights of {source} cannot be read, or have other shapes than its `config.json` says "
+            f"({error}). Download or save it again."
+        ) from error
+    return model, sorted(information["missing_keys"]), sorted(information["unexpected_keys"])
+
+
+def fold_layer_scale(state: Mapping[str, torch.Tensor], projection: str, scale: str) -> dict[str, torch.Tensor]:
+    """Weight and bias of a projection, each row times its factor of the layer scale that follows: the same function.
+
+    Args:
+        state (`Mapping[str, torch.Tensor]`): weights of an encoder.
+        projection (`str`): name of the projection, without `.weight`.
+        scale (`str`): name of the layer scale, `(hidden_size,)`.
+
+    Returns:
+        `dict[str, torch.Tensor]`: both in float32, multiplied in float64.
+    """
+    factors = state[scale].double()
+    weight, bias = state[f"{projection}.weight"].double(), state[f"{projection}.bias"].double()
+    return {
+        f"{projection}.weight": (factors[:, None] * weight).float(),
+        f"{projection}.bias": (factors * bias).float(),
+    }
+
+
 def resize_positions(
-    state: Mapping[str, torch.Tensor], old_grid: tuple[int, int], new_grid: tuple[int, int]
+    state: Mapping[str, torch.Tensor],
+    old_grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    antialias: bool = False,
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Position embeddings among `state`, resized to another patch grid (height, width), and a note of their shapes."""
     names = [name for name in state if name.endswith("vision_model.position_embeddings") and new_grid != old_grid]
-    resized = {name: resize_position_embeddings(state[name], old_grid, new_grid) for name in names}
+    resized = {name: resize_position_embeddings(state[name], old_grid, new_grid, antialias) for name in names}
     return resized, {name: f"{tuple(state[name].shape)} to {tuple(resized[name].shape)}" for name in names}
 
 
@@ -248,11 +315,14 @@ def replacing_folder(output_dir: Path) -> Iterator[Path]:
 
 __all__ = [
     "EncoderWeights",
+    "ImageEncoderWeights",
     "build_unreachable_error",
     "check_output_dir",
     "check_values",
     "find_file",
+    "fold_layer_scale",
     "load_original_state_dict",
+    "load_with_transformers",
     "replacing_folder",
     "resize_positions",
 ]

@@ -99,11 +99,12 @@ class AlbefForPreTraining(AlbefContrastiveModel):
         [`~conversion.from_encoders.build_processor`] makes the processor.
 
         Args:
-            vision (`str` or path): a vision transformer with timm's names: a folder or a repository of the Hub
+            vision (`str` or path): a DINOv2, ViT or SigLIP that transformers saved: a folder or a repository of the
+                Hub (`facebook/dinov2-base`). Or a vision transformer with timm's names: a folder or a repository
                 (`timm/deit_base_patch16_224.fb_in1k`), a safetensors file, or a name of timm, which needs timm.
             text (`str` or path): a BERT of transformers: a folder or a repository (`google-bert/bert-base-uncased`).
-            image_size (`int` or (height, width), *optional*): image size in pixels, 256 by default; the position
-                embeddings are resized.
+            image_size (`int` or (height, width), *optional*): image size in pixels, by default that of an encoder of
+                transformers and 256 with one of timm; the position embeddings are resized.
             fusion_layer (`int`, *optional*): index of the first layer with cross-attention; half of BERT's layers by
                 default, as published.
             vision_config, text_config (`Mapping[str, Any]`, *optional*): values of their configurations that the

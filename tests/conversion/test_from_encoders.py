@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from encoder_cases import POSITIONS, SMALL, build_bert_config, check, save_bert
 from hub_server import OWNER
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
@@ -21,7 +22,7 @@ from testing_utils import (
     build_rows,
     run_without_package,
 )
-from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel, BertTokenizer
+from transformers import BertForMaskedLM, BertForPreTraining, BertModel, BertTokenizer
 
 from albef_amc import AlbefForPreTraining, AlbefProcessor
 from albef_amc.conversion.from_encoders import build_processor
@@ -31,27 +32,8 @@ from albef_amc.trainer import AmcConfig, AmcTrainer
 from albef_amc.trainer.training_recipes import ModelRecipe, build_model_and_processor
 
 TIMM_FOLDER = GOLDEN_FOLDER / "timm_vision_transformer"
-SMALL = {"image_size": 32, "queue_size": 16, "projection_dim": 8}
 HEADS = {"vision_config": {"num_attention_heads": 3}}
 SPECIAL = {f"{name}_token_id": VOCABULARY.index(f"[{name.upper()}]") for name in ("pad", "cls", "sep", "mask")}
-POSITIONS = 24
-TOLERANCE = 1e-6  # of the largest value, in float64
-
-
-def build_bert_config(**changes) -> BertConfig:
-    """Four layers, weights large enough that every one of them matters."""
-    sizes = dict(hidden_size=24, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4)
-    values = dict(sizes, vocab_size=len(VOCABULARY) + 2, max_position_embeddings=POSITIONS, initializer_range=0.2)
-    return BertConfig(**{**values, **changes})
-
-
-def save_bert(folder: Path, model_class=BertForPreTraining, with_tokenizer: bool = True, **changes) -> Path:
-    torch.manual_seed(0)
-    model_class(build_bert_config(**changes)).save_pretrained(folder)
-    if with_tokenizer:
-        vocabulary = {token: index for index, token in enumerate(VOCABULARY)}
-        BertTokenizer(vocab=vocabulary).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -69,11 +51,6 @@ def vision_state() -> dict[str, torch.Tensor]:
 def built(bert):
     torch.manual_seed(1)
     return AlbefForPreTraining.from_encoders(TIMM_FOLDER, bert, **SMALL, output_loading_info=True)
-
-
-def check(value: torch.Tensor, expected: torch.Tensor) -> None:
-    assert value.shape == expected.shape
-    assert (value - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
 
 # The same numbers as the encoders
@@ -418,7 +395,7 @@ def test_timm_itself(bert, tmp_path, built):
     refused = {
         "deit_tiny_distilled_patch16_224": "VisionTransformerDistilled|second class token",
         "vit_base_patch16_clip_224": "pre-norm",
-        "deit3_small_patch16_224": "layer scale",
+        "deit3_small_patch16_224": "positions, which are not those of a class token",
         "vit_small_patch14_reg4_dinov2": "register tokens",
         "vit_small_patch16_rope_224": "it lacks absolute positions",
     }
@@ -434,7 +411,8 @@ def test_timm_itself(bert, tmp_path, built):
 
 VISION_CHANGES = {
     "distilled": ({"dist_token": (1, 1, 24), "head_dist.weight": (5, 24)}, (), "second class token.*`dist_token`"),
-    "layer_scale": ({"blocks.0.ls1.gamma": (24,)}, (), "layer scale: `blocks.0.ls1.gamma`"),
+    "layer_scale": ({"blocks.0.ls1.gamma": (24,)}, (), "lacks weights that every block has: `blocks.0.ls2.gamma`"),
+    "other_layer_scale": ({"blocks.0.gamma_1": (24,)}, (), "layer scale with the names of BEiT: `blocks.0.gamma_1`"),
     "pre_norm": ({"norm_pre.weight": (24,)}, (), r"pre-norm\): `norm_pre.weight`"),
     "registers": ({"reg_token": (1, 4, 24)}, (), "register tokens: `reg_token`"),
     "query_norm": ({"blocks.0.attn.q_norm.weight": (8,)}, (), "normalisations inside attention"),
