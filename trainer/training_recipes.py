@@ -44,8 +44,9 @@ class ModelRecipe:
         config (`str`, *optional*): JSON file, or the name of one in `configuration/models`, for random weights.
         vocabulary (`str`, *optional*): with `config`: a `vocab.txt` of tokens, or `"data"` for the words of the
             training phrases.
-        image_size (`int`, *optional*): image side in pixels; the checkpoint's or configuration's by default.
-        vision_encoder, text_encoder (`str`, *optional*): a vision transformer and a BERT to start from, as
+        image_size (`int`, *optional*): image side in pixels; by default that of the checkpoint, the configuration or
+            the encoder.
+        vision_encoder, text_encoder (`str`, *optional*): an image encoder and a BERT to start from, as
             [`~albef_amc.AlbefForPreTraining.from_encoders`] takes them.
     """
 
@@ -292,7 +293,7 @@ def build_model_and_processor(
         )
     if recipe.vision_encoder is not None:
         model = AlbefForPreTraining.from_encoders(recipe.vision_encoder, recipe.text_encoder, recipe.image_size)
-        return model, build_processor(recipe.text_encoder, model.config)
+        return model, build_processor(recipe.text_encoder, model.config, recipe.vision_encoder)
     config = _read_config(recipe.config)
     if recipe.image_size is not None:
         config.vision_config.image_size = recipe.image_size

@@ -40,7 +40,9 @@ def recipe_file(tmp_path):
 
 # What a user gives to a shipped recipe, by what it starts from.
 GIVEN = {"demo": [], "albef_pretrain": ["model.vocabulary=vocab.txt"], "albef_pretrain_encoders": []}
-PUBLISHED = [name for name in list_shipped("training") if name not in ("demo", "coco_phrases")]
+GIVEN["coco_phrases_encoders"] = []
+OF_OWN_DATA = ("demo", "coco_phrases", "coco_phrases_encoders")
+PUBLISHED = [name for name in list_shipped("training") if name not in OF_OWN_DATA]
 ON_EIGHT = [name for name in PUBLISHED if not name.endswith("_single_gpu")]
 SOURCED_LINE = re.compile(r"^  ([a-z_0-9]+): .*  # (AMC|ALBEF|ours)(;|:|$)")
 
