@@ -337,6 +337,8 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
         num_false = 0 if false is None else len(false.input_ids)
         parts = [num_phrases, len(input_ids) - num_false]
         text_embeds, masked_embeds, false_embeds = text_model.encode(input_ids, layout).tensor_split(parts)
+        length = pairs.input_ids.shape[1]  # that of masked phrases too; false ones may be longer
+        text_embeds, masked_embeds = text_embeds[:, :length], masked_embeds[:, :length]
         keys_values = text_model.project_image(image_embeds)
         if pairs.alpha == 0:
             input_ids, layout = pairs.input_ids, pairs.layout  # nothing is distilled
