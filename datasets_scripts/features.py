@@ -70,6 +70,8 @@ GROUNDING_FEATURES = Features(
 
 # Columns that training and evaluation read.
 ROW_FIELDS = ("image", "image_id", "phrases")
+# Columns that a data set may lack: all their values are then null.
+OPTIONAL_COLUMNS = ("true_phrases", "false_phrases")
 
 
 def fill_fields(fields: Mapping[str, Any], names: Iterable[str], kind: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 """Which words are known to be true of an image: no image of which a phrase is true is a negative of the phrase."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from functools import lru_cache
 from typing import Any
 
@@ -17,10 +17,35 @@ def list_true_phrases(row: Mapping[str, Any]) -> set[str]:
     Args:
         row (mapping): a row of the grounding schema; `phrases` and, if it has them, `true_phrases` are read.
     """
-    words = [*(row.get("true_phrases") or ()), *(phrase.get("phrase") for phrase in row["phrases"] or ())]
-    words += [wording for phrase in row["phrases"] or () for wording in phrase.get("paraphrases") or ()]
-    cleaned = {_clean_text(text) for text in words if isinstance(text, str)}
+    cleaned = {_clean_text(text) for text in list_true_texts(row)}
     return {text for text in cleaned if text is not None}
+
+
+def refuse_contradictions(false_phrases: Iterable[str], true_phrases: Set[str], name: str) -> None:
+    """Refuse a false phrase of an image that is known to be true of it.
+
+    Args:
+        false_phrases (iterable of `str`): texts with words.
+        true_phrases (set of `str`): what [`list_true_phrases`] returns for the row.
+        name (`str`): of the row, in the message.
+
+    Raises:
+        ValueError: a text is among both.
+    """
+    for text in false_phrases:
+        if _clean_text(text) in true_phrases:
+            raise ValueError(
+                f"{name}: {text!r:.80} is among `false_phrases`, but the image has it among its phrases, their "
+                "paraphrases or `true_phrases`. Remove it from one of them."
+            )
+
+
+def list_true_texts(row: Mapping[str, Any]) -> list[str]:
+    """The texts that [`list_true_phrases`] cleans, as they are written, each once."""
+    phrases = [phrase for phrase in row["phrases"] or () if isinstance(phrase, Mapping)]
+    texts = [*(row.get("true_phrases") or ()), *(phrase.get("phrase") for phrase in phrases)]
+    texts += [wording for phrase in phrases for wording in phrase.get("paraphrases") or ()]
+    return list(dict.fromkeys(text for text in texts if isinstance(text, str)))
 
 
 @lru_cache(maxsize=MOST_TEXTS)
@@ -44,4 +69,4 @@ def hash_text(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-__all__ = ["hash_text", "list_true_phrases"]
+__all__ = ["hash_text", "list_true_phrases", "list_true_texts", "refuse_contradictions"]

@@ -82,7 +82,7 @@ def list_match_pairs(rows: Any, seed: int = 0, part: Sequence[int] | None = None
 
 def _pair_phrases(rows: Any, seed: int = 0, part: Sequence[int] | None = None) -> list[MatchPair]:
     """The pairs of [`list_match_pairs`], of whatever kinds there are."""
-    rows = select_columns(rows, ["image_id", "phrases"])
+    rows = select_columns(rows, ["image_id", "phrases"], optional=["true_phrases"])
     texts = {number: _read_texts(rows[number]) for number in (range(len(rows)) if part is None else part)}
     numbers, pairs = list(texts), []
     for index, own in texts.items():
@@ -97,12 +97,14 @@ def _pair_phrases(rows: Any, seed: int = 0, part: Sequence[int] | None = None) -
     return pairs
 
 
-def select_columns(rows: Any, names: list[str]) -> Any:
-    """Rows with some of their columns, so that no picture is decoded; with all of them where a transform of the user,
-    which may read any column, makes the rows."""
+def select_columns(rows: Any, names: Sequence[str], optional: Sequence[str] = ()) -> Any:
+    """Rows with some of their columns (`optional` ones where they exist), so that no picture is decoded; with all of
+    them where a transform of the user, which may read any column, makes the rows."""
     rows = without_format(rows)
     is_transformed = (getattr(rows, "format", None) or {}).get("type") == "custom"
-    return rows if is_transformed or not hasattr(rows, "select_columns") else rows.select_columns(names)
+    if is_transformed or not hasattr(rows, "select_columns"):
+        return rows
+    return rows.select_columns([*names, *(name for name in optional if name in rows.column_names)])
 
 
 def _read_texts(row: Any) -> ImageTexts:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from testing_utils import build_photo, build_rows, build_tiny_dataset
 
+from albef_amc.datasets_scripts import GROUNDING_FEATURES, build_phrase, build_row
 from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.datasets_scripts.true_phrases import list_true_phrases
 from albef_amc.evaluation import match_pairs
@@ -175,3 +176,17 @@ def test_pictures_are_read_as_training_reads_them(tiny_model, tiny_processor):
     remote = datasets.Dataset.from_list(table, features=kept.features)
     with pytest.raises(ValueError, match="nothing is fetched"):
         score_pairs(tiny_model, tiny_processor, remote, pairs)
+
+
+def test_true_phrases_of_a_data_set_are_read_as_those_of_a_list():
+    rows = [
+        build_row(None, "0", 4, 4, [build_phrase(0, "a dog")]),
+        build_row(None, "1", 4, 4, [build_phrase(1, "a cat")], true_phrases=["A dog!"]),
+        build_row(None, "2", 4, 4, [build_phrase(2, "a cup")]),
+    ]
+    table = datasets.Dataset.from_list(rows, features=GROUNDING_FEATURES)
+    for seed in range(4):
+        pairs = list_match_pairs(table, seed)
+        assert pairs == list_match_pairs(rows, seed)
+        assert {pair.row for pair in pairs if pair.phrase == "a dog"} == {0, 2}
+    assert list_match_pairs(table.remove_columns(["true_phrases", "false_phrases"]))  # as earlier data sets are

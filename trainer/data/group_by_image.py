@@ -6,14 +6,16 @@ from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset
 
+from albef_amc.datasets_scripts.features import OPTIONAL_COLUMNS
+
 IMAGE_COLUMN = "image"
 
 
 def group_rows_by_image(rows: Any) -> Any:
     """Merges the rows of an image into one row, which is put together when it is read.
 
-    Images are in the order of their first rows, phrases in the order of the rows; image, size and proposals are the
-    first row's. Nothing but `image_id` is read beforehand.
+    Images are in the order of their first rows, phrases, `true_phrases` and `false_phrases` in the order of the rows;
+    image, size and proposals are the first row's. Nothing but `image_id` is read beforehand.
 
     Args:
         rows (`datasets.Dataset` or sequence of `dict`): data set rows (`datasets_scripts/features.py`).
@@ -76,7 +78,8 @@ class GroupedRows(Dataset):
 
 
 def merge_rows(rows: Iterable[dict]) -> dict:
-    """One row of the rows of an image: all their phrases, everything else as in the first.
+    """One row of the rows of an image: all their phrases, those that are known to be true or false of it, and
+    everything else as in the first.
 
     Args:
         rows (iterable of `dict`): at least one row; those after the first may lack `image`.
@@ -93,4 +96,9 @@ def merge_rows(rows: Iterable[dict]) -> dict:
                 f"rows of image {merged['image_id']!r} state different sizes, {size} and {other_size}: their "
                 "regions do not fit together. Give different images different `image_id`s."
             )
-    return {**merged, "phrases": [phrase for part in parts for phrase in part["phrases"] or ()]}
+    texts = {
+        name: list(dict.fromkeys(text for part in parts for text in part.get(name) or ())) or None
+        for name in OPTIONAL_COLUMNS
+        if any(name in part for part in parts)
+    }
+    return {**merged, **texts, "phrases": [phrase for part in parts for phrase in part["phrases"] or ()]}

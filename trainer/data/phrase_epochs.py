@@ -9,6 +9,7 @@ import pyarrow as pa
 from torch.utils.data import IterableDataset
 
 from albef_amc.datasets_scripts.randomness import example_generator
+from albef_amc.datasets_scripts.true_phrases import list_true_texts
 from albef_amc.trainer.data.epoch_dataset import EpochDataset
 
 EPOCH_UNITS = ("image", "phrase")
@@ -19,7 +20,7 @@ class PhraseEpochDataset(EpochDataset):
     """Rows of at most `phrases_per_row` phrases, so that an epoch sees every phrase once.
 
     Which phrases of an image share a row is redrawn in every epoch. An image's rows have different `draw`s: their
-    augmentation and masks differ too.
+    augmentation and masks differ too. The others are among the `true_phrases` of the row.
 
     Args:
         rows (`datasets.Dataset` or sequence of `dict`): data set rows; their images are not read here.
@@ -60,7 +61,8 @@ class PhraseEpochDataset(EpochDataset):
         order = example_generator(self.seed, row["draw"], row["image_id"], "parts").permutation(len(row["phrases"]))
         chosen = sorted(order[part * self.phrases_per_row : (part + 1) * self.phrases_per_row])
         phrases = [row["phrases"][number] for number in chosen]
-        return {**row, "phrases": phrases, "draw": row["draw"] * self._most_parts + part}
+        draw = row["draw"] * self._most_parts + part
+        return {**row, "phrases": phrases, "true_phrases": list_true_texts(row), "draw": draw}
 
 
 def build_epoch_dataset(rows: Any, args: Any) -> EpochDataset | IterableDataset:

@@ -83,3 +83,16 @@ def test_streamed_rows_are_refused():
     table = datasets.Dataset.from_list(build_phrase_rows("aab"), features=GROUNDING_FEATURES)
     with pytest.raises(TypeError, match="without streaming, or set `group_by_image=False`"):
         group_rows_by_image(table.to_iterable_dataset())
+
+
+def test_what_is_known_of_an_image_is_that_of_all_its_rows():
+    rows = build_phrase_rows("aaab")
+    rows[0] |= {"true_phrases": ["one", "two"], "false_phrases": None}
+    rows[1] |= {"true_phrases": None, "false_phrases": ["three"]}
+    rows[2] |= {"true_phrases": ["two", "four"], "false_phrases": ["three", "five"]}
+    rows[3] |= {"true_phrases": None, "false_phrases": []}
+    first, second = group_rows_by_image(rows)
+    assert (first["true_phrases"], first["false_phrases"]) == (["one", "two", "four"], ["three", "five"])
+    assert (second["true_phrases"], second["false_phrases"]) == (None, None)
+    without = [{name: row[name] for name in ("image_id", "phrases")} for row in build_phrase_rows("aa")]
+    assert group_rows_by_image(without)[0].keys() == {"image_id", "phrases"}

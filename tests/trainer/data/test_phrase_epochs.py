@@ -8,6 +8,7 @@ from testing_utils import build_rows
 
 from albef_amc.datasets_scripts import GROUNDING_FEATURES
 from albef_amc.datasets_scripts.features import build_phrase, build_row
+from albef_amc.datasets_scripts.true_phrases import list_true_phrases
 from albef_amc.trainer import AmcConfig, AmcTrainer
 from albef_amc.trainer.data.epoch_dataset import EpochDataset
 from albef_amc.trainer.data.phrase_epochs import PhraseEpochDataset, build_epoch_dataset, count_phrases
@@ -96,3 +97,10 @@ def test_iterable_data_has_no_phrases_to_count(tmp_path):
     assert build_epoch_dataset(rows, arguments) is rows
     with pytest.raises(ValueError, match="`epoch_unit` must be one of 'image', 'phrase'"):
         AmcConfig(output_dir=str(tmp_path), use_cpu=True, epoch_unit="row")
+
+
+def test_phrases_that_are_in_other_rows_stay_true_of_the_image():
+    phrases = [{"phrase": "a dog", "paraphrases": ["a puppy"]}, {"phrase": "a cat"}]
+    rows = PhraseEpochDataset([{"image_id": "0", "phrases": phrases, "true_phrases": ["fur"]}], phrases_per_row=1)
+    assert [len(rows[index]["phrases"]) for index in range(2)] == [1, 1]
+    assert all(list_true_phrases(rows[index]) == {"a dog", "a puppy", "a cat", "fur"} for index in range(2))
