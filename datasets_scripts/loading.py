@@ -26,7 +26,7 @@ from albef_amc.datasets_scripts.albef_vqa.albef_vqa import AlbefVqa
 from albef_amc.datasets_scripts.amc_json.amc_json import AmcJson
 from albef_amc.datasets_scripts.coco.coco import Coco
 from albef_amc.datasets_scripts.coco_phrases.coco_phrases import CocoPhrases
-from albef_amc.datasets_scripts.features import GROUNDING_FEATURES
+from albef_amc.datasets_scripts.features import GROUNDING_FEATURES, OPTIONAL_COLUMNS
 from albef_amc.datasets_scripts.flickr30k_entities.flickr30k_entities import Flickr30kEntities
 from albef_amc.datasets_scripts.jsonl.jsonl import Jsonl
 from albef_amc.datasets_scripts.kilogram.kilogram import KiloGram
@@ -174,7 +174,8 @@ def load_grounding_dataset(
             configuration is `config_name` for both.
 
     Returns:
-        `datasets.Dataset`, or `datasets.IterableDataset` with `streaming`: with the columns of `GROUNDING_FEATURES`.
+        `datasets.Dataset`, or `datasets.IterableDataset` with `streaming`: with the columns of `GROUNDING_FEATURES`;
+        `true_phrases` and `false_phrases` are null where the data set lacks them.
         Images are opened by [`RowImage`]: a row that names a file outside the folder of its data set, or an address to
         fetch, is refused when it is read.
 
@@ -222,7 +223,7 @@ def _load(
     with _explaining_failures(name):
         dataset = datasets.load_dataset(name, config_name, split=split, streaming=streaming, **others)
     _check_columns(name, dataset.column_names or (), needs_phrases)
-    dataset = guard_images(dataset, list_image_folders(name))
+    dataset = guard_images(_fill_columns(dataset), list_image_folders(name))
     if streaming and not dataset.info.splits:
         files = datasets.load_dataset_builder(name, config_name, **others).config.data_files[split]
         _state_size(dataset, count_rows(files))
@@ -289,7 +290,7 @@ def _list_splits_of_folder(name: str, options: Mapping[str, Any]) -> Iterable[st
 
 def _check_columns(name: str, columns: Iterable[str], needs_phrases: bool) -> None:
     """Refuse columns of another task, or of none."""
-    missing = sorted(set(GROUNDING_FEATURES) - set(columns))
+    missing = sorted(set(GROUNDING_FEATURES) - set(OPTIONAL_COLUMNS) - set(columns))
     schema = find_task_schema(columns)
     if not missing or (schema is not None and not needs_phrases):
         return
@@ -304,6 +305,20 @@ def _check_columns(name: str, columns: Iterable[str], needs_phrases: bool) -> No
         )
     texts = ", ".join(["phrases", *(schema.texts for schema in TASK_SCHEMAS)])
     raise ValueError(f"{name} has the columns of no task (one of {texts} is needed); see docs/datasets.md.")
+
+
+def _fill_columns(
+    rows: datasets.Dataset | datasets.IterableDataset,
+) -> datasets.Dataset | datasets.IterableDataset:
+    """Rows of grounding with those of `OPTIONAL_COLUMNS` that they lack, all null."""
+    columns = rows.column_names or ()
+    missing = [name for name in OPTIONAL_COLUMNS if "phrases" in columns and name not in columns]
+    if isinstance(rows, datasets.IterableDataset):
+        features = {name: GROUNDING_FEATURES[name] for name in missing}
+        return rows.cast(datasets.Features({**rows.features, **features})) if missing else rows
+    for name in missing:
+        rows = rows.add_column(name, [None] * len(rows), feature=GROUNDING_FEATURES[name])
+    return rows
 
 
 def stream_rows(rows: datasets.Dataset) -> datasets.IterableDataset:

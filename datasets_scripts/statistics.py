@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from albef_amc.datasets_scripts.features import GROUNDING_FEATURES
+from albef_amc.datasets_scripts.features import GROUNDING_FEATURES, OPTIONAL_COLUMNS
 from albef_amc.datasets_scripts.task_features import TextSchema, find_task_schema
 
 GROUNDING_SCHEMA = TextSchema(GROUNDING_FEATURES, "phrases", "phrase", (), "One row per image, its phrases inside")
@@ -130,10 +130,12 @@ class GroundingStatistics(TextStatistics):
 
     def add(self, table: pa.Table) -> None:
         """Count the rows of a table that has `columns`, and their regions."""
+        table = _fill_columns(table)
         columns = {name: table[name].combine_chunks() for name in self.columns}
         fields = self._add_texts(columns)
         self.types.update(_count(fields["types"].flatten()))
-        self.totals["num_proposals"] += len(columns["proposals"].flatten())
+        for name in ("proposals", *OPTIONAL_COLUMNS):
+            self.totals[f"num_{name}"] += len(columns[name].flatten())
         has = {name: _lengths(fields[name]) > 0 for name in REGION_FIELDS}
         for name, values in has.items():
             self.totals[f"num_phrases_with_{name}"] += int(values.sum())
@@ -151,12 +153,13 @@ class GroundingStatistics(TextStatistics):
 
         Returns:
             `dict`: `num_images`, `num_phrases`, `num_annotated_phrases` (with boxes, points, masks or polygons),
-            `num_phrases_without_region`, `num_phrases_with_boxes` and so on, `num_boxes`, `num_proposals`, `num_words`
-            (distinct, lower case), `num_repeated_image_ids`, `num_repeated_phrase_ids`, `num_phrases_by_type`, and
-            mean and quantiles of `long_side` (pixels), `phrases_per_image`, `words_per_phrase` and `box_area_share`
-            (fraction of the image).
+            `num_phrases_without_region`, `num_phrases_with_boxes` and so on, `num_boxes`, `num_proposals`,
+            `num_true_phrases`, `num_false_phrases`, `num_words` (distinct, lower case, of phrases),
+            `num_repeated_image_ids`, `num_repeated_phrase_ids`, `num_phrases_by_type`, and mean and quantiles of
+            `long_side` (pixels), `phrases_per_image`, `words_per_phrase` and `box_area_share` (fraction of the image).
         """
         names = [*(f"num_phrases_with_{name}" for name in REGION_FIELDS), "num_boxes", "num_proposals"]
+        names += [f"num_{name}" for name in OPTIONAL_COLUMNS]
         samples = ("long_side", "phrases_per_image", "words_per_phrase", "box_area_share")
         return {
             "num_images": self.totals["num_rows"],
@@ -189,7 +192,8 @@ def iterate_tables(files: Iterable[Path], columns: Iterable[str]) -> Iterator[pa
 def describe_dataset(rows: datasets.Dataset) -> dict[str, Any]:
     """Statistics of a data set in memory or in the cache."""
     statistics = build_statistics(rows.column_names)
-    chosen = rows.select_columns(list(statistics.columns)).with_format("arrow")
+    present = [name for name in statistics.columns if name in rows.column_names or name not in OPTIONAL_COLUMNS]
+    chosen = rows.select_columns(present).with_format("arrow")
     for table in chosen.iter(batch_size=ROWS_AT_ONCE):
         statistics.add(table)
     return statistics.summarize()
@@ -219,6 +223,14 @@ def compute_statistics(rows: Any) -> dict[str, Any]:
     names = ("num_images", "num_phrases", "num_annotated_phrases", "num_boxes", "num_words", "num_phrases_by_type")
     summary = statistics.summarize()
     return {name: summary[name] for name in names}
+
+
+def _fill_columns(table: pa.Table) -> pa.Table:
+    """A table with those of `OPTIONAL_COLUMNS` that it lacks, all null."""
+    for name in OPTIONAL_COLUMNS:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), GROUNDING_FEATURES.arrow_schema.field(name).type))
+    return table
 
 
 def _lengths(lists: pa.Array) -> np.ndarray:

@@ -117,7 +117,15 @@ class Jsonl(SourceBuilder):
                 for entry, box in zip(proposals, boxes, strict=True)
                 if box is not None
             ]
-        return build_row(self.config.build_image(name, stored), image, *size, phrases, proposals)
+        return build_row(
+            self.config.build_image(name, stored),
+            image,
+            *size,
+            phrases,
+            proposals,
+            true_phrases=row.get("true_phrases"),
+            false_phrases=row.get("false_phrases"),
+        )
 
     def _read_phrase(
         self, phrase: dict[str, Any], size: tuple[int, int], where: str, number: int, report: ReadingReport

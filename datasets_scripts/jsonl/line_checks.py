@@ -4,9 +4,16 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from albef_amc.datasets_scripts.features import GROUNDING_FEATURES, PHRASE_FEATURES, PROPOSAL_FEATURES
+from albef_amc.datasets_scripts.features import (
+    GROUNDING_FEATURES,
+    OPTIONAL_COLUMNS,
+    PHRASE_FEATURES,
+    PROPOSAL_FEATURES,
+)
 from albef_amc.datasets_scripts.reading.regions import is_number, is_polygon
 from albef_amc.datasets_scripts.reading.texts import has_words
+from albef_amc.datasets_scripts.true_phrases import list_true_phrases, refuse_contradictions
+from albef_amc.text_processing_albef import find_text_problem
 
 XYXY, XYWH, NORMALIZED = "xyxy", "xywh", "normalized_xyxy"
 BOX_FORMATS = (XYXY, XYWH, NORMALIZED)
@@ -21,7 +28,8 @@ def check_line(row: Any, box_format: str, where: str) -> None:
         where (`str`): file and line, for messages.
 
     Raises:
-        ValueError: a field is missing, unknown or of another type, or boxes are of another format than `box_format`.
+        ValueError: a field is missing, unknown or of another type, boxes are of another format than `box_format`, or
+            a text is both true and false of the image.
     """
     _check_names(row, GROUNDING_FEATURES, ("image", "phrases"), where)
     _require(is_text(row["image"]), "image", "a path relative to the file", row["image"], where)
@@ -30,6 +38,10 @@ def check_line(row: Any, box_format: str, where: str) -> None:
         _require(is_size, name, "a whole number of pixels", row.get(name), where)
     _require(row.get("image_id") is None or is_id(row["image_id"]), "image_id", "a text", row.get("image_id"), where)
     _require(_is_list(row["phrases"], dict) and row["phrases"], "phrases", "a list of objects", row["phrases"], where)
+    for name in OPTIONAL_COLUMNS:
+        texts = row.get(name)
+        is_right = texts is None or _are_all(texts, lambda text: find_text_problem(text) is None)
+        _require(is_right, name, "a list of texts with words", texts, where)
     boxes = []
     for number, phrase in enumerate(row["phrases"]):
         boxes += _check_phrase(phrase, f"{where}, phrase {number}")
@@ -43,6 +55,7 @@ def check_line(row: Any, box_format: str, where: str) -> None:
         _require(label is None or is_text(label), "label", "a text", label, where)
         boxes.append(proposal["box"])
     _check_box_format(boxes, box_format, where)
+    refuse_contradictions(row.get("false_phrases") or (), list_true_phrases(row), where)
 
 
 def _check_phrase(phrase: dict[str, Any], where: str) -> list[list[float]]:

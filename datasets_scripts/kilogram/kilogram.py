@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from albef_amc.datasets_scripts.features import build_phrase, build_row
 from albef_amc.datasets_scripts.kilogram.drawings import COLORS, IMAGE_SIDE, Drawing, read_drawing
-from albef_amc.datasets_scripts.kilogram.phrases import build_caption
+from albef_amc.datasets_scripts.kilogram.phrases import add_article, build_caption
 from albef_amc.datasets_scripts.reading.json_lists import iterate_json_object
 from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
 from albef_amc.datasets_scripts.source_builder import SourceBuilder, SourceConfig
@@ -59,7 +59,8 @@ class KiloGram(SourceBuilder):
     """Builder for KiloGram: one row per annotation, whose image has one colour per part.
 
     Phrases are the parts, with a box and a polygon for each of their pieces, and the whole shape, without a region;
-    their caption is "This looks like WHOLE with PART, PART, and PART.". Colours are drawn from the row's id.
+    their caption is "This looks like WHOLE with PART, PART, and PART.". What the other annotators of the tangram call
+    it and its parts is in `true_phrases`. Colours are drawn from the row's id.
 
     Example:
 
@@ -93,7 +94,7 @@ class KiloGram(SourceBuilder):
                 self.report.add("tangram in no split: tangram skipped", tangram)
                 continue
             for number, annotation in enumerate(annotations):
-                sources[splits[tangram]][f"{tangram}_{number}"] = (tangram, annotation)
+                sources[splits[tangram]][f"{tangram}_{number}"] = (tangram, annotation, annotations)
         for tangram in splits:
             if tangram not in seen:
                 self.report.add("tangram without annotations: tangram skipped", tangram)
@@ -106,7 +107,7 @@ class KiloGram(SourceBuilder):
         return {split: rows for split, rows in sources.items() if rows}
 
     def _read_row(self, image: str, source: Any, report: ReadingReport) -> dict[str, Any] | None:
-        tangram, annotation = source
+        tangram, annotation, annotations = source
         if not _is_annotation(annotation):
             report.add("annotation without `whole` or `piece`: annotation skipped", image)
             return None
@@ -123,7 +124,14 @@ class KiloGram(SourceBuilder):
         colors = dict(zip(groups, Random(image).sample(COLORS, len(groups)), strict=True))
         image_bytes = drawing.paint({piece_id: colors[part] for piece_id, part in parts.items()})
         phrases = _build_phrases(image, annotation["whole"], groups, drawing)
-        return build_row({"path": f"{image}.png", "bytes": image_bytes}, image, IMAGE_SIDE, IMAGE_SIDE, phrases)
+        return build_row(
+            {"path": f"{image}.png", "bytes": image_bytes},
+            image,
+            IMAGE_SIDE,
+            IMAGE_SIDE,
+            phrases,
+            true_phrases=_list_other_names(annotations, phrases),
+        )
 
     def _read_drawing(self, tangram: str, report: ReadingReport) -> Drawing | None:
         path = self.config.get_image_folder() / f"{SAME_DRAWINGS.get(tangram, tangram)}.svg"
@@ -155,6 +163,17 @@ def _build_phrases(image: str, whole: str, groups: dict[str, list[str]], drawing
     ]
     words, span = whole_phrase
     return [*phrases, build_phrase(f"{image}#whole", words, types=[WHOLE_TYPE], caption=caption, spans=[span])]
+
+
+def _list_other_names(annotations: list[Any], phrases: list[dict[str, Any]]) -> list[str] | None:
+    """What all annotators call the tangram and its parts, without the phrases of one of them."""
+    names = {
+        add_article(words)
+        for annotation in filter(_is_annotation, annotations)
+        for words in (annotation["whole"], *annotation["piece"].values())
+        if words != UNKNOWN_PART
+    }
+    return sorted(names.difference(phrase["phrase"] for phrase in phrases)) or None
 
 
 def _read_split_names(path: Path) -> dict[str, str]:

@@ -1,17 +1,21 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Phrases of Visual Genome's records: regions, objects, attributes, relationships, and the wording of positions."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
 from albef_amc.datasets_scripts.reading.texts import has_words
+from albef_amc.text_processing_albef import find_text_problem
 
 FIRST_THIRD = 1 / 3
 LAST_THIRD = 2 / 3
 # Keys of an object's names: current release, relationships, attributes of release 1.0.
 NAME_KEYS = ("names", "name", "object_names")
+# Part of speech and number of the sense: ".n.01".
+SYNSET_ENDING = re.compile(r"\.[a-z]\.\d+$")
 
 
 class PhraseRecord(NamedTuple):
@@ -23,6 +27,7 @@ class PhraseRecord(NamedTuple):
         box: x, y, width, height as found in the file.
         types (`list[str]`, *optional*): categories of the phrase.
         paraphrases (`list[str]`, *optional*): other wordings.
+        true_phrases (`list[str]`, *optional*): names and synset names of the objects that the record is about.
     """
 
     suffix: str
@@ -30,6 +35,7 @@ class PhraseRecord(NamedTuple):
     box: Any
     types: list[str] | None = None
     paraphrases: list[str] | None = None
+    true_phrases: list[str] | None = None
 
 
 # Maps a record, its place in messages and a report to the phrases of the record.
@@ -63,7 +69,8 @@ def _read_object(record: dict[str, Any], where: str, report: ReadingReport) -> I
     names = _read_names(record, where, report)
     if names:
         synsets = _read_texts(record.get("synsets"), "synsets", where, report)
-        yield PhraseRecord("", names[0], _read_box(record), synsets or None, names[1:] or None)
+        known = _name_synsets(synsets) or None
+        yield PhraseRecord("", names[0], _read_box(record), synsets or None, names[1:] or None, known)
 
 
 def _read_attributes(record: dict[str, Any], where: str, report: ReadingReport) -> Iterator[PhraseRecord]:
@@ -71,13 +78,15 @@ def _read_attributes(record: dict[str, Any], where: str, report: ReadingReport) 
     names = _read_names(record, where, report)
     if record.get("attributes") is None:
         report.add("object without attributes: no phrase", where)
+    known: list[str] | None = [*names, *_name_synsets(record.get("synsets"))]
     seen = set()
     for number, attribute in enumerate(_read_texts(record.get("attributes"), "attributes", where, report)):
         words = _read_words(attribute, f"{where} attribute {number}", report)
         if words and words.lower() in seen:
             report.add("attribute repeats one of its object: attribute skipped", f"{where} attribute {number}")
         elif words and names:
-            yield PhraseRecord(f"#{number}", f"{words} {names[0]}", _read_box(record))
+            yield PhraseRecord(f"#{number}", f"{words} {names[0]}", _read_box(record), true_phrases=known)
+            known = None  # once per object
         seen.add(words and words.lower())
 
 
@@ -92,7 +101,9 @@ def _read_relationship(record: dict[str, Any], where: str, report: ReadingReport
     predicate = _read_field(record, "predicate", where, report)
     subject, other = (_read_names(end, where, report) for end in ends)
     if predicate and subject and other:
-        yield PhraseRecord("", f"{subject[0]} {predicate.lower()} {other[0]}", _read_box(ends[0]))
+        known = [*subject, *other, *(name for end in ends for name in _name_synsets(end.get("synsets")))]
+        words = f"{subject[0]} {predicate.lower()} {other[0]}"
+        yield PhraseRecord("", words, _read_box(ends[0]), true_phrases=known)
 
 
 def _read_box(record: dict[str, Any]) -> list[Any]:
@@ -107,6 +118,13 @@ def _read_names(record: dict[str, Any], where: str, report: ReadingReport) -> li
     if not usable:
         report.add("object without a name: object skipped", where)
     return usable
+
+
+def _name_synsets(synsets: Any) -> list[str]:
+    """Words of those synsets of WordNet that are texts: "street light" of "street_light.n.01"."""
+    texts = [synset for synset in synsets if isinstance(synset, str)] if isinstance(synsets, list) else []
+    words = [SYNSET_ENDING.sub("", text).replace("_", " ").strip() for text in texts]
+    return [text for text in words if find_text_problem(text) is None]
 
 
 def _read_texts(value: Any, name: str, where: str, report: ReadingReport) -> list[str]:

@@ -11,6 +11,7 @@ from albef_amc.datasets_scripts.reading.reading_report import ReadingReport
 from albef_amc.datasets_scripts.reading.record_groups import iterate_records
 from albef_amc.datasets_scripts.reading.regions import clean_box
 from albef_amc.datasets_scripts.source_builder import ImageRootConfig, SourceBuilder
+from albef_amc.datasets_scripts.true_phrases import list_true_texts
 from albef_amc.datasets_scripts.visual_genome.annotation_files import (
     IMAGE_DATA_FILE,
     IMAGE_FOLDERS,
@@ -84,13 +85,17 @@ class VisualGenome(SourceBuilder):
         stored = read_annotated_image(root / file_name, (width, height), report)
         if stored is None:
             return None
-        phrases = self._read_phrases(group, stored, report)
-        return build_row(self.config.build_image(file_name, stored), image, *stored.upright_size, phrases)
+        records = [(phrase_id, PhraseRecord("", *values)) for phrase_id, *values in iterate_records(group)]
+        phrases = self._read_phrases(records, stored, report)
+        image_bytes, size = self.config.build_image(file_name, stored), stored.upright_size
+        return build_row(image_bytes, image, *size, phrases, true_phrases=_list_other_words(records, phrases))
 
-    def _read_phrases(self, group: bytearray, stored: StoredImage, report: ReadingReport) -> list[dict[str, Any]]:
+    def _read_phrases(
+        self, records: list[tuple[str, PhraseRecord]], stored: StoredImage, report: ReadingReport
+    ) -> list[dict[str, Any]]:
         phrases = []
-        for phrase_id, *values in iterate_records(group):
-            record, place = PhraseRecord("", *values), f"phrase {phrase_id}"
+        for phrase_id, record in records:
+            place = f"phrase {phrase_id}"
             box = clean_box(record.box, stored.width, stored.height, place, report, is_xywh=True)
             words, boxes = record.phrase, None if box is None else [stored.turn_box(box)]
             if self.config.annotations == SPATIAL:
@@ -103,3 +108,9 @@ class VisualGenome(SourceBuilder):
             fields = {"boxes": boxes, "types": record.types, "paraphrases": record.paraphrases}
             phrases.append(build_phrase(phrase_id, words, **fields))
         return phrases
+
+
+def _list_other_words(records: list[tuple[str, PhraseRecord]], phrases: list[dict[str, Any]]) -> list[str] | None:
+    """What the records say of an image that is not among its phrases: names of objects, words without a position."""
+    texts = {text for _, record in records for text in (record.phrase, *(record.true_phrases or ()))}
+    return sorted(texts.difference(list_true_texts({"phrases": phrases}))) or None

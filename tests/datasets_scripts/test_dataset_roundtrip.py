@@ -21,7 +21,8 @@ LOAD = """
     from datasets import load_dataset
 
     def describe(rows):
-        return [[row["image_id"], hashlib.sha256(row["image"].tobytes()).hexdigest(), row["phrases"]] for row in rows]
+        names = ("image_id", "phrases", "true_phrases", "false_phrases")
+        return [[hashlib.sha256(row["image"].tobytes()).hexdigest(), *map(row.get, names)] for row in rows]
 
     repository, folder = sys.argv[1:]
     loaded = {split: describe(rows) for split, rows in load_dataset(repository).items()}
@@ -48,7 +49,9 @@ def test_built_pushed_loaded_streamed_and_evaluated(hub, checkpoint, tmp_path, c
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 40, "validation": 2, "test": 6}
     for split, expected in built["splits"].items():
         if split != "all":
-            assert sum(len(phrases) for _, _, phrases in loaded[split]) == expected["num_phrases"]
+            texts = {"phrases": 2, "true_phrases": 3, "false_phrases": 4}
+            found = {f"num_{name}": sum(len(row[place]) for row in loaded[split]) for name, place in texts.items()}
+            assert found == {name: expected[name] for name in found} and min(found.values()) > 0
 
     command = [sys.executable, "-m", "albef_amc.cli.main", "evaluate", str(checkpoint), REPOSITORY, "--json"]
     environment = os.environ | hub.environment(tmp_path / "evaluation")

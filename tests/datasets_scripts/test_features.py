@@ -3,6 +3,7 @@
 
 import datasets
 import pytest
+from datasets import Dataset, concatenate_datasets
 from PIL import Image
 
 from albef_amc.datasets_scripts import (
@@ -13,6 +14,9 @@ from albef_amc.datasets_scripts import (
     compute_statistics,
     load_grounding_dataset,
 )
+from albef_amc.datasets_scripts.features import OPTIONAL_COLUMNS
+from albef_amc.datasets_scripts.statistics import build_statistics, describe_dataset, iterate_tables
+from albef_amc.datasets_scripts.synthetic_grounding.synthetic_grounding import generate_scenes
 
 
 def _make_row(number: int, **fields) -> dict:
@@ -91,3 +95,43 @@ def test_folder_with_other_columns_is_refused(tmp_path):
     datasets.Dataset.from_dict({"image_id": ["1"]}).to_parquet(folder / "train.parquet")
     with pytest.raises(ValueError, match="no column .*phrases"):
         load_grounding_dataset(folder, "train", cache_dir=str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def earlier_folder(tmp_path):
+    """Three scenes as an earlier release built them: without the columns that a data set may lack."""
+    rows = Dataset.from_list(generate_scenes("train", 3), features=GROUNDING_FEATURES)
+    rows.remove_columns(list(OPTIONAL_COLUMNS)).to_parquet(tmp_path / "train-0.parquet")
+    return tmp_path
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_columns_that_an_earlier_data_set_lacks_are_null(earlier_folder, streaming):
+    rows = load_grounding_dataset(earlier_folder, "train", streaming=streaming)
+    assert list(rows.features) == rows.column_names == list(GROUNDING_FEATURES)
+    scenes, present = (
+        generate_scenes("train", 3),
+        Dataset.from_list(generate_scenes("train", 2), features=GROUNDING_FEATURES),
+    )
+    for row, scene in zip(rows, scenes, strict=True):
+        assert row["true_phrases"] is None and row["false_phrases"] is None
+        assert row["image_id"] == scene["image_id"] and row["image"].size == (64, 64)
+        assert [phrase["phrase"] for phrase in row["phrases"]] == [phrase["phrase"] for phrase in scene["phrases"]]
+    joined = concatenate_datasets([rows, present.to_iterable_dataset() if streaming else present])
+    assert [row["true_phrases"] is None for row in joined] == [True] * 3 + [False] * 2
+    assert [row["false_phrases"] for row in joined][3:] == [row["false_phrases"] for row in scenes[:2]]
+
+
+def test_statistics_of_an_earlier_data_set(earlier_folder):
+    rows = load_grounding_dataset(earlier_folder, "train")
+    found = describe_dataset(rows)
+    assert (found["num_true_phrases"], found["num_false_phrases"]) == (0, 0)
+    assert describe_dataset(rows.remove_columns(list(OPTIONAL_COLUMNS))) == found
+    statistics = build_statistics(GROUNDING_FEATURES)
+    for table in iterate_tables([earlier_folder / "train-0.parquet"], statistics.columns):
+        statistics.add(table)
+    assert statistics.summarize() == found
+    scenes = generate_scenes("train", 3)
+    found = describe_dataset(Dataset.from_list(scenes, features=GROUNDING_FEATURES))
+    assert found["num_true_phrases"] == sum(len(row["true_phrases"]) for row in scenes) > 100
+    assert found["num_false_phrases"] == sum(len(row["false_phrases"]) for row in scenes) > 10

@@ -33,6 +33,8 @@ FULL = {
             "paraphrases": ["it"],
         }
     ],
+    "true_phrases": ["an animal"],
+    "false_phrases": ["the cat", "it sleeps"],
 }
 
 
@@ -67,6 +69,7 @@ def test_every_field_is_kept(source):
     assert (row["image_id"], row["width"], row["height"], row["image"].size) == ("7", WIDTH, HEIGHT, (WIDTH, HEIGHT))
     assert row["proposals"] == [{"box": BOX, "score": 0.5, "label": "dog"}]
     assert row["phrases"] == [{**FULL["phrases"][0], "boxes": [BOX, [0.0, 0.0, 40.0, 30.0]]}]
+    assert (row["true_phrases"], row["false_phrases"]) == (["an animal"], ["the cat", "it sleeps"])
     assert report.counts == {"box extends beyond the image: box clipped": 1, "box outside the image: box dropped": 1}
 
 
@@ -74,7 +77,7 @@ def test_what_is_skipped_is_null_and_named_by_its_place(source):
     rows, _ = source(row_of(), "", row_of("./photos/b.png"))
     assert rows["image_id"][:] == ["photos/a.png", "photos/b.png"]
     assert [phrase["phrase_id"] for row in rows for phrase in row["phrases"]] == ["train:1#0", "train:3#0"]
-    assert rows[0]["proposals"] is None
+    assert rows[0]["proposals"] is rows[0]["true_phrases"] is rows[0]["false_phrases"] is None
     assert all(rows[0]["phrases"][0][name] is None for name in ("boxes", "masks", "polygons", "caption", "types"))
 
 
@@ -142,6 +145,11 @@ def test_boxes_of_another_format_are_refused_and_not_guessed(source, box_format,
         (row_of(caption="abc", spans=[[0, 9]]), r"`spans` must be pairs \[start, end\) inside `caption`"),
         (row_of(spans=[[0, 1]]), "`spans` must be"),
         ({"image": "a.png", "phrases": [{"phrase": " "}]}, "phrase 0: `phrase` must be a text with words"),
+        ({**row_of(), "true_phrases": "a dog"}, "`true_phrases` must be a list of texts with words"),
+        ({**row_of(), "true_phrases": [["a dog"]]}, "`true_phrases` must be a list of texts with words"),
+        ({**row_of(), "false_phrases": ["..."]}, "`false_phrases` must be a list of texts with words"),
+        ({**row_of(), "false_phrases": ["A dog!"]}, "'A dog!' is among `false_phrases`, but the image has it"),
+        ({**row_of(), "true_phrases": ["x"], "false_phrases": ["X."]}, "'X.' is among `false_phrases`"),
         (row_of("../a.png"), "path leaves the image folder"),
         (row_of("/etc/a.png"), "absolute path"),
         (row_of(), "image id 'photos/a.png' is also in train.jsonl, line 1"),

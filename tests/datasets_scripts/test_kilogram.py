@@ -322,3 +322,23 @@ def test_a_piece_without_a_pixel_is_a_damaged_drawing(source, tmp_path):
     path.write_text(path.read_text().replace("144.0 144.0", "1e9 1e9"))
     report = build(tmp_path / "cache", source).report
     assert report.counts["drawing damaged: annotation skipped"] == 2
+
+
+def test_names_by_other_annotators_are_true_of_a_drawing(tmp_path):
+    rows = {row["image_id"]: row for row in build(tmp_path).as_dataset(split="all")}
+    parts = [{"a head", "a body", "a left wing", "legs"}, {"a roof of a house", "a door"}]
+    assert rows["page1-900_0"]["true_phrases"] == sorted({"an old house", *parts[1]})
+    assert rows["page1-900_1"]["true_phrases"] == sorted({"a bird", *parts[0]})  # UNKNOWN is no name
+    for row in rows.values():
+        assert not {phrase["phrase"] for phrase in row["phrases"]} & {*row["true_phrases"]}
+        assert row["false_phrases"] is None
+
+
+def test_a_drawing_with_one_annotation_has_no_other_names(source, tmp_path):
+    def spoil(annotations):
+        del annotations["page1-900"][1:]
+        annotations["page2-901"][1] = {"whole": "", "piece": {}}
+
+    edit(source / "full_v0.json", spoil)
+    rows = {row["image_id"]: row for row in build(tmp_path / "cache", source).as_dataset(split="all")}
+    assert rows["page1-900_0"]["true_phrases"] is None and rows["page2-901_0"]["true_phrases"] is None

@@ -457,3 +457,29 @@ def test_a_list_that_is_null_is_empty(kind, tmp_path):
     folder = write_release(tmp_path / "vg", {"image_id": None, "id": 7}, ANNOTATION_KINDS[kind].file_name, entry)
     with pytest.raises(ValueError, match=f"No image of .* 1 x {WITHOUT_PHRASE}"):
         build(tmp_path / "cache", folder, annotations=kind)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "expected"),
+    [
+        ("regions", None),
+        ("objects", None),
+        ("attributes", ["clock", "shade", "shade thing"]),  # the bench has no attribute, and no phrase
+        ("attributes_spatial", ["clock", "green shade", "red clock", "shade", "shade thing", "tall clock"]),
+        ("relationships", ["bench", "clock", "shade", "shade thing"]),
+    ],
+)
+def test_names_of_objects_are_true_of_the_image(tmp_path, annotations, expected):
+    rows, _ = build(tmp_path, annotations=annotations)
+    assert rows[0]["image_id"] == "1" and rows[0]["true_phrases"] == expected
+    assert all(row["false_phrases"] is None for row in rows)
+
+
+def test_a_synset_is_named_by_its_words(source, tmp_path):
+    def rename(images):
+        images[0]["objects"][0]["synsets"] = ["street_light.n.01", "clock.n.02", "...n.01", None]
+
+    change(source, "objects.json", rename)
+    rows, _ = build(tmp_path / "cache", source, annotations="objects")
+    assert rows[0]["true_phrases"] == ["street light"]  # its name is a phrase
+    assert rows[0]["phrases"][0]["types"] == ["street_light.n.01", "clock.n.02", "...n.01"]

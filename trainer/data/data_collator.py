@@ -13,7 +13,7 @@ from transformers.utils import logging
 from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, INCOMPLETE_OUTLINES, read_row
 from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.datasets_scripts.row_checks import check_picture_size
-from albef_amc.datasets_scripts.true_phrases import hash_text, list_true_phrases
+from albef_amc.datasets_scripts.true_phrases import hash_text, list_true_phrases, refuse_contradictions
 from albef_amc.image_processing_albef import load_image
 from albef_amc.layout_albef import build_layout
 from albef_amc.pretraining_losses_albef import IGNORED_LABEL, mask_tokens
@@ -207,7 +207,7 @@ class DataCollatorForGrounding:
                 f"the dataset row of image {row['image_id']!r} is without a phrase. Filter such rows out of the "
                 "data set."
             )
-        true_phrases = sorted(list_true_phrases(row)) if self.use_text_ids else None
+        true_phrases = list_true_phrases(row) if self.use_text_ids or self.false_phrases_per_image else set()
         if self.phrases_per_image is not None and len(phrases) > self.phrases_per_image:
             chosen = self._seed_numpy(row, "phrases").choice(len(phrases), self.phrases_per_image, replace=False)
             phrases = [phrases[index] for index in sorted(chosen)]
@@ -216,7 +216,7 @@ class DataCollatorForGrounding:
         image, (height, width) = self._load_image(row)
         check_picture_size(row, (width, height))
         row = {**row, "phrases": phrases, "image": image, "original_size": (height, width)}
-        row |= {"true_phrases": true_phrases, "false_phrases": self._draw_false_phrases(row)}
+        row |= {"true_phrases": sorted(true_phrases), "false_phrases": self._draw_false_phrases(row, true_phrases)}
         if self.augmentation is None:
             return row
         try:
@@ -249,7 +249,7 @@ class DataCollatorForGrounding:
             )
         return [phrase, {**wording, "paraphrase_of": phrase_id}]
 
-    def _draw_false_phrases(self, row: dict) -> list[str]:
+    def _draw_false_phrases(self, row: dict, true_phrases: set[str]) -> list[str]:
         """Some of a row's `false_phrases`."""
         texts = row.get("false_phrases") or []
         if not self.false_phrases_per_image or not texts:
@@ -260,6 +260,7 @@ class DataCollatorForGrounding:
                 raise ValueError(
                     f"a text among `false_phrases` of image {row['image_id']!r}, {text!r:.80}, {problem}. Remove it."
                 )
+        refuse_contradictions(texts, true_phrases, f"image {row['image_id']!r}")
         count = min(len(texts), self.false_phrases_per_image)
         chosen = self._seed_numpy(row, "false phrases").choice(len(texts), count, replace=False)
         return [texts[index] for index in sorted(chosen)]

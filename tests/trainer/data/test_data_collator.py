@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """The collator: what a batch holds, and that nothing drawn depends on anything but seed, draw and ids."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from testing_utils import assert_same_layout
 
+from albef_amc.datasets_scripts.true_phrases import hash_text
 from albef_amc.image_processing_albef import AlbefImageProcessor
 from albef_amc.layout_albef import build_layout
 from albef_amc.processing_albef import AlbefProcessor
@@ -358,3 +360,108 @@ def test_an_empty_paraphrase_is_named(processor):
     row = make_row(phrases=[make_phrase("p7", "a dog", paraphrases=["  "])])
     with pytest.raises(ValueError, match="paraphrase 0 of phrase 'p7' of image 'photo', '.*', has no words"):
         DataCollatorForGrounding(processor, use_paraphrases=True)([row])
+
+
+# Texts that are true or false of an image
+
+
+FALSE = ["a blue dog", "the cup on the right", "a large cat", "a square"]
+FALSE_NAMES = ("false_input_ids", "false_attention_mask", "false_image_index", "false_layout")
+
+
+def read_false_phrases(processor, batch: dict) -> list[list[str]]:
+    """The false phrases of each image."""
+    texts = [processor.tokenizer.decode(ids, skip_special_tokens=True) for ids in batch["false_input_ids"]]
+    index = batch["false_image_index"].tolist()
+    return [[text for text, of in zip(texts, index, strict=True) if of == row] for row in range(len(batch["row_ids"]))]
+
+
+def test_false_phrases_are_further_texts_of_their_images(processor):
+    rows = [make_row("one", false_phrases=FALSE), make_row("two"), make_row("three", false_phrases=FALSE[:1])]
+    batch = DataCollatorForGrounding(processor, false_phrases_per_image=2)(rows)
+    assert batch["false_image_index"].tolist() == [0, 0, 2]
+    first, second, third = read_false_phrases(processor, batch)
+    assert len(set(first)) == 2 and set(first) <= set(FALSE) and (second, third) == ([], FALSE[:1])
+    layout = build_layout(batch["false_attention_mask"], batch["false_image_index"], 3)
+    assert_same_layout(batch["false_layout"], layout)
+    plain = DataCollatorForGrounding(processor)(rows)
+    assert torch.equal(batch["input_ids"], plain["input_ids"])
+
+
+def test_false_phrases_are_drawn_by_seed_draw_and_image(processor):
+    other = make_row("other", false_phrases=FALSE[::-1])
+
+    def draw(seed=0, number=0, image_id="photo", beside=()):
+        collate = DataCollatorForGrounding(processor, false_phrases_per_image=2, seed=seed)
+        return read_false_phrases(processor, collate([make_row(image_id, false_phrases=FALSE, draw=number), *beside]))[
+            0
+        ]
+
+    assert draw() == draw(beside=[other])
+    for changes in ({"seed": 1}, {"number": 1}, {"image_id": "another"}):
+        name, value = next(iter(changes.items()))
+        values = [draw(**{name: f"{value}{number}" if name == "image_id" else number}) for number in range(8)]
+        assert len({tuple(texts) for texts in values}) > 1, name
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_batch_without_false_phrases_has_no_such_tensor(processor, count):
+    rows = [
+        make_row("one", false_phrases=[] if count else FALSE),
+        make_row("two", false_phrases=None),
+        make_row("three"),
+    ]
+    batch = DataCollatorForGrounding(processor, false_phrases_per_image=count)(rows)
+    assert not {*FALSE_NAMES} & {*batch}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("...", "a text among `false_phrases` of image 'photo', '...'"),
+        (None, "a text among `false_phrases` of image 'photo', None"),
+        ("A red dog!", "image 'photo': 'A red dog!' is among `false_phrases`, but the image has it"),
+        ("on top", "image 'photo': 'on top' is among `false_phrases`"),
+    ],
+)
+def test_false_phrases_that_cannot_be_are_named(processor, text, words):
+    row = make_row(false_phrases=["a square", text], true_phrases=["On top."])
+    with pytest.raises(ValueError, match=re.escape(words)):
+        DataCollatorForGrounding(processor, false_phrases_per_image=1, phrases_per_image=1)([row])
+    DataCollatorForGrounding(processor)([row])  # they are not read
+
+
+def list_known(batch: dict, row: int) -> set[int]:
+    return set(batch["description_ids"][batch["description_index"] == row].tolist())
+
+
+def test_all_that_is_true_of_an_image_is_known(processor):
+    """Phrases that are not drawn, paraphrases and `true_phrases`, cleaned; each image its own."""
+    phrases = [make_phrase("0", "A red dog!", paraphrases=["the small dog"]), make_phrase("1", "a cat")]
+    rows = [
+        make_row("one", phrases, true_phrases=["a red dog", "The LARGE cat.", "..."]),
+        make_row("two", phrases[1:]),
+    ]
+    batch = DataCollatorForGrounding(processor, phrases_per_image=1, use_text_ids=True)(rows)
+    true = {"a red dog", "the small dog", "a cat", "the large cat"}
+    assert list_known(batch, 0) == set(map(hash_text, true)) and list_known(batch, 1) == {hash_text("a cat")}
+    assert set(batch["text_ids"].tolist()) <= set(map(hash_text, true))
+
+
+def test_a_mirrored_image_loses_the_texts_that_name_a_side(processor):
+    phrases = [make_phrase("0", "a cat")]
+    true = ["a dog", "the dog on the left"]
+    augmentation = GroundingAugmentation(flip_probability=1.0)
+    rows = [make_row("photo", phrases, true_phrases=true, false_phrases=["a cup"])]
+    make = dict(use_text_ids=True, false_phrases_per_image=1)
+    batch = DataCollatorForGrounding(processor, augmentation=augmentation, **make)(rows)
+    assert list_known(batch, 0) == {hash_text("a cat"), hash_text("a dog")}
+    assert read_false_phrases(processor, batch) == [["a cup"]]
+    assert list_known(DataCollatorForGrounding(processor, **make)(rows), 0) >= {hash_text("the dog on the left")}
+    sides = make_row("photo", phrases, true_phrases=true, false_phrases=["the cup on the left"])
+    batch = DataCollatorForGrounding(processor, augmentation=augmentation, **make)([sides])
+    plain = DataCollatorForGrounding(processor, augmentation=replace(augmentation, flip_probability=0.0), **make)(
+        [sides]
+    )
+    assert read_false_phrases(processor, batch) == [["the cup on the left"]]  # such a row is not mirrored
+    assert torch.equal(batch["pixel_values"], plain["pixel_values"])
