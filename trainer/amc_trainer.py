@@ -28,7 +28,7 @@ from albef_amc.processor_checks_albef import check_fits_model
 from albef_amc.ranges_albef import check_ranges
 from albef_amc.saving_albef import write_json
 from albef_amc.trainer.amc_config import AmcConfig
-from albef_amc.trainer.callbacks import CoverageCallback, ThroughputCallback, add_callbacks
+from albef_amc.trainer.callbacks import CoverageCallback, NegativesCallback, ThroughputCallback, add_callbacks
 from albef_amc.trainer.data.augmentation import GroundingAugmentation
 from albef_amc.trainer.data.data_collator import DataCollatorForGrounding
 from albef_amc.trainer.data.mixtures import build_training_dataset, check_evaluation_rows
@@ -43,6 +43,7 @@ logger = logging.get_logger(__name__)
 
 # Share of the time spent waiting for batches above which a run on a device warns.
 MOST_DATA_WAIT = 0.2
+NEGATIVES_PER_PHRASE = 2  # another image, and another phrase of its image
 MODEL_INPUTS = (
     "pixel_values",
     "input_ids",
@@ -154,6 +155,8 @@ class AmcTrainer(ReliableTrainer):
         add_callbacks(self)
         self.card_details = dict(card_details or {})
         self.add_callback(TrainingClock())
+        if given_rows is not None and "itm" in args.pretraining_objectives:
+            self.add_callback(NegativesCallback(given_rows))
         if given_rows is not None and hasattr(processing_class, "tokenizer"):
             longest = getattr(data_collator, "max_length", None)
             self.add_callback(CoverageCallback(given_rows, processing_class.tokenizer, longest, args.use_paraphrases))
@@ -224,7 +227,7 @@ class AmcTrainer(ReliableTrainer):
             is_finite = self.is_finite_loss(loss, inputs)
             self._term_count = self._term_count + is_finite.float()
             if "itm_loss" in terms:
-                terms |= describe_negatives(outputs)
+                terms |= describe_negatives(outputs, len(inputs.get("false_input_ids", ())))
             for name, value in terms.items():
                 self._term_sums[name] = self._term_sums[name] + torch.where(is_finite, value.detach(), 0.0)
             self._pending_features = {
@@ -398,17 +401,22 @@ def _hash_saved_weights(folder: Path) -> str | None:
         return None
 
 
-def describe_negatives(outputs: AlbefPreTrainingOutput) -> dict[str, torch.Tensor]:
+def describe_negatives(outputs: AlbefPreTrainingOutput, num_false_phrases: int) -> dict[str, torch.Tensor]:
     """What the log holds about the negative pairs of a micro-batch, as scalars.
 
     `constant_itm_loss` is the matching loss of a score that is the same for all pairs, the share of pairs that match;
-    `excluded_negatives` the number of images that are not negatives because the phrase is true of them, mean per
-    phrase.
+    `missing_negatives` the number of negative pairs, of two, that a phrase has not because every candidate is true,
+    mean per phrase; `excluded_negatives` the number of images that are not negatives because the phrase is true of
+    them, mean per phrase.
     """
-    num_pairs, device = len(outputs.itm_pair_logits), outputs.itm_pair_logits.device
-    share = len(outputs.itm_logits) / num_pairs
+    num_phrases, num_pairs, device = len(outputs.itm_logits), len(outputs.itm_pair_logits), outputs.itm_logits.device
+    share = num_phrases / num_pairs
     entropy = sum(-part * math.log(part) for part in (share, 1 - share) if part > 0)
-    described = {"constant_itm_loss": torch.full((), entropy, device=device)}
+    num_missing = (1 + NEGATIVES_PER_PHRASE) * num_phrases + num_false_phrases - num_pairs
+    described = {
+        "constant_itm_loss": torch.full((), entropy, device=device),
+        "missing_negatives": torch.full((), num_missing / num_phrases, device=device),
+    }
     if outputs.excluded_negatives is not None:
         described["excluded_negatives"] = outputs.excluded_negatives
     return described

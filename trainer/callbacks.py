@@ -24,6 +24,7 @@ from albef_amc.lora.adapter_files import save_adapter
 from albef_amc.saving_albef import replace_folder, restore_folders, write_json
 from albef_amc.text_processing_albef import find_text_problem
 from albef_amc.trainer.data.mixtures import iterate_texts
+from albef_amc.trainer.data.negatives import find_missing_negatives
 from albef_amc.trainer.processes import sum_numbers
 from albef_amc.trainer.reliability.finite_weights import check_finite_weights
 from albef_amc.trainer.sharding import build_full_model, collect_weights
@@ -241,6 +242,24 @@ class PatienceCallback(EarlyStoppingCallback):
         """Counts an evaluation that has the metric."""
         if f"eval_{args.metric_for_best_model.removeprefix('eval_')}" in metrics:
             super().on_evaluate(args, state, control, metrics, **kwargs)
+
+
+class NegativesCallback(TrainerCallback):
+    """Warns before the first step of training data without a negative pair of image and phrase.
+
+    Args:
+        rows: training rows as the run got them.
+    """
+
+    def __init__(self, rows: Any):
+        self.rows = rows
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Looks at the first rows on the first process."""
+        if state.is_world_process_zero:
+            problem = find_missing_negatives(self.rows, args.false_phrases_per_image > 0)
+            if problem is not None:
+                logger.warning(f"Training data: {problem}")
 
 
 class CoverageCallback(TrainerCallback):

@@ -355,3 +355,47 @@ def test_sampling_of_negatives_is_an_option(sampling, tiny_pretraining_model, tm
     )
     build_tiny_trainer(tiny_pretraining_model, tmp_path, max_steps=1, negative_sampling=sampling).train()
     assert seen == [sampling, sampling]
+
+
+def count_pairs(logs: dict, num_matches: int, num_pairs: int) -> None:
+    share = num_matches / num_pairs
+    entropy = -share * math.log(share) - ((1 - share) * math.log(1 - share) if share < 1 else 0)
+    assert logs["constant_itm_loss"] == pytest.approx(entropy)
+
+
+@pytest.mark.parametrize("num_false", [0, 2])
+def test_false_phrases_are_counted_in_the_loss_of_a_constant_answer(tiny_pretraining_model, tmp_path, num_false):
+    """Each of two images has two phrases, each with two negatives; and two false phrases are drawn of three."""
+    rows = build_rows(2)
+    for index, row in enumerate(rows):
+        row["false_phrases"] = [f"{word} car {index}" for word in ("a", "the", "one")]
+    changes = dict(max_steps=1, per_device_train_batch_size=2, false_phrases_per_image=num_false)
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, rows, **changes)
+    trainer.train()
+    (logs,) = list_training_logs(trainer)
+    count_pairs(logs, 4, 12 - round(4 * logs["missing_negatives"]) + 2 * num_false)
+    assert 0 <= logs["missing_negatives"] < 2
+
+
+@pytest.mark.parametrize("num_images", [1, 2])
+def test_a_batch_in_which_all_is_true_has_no_negative_and_is_counted(
+    tiny_pretraining_model, tmp_path, num_images, caplog
+):
+    rows = build_rows(num_images)
+    for row in rows:
+        row["phrases"] = [{**phrase, "phrase": "a thing"} for phrase in row["phrases"]]
+    changes = dict(max_steps=1, per_device_train_batch_size=num_images)
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, rows, **changes)
+    trainer.train()
+    (logs,) = list_training_logs(trainer)
+    assert logs["missing_negatives"] == 2 and logs["constant_itm_loss"] == 0
+    assert math.isfinite(logs["loss"]) and logs["itm_loss"] > 0
+    warnings = [record.message for record in caplog.records if "no image is a negative" in record.message]
+    assert len(warnings) == 1 and f"the same, 'a thing' (images looked at: {num_images})" in warnings[0]
+    assert "set `itm_weight=0`" in warnings[0]
+
+
+def test_data_without_negatives_are_fine_where_nothing_is_matched(tiny_pretraining_model, tmp_path, caplog):
+    rows = build_rows(1)
+    build_tiny_trainer(tiny_pretraining_model, tmp_path, rows, max_steps=1, itm_weight=0.0).train()
+    assert "is a negative" not in caplog.text
