@@ -25,17 +25,19 @@ CASES = {
     "zero_on_one": ({"mlm": 1.0, "amc": 1.0}, 1, {}),
     "accumulated": ({"mlm": 1.0, "amc": 1.0}, 2, {}),
     "local": ({"itc": 1.0, "itm": 1.0}, 1, {"candidate_scope": "local"}),
+    "false_on_one": ({"itc": 1.0, "itm": 1.0}, 1, {"false_phrases_per_image": 2}),
     "two_steps": (dict.fromkeys(TERMS, 1.0), 1, {"max_steps": 2}),
 }
 
 
 def build_uneven_rows() -> list[dict]:
-    """Images with one to three phrases of different lengths; the first half has longer ones."""
+    """Images with one to three phrases of different lengths; the first half has longer ones, and false ones."""
     rows = build_rows(NUM_IMAGES, phrases=3)
     for index, row in enumerate(rows):
         row["phrases"] = row["phrases"][: 1 + index % 3]
         if index < NUM_IMAGES // 2:
             row["phrases"][0]["phrase"] += " left of the small red dog"
+            row["false_phrases"] = [f"{row['phrases'][0]['phrase']} and a cup", "green"][: 1 + index % 2]
     return rows
 
 

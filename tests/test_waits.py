@@ -44,6 +44,7 @@ def build_trainer(device, model, folder, monkeypatch, **changes) -> AmcTrainer:
     rows = build_rows()
     for row in rows:
         row["phrases"][0]["paraphrases"] = ["a big dog"]
+        row["false_phrases"] = ["a small cup left of a car"]
     values = dict(max_steps=4, logging_steps=2, max_grad_norm=1.0, rows=rows)
     trainer = build_tiny_trainer(device.move(model), folder, **{**values, **changes})
     monkeypatch.setattr(trainer.accelerator.state, "device", DEVICE)
@@ -52,6 +53,7 @@ def build_trainer(device, model, folder, monkeypatch, **changes) -> AmcTrainer:
 
 
 SELFEQ = {"objectives": {"selfeq": 1.0}, "use_paraphrases": True}
+FALSE_PHRASES = {"false_phrases_per_image": 1}
 
 
 @pytest.fixture
@@ -63,7 +65,9 @@ def repeatable():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("changes", "more"), [({}, 0), (SELFEQ, WAITS_OF_SELFEQ)], ids=["amc", "selfeq"])
+@pytest.mark.parametrize(
+    ("changes", "more"), [({}, 0), (SELFEQ, WAITS_OF_SELFEQ), (FALSE_PHRASES, 0)], ids=["amc", "selfeq", "false"]
+)
 def test_a_training_step(device, repeatable, tiny_pretraining_model, tmp_path, monkeypatch, changes, more):
     """With every loss, momentum copies and gradient clipping."""
     counter = CountWaits(device)
