@@ -32,6 +32,7 @@ REFERENCE = json.loads((FOLDER / "reference.json").read_text())
 PHRASES, NAMES = REFERENCE["phrases"], REFERENCE["names"]
 CPU_FILE = Path("/proc/cpuinfo")
 LOSS_TOLERANCE = 1e-5
+OF_ITS_TIME = ("--set", "use_text_ids=false")  # a default that was another one
 ROUNDING = 1e-8  # of weights whose gradient is zero but for rounding
 
 
@@ -138,7 +139,7 @@ def test_its_code_gives_the_same_without_the_package(earlier_checkpoint, tmp_pat
 
 @pytest.mark.slow
 def test_the_run_resumes_to_the_weights_and_losses_of_its_time(earlier_runs):
-    assert main(["train", "recipe.yaml", "--output-dir", "run", "--resume"]) == 0
+    assert main(["train", "recipe.yaml", "--output-dir", "run", "--resume", *OF_ITS_TIME]) == 0
     found = load_file("run/model.safetensors")
     assert found.pop("text_queue_text_ids").eq(UNKNOWN_ID).all()  # which that release did not have
     assert list_changes(found, load_file(FOLDER / "resumed_weights.safetensors")) == []
@@ -158,7 +159,7 @@ def test_the_run_resumes_to_the_weights_and_losses_of_its_time(earlier_runs):
 
 @pytest.mark.slow
 def test_the_streamed_run_of_an_adapter_resumes_to_the_weights_of_its_time(earlier_runs):
-    assert main(["train", "adapter_recipe.yaml", "--output-dir", "adapter", "--resume"]) == 0
+    assert main(["train", "adapter_recipe.yaml", "--output-dir", "adapter", "--resume", *OF_ITS_TIME]) == 0
     for name, stored in (("adapter_model", "resumed_adapter"), ("pretraining_state", "resumed_adapter_state")):
         found = load_file(f"adapter/checkpoint-4/{name}.safetensors")
         found.pop("text_queue_text_ids", None)  # which that release did not have

@@ -57,9 +57,10 @@ class AmcConfig(TrainingArguments):
         distillation_axis (`str`, defaults to `"vocabulary"`): axis of the masked-word distillation.
         candidate_scope (`str`, defaults to `"joint"`): with several processes, contrastive candidates and hard
             negatives come from the batches of all of them; `"local"`: from each one's own, as in the released code.
-        use_text_ids (`bool`, defaults to `False`): an image that holds the same cleaned phrase is a positive of the
-            contrastive loss and never a negative. Phrases and paraphrases of a row count, also those that were not
-            drawn. The log has `excluded_negatives`: images of the joint batch that this rules out, mean per phrase.
+        use_text_ids (`bool`, defaults to `True`): an image that holds the same cleaned phrase is a positive of the
+            contrastive loss and never a negative; with `False`, as in the released code, it may be one. Phrases and
+            paraphrases of a row count, also those that were not drawn, and its `true_phrases`. The log has
+            `excluded_negatives`: images of the joint batch that this rules out, mean per phrase.
         negative_sampling (`str`, defaults to `"hard"`): negatives are drawn by similarity (`"hard"`), as published, or
             with equal probabilities (`"uniform"`).
         false_phrases_per_image (`int`, defaults to 0): at most so many of the `false_phrases` of an image's row are
@@ -128,7 +129,7 @@ class AmcConfig(TrainingArguments):
     heatmap_denominator: str = "kept"
     distillation_axis: str = "vocabulary"
     candidate_scope: str = "joint"
-    use_text_ids: bool = False
+    use_text_ids: bool = True
     negative_sampling: str = "hard"
     false_phrases_per_image: int = 0
     distillation_alpha: float | None = None

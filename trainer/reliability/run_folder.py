@@ -48,6 +48,8 @@ FREE_SETTINGS = (
     "max_skipped_steps",
 )
 DEFAULTS = {item.name: item.default for item in dataclasses.fields(AmcConfig)}
+# Of settings that every `recipe.json` has: their values in a run whose file lacks them.
+UNNAMED_SETTINGS = {"use_text_ids": False}
 LENGTHS = ("num_train_epochs", "max_steps")
 
 
@@ -149,7 +151,8 @@ def _compare_training(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> l
     stored, wanted = _rename_objectives(stored), _rename_objectives(wanted)
     different = []
     for name in sorted({*stored, *wanted}):
-        old, new = (values.get(name, DEFAULTS.get(name)) for values in (stored, wanted))
+        old = stored.get(name, UNNAMED_SETTINGS.get(name, DEFAULTS.get(name)))
+        new = wanted.get(name, DEFAULTS.get(name))
         if name.startswith(FREE_SETTINGS) or _to_number(old) == _to_number(new):
             continue
         if name not in LENGTHS:
@@ -181,7 +184,9 @@ def _is_shorter(old: Any, new: Any) -> bool:
 
 
 def _to_plain(recipe: Any) -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(recipe), default=str))
+    plain = json.loads(json.dumps(dataclasses.asdict(recipe), default=str))
+    named = {name: plain["training"].get(name, DEFAULTS[name]) for name in UNNAMED_SETTINGS}
+    return {**plain, "training": {**plain["training"], **named}}
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
