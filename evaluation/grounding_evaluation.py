@@ -444,6 +444,14 @@ BASELINES: dict[str, PointRule] = {
 
 def evaluate_baselines(rows: Iterable[dict]) -> dict[str, float]:
     """Pointing-game accuracy, in [0, 1], of rules that read no words: centre, random point, largest object."""
+    return {name: score_points(results)[POINTING_ACCURACY] for name, results in answer_baselines(rows).items()}
+
+
+def answer_baselines(rows: Iterable[dict]) -> dict[str, list[PhraseResult]]:
+    """The phrases of a data set with the points of rules that read no words, per rule, in the order of the data set.
+
+    Hits are entered by [`~evaluation.grounding_metrics.score_points`].
+    """
     points: dict[str, list[PhraseResult]] = {name: [] for name in BASELINES}
     for row in without_format(rows):
         row = read_row(row, ("image_id", "width", "height", "phrases"))
@@ -452,7 +460,7 @@ def evaluate_baselines(rows: Iterable[dict]) -> dict[str, float]:
             for result in iterate_phrases(row):
                 result.point = rule(row, by_id[result.phrase_id])
                 points[name].append(result)
-    return {name: score_points(results)[POINTING_ACCURACY] for name, results in points.items()}
+    return points
 
 
 def choose_rows(num_rows: int, rank: int, world_size: int) -> range:
@@ -463,6 +471,7 @@ def choose_rows(num_rows: int, rank: int, world_size: int) -> range:
 __all__ = [
     "BASELINES",
     "GroundingEvaluation",
+    "answer_baselines",
     "choose_rows",
     "evaluate_baselines",
     "evaluate_grounding",

@@ -2,7 +2,7 @@
 """Confidence intervals of accuracies. The unit is the image, because phrases of an image are not independent."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,8 +24,8 @@ class Interval:
     """A confidence interval, and how it was computed.
 
     Args:
-        low, high (`float`): ends, in [0, 1].
-        kind (`str`): `"bootstrap"` over images, or `"exact binomial"`.
+        low, high (`float`): ends, in [0, 1]; of a difference in [-1, 1].
+        kind (`str`): `"bootstrap"` or `"paired bootstrap"` over images, or `"exact binomial"`.
         num_images (`int`): images that it was computed from.
     """
 
@@ -101,11 +101,8 @@ def bootstrap_accuracy(
     check_number("confidence", confidence, CONFIDENCES)
     names = sorted({name for entry in types for name in entry})
     hit_counts, phrase_counts = _count_by_image(hits, image_ids, types, names)
-    num_images = len(hit_counts)
-    generator = np.random.default_rng(seed)
     accuracies = np.full((num_resamples, 1 + len(names)), np.nan)
-    for accuracy in accuracies:
-        weights = np.bincount(generator.integers(num_images, size=num_images), minlength=num_images)
+    for accuracy, weights in zip(accuracies, _draw_images(len(hit_counts), num_resamples, seed), strict=True):
         drawn = weights @ phrase_counts
         np.divide(weights @ hit_counts, drawn, out=accuracy, where=drawn > 0)
     observed = hit_counts.sum(axis=0) / phrase_counts.sum(axis=0)
@@ -115,6 +112,68 @@ def bootstrap_accuracy(
         for column, accuracy, images in zip(accuracies.T, observed.tolist(), images_by_column, strict=True)
     ]
     return AccuracyIntervals(intervals[0], dict(zip(names, intervals[1:], strict=True)))
+
+
+def bootstrap_gain(
+    hits: Sequence[bool],
+    compared_hits: Sequence[bool],
+    image_ids: Sequence[str],
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+) -> Interval | None:
+    """Paired interval of the difference of two accuracies on the same phrases, the first minus the second.
+
+    Percentiles of the bootstrap over images of [`bootstrap_accuracy`], with the same draws; both accuracies of a
+    draw come from the same images, so that scenes that are easy or hard for both do not widen the interval.
+
+    Args:
+        hits, compared_hits (sequence of `bool`): one each per phrase, in the same order.
+        image_ids (sequence of `str`): the image of each phrase.
+        num_resamples, seed, confidence: as for [`bootstrap_accuracy`].
+
+    Returns:
+        [`Interval`], or `None` for fewer than 30 images.
+
+    Raises:
+        TypeError, ValueError: no phrase, sequences of different lengths, or a number outside its range.
+
+    Example:
+
+    ```python
+    >>> from albef_amc.evaluation.intervals import bootstrap_gain
+    >>> images = [str(number) for number in range(40)]
+    >>> interval = bootstrap_gain([True] * 40, [True, False] * 20, images)
+    >>> 0 < interval.low < 0.5 < interval.high < 1
+    True
+
+    ```
+    """
+    if not len(hits) == len(compared_hits) == len(image_ids) or not len(hits):
+        raise ValueError(
+            f"there are {len(hits)} `hits`, {len(compared_hits)} `compared_hits` and {len(image_ids)} `image_ids`: "
+            "one of each per phrase is needed, and one phrase at least."
+        )
+    check_number("num_resamples", num_resamples, COUNT)
+    check_number("confidence", confidence, CONFIDENCES)
+    own, phrase_counts = _count_by_image(hits, image_ids, [()] * len(hits), ())
+    compared, _ = _count_by_image(compared_hits, image_ids, [()] * len(hits), ())
+    num_images = len(own)
+    if num_images < LEAST_IMAGES:
+        return None
+    gains = [
+        float((weights @ (own - compared) / (weights @ phrase_counts))[0])
+        for weights in _draw_images(num_images, num_resamples, seed)
+    ]
+    low, high = np.quantile(gains, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+    return Interval(low, high, "paired bootstrap", num_images)
+
+
+def _draw_images(num_images: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """For each draw with replacement how often it holds each image, `(num_images,)`."""
+    generator = np.random.default_rng(seed)
+    for _ in range(num_resamples):
+        yield np.bincount(generator.integers(num_images, size=num_images), minlength=num_images)
 
 
 def _count_by_image(
@@ -223,5 +282,6 @@ __all__ = [
     "AccuracyIntervals",
     "Interval",
     "bootstrap_accuracy",
+    "bootstrap_gain",
     "compute_binomial_interval",
 ]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from albef_amc.evaluation.intervals import Interval, bootstrap_accuracy, compute_binomial_interval
+from albef_amc.evaluation.intervals import Interval, bootstrap_accuracy, bootstrap_gain, compute_binomial_interval
 
 
 def get_ends(interval: Interval | None) -> tuple[float, float]:
@@ -159,3 +159,29 @@ def test_numbers_that_no_binomial_interval_has_are_named(values, name):
 def test_a_confidence_outside_0_and_1_is_named(confidence):
     with pytest.raises((TypeError, ValueError), match="`confidence` must be a number in"):
         bootstrap_accuracy([True, False], ["a", "b"], confidence=confidence)
+
+
+def test_a_gain_is_paired():
+    """One phrase per image: the difference of a draw is a mean of -1, 0 and 1, whatever both find easy or hard."""
+    images = [str(index) for index in range(400)]
+    hits = [index % 2 == 0 for index in range(400)]
+    better = [hit or index % 20 == 1 for index, hit in enumerate(hits)]  # 20 images more
+    interval = bootstrap_gain(better, hits, images, num_resamples=4000)
+    half = 1.96 * math.sqrt(0.05 * 0.95 / 400)
+    assert get_ends(interval) == pytest.approx((0.05 - half, 0.05 + half), abs=0.004)
+    assert interval.describe() == "paired bootstrap over 400 images"
+    lost = bootstrap_gain(hits, better, images, num_resamples=4000)
+    assert get_ends(lost) == pytest.approx((-interval.high, -interval.low))
+
+
+def test_a_gain_draws_images_with_all_their_phrases():
+    images = [str(index) for index in range(50)]
+    better, worse = [index % 3 > 0 for index in range(50)], [index % 5 == 0 for index in range(50)]
+    once = bootstrap_gain(better, worse, images)
+    assert bootstrap_gain(better * 9, worse * 9, images * 9) == once
+    assert bootstrap_gain(better[:29], worse[:29], images[:29]) is None
+
+
+def test_gains_need_an_answer_of_both_for_each_phrase():
+    with pytest.raises(ValueError, match="there are 2 `hits`, 1 `compared_hits` and 2 `image_ids`"):
+        bootstrap_gain([True, True], [True], ["a", "b"])
