@@ -58,7 +58,7 @@ test-exhaustive: $(INSTALLED)  ## all combinations and long benchmarks, which `m
 test-all: quality test test-exhaustive test-oldest  ## ruff and mypy, every test, and the suite with the oldest versions
 	@echo "test-all ran: quality, test and test-exhaustive ($(VENV)), test-oldest ($(OLDEST))"
 
-demo: $(INSTALLED)  ## the main job on data that needs no download; writes runs/demo
+demo: $(INSTALLED)  ## AMC's experiment from the base model that ships, without a download; writes runs/demo
 	$(BIN)/albef-amc demo
 
 clean:  ## remove the environment, build products and caches (runs/ stays)

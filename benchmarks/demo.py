@@ -1,8 +1,9 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """The demo with several seeds: each seed's numbers and intervals, their means, and whether they are in the range.
 
-    python benchmarks/demo.py                 # seeds 0, 1 and 2; three times the demo's minutes
+    python benchmarks/demo.py                             # seeds 0, 1 and 2; three times the demo's minutes
     python benchmarks/demo.py --pictures docs/pictures    # also draws demo.jpg, the picture of the README
+    python benchmarks/demo.py --pages                     # writes the stored figures into README.md and docs
 
 Everything but the JSON result and the picture is written to a temporary folder and removed.
 """
@@ -15,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from demo_pages import write_pages
 from machine import describe_machine
 
 from albef_amc import AlbefForImageTextMatching
@@ -76,7 +78,11 @@ def main() -> None:
     parser.add_argument("--set", dest="settings", action="append", default=[], help="as for `albef-amc demo`")
     parser.add_argument("--output", type=Path, default=RESULTS_FOLDER / "demo.json")
     parser.add_argument("--pictures", type=Path, help=f"folder for {PICTURE}, of the first seed")
+    parser.add_argument("--pages", action="store_true", help="write the stored figures into README.md and docs")
     arguments = parser.parse_args()
+    if arguments.pages:
+        write_pages(json.loads((RESULTS_FOLDER / "demo.json").read_text(encoding="utf-8")))
+        return
     results = []
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:

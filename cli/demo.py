@@ -37,7 +37,7 @@ from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.amc_trainer import AmcTrainer
 from albef_amc.trainer.reliability.run_lock import lock_folder
 from albef_amc.trainer.reliability.stop_signals import TrainingInterrupted, TrainingTerminated
-from albef_amc.trainer.run_facts import describe_device, describe_software, list_card_arguments
+from albef_amc.trainer.run_facts import describe_device, describe_recipe, describe_software, list_card_arguments
 from albef_amc.trainer.training_recipes import Recipe, build_arguments, build_model_and_processor, load_recipe
 from albef_amc.visualization.drawing import draw_curves, draw_sheet, overlay_heatmap, save_picture
 
@@ -51,7 +51,7 @@ QUICKSTART_SCENE = 2  # number of the test scene that is left as a picture
 BATCH_SIZE, PHRASES_PER_CHUNK = 64, 256  # in evaluations
 
 # What the demo is expected to reach on held-out scenes (three seeds in benchmarks/results).
-LEAST_ACCURACY = 0.75
+LEAST_ACCURACY = 0.7
 LEAST_GAIN = 0.05
 LEAST_GAIN_OVER_LARGEST_OBJECT = 0.3
 MOST_SHUFFLED_ACCURACY = 0.4
@@ -264,7 +264,7 @@ def _save(
         datasets=["synthetic scenes"],
         recipe="demo",
         training_arguments=list_card_arguments(arguments),
-        base_model=recipe.model.checkpoint,
+        base_model=describe_recipe(recipe)["base_model"],
         hardware=describe_device(arguments.device),
         training_seconds=metrics["training_seconds"],
         software=describe_software(),

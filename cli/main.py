@@ -22,7 +22,7 @@ from albef_amc.interrupts_albef import restore_interrupts
 
 # Verb: what `albef-amc --help` says about it. A verb is the function of its name in the module of its name.
 VERBS = {
-    "demo": "Train a small ALBEF with and without AMC on synthetic scenes, and compare.",
+    "demo": "Train the base model that ships with and without AMC on synthetic scenes, and compare.",
     "train": "Fine-tune from a recipe; also under torchrun and accelerate launch.",
     "evaluate": "Score a checkpoint on a data set, per split and phrase type.",
     "ground": "Show where phrases are in photographs: JSON and overlays.",

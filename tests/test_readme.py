@@ -276,11 +276,11 @@ def test_results_have_numbers_and_speed_has_many():
 
 TABLE = """
 <!-- numbers
-benchmarks/results/demo.json [mean.with_amc mean.without_amc] pointing_game_accuracy:.1%
+trainer/amc_config.py [AmcConfig] max_margin:.1% mean_margin:.1%
 benchmarks/results/grounding.json cases.0.phrases:d 1000/cases.0.sides.ground.phrases_per_second:.0f
 -->
-| with AMC | {} % |
-| without | 37.3 % |
+| maximum | {} % |
+| mean | 10.0 % |
 | 3 seeds, {} phrases | 43 ms |
 """
 
@@ -288,11 +288,11 @@ benchmarks/results/grounding.json cases.0.phrases:d 1000/cases.0.sides.ground.ph
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (TABLE.format("74.4", 14), None),
-        (TABLE.format("74.5", 14), "74.5 is not tied"),
-        (TABLE.format("37.3", 14), "37.3 is not tied"),  # a number of the file, in the wrong place
-        (TABLE.format("74.4", 15), "14 of a file is not in its block"),
-        (TABLE.format("74.4", 14) + "\nIt takes 0.97 s.\n", "0.97 is not tied"),
+        (TABLE.format("50.0", 14), None),
+        (TABLE.format("50.1", 14), "50.1 is not tied"),
+        (TABLE.format("10.0", 14), "10.0 is not tied"),  # a number of the file, in the wrong place
+        (TABLE.format("50.0", 15), "14 of a file is not in its block"),
+        (TABLE.format("50.0", 14) + "\nIt takes 0.97 s.\n", "0.97 is not tied"),
         ("It takes 0.97s.\n\n`0.5` and\n\n```python\nx = 0.5\n```\n", "0.97 is not tied"),
         ("Since 2023, 1,000 of [these](page-1.2.md).\n", None),
     ],

@@ -92,8 +92,8 @@ def test_a_recipe_says_data_and_command_and_its_own_words_go_first(overrides):
 
 
 def test_a_recipe_without_evaluation_names_no_command():
-    recipe = dataclasses.replace(load_recipe("demo"), evaluation_data=None)
-    assert describe_recipe(recipe) == {"datasets": ["synthetic"], "base_model": None}
+    recipe = dataclasses.replace(load_recipe("demo", ["model.checkpoint=your-name/start"]), evaluation_data=None)
+    assert describe_recipe(recipe) == {"datasets": ["synthetic"], "base_model": "your-name/start"}
 
 
 def test_a_mistyped_field_of_the_card_is_found_before_the_run():
