@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from albef_amc.checkpoints import BASE_MODEL
 from albef_amc.cli.checkpoint_loading import load_checkpoint
 from albef_amc.cli.options import DataOption, DeviceOption, JsonOption, OutputFolderOption, read_data
 from albef_amc.cli.reporting import print_result, report, track
 from albef_amc.datasets_scripts import load_grounding_dataset
-from albef_amc.evaluation.match_calibration import calibrate_model, list_calibration_pairs
-from albef_amc.evaluation.match_pairs import hash_pairs
-from albef_amc.evaluation.weight_hash import hash_weights
+from albef_amc.evaluation.checkpoints import resolve_checkpoint
+from albef_amc.evaluation.match_calibration import calibrate_model, describe_origin, list_calibration_pairs
 from albef_amc.lora.adapter_files import CONFIG_FILE
 from albef_amc.saving_albef import write_json
 from albef_amc.trainer.reliability.run_checkpoints import MANIFEST_FILE
@@ -24,7 +24,7 @@ RESULT_FILE, DIAGRAM_FILE = "calibration.json", "reliability.png"
 
 
 def calibrate(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder; its config.json gets scale and bias.")],
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder; its config.json gets scale and bias.")],
     dataset: Annotated[str, typer.Argument(help="Builder, folder that build-dataset wrote, or Hub repository.")],
     split: Annotated[str, typer.Option(help="Split of images that the model was not trained on.")] = "validation",
     options: DataOption = None,
@@ -35,38 +35,37 @@ def calibrate(
     as_json: JsonOption = False,
 ) -> None:
     """Makes the matching score a probability: fitted on half of the images, measured on the other half."""
-    check_checkpoint(checkpoint)
+    folder = check_checkpoint(checkpoint)
     data = read_data(options)
     rows = load_grounding_dataset(dataset, split, **data)
     pairs = list_calibration_pairs(rows, seed)
     report(f"{len(rows)} images: {len(pairs.fitted)} pairs to fit, {len(pairs.measured)} to measure")
-    model, processor = load_checkpoint(str(checkpoint), None, device)
+    model, processor = load_checkpoint(str(folder), None, device)
     found = calibrate_model(model, processor, rows, pairs, batch_size, lambda batches: track(batches, "scoring"))
-    origin = {
-        "dataset": dataset,
-        "split": split,
-        **({"data": data} if data else {}),
-        "pairs_sha256": hash_pairs(pairs.fitted),
-        "num_pairs": len(pairs.fitted),
-        "base_rate": sum(pair.is_match for pair in pairs.fitted) / len(pairs.fitted),
-        "weights_sha256": hash_weights(model),
-    }
+    origin = describe_origin(model, pairs, dataset, split, data)
     bins = {name: list(map(dataclasses.asdict, of_name)) for name, of_name in found.bins.items()}
     curves = {name: [(one["probability"], one["share"]) for one in of_name] for name, of_name in bins.items()}
     result: dict[str, Any] = {"scale": found.calibration.scale, "bias": found.calibration.bias, **found.figures}
-    result["reliability"] = str(draw_reliability(curves, output_dir / DIAGRAM_FILE, f"{checkpoint.name}: {dataset}"))
+    result["reliability"] = str(draw_reliability(curves, output_dir / DIAGRAM_FILE, f"{folder.name}: {dataset}"))
     write_json(output_dir / RESULT_FILE, {**result, "fitted": origin, "bins": bins})
-    store_calibration(checkpoint, found.calibration.scale, found.calibration.bias, origin)
+    store_calibration(folder, found.calibration.scale, found.calibration.bias, origin)
     print_result({**result, "json": str(output_dir / RESULT_FILE)}, as_json)
 
 
-def check_checkpoint(checkpoint: Path) -> None:
-    """Refuses a folder without a configuration, or with one that must not change.
+def check_checkpoint(name: str) -> Path:
+    """The folder of a checkpoint; refuses one without a configuration, or with one that must not change.
 
     Raises:
         FileNotFoundError: no checkpoint folder.
-        ValueError: a checkpoint that a run resumes from; its manifest holds the hash of its configuration.
+        ValueError: a checkpoint that a run resumes from; its manifest holds the hash of its configuration. Or the base
+            model that ships, whose files have hashes.
     """
+    checkpoint = Path(resolve_checkpoint(name))
+    if checkpoint.resolve() == Path(BASE_MODEL).resolve():
+        raise ValueError(
+            f"{name} is the base model that ships: it is calibrated, and its files must stay as they are. Calibrate a "
+            f"copy: `cp -r {BASE_MODEL} my_base`, then `albef-amc calibrate my_base DATASET`."
+        )
     if not (checkpoint / CONFIG_FILE).is_file():
         raise FileNotFoundError(
             f"{checkpoint} has no {CONFIG_FILE}. `calibrate` changes the configuration of a local checkpoint folder: "
@@ -77,6 +76,7 @@ def check_checkpoint(checkpoint: Path) -> None:
             f"{checkpoint} is a checkpoint to resume from, which must stay as it is. Calibrate the folder of the run, "
             "which holds the model at its end, or a copy without " + MANIFEST_FILE + "."
         )
+    return checkpoint
 
 
 def store_calibration(checkpoint: Path, scale: float, bias: float, origin: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ def load_checkpoint(
     """Model, in evaluation mode on its device, and processor of a checkpoint.
 
     Args:
-        checkpoint (`str`): folder or Hub repository.
+        checkpoint (`str`): folder or Hub repository, or `base`, the base model that ships.
         image_size (`int`, *optional*): image side in pixels, if not the checkpoint's.
         device (`str`, *optional*): torch device; a GPU where there is one by default.
 

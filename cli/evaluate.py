@@ -46,7 +46,7 @@ COMPARISON = ("protocol", "published", "skipped")
 
 
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="Folder or Hub repository of the model.")],
+    checkpoint: Annotated[str, typer.Argument(help="Folder or Hub repository of the model; or base, which ships.")],
     target: Annotated[
         str,
         typer.Argument(

@@ -11,6 +11,7 @@ import typer
 from PIL import Image
 
 from albef_amc import AlbefForImageTextMatching, AlbefGroundingOutput, AlbefProcessor
+from albef_amc.checkpoints import BASE_MODEL_NAME
 from albef_amc.cli.checkpoint_loading import load_checkpoint
 from albef_amc.cli.ground_output import GroundOutput
 from albef_amc.cli.options import CellSizeOption, DeviceOption, ImageSizeOption, JsonOption, OutputFolderOption
@@ -29,8 +30,12 @@ def ground(
     phrase: Annotated[list[str], typer.Option("--phrase", "-p", help="What to look for. Repeatable.")],
     checkpoint: Annotated[
         str,
-        typer.Option("--checkpoint", "-c", help="Folder or Hub repository; by default of `make demo`."),
-    ] = "runs/demo/with_amc",
+        typer.Option(
+            "--checkpoint",
+            "-c",
+            help="Folder or Hub repository; base is the model that ships, which knows coloured shapes only.",
+        ),
+    ] = BASE_MODEL_NAME,
     output_dir: OutputFolderOption = Path("runs/ground"),
     box_threshold: Annotated[float, typer.Option(help="Share of the maximum inside a box, in (0, 1].")] = 0.5,
     batch_size: Annotated[int, typer.Option(min=1, help="Photographs grounded together, and held in memory.")] = 4,

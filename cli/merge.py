@@ -14,7 +14,8 @@ def merge(
     adapter: Annotated[str, typer.Argument(help="Folder or Hub repository of the adapter.")],
     output_dir: OutputFolderOption,
     base: Annotated[
-        str | None, typer.Option(help="Checkpoint that the adapter was trained on, if it was moved.")
+        str | None,
+        typer.Option(help="Checkpoint that the adapter was trained on, if it was moved; base for the one that ships."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from albef_amc.cli.options import STORED_TYPES, JsonOption, PrivateOption
 from albef_amc.cli.reporting import print_result, report
+from albef_amc.evaluation.checkpoints import resolve_checkpoint
 from albef_amc.publishing.checkpoint_publishing import (
     DEFAULT_MESSAGE,
     prepare_publication,
@@ -22,7 +23,9 @@ from albef_amc.ranges_albef import check_choice
 
 
 def push(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder: of a run, of the demo, of convert.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="Checkpoint folder: of a run, of the demo, of convert; or base, which ships.")
+    ],
     repository: Annotated[str, typer.Argument(help="your-name/model; created if it does not exist.")],
     private: PrivateOption = False,
     revision: Annotated[str | None, typer.Option(help="Branch to push to; created if it does not exist.")] = None,
@@ -48,7 +51,7 @@ def push(
         check_token()
     with redirect_stdout(sys.stderr), TemporaryDirectory() as folder:  # libraries print to standard output
         publication = prepare_publication(
-            checkpoint,
+            resolve_checkpoint(checkpoint),
             folder,
             repository,
             revision=revision,

@@ -12,6 +12,7 @@ from transformers.utils import cached_file
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
 from albef_amc.checkpoint_checks_albef import check_loaded_weights
 from albef_amc.checkpoint_files_albef import find_checkpoint
+from albef_amc.checkpoints import BASE_MODEL, BASE_MODEL_NAME, check_base_model
 from albef_amc.evaluation.weight_hash import hash_tensors, hash_weights
 from albef_amc.lora.adapter_files import (
     ADAPTER_CONFIG_FILE,
@@ -28,6 +29,34 @@ from albef_amc.model_cards.sources import SOURCES
 from albef_amc.processor_checks_albef import check_fits_model
 
 
+def resolve_checkpoint(checkpoint: str | Path) -> str:
+    """Folder or repository of a checkpoint as commands and recipes name it: `base` is the base model that ships.
+
+    `from_pretrained` knows no such name. A `Path` is always a folder, and so is `./base`.
+
+    Args:
+        checkpoint (`str` or `Path`): the name.
+
+    Raises:
+        ValueError: the base model's files were changed, or there is a checkpoint folder of this name as well.
+        FileNotFoundError: the base model is missing.
+    """
+    if checkpoint != BASE_MODEL_NAME:
+        return str(checkpoint)
+    if any((Path(BASE_MODEL_NAME) / name).is_file() for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE)):
+        raise ValueError(
+            f"`{BASE_MODEL_NAME}` is the base model that ships with albef-amc, and a checkpoint folder here. Give "
+            f"`./{BASE_MODEL_NAME}` for the folder, or {BASE_MODEL} for the base model."
+        )
+    check_base_model(BASE_MODEL)
+    return BASE_MODEL
+
+
+def describe_checkpoint(checkpoint: str) -> str:
+    """A checkpoint as cards name it: the base model that ships in words, since no repository has its name."""
+    return "the base model of albef-amc" if checkpoint in (BASE_MODEL_NAME, BASE_MODEL) else checkpoint
+
+
 def load_model_and_processor(
     model_class: type[AlbefForImageTextMatching] | type[AlbefForPreTraining],
     checkpoint: str | Path,
@@ -39,7 +68,8 @@ def load_model_and_processor(
 
     Args:
         model_class (`type`): class of the model.
-        checkpoint (`str` or `Path`): folder or Hub repository, of a model or of an adapter.
+        checkpoint (`str` or `Path`): folder or Hub repository, of a model or of an adapter, or `base`
+            ([`resolve_checkpoint`]).
         image_size (`int`, *optional*): image side in pixels, if not the checkpoint's.
         may_lack (sequence of `str`, *optional*): prefixes of weights that may be missing; those are
             initialised at random.
@@ -47,10 +77,11 @@ def load_model_and_processor(
 
     Raises:
         FileNotFoundError: a path that is not a checkpoint folder, or an adapter whose base is missing.
-        ValueError: a checkpoint of another architecture, or one that lacks weights of this one, heads included.
+        ValueError: a checkpoint of another architecture, or one that lacks weights of this one, heads included, or a
+            base model that was changed.
     """
+    checkpoint = resolve_checkpoint(checkpoint)
     found = find_checkpoint(checkpoint)
-    checkpoint = str(checkpoint)
     size = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
     processor: Any = AlbefProcessor.from_pretrained(checkpoint, **found, **size)
     if is_adapter(checkpoint, found):
@@ -86,7 +117,7 @@ def _load_model(
 
 
 def _load_base(model_class: Any, adapter: str, base: str | Path | None, may_lack: Sequence[str]) -> Any:
-    base = str(base or read_base_name(adapter))
+    base = read_base_name(adapter) if base is None else resolve_checkpoint(base)
     try:
         found = find_checkpoint(base)
     except FileNotFoundError as error:
@@ -108,13 +139,13 @@ def hash_checkpoint(checkpoint: str | Path) -> str:
     and its scale, so that it does not depend on the machine that merges them.
 
     Args:
-        checkpoint (`str` or `Path`): folder or Hub repository, of a model or of an adapter.
+        checkpoint (`str` or `Path`): folder or Hub repository, of a model or of an adapter, or `base`.
 
     Raises:
         FileNotFoundError, ValueError: a checkpoint that cannot be used, as for [`load_model_and_processor`].
     """
+    checkpoint = resolve_checkpoint(checkpoint)
     found = find_checkpoint(checkpoint)
-    checkpoint = str(checkpoint)
     with torch.random.fork_rng(devices=[]):  # a resumed run hashes fewer checkpoints, and must draw the same numbers
         if not is_adapter(checkpoint, found):
             return hash_weights(_load_model(AlbefForImageTextMatching, checkpoint, None, (), found))
@@ -132,7 +163,8 @@ def merge_adapter(adapter: str | Path, output_dir: str | Path, base: str | Path 
     Args:
         adapter (`str` or `Path`): folder or Hub repository of the adapter.
         output_dir (`str` or `Path`): folder to write; one that holds a checkpoint is refused.
-        base (`str` or `Path`, *optional*): checkpoint that the adapter was trained on, if not the one that it names.
+        base (`str` or `Path`, *optional*): checkpoint that the adapter was trained on, if not the one that it names;
+            `base` is the base model that ships.
 
     Returns:
         `Path` of the folder.
@@ -141,14 +173,14 @@ def merge_adapter(adapter: str | Path, output_dir: str | Path, base: str | Path 
         FileNotFoundError: no adapter, or no base.
         ValueError: a complete checkpoint instead of an adapter, one that does not fit the base, or an existing output.
     """
-    adapter, output_dir = str(adapter), Path(output_dir)
+    adapter, output_dir = resolve_checkpoint(adapter), Path(output_dir)
     for name in (ADAPTER_CONFIG_FILE, CONFIG_FILE):
         if (output_dir / name).is_file():
             raise ValueError(f"{output_dir} holds a checkpoint. Choose another folder to write.")
     if Path(adapter).is_dir() and not is_adapter(adapter):
         raise ValueError(f"{adapter} is not an adapter: it has no {ADAPTER_CONFIG_FILE}, or is a complete model.")
     model, processor = load_model_and_processor(AlbefForImageTextMatching, adapter, base=base)
-    base_name = str(base or read_base_name(adapter))
+    base_name = describe_checkpoint(read_base_name(adapter) if base is None else str(base))
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
     card = ModelCard(
@@ -169,4 +201,10 @@ def _read_source(adapter: str) -> dict[str, Any]:
     return {"source": names[0]} if names else {}
 
 
-__all__ = ["hash_checkpoint", "load_model_and_processor", "merge_adapter"]
+__all__ = [
+    "describe_checkpoint",
+    "hash_checkpoint",
+    "load_model_and_processor",
+    "merge_adapter",
+    "resolve_checkpoint",
+]

@@ -5,7 +5,7 @@ Source: Platt, "Probabilistic outputs for support vector machines", 1999; equal-
 O'Connor, EMNLP 2015 (arXiv 1508.05154).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,12 @@ from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.evaluation.match_pairs import (
     MatchPair,
     compute_matching_auc,
+    hash_pairs,
     list_match_pairs,
     score_pairs,
     select_columns,
 )
+from albef_amc.evaluation.weight_hash import hash_weights
 from albef_amc.ranges_albef import Range, check_number
 
 LEAST_PAIRS = 100
@@ -192,6 +194,28 @@ def list_calibration_pairs(rows: Any, seed: int = 0) -> CalibrationPairs:
     return CalibrationPairs(*pairs)
 
 
+def describe_origin(
+    model: AlbefForImageTextMatching, pairs: CalibrationPairs, dataset: str, split: str, data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a calibration was fitted to, for `match_calibration` of the configuration.
+
+    Args:
+        model ([`AlbefForImageTextMatching`]): the calibrated model.
+        pairs ([`CalibrationPairs`]): of the calibration.
+        dataset, split (`str`): the data set that they are of.
+        data (mapping): its further arguments.
+    """
+    return {
+        "dataset": dataset,
+        "split": split,
+        **({"data": dict(data)} if data else {}),
+        "pairs_sha256": hash_pairs(pairs.fitted),
+        "num_pairs": len(pairs.fitted),
+        "base_rate": sum(pair.is_match for pair in pairs.fitted) / len(pairs.fitted),
+        "weights_sha256": hash_weights(model),
+    }
+
+
 @dataclass(frozen=True)
 class CalibrationResult:
     """A calibration and what it changes, on images that it was not fitted to.
@@ -252,6 +276,7 @@ __all__ = [
     "bin_probabilities",
     "calibrate_model",
     "check_enough_pairs",
+    "describe_origin",
     "fit_calibration",
     "list_calibration_pairs",
     "measure_calibration",

@@ -63,6 +63,9 @@ class ModelCard:
             evaluation.
         library_version (`str`): version of albef-amc; the installed one by default.
         pipeline_tag (`str`, defaults to `"zero-shot-object-detection"`): task under which the Hub lists the model.
+        limits (list of `str`): limits of this model, in sentences, beside those of every model.
+        has_code (`bool`, defaults to `True`): whether the checkpoint holds the code that reads it; without it, the
+            card shows how albef-amc loads it.
 
     Raises:
         ValueError: an unknown `source`, a metrics file without the name of the data set, or a time or an amount of
@@ -93,6 +96,8 @@ class ModelCard:
     converted_dtype: tuple[str, str] | None = None
     library_version: str = field(default_factory=lambda: version("albef-amc"))
     pipeline_tag: str = PIPELINE_TAG
+    limits: list[str] = field(default_factory=list)
+    has_code: bool = True
 
     def __post_init__(self):
         if self.source not in SOURCES:
@@ -132,6 +137,7 @@ def render_model_card(card: ModelCard) -> str:
         card=card,
         metrics_name=Path(card.metrics_file).name if card.metrics_file is not None else None,
         loading_arguments=_build_loading_arguments(card),
+        checkpoint_name=json.dumps(card.repository),
         results=[_describe_result(split, result) for split, result in metrics.items()],
         commands=_list_commands(card, metrics),
         image_size=_describe_image_size(card),
@@ -140,7 +146,7 @@ def render_model_card(card: ModelCard) -> str:
         hardware=_describe_hardware(card),
         training_time=_show_time(card.training_seconds),
         process_time=_show_time(card.training_seconds, card.num_processes),
-        limits=source.limits,
+        limits=[*card.limits, *source.limits],
         licence_notices=source.notices,
         citations=CITATIONS,
     )
@@ -218,12 +224,32 @@ def _describe_result(split: str, result: Mapping[str, Any]) -> dict[str, Any]:
         {"name": _escape(name), "accuracy": _show_percent(accuracy), "num_phrases": counts.get(name, "–")}
         for name, accuracy in result.get("pointing_game_accuracy_by_type", {}).items()
     ]
+    baselines = result.get("baselines", {})
     return {
         "split": _escape(split),
         "accuracy": _show_percent(result["pointing_game_accuracy"]),
         "num_phrases": result["num_phrases"],
         "types": types,
+        "baselines": [(_escape(name.replace("_", " ")), _show_percent(value)) for name, value in baselines.items()],
+        "matching": _describe_matching(result),
+        "calibration": _describe_calibration(result),
     }
+
+
+def _describe_matching(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the matching score is compared with, and the area under its ROC curve."""
+    areas: dict[str, float] = {}
+    if result.get("matching_auc") is not None:
+        areas["phrases of other images"] = result["matching_auc"]
+    for kind, area in result.get("exchange_auc", {}).items():
+        areas[f"the same phrase, false after an exchange: {kind}"] = area
+    return [(_escape(name), f"{area:.4f}") for name, area in areas.items()]
+
+
+def _describe_calibration(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Measures of the score as a probability, before and after its calibration."""
+    before, after = (result.get("calibration", {}).get(name, {}) for name in ("before", "after"))
+    return [(_escape(name.replace("_", " ")), f"{before[name]:.4f}", f"{after[name]:.4f}") for name in before]
 
 
 def _describe_start(base_model: str | None) -> str:

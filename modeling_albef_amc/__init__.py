@@ -5,6 +5,9 @@ from .interrupts_albef import leave_at_interrupts
 
 leave_at_interrupts()  # before the slow imports
 
+import importlib
+from typing import TYPE_CHECKING
+
 from transformers import AutoConfig
 
 from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
@@ -35,9 +38,26 @@ from .processing_albef import AlbefProcessor
 
 __version__ = "0.1.0"
 
+BASE_MODEL: str  # folder of the base model that ships; found when it is first asked for
+
 AutoConfig.register("albef", AlbefConfig)
 
+if not TYPE_CHECKING:  # to a type checker, the module has no other names than those above
+
+    def __getattr__(name: str) -> str:
+        if name != "BASE_MODEL":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            return importlib.import_module(f"{__name__}.checkpoints").BASE_MODEL
+        except ModuleNotFoundError as error:
+            raise AttributeError(
+                f"`BASE_MODEL` is a checkpoint of the package albef-amc, and {__name__!r} here is not that package, "
+                "installed. Install it, or name a checkpoint folder."
+            ) from error
+
+
 __all__ = [
+    "BASE_MODEL",
     "ITM_MATCH_INDEX",
     "AlbefClassificationOutput",
     "AlbefConfig",

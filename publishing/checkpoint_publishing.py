@@ -117,7 +117,7 @@ def prepare_publication(
     if card is not None:
         changes = {} if metrics_file is None else _describe_metrics(metrics_file)
         name = repo_id.rpartition("/")[2]
-        card = dataclasses.replace(card, model_name=name, repo_id=repo_id, revision=revision, **changes)
+        card = dataclasses.replace(card, model_name=name, repo_id=repo_id, revision=revision, has_code=True, **changes)
     published_metrics = checkpoint / METRICS_FILE if card is None else card.metrics_file
     if published_metrics is not None and Path(published_metrics).is_file():
         weights_sha256 = hash_checkpoint(checkpoint)

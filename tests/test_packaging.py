@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -14,11 +15,14 @@ from pathlib import Path
 import pytest
 from testing_utils import PROJECT_FOLDER
 
+from albef_amc.checkpoints import HASH_FILE
+
 IMPORT_NAME = "albef_amc"
 BUNDLE = "modeling_albef_amc"
 # What each folder may import of ours, beside itself: only folders above it in this table. docs/design.md says why.
 LAYERS = {
     BUNDLE: set(),
+    "checkpoints": set(),
     "metrics": set(),
     "model_cards": set(),
     "configuration": {BUNDLE},
@@ -26,7 +30,16 @@ LAYERS = {
     "datasets_scripts": {BUNDLE, "configuration", "conversion"},
     "visualization": {BUNDLE},
     "lora": {BUNDLE, "configuration"},
-    "evaluation": {BUNDLE, "metrics", "model_cards", "configuration", "datasets_scripts", "visualization", "lora"},
+    "evaluation": {
+        BUNDLE,
+        "checkpoints",
+        "metrics",
+        "model_cards",
+        "configuration",
+        "datasets_scripts",
+        "visualization",
+        "lora",
+    },
 }
 LAYERS["publishing"] = {*LAYERS} - {"visualization"}
 LAYERS["trainer"] = {*LAYERS}
@@ -118,17 +131,33 @@ def test_constraints_name_every_requirement_and_keep_its_bound():
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> list[str]:
-    """Names of the files in a wheel that is built from a copy of the tree."""
-    folder = tmp_path_factory.mktemp("wheel")
+def source(tmp_path_factory) -> Path:
+    """A copy of the tree without what builds and runs leave."""
+    folder = tmp_path_factory.mktemp("tree") / "source"
     unwanted = shutil.ignore_patterns(".*", "build", "dist", "runs", "tests", "*.egg-info", "__pycache__")
-    shutil.copytree(PROJECT_FOLDER, folder / "source", ignore=unwanted)
+    return shutil.copytree(PROJECT_FOLDER, folder, ignore=unwanted)
+
+
+@pytest.fixture(scope="module")
+def wheel(source) -> list[str]:
+    """Names of the files in a wheel that is built from the tree."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    done = subprocess.run([*command, "--wheel-dir", folder, folder / "source"], capture_output=True, text=True)
+    done = subprocess.run([*command, "--wheel-dir", source.parent, source], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (path,) = folder.glob("*.whl")
+    (path,) = source.parent.glob("*.whl")
     with zipfile.ZipFile(path) as archive:
         return archive.namelist()
+
+
+@pytest.mark.slow
+def test_the_source_distribution_holds_the_base_model(source, tmp_path):
+    program = f"from setuptools import build_meta\nprint(build_meta.build_sdist({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / done.stdout.split()[-1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    files = [path for path in (source / "checkpoints").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert {str(path.relative_to(source)) for path in files} <= names
 
 
 @pytest.mark.slow
@@ -148,7 +177,7 @@ def test_the_wheel_holds_code_and_data(wheel):
     for folder in CODE_FOLDERS:
         target = IMPORT_NAME if folder == BUNDLE else f"{IMPORT_NAME}/{folder}"
         for path in (PROJECT_FOLDER / folder).rglob("*"):
-            if path.suffix in (".py", ".json", ".yaml", ".md", ".txt"):
+            if path.suffix in (".py", ".json", ".yaml", ".md", ".txt", ".safetensors") or path.name == HASH_FILE:
                 assert f"{target}/{path.relative_to(PROJECT_FOLDER / folder)}" in wheel
 
 

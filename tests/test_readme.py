@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import shlex
+from ast import literal_eval
 from functools import cache
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -17,7 +18,7 @@ from accelerate.commands.launch import launch_command_parser
 from page_numbers import find_loose_numbers, render_ties
 from testing_utils import PROJECT_FOLDER, VOCABULARY, build_photo, build_tiny_config
 
-from albef_amc import AlbefForImageTextMatching, AlbefImageProcessor, AlbefProcessor
+from albef_amc import BASE_MODEL, AlbefForImageTextMatching, AlbefImageProcessor, AlbefProcessor
 from albef_amc.cli.main import VERBS, build_command
 from albef_amc.cli.options import EARLIER_NAMES
 from albef_amc.configuration.recipes import read_key_values
@@ -226,15 +227,21 @@ def demo_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(not Path(BASE_MODEL).is_dir(), reason="checkpoints/base_scenes is missing")
 def test_the_quickstart_runs_and_prints_what_is_shown(demo_folder, capsys):
+    """Points and boxes of the base model that ships: another machine may move them by a pixel."""
     block = get_marked_block("quickstart")
     assert len([line for line in block.splitlines() if line and not line.startswith("from")]) == 5
     shown = README.read_text().partition(block)[2].removeprefix("```\n\n```\n").partition("```")[0]
     names = {}
     exec(block, names)
-    assert re.sub(r"\d+", "0", capsys.readouterr().out) == re.sub(r"\d+", "0", shown)
+    for found, expected in zip(literal_eval(capsys.readouterr().out), literal_eval(shown), strict=True):
+        assert found[0] == pytest.approx(expected[0], abs=1) and found[1] == pytest.approx(expected[1], abs=1)
     assert [entry["heatmap"].shape for entry in names["results"][0]] == [(64, 64)] * 2
+    annotated = re.findall(r"\[(\d+), (\d+), (\d+), (\d+)\]", README.read_text().partition("The annotated boxes")[2])
+    for (point, _), box in zip(literal_eval(shown), annotated, strict=True):
+        left, top, right, bottom = map(int, box)
+        assert left < point[0] < right and top < point[1] < bottom
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from albef_amc.datasets_scripts import BUILDERS
+from albef_amc.evaluation.checkpoints import describe_checkpoint
 from albef_amc.model_cards import CHECKPOINT_WORD
 from albef_amc.model_cards.front_matter import hide_folder, is_place
 from albef_amc.trainer.amc_config import AmcConfig
@@ -124,7 +125,7 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     parts = recipe.train_data if isinstance(recipe.train_data, list) else [recipe.train_data]
     details: dict[str, Any] = {
         "datasets": list(dict.fromkeys(hide_dataset(part["name"], "train_data") for part in parts)),
-        "base_model": recipe.model.checkpoint,
+        "base_model": None if recipe.model.checkpoint is None else describe_checkpoint(recipe.model.checkpoint),
     }
     if recipe.evaluation_data is not None:
         options = dict(recipe.evaluation_data)

@@ -18,7 +18,7 @@ from albef_amc.configuration.yaml_files import parse_yaml
 from albef_amc.configuration_albef import LONGEST_SIDE
 from albef_amc.conversion.from_encoders import build_processor
 from albef_amc.datasets_scripts import check_builder_options, check_builder_split
-from albef_amc.evaluation.checkpoints import load_model_and_processor
+from albef_amc.evaluation.checkpoints import load_model_and_processor, resolve_checkpoint
 from albef_amc.lora.adapters import check_lora_options, list_lora_fields
 from albef_amc.model_cards import ModelCard
 from albef_amc.ranges_albef import COUNT, POSITIVE, check_names, check_number, check_ranges, shorten_value
@@ -40,7 +40,7 @@ class ModelRecipe:
     """Start of the model: a checkpoint, two pretrained encoders, or a configuration with random weights.
 
     Args:
-        checkpoint (`str`, *optional*): folder or Hub repository to start from.
+        checkpoint (`str`, *optional*): folder or Hub repository to start from; `base` is the base model that ships.
         config (`str`, *optional*): JSON file, or the name of one in `configuration/models`, for random weights.
         vocabulary (`str`, *optional*): with `config`: a `vocab.txt` of tokens, or `"data"` for the words of the
             training phrases.
@@ -314,15 +314,18 @@ def _read_config(name_or_path: str) -> AlbefConfig:
 
 
 def check_model_files(recipe: ModelRecipe) -> None:
-    """Reads the configuration and looks for the vocabulary of a model with random weights, before any data is read.
+    """Reads the configuration and looks for the vocabulary of a model with random weights, and checks the files of the
+    base model that ships, before any data is read.
 
     Args:
         recipe ([`ModelRecipe`]): where the model comes from.
 
     Raises:
-        ValueError: a configuration that no model can have.
+        ValueError: a configuration that no model can have, or a base model that was changed.
         FileNotFoundError: there is no such file.
     """
+    if recipe.checkpoint is not None:
+        resolve_checkpoint(recipe.checkpoint)
     if recipe.config is not None:
         _read_config(recipe.config)
     if recipe.vocabulary not in (None, VOCABULARY_OF_DATA) and not Path(recipe.vocabulary).is_file():
