@@ -101,7 +101,7 @@ def run_demo(recipe: Recipe, output_dir: Path) -> dict[str, Any]:
     report(f"{len(scenes.train)} scenes to train on, {len(scenes.test)} held-out scenes to test on")
     rules = answer_baselines(scenes.test)
     result: dict[str, Any] = {"seed": recipe.training.get("seed")}
-    result["baselines"] = {rule: score_points(answers)[POINTING_ACCURACY] for rule, answers in rules.items()}
+    result["baselines"] = {rule: score_points(answered)[POINTING_ACCURACY] for rule, answered in rules.items()}
     answers, models, logs = {LARGEST_OBJECT: rules[LARGEST_OBJECT]}, {}, {}
     for name, label in MODELS.items():
         run = _choose_run(recipe, name)
@@ -117,7 +117,8 @@ def run_demo(recipe: Recipe, output_dir: Path) -> dict[str, Any]:
         measured, answers[name] = measure_model(models[name], processor, scenes)
         result[name] = {**measured, **facts}
         if name in RUNS:
-            _save(models[name], processor, result[name], run, arguments, name)
+            on_card = {**result[name], "baselines": result["baselines"]}
+            _save(models[name], processor, on_card, run, arguments, name)
     result |= compare_models(result, answers)
     result["is_in_range"] = is_in_range(result)
     result["scene"] = _leave_scene(scenes.test, models["with_amc"], processor, output_dir / "scene.png")
