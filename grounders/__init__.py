@@ -1,0 +1,2 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Heatmaps of models that others published in transformers: one mechanism, one geometry, families as data."""
