@@ -160,8 +160,7 @@ class ImageLayout:
 
         A view is resized to its box as [`resize_heatmap`] does it for a whole image: bicubic, `align_corners=False`.
         Cells that see only padding have no influence. A pixel in several views is their mean, weighted by the share of
-        the pixel that each view covers. A constant map stays constant. Memory: at most twice the result's, and
-        gradients of any order reach `maps`.
+        the pixel that each view covers. A constant map stays constant. Gradients of any order reach `maps`.
 
         Args:
             maps (`torch.Tensor` of shape `(P, num_cells)`): floating point; float32 is the least precision used.
@@ -392,7 +391,7 @@ def read_layout(
 
     Processors that stretch, crop and pad as transformers' back-ends do, and those in `GEOMETRIES`, are computed from
     their settings. Any other one is measured with a picture whose colours are its coordinates: it runs three times on
-    pictures of the image's size, and boxes are off by about 1 / 500 of the image's side.
+    pictures of the image's size, and boxes are off by about a pixel.
 
     Args:
         processor: a processor, or its image processor.
