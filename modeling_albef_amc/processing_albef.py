@@ -396,12 +396,18 @@ class AlbefProcessor(ProcessorMixin):
         sizes = read_sizes(outputs, original_sizes, "original_sizes")
         results: list[list[dict[str, Any]]] = [[] for _ in sizes]
         for image, score, heatmap in iterate_located_phrases(outputs, sizes):
-            located = _locate(heatmap, box_threshold, return_heatmaps)
+            located = locate_phrase(heatmap, box_threshold, return_heatmaps)
             results[image].append({"score": score, "is_present": score >= min_score, **located})
         return results
 
 
-def _locate(heatmap: torch.Tensor, box_threshold: float, return_heatmap: bool) -> dict[str, Any]:
+def locate_phrase(heatmap: torch.Tensor, box_threshold: float, return_heatmap: bool) -> dict[str, Any]:
+    """Convert a heatmap of shape `(height, width)` at the size of the stored image to the entries of a result.
+
+    Returns:
+        `dict`: **point**, **box**, **boxes**, **box_scores** and **heatmap** of
+        [`AlbefProcessor.post_process_grounding`].
+    """
     boxes, box_scores = boxes_from_heatmap(heatmap, box_threshold)
     if not len(boxes):
         logger.warning_once("A heatmap is zero everywhere: its point is (0, 0) and it has no box.")
@@ -602,4 +608,4 @@ AlbefProcessor.register_for_auto_class("AutoProcessor")
 AutoImageProcessor.register(AlbefConfig, image_processor_classes={"pil": AlbefImageProcessor}, exist_ok=True)
 AutoProcessor.register(AlbefConfig, AlbefProcessor, exist_ok=True)
 
-__all__ = ["AlbefProcessor"]
+__all__ = ["AlbefProcessor", "locate_phrase"]
