@@ -1,0 +1,133 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""A grounder from a checkpoint: the class is chosen by the type of its configuration, among installed classes."""
+
+import os
+from typing import Any
+
+import transformers
+from transformers import AutoProcessor, PreTrainedModel
+
+import albef_amc
+from albef_amc.checkpoint_files_albef import CONFIG_FILE, check_settings, find_checkpoint, find_weight_files
+from albef_amc.grounders.families import FAMILIES, Family
+from albef_amc.grounders.grounder import METHODS, SETTINGS_FILE, Grounder
+from albef_amc.messages_albef import list_first, suggest_nearest
+from albef_amc.ranges_albef import check_choice
+
+
+class AutoGrounder:
+    """Builds the [`~grounder.Grounder`] of a checkpoint, see [`from_pretrained`]."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike,
+        layer: int | None = None,
+        method: str | None = None,
+        revision: str | None = None,
+        score: str | None = None,
+        use_safetensors: bool = True,
+    ) -> Grounder:
+        r"""Load model and processor with transformers' own classes.
+
+        Code of a repository is never run. A checkpoint that [`~grounder.Grounder.save_pretrained`] wrote keeps its
+        layer, score, method and source, unless they are given.
+
+        Args:
+            name (`str` or path): folder, or Hub repository as `user/name`.
+            layer (`int`, *optional*): number of the layer that is explained; the family's default without it.
+            method (`str`, *optional*): `"grad_cam"`, the default.
+            revision (`str`, *optional*): branch, tag or commit of the repository.
+            score (`str`, *optional*): `"itm"` or `"itc"` for a model that has both; the first that
+                docs/grounders.md lists without it.
+            use_safetensors (`bool`, defaults to `True`): `False` also reads weights in PyTorch's format, of which
+                only tensors are unpickled (`weights_only`).
+
+        Returns:
+            [`~grounder.Grounder`] in evaluation mode.
+
+        Raises:
+            FileNotFoundError: no such checkpoint, or one without weights in safetensors.
+            ValueError: a type of model that has no family, a score or layer that the model does not have, a
+                checkpoint without the head of the score, or quantised weights.
+        """
+        arguments = find_checkpoint(name, {} if revision is None else {"revision": revision})
+        settings = check_settings(name, (CONFIG_FILE, SETTINGS_FILE), arguments)
+        if CONFIG_FILE not in settings:
+            raise FileNotFoundError(f"No `{CONFIG_FILE}` in {name}: this is not a checkpoint of transformers.")
+        config, saved = settings[CONFIG_FILE], settings.get(SETTINGS_FILE, {})
+        method = saved.get("method", METHODS[0]) if method is None else method
+        check_choice("method", method, METHODS)
+        saved_score = saved.get("score")
+        family = find_family(config, saved_score if score is None else score, name)
+        if layer is None and score in (None, saved_score):
+            layer = saved.get("layer")
+        _check_weights(config, name, arguments, use_safetensors)
+        model = _load_model(family, name, arguments, use_safetensors)
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False, **arguments)
+        source = {"name": os.fspath(name), "commit": getattr(model.config, "_commit_hash", None)}
+        return Grounder(model, processor, family, layer, method, saved.get("source", source)).eval()
+
+
+def find_family(config: dict[str, Any], score: str | None, name: str | os.PathLike) -> Family:
+    """The family of a configuration and the score to explain; the first one of its type without a score.
+
+    Args:
+        config (`dict`): content of `config.json`.
+        score (`str`, *optional*): `"itm"` or `"itc"`.
+        name (`str` or path): its checkpoint, for messages.
+
+    Raises:
+        ValueError: no family of this type, or none with this score.
+    """
+    model_type = config.get("model_type")
+    families = [family for family in FAMILIES if family.model_type == model_type]
+    if not families:
+        known = list(dict.fromkeys(family.model_type for family in FAMILIES))
+        nearest = suggest_nearest(model_type, known, otherwise="")
+        raise ValueError(
+            f"{name} is a model of type {model_type!r}, which cannot be explained yet. Types that can: "
+            f"{', '.join(known)}. {nearest}".rstrip()
+        )
+    if score is None:
+        return families[0]
+    check_choice("score", score, [family.score_name for family in families])
+    return next(family for family in families if family.score_name == score)
+
+
+def _check_weights(config: dict[str, Any], name: str | os.PathLike, arguments: dict, use_safetensors: bool) -> None:
+    """Refuse quantised weights, and files that are not read without being asked for."""
+    if config.get("quantization_config") is not None:
+        raise ValueError(
+            f"{name} has quantised weights, through which no gradient passes. Give the checkpoint that it was made "
+            "from."
+        )
+    if use_safetensors and not find_weight_files(name, arguments):
+        raise FileNotFoundError(
+            f"{name} has no weights in safetensors. If you trust it, pass `use_safetensors=False`: files in PyTorch's "
+            "format are then read too."
+        )
+
+
+def _load_model(
+    family: Family, name: str | os.PathLike, arguments: dict[str, Any], use_safetensors: bool
+) -> PreTrainedModel:
+    model_class = getattr(albef_amc, family.class_name, None) or getattr(transformers, family.class_name)
+    model, report = model_class.from_pretrained(
+        name,
+        output_loading_info=True,
+        use_safetensors=True if use_safetensors else None,
+        weights_only=True,
+        **arguments,
+    )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        saved_as = " ".join(model.config.architectures or ["an unnamed class"])
+        raise ValueError(
+            f"{name} lacks weights of `{family.class_name}`, whose score is explained: {list_first(missing)}. It was "
+            f"saved as {saved_as}. Give a checkpoint that was saved as `{family.class_name}`."
+        )
+    return model
+
+
+__all__ = ["AutoGrounder", "find_family"]

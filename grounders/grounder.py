@@ -1,0 +1,381 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""A model of transformers that shows where phrases are in images, as ALBEF does."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+from transformers.processing_utils import ProcessorMixin
+from transformers.utils import ModelOutput
+
+from albef_amc.explanation_albef import (
+    NORMALIZATION_EPSILON,
+    at_least_float32,
+    evaluation_mode,
+    outside_inference_mode,
+)
+from albef_amc.grounders.attention_tap import check_back_end
+from albef_amc.grounders.explained_scores import ExplainedRows, Tensors
+from albef_amc.grounders.families import Family
+from albef_amc.grounders.image_layout import read_layout
+from albef_amc.image_processing_albef import ImageLike, iterate_images, load_image
+from albef_amc.processing_albef import MIN_SCORE, NestedText, locate_phrase
+from albef_amc.ranges_albef import COUNT, SHARE, check_choice, check_number
+from albef_amc.regions_albef import BOX_THRESHOLD, BOX_THRESHOLDS
+from albef_amc.saving_albef import replacing_files, write_json
+from albef_amc.text_processing_albef import find_text_problem
+
+SETTINGS_FILE = "grounder.json"
+METHODS = ("grad_cam",)
+TEXT_INPUTS = ("input_ids", "attention_mask")
+
+
+@dataclass
+class GrounderOutput(ModelOutput):
+    """Outputs of a [`Grounder`] for P phrases on at most C cells of an image.
+
+    Cells are numbered as in the image's [`~image_layout.ImageLayout`].
+
+    Args:
+        logits (`torch.Tensor` of shape `(P, K)`): outputs of the head; the last column is the score that is explained.
+        score (`torch.Tensor` of shape `(P,)`): the score of results, at least float32, without gradient. What it
+            means depends on the family: a probability, a cosine or a logit.
+        heatmap (`torch.Tensor` of shape `(P, C)`, with `output_heatmap`): raw Grad-CAM of every cell, >= 0, at least
+            float32; in the graph when gradients were enabled. 0 where an image has fewer cells.
+        normalized_heatmap (`torch.Tensor` of shape `(P, C)`): minus minimum, over maximum; in [0, 1].
+        cell_mask (`torch.Tensor` of shape `(P, C)`): True for cells of the image, False for padding.
+        image_index (`torch.Tensor` of shape `(P,)`): image row of every phrase.
+    """
+
+    logits: torch.Tensor | None = None
+    score: torch.Tensor | None = None
+    heatmap: torch.Tensor | None = None
+    normalized_heatmap: torch.Tensor | None = None
+    cell_mask: torch.Tensor | None = None
+    image_index: torch.Tensor | None = None
+
+
+class Grounder(nn.Module):
+    r"""A model, its processor and what is explained of it; built by [`~auto_grounder.AutoGrounder`].
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): the model.
+        processor ([`~transformers.ProcessorMixin`]): its processor, with an image processor and a tokenizer.
+        family ([`~families.Family`]): what is particular to this kind of model.
+        layer (`int`, *optional*): number of the layer that is explained; the family's default without it.
+        method (`str`, defaults to `"grad_cam"`): how a heatmap is made from the attention.
+        source (`dict`, *optional*): `name` and `commit` of the checkpoint, saved with the model.
+
+    Raises:
+        ValueError: the layer does not exist, an unknown method, or an attention back-end that cannot be explained.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        family: Family,
+        layer: int | None = None,
+        method: str = "grad_cam",
+        source: Mapping[str, str | None] | None = None,
+    ):
+        super().__init__()
+        check_choice("method", method, METHODS)
+        self.model, self.processor, self.family, self.method = model, processor, family, method
+        self.num_layers = _count_layers(model, family)
+        self.layer = family.default_layer(model.config, self.num_layers) if layer is None else layer
+        if isinstance(self.layer, bool) or self.layer not in range(self.num_layers):
+            raise ValueError(
+                f"`layer` is {self.layer!r}, but the layers of `{family.module_name}` that can be explained are 0 to "
+                f"{self.num_layers - 1}. {family.describe_limit()}".rstrip()
+            )
+        self.module_name = family.module_name.format(layer=self.layer)
+        check_back_end(model, self.module_name)
+        self.source = dict(source or {"name": None, "commit": None})
+
+    def __call__(self, *args, **kwargs):
+        """Ground phrases in images, see [`ground`], where `images` are given; otherwise run [`forward`]."""
+        if "images" in kwargs:
+            return self.ground(*args, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def prepare(self, images: Sequence[ImageLike], phrases: Sequence[Sequence[str]]) -> dict[str, Any]:
+        """Make a batch of N images and P phrases for [`forward`].
+
+        Args:
+            images: pictures, anything that [`~image_processing_albef.load_image`] accepts.
+            phrases (list of lists of `str`): phrases of each image.
+
+        Returns:
+            `dict`: inputs of the model, by their names; **image_index** `(P,)`, **token_mask** `(P, T)`, the tokens of
+            the phrase without those that its tokenizer adds, **cell_mask** `(N, C)`, and **layouts**, an
+            [`~image_layout.ImageLayout`] for each image.
+
+        Raises:
+            TypeError, ValueError, FileNotFoundError: an image or a phrase that cannot be used.
+        """
+        loaded = [load_image(image, name=f"images[{index}]") for index, image in enumerate(iterate_images(images))]
+        nested = NestedText.read(phrases, len(loaded))
+        batch = self._prepare_images(loaded)
+        return batch | self._prepare_phrases(nested.phrases) | {"image_index": torch.tensor(nested.image_index)}
+
+    def _prepare_images(self, images: list[Image.Image]) -> dict[str, Any]:
+        processed = self.processor.image_processor(images, return_tensors="pt")
+        inputs: dict[str, Any] = {name: processed[name] for name in self.family.image_inputs}
+        layouts = [read_layout(self.processor, (one.height, one.width), self.model.config) for one in images]
+        expected = self.family.count_cells(self.model, inputs)
+        for index, (layout, count) in enumerate(zip(layouts, expected, strict=True)):
+            if layout.num_cells != count:
+                raise ValueError(
+                    f"the model sees images[{index}] as {count} cells, but the geometry of its processor has "
+                    f"{layout.num_cells}. Load the processor that was saved with the model."
+                )
+        cell_mask = pad_sequence([layout.visible_cells for layout in layouts], batch_first=True)
+        return inputs | {"layouts": layouts, "cell_mask": cell_mask}
+
+    def _prepare_phrases(self, phrases: list[str]) -> Tensors:
+        for index, phrase in enumerate(phrases):
+            problem = find_text_problem(phrase)
+            if problem:
+                raise ValueError(f"phrase {index} is {phrase!r:.80}, which {problem}. Give a phrase with words.")
+        tokenizer, limit = self.processor.tokenizer, self._count_text_positions()
+        cleaned = [self.family.clean_phrase(phrase) for phrase in phrases]
+        for index, ids in enumerate(tokenizer(cleaned, verbose=False)["input_ids"]):
+            if len(ids) > limit:
+                raise ValueError(
+                    f"phrase {index} has {len(ids)} tokens, but the model has {limit} text positions. Shorten it: "
+                    f"{phrases[index]!r:.80}"
+                )
+        encoded = tokenizer(
+            cleaned,
+            padding=self.family.padding,
+            max_length=limit,
+            truncation=False,
+            return_tensors="pt",
+            return_special_tokens_mask=True,
+            return_attention_mask=True,
+            verbose=False,
+        )
+        input_ids, attention_mask = encoded["input_ids"], encoded["attention_mask"]
+        token_mask = attention_mask.bool()
+        if not self.family.counts_added_tokens:
+            token_mask = token_mask & ~encoded["special_tokens_mask"].bool()
+        for index in (~token_mask.any(dim=1)).nonzero().flatten().tolist():
+            raise ValueError(f"phrase {index} is {phrases[index]!r:.80}, of which the tokenizer leaves no token.")
+        if self.family.first_token is not None:
+            input_ids = input_ids.clone()
+            input_ids[:, 0] = self._find_first_token(self.family.first_token)
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "token_mask": token_mask}
+
+    def _count_text_positions(self) -> int:
+        config = self.model.config.get_text_config()
+        positions = config.max_position_embeddings - self.family.count_reserved_positions(config)
+        return min(positions, self.processor.tokenizer.model_max_length)
+
+    def _find_first_token(self, token: str) -> int:
+        """Id of the token; checkpoints whose tokenizer lacks it have it as the last one of the vocabulary."""
+        vocabulary, config = self.processor.tokenizer.get_vocab(), self.model.config.get_text_config()
+        if token in vocabulary:
+            return vocabulary[token]
+        if config.bos_token_id is not None and config.vocab_size == config.bos_token_id + 2:
+            return config.bos_token_id + 1
+        raise ValueError(
+            f"the matching score was trained with {token} as the first token, which neither the tokenizer nor the "
+            "vocabulary of the model has. Load the tokenizer that was saved with the model."
+        )
+
+    def forward(self, batch: Mapping[str, Any], output_heatmap: bool = True) -> GrounderOutput:
+        """Score P phrases, with heatmaps that a loss can be computed on.
+
+        Args:
+            batch (`Mapping`): of [`prepare`]; tensors are moved to the model's device.
+            output_heatmap (`bool`, defaults to `True`): compute heatmaps, which are in the graph where gradients are
+                enabled.
+
+        Raises:
+            ValueError: gradients of a float16 model, whose range they leave.
+        """
+        keep_graph = torch.is_grad_enabled()
+        if output_heatmap and keep_graph and self.model.dtype == torch.float16:
+            raise ValueError(
+                "a float16 model cannot be trained on heatmaps: their gradients leave its range. Use float32 or "
+                "bfloat16, or `torch.no_grad()` for heatmaps alone."
+            )
+        tensors = {name: value.to(self.model.device) for name, value in batch.items() if torch.is_tensor(value)}
+        texts, image_index = {name: tensors[name] for name in TEXT_INPUTS}, tensors["image_index"]
+        states = self.family.score.share_images(self.model, self._select_images(tensors))
+        if not output_heatmap:
+            logits = self.family.score.compute(self.model, states, image_index, texts)
+            return GrounderOutput(logits=logits, score=self._read_score(logits), image_index=image_index)
+        explained = self.family.score.explain(self.model, self.module_name, states, image_index, texts, keep_graph)
+        return self._build_output(explained, tensors["token_mask"], tensors["cell_mask"], image_index)
+
+    def _select_images(self, tensors: Tensors) -> Tensors:
+        """Inputs of the image encoder, floating-point ones in the precision of the model."""
+        selected = {name: tensors[name] for name in self.family.image_inputs}
+        return {
+            name: value.to(self.model.dtype) if value.is_floating_point() else value
+            for name, value in selected.items()
+        }
+
+    @torch.no_grad()
+    def _read_score(self, logits: torch.Tensor) -> torch.Tensor:
+        return self.family.read_score(self.model, logits.detach())
+
+    def _build_output(
+        self, explained: ExplainedRows, token_mask: torch.Tensor, cell_mask: torch.Tensor, image_index: torch.Tensor
+    ) -> GrounderOutput:
+        cell_mask = cell_mask.index_select(0, image_index)
+        num_tokens, num_cells = token_mask.shape[1], cell_mask.shape[1]
+        first = self.family.first_column(num_tokens)
+        attention_map, gradient = (
+            at_least_float32(rows[:, :, :num_tokens, first : first + num_cells])
+            for rows in (explained.attention_map, explained.gradient)
+        )
+        row_mask = token_mask if self.family.score.has_token_rows else torch.ones_like(token_mask[:, :1])
+        heatmap = compute_cell_heatmap(attention_map, gradient, row_mask, cell_mask)
+        return GrounderOutput(
+            logits=explained.logits,
+            score=self._read_score(explained.logits),
+            heatmap=heatmap,
+            normalized_heatmap=normalize_cells(heatmap, cell_mask),
+            cell_mask=cell_mask,
+            image_index=image_index,
+        )
+
+    @outside_inference_mode
+    @torch.no_grad()
+    def ground(
+        self,
+        images: Sequence[ImageLike],
+        phrases: Sequence[Sequence[str]],
+        phrases_per_chunk: int = 32,
+        box_threshold: float = BOX_THRESHOLD,
+        min_score: float = MIN_SCORE,
+        return_heatmaps: bool = True,
+    ) -> list[list[dict[str, Any]]]:
+        r"""Show where phrases are in images, without dropout and without side effects.
+
+        Each image is encoded once for all its phrases, where the model allows it (docs/grounders.md), and one image is
+        in memory at a time.
+
+        Args:
+            images: pictures, anything that [`~image_processing_albef.load_image`] accepts.
+            phrases (list of lists of `str`): phrases of each image.
+            phrases_per_chunk (`int`, defaults to 32): phrases explained at once; bounds the memory.
+            box_threshold, min_score, return_heatmaps: as for [`AlbefProcessor.post_process_grounding`].
+
+        Returns:
+            Per image a list with, per phrase, a `dict` as [`AlbefProcessor.post_process_grounding`] returns it.
+            **score** is what the family scores with; **is_present** is `None` where that is not a probability.
+            **heatmap** is 0 where the model does not see the image.
+
+        Raises:
+            TypeError, ValueError, FileNotFoundError: an image or a phrase that cannot be used, or scores that are
+                not finite.
+        """
+        check_number("phrases_per_chunk", phrases_per_chunk, COUNT)
+        check_number("box_threshold", box_threshold, BOX_THRESHOLDS)
+        check_number("min_score", min_score, SHARE)
+        pictures = list(iterate_images(images))
+        nested = NestedText.read(phrases, len(pictures))
+        texts = iter(nested.phrases)
+        results: list[list[dict[str, Any]]] = []
+        with evaluation_mode(self):
+            for index, (picture, count) in enumerate(zip(pictures, nested.counts, strict=True)):
+                image, words = load_image(picture, name=f"images[{index}]"), list(islice(texts, count))
+                results.append([])
+                if not words:
+                    continue
+                batch = self.prepare([image], [words])
+                for score, heatmap in self._explain_chunks(batch, phrases_per_chunk):
+                    (shown,) = batch["layouts"][0].to_image(heatmap[None])
+                    is_present = score >= min_score if self.family.is_probability else None
+                    located = locate_phrase(shown, box_threshold, return_heatmaps)
+                    results[-1].append({"score": score, "is_present": is_present, **located})
+        return results
+
+    def _explain_chunks(self, batch: dict[str, Any], phrases_per_chunk: int) -> Iterator[tuple[float, torch.Tensor]]:
+        """Score and heatmap of every phrase of one image, in their order, on the CPU."""
+        family, device = self.family, self.model.device
+        tensors = {name: value.to(device) for name, value in batch.items() if torch.is_tensor(value)}
+        states = family.score.share_images(self.model, self._select_images(tensors))
+        num_phrases = len(tensors["input_ids"])
+        size = phrases_per_chunk if family.score.has_token_rows else num_phrases
+        for start in range(0, num_phrases, size):
+            rows = {name: tensors[name][start : start + size] for name in (*TEXT_INPUTS, "token_mask", "image_index")}
+            texts = {name: rows[name] for name in TEXT_INPUTS}
+            explained = family.score.explain(
+                self.model, self.module_name, states, rows["image_index"], texts, keep_graph=False
+            )
+            outputs = self._build_output(explained, rows["token_mask"], tensors["cell_mask"], rows["image_index"])
+            if not torch.isfinite(outputs.score).all() or not torch.isfinite(outputs.heatmap).all():
+                raise ValueError(
+                    "the scores or heatmaps are not finite: the weights or the pixels hold NaN or infinity. Check the "
+                    "checkpoint, or run in float32."
+                )
+            yield from zip(outputs.score.tolist(), outputs.heatmap.cpu(), strict=True)
+
+    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
+        """Write model and processor as transformers does, so that it alone loads them, and `grounder.json`.
+
+        All files are written, or none.
+
+        Args:
+            save_directory (`str` or path): folder; created where it does not exist.
+        """
+        with replacing_files(save_directory) as folder:
+            self.model.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+            settings = {
+                "model_type": self.family.model_type,
+                "score": self.family.score_name,
+                "layer": self.layer,
+                "method": self.method,
+                "source": self.source,
+            }
+            write_json(folder / SETTINGS_FILE, settings)
+
+
+def compute_cell_heatmap(
+    attention_map: torch.Tensor, gradient: torch.Tensor, row_mask: torch.Tensor, cell_mask: torch.Tensor
+) -> torch.Tensor:
+    r"""Grad-CAM of cells: `mean over heads of A * max(dS/dA, 0)`, mean over the rows that count.
+
+    Args:
+        attention_map, gradient (`torch.Tensor` of shape `(P, num_heads, R, C)`): probabilities before dropout of rows
+            and cells, and dS/dA.
+        row_mask (`torch.Tensor` of shape `(P, R)`): rows that count, at least one of each phrase.
+        cell_mask (`torch.Tensor` of shape `(P, C)`): False for cells that are padding.
+
+    Returns:
+        `torch.Tensor` of shape `(P, C)`, >= 0; 0 for padding.
+    """
+    weighted = (attention_map * gradient.clamp(min=0)).mean(dim=1)
+    weights = row_mask.to(weighted.dtype)
+    heatmap = (weighted * weights[..., None]).sum(dim=1) / weights.sum(dim=1)[:, None]
+    return heatmap.where(cell_mask, 0)
+
+
+def normalize_cells(heatmap: torch.Tensor, cell_mask: torch.Tensor) -> torch.Tensor:
+    """Heatmaps `(P, C)` minus their minimum, over their maximum after that plus 1e-7, among cells of the mask; 0 for
+    the others."""
+    shifted = (heatmap - heatmap.masked_fill(~cell_mask, torch.inf).amin(dim=1, keepdim=True)).where(cell_mask, 0)
+    return shifted / (shifted.amax(dim=1, keepdim=True) + NORMALIZATION_EPSILON)
+
+
+def _count_layers(model: nn.Module, family: Family) -> int:
+    """Number of layers that can be explained."""
+    if family.layers_name is None:
+        return 1
+    return len(model.get_submodule(family.layers_name)) - family.reads_first_token_alone
+
+
+__all__ = ["SETTINGS_FILE", "Grounder", "GrounderOutput", "compute_cell_heatmap", "normalize_cells"]
