@@ -169,7 +169,8 @@ class AttentionTap:
 
     def __enter__(self) -> "AttentionTap":
         self.attention_maps = {name: [] for name in self.tapped}
-        self._is_above, self._watches = False, []
+        self._is_above = False
+        self._watches: list[_WatchSoftmax] = []
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(self.keep_graph))
             stack.callback(self._end_all)
@@ -209,7 +210,7 @@ class AttentionTap:
             self._end(self.model, None, None)
 
     @staticmethod
-    def _stop_checkpointing(modules: Iterable[nn.Module], stack: contextlib.ExitStack) -> None:
+    def _stop_checkpointing(modules: Iterable[Any], stack: contextlib.ExitStack) -> None:
         for module in modules:
             if getattr(module, "gradient_checkpointing", False):
                 module.gradient_checkpointing = False
