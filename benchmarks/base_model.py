@@ -61,6 +61,10 @@ LIMITS = [
     "This model knows coloured shapes on a plain background, and the few words that describe them. What it says of "
     "photographs means nothing.",
     "It was trained without any region: where its heatmaps point follows from matching images and phrases alone.",
+    "Its score does not tell left from right, nor above from below (`side` in the results).",
+    "The false phrases of its training could name combinations of colour and shape that training never showed, and "
+    "which were then always false: it takes such phrases for false without looking (`_unseen` in the results). The "
+    "recipe of this release has no such phrases any more.",
 ]
 DESCRIPTION = (
     "The base model of albef-amc: a small ALBEF ({parameters:.2f} million parameters, {megabytes:.1f} MB) that "

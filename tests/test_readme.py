@@ -18,7 +18,7 @@ from accelerate.commands.launch import launch_command_parser
 from page_numbers import find_loose_numbers, render_ties
 from testing_utils import PROJECT_FOLDER, VOCABULARY, build_photo, build_tiny_config
 
-from albef_amc import BASE_MODEL, AlbefForImageTextMatching, AlbefImageProcessor, AlbefProcessor
+from albef_amc import AlbefForImageTextMatching, AlbefImageProcessor, AlbefProcessor
 from albef_amc.cli.main import VERBS, build_command
 from albef_amc.cli.options import EARLIER_NAMES
 from albef_amc.configuration.recipes import read_key_values
@@ -227,7 +227,6 @@ def demo_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.skipif(not Path(BASE_MODEL).is_dir(), reason="checkpoints/base_scenes is missing")
 def test_the_quickstart_runs_and_prints_what_is_shown(demo_folder, capsys):
     """Points and boxes of the base model that ships: another machine may move them by a pixel."""
     block = get_marked_block("quickstart")

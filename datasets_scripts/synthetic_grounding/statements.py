@@ -1,7 +1,8 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Statements about a scene of shapes: all that are true of it, and false ones that differ from a phrase by a word."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -63,13 +64,21 @@ def _list_relations(objects: Sequence[SceneObject], described: dict[Description,
                     yield f"the {words.to_text()} {relation} the {anchor_words.to_text()}"
 
 
-def list_exchanges(phrase: str, objects: Sequence[dict[str, Any]], rng: Random) -> dict[str, str]:
+def list_exchanges(
+    phrase: str,
+    objects: Sequence[dict[str, Any]],
+    rng: Random,
+    avoided: Set[tuple[str, str]] = frozenset(),
+) -> dict[str, str]:
     """Change a phrase by one exchange of every kind so that it is false of a scene.
 
     Args:
         phrase (`str`): such as "the small red circle left of the blue square".
         objects (`Sequence[dict]`): `proposals` of the row, as `find_referents` takes them.
         rng (`random.Random`): chooses among several possible exchanges of a kind.
+        avoided (set of (`str`, `str`), *optional*): colours and shapes that no exchange may put together. Those that
+            are held out of the training scenes: a text about them would be false of every scene, and recognised
+            without looking.
 
     Returns:
         `dict[str, str]`: a false text under each of the kinds "color", "shape", "size" (another word in place of one),
@@ -89,10 +98,16 @@ def list_exchanges(phrase: str, objects: Sequence[dict[str, Any]], rng: Random) 
     }
     exchanges = {}
     for kind, texts in candidates.items():
-        false = [text for text in texts if not find_referents(text, objects)]
+        false = [text for text in texts if not find_referents(text, objects) and not names_any(text, avoided)]
         if false:
             exchanges[kind] = rng.choice(false)
     return exchanges
+
+
+def names_any(text: str, compositions: Set[tuple[str, str]]) -> bool:
+    """Whether a text names an object of one of some colours with shapes, in the singular or the plural."""
+    neighbors = set(pairwise(text.split()))
+    return any((color, form) in neighbors for color, shape in compositions for form in (shape, _plural(shape)))
 
 
 def _plural(shape: str) -> str:

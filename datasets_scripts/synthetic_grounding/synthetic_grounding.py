@@ -140,7 +140,9 @@ def build_scene(split: str, index: int, config: SyntheticGroundingConfig) -> dic
     proposals = [
         {"box": list(item.box), "score": 1.0, "label": f"{item.size} {item.color} {item.shape}"} for item in objects
     ]
-    exchanges = (list_exchanges(phrase.text, proposals, Random(f"{image_id}/{phrase.text}")) for phrase in phrases)
+    exchanges = (
+        list_exchanges(phrase.text, proposals, Random(f"{image_id}/{phrase.text}"), held_out) for phrase in phrases
+    )
     return build_row(
         image=image,
         image_id=image_id,

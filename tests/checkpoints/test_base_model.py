@@ -18,7 +18,6 @@ from albef_amc.model_cards import read_metrics, read_model_card, render_model_ca
 
 LARGEST_FOLDER = 12_000_000  # bytes
 FOLDER = Path(BASE_MODEL)
-ships = pytest.mark.skipif(not FOLDER.is_dir(), reason="checkpoints/base_scenes is missing")
 
 
 @pytest.fixture
@@ -61,7 +60,6 @@ def test_the_package_names_its_folder():
         albef_amc.BASE_MODELS  # noqa: B018
 
 
-@ships
 def test_files_size_and_hashes():
     check_base_model()
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= LARGEST_FOLDER
@@ -71,7 +69,6 @@ def test_files_size_and_hashes():
     assert [name for name in weights if name.startswith(("momentum_", "image_queue", "text_queue"))] == []
 
 
-@ships
 @pytest.mark.parametrize("model_class", [AlbefForImageTextMatching, AlbefForPreTraining])
 def test_both_classes_load_without_a_new_weight(model_class):
     model, information = model_class.from_pretrained(BASE_MODEL, output_loading_info=True)
@@ -86,7 +83,6 @@ def test_both_classes_load_without_a_new_weight(model_class):
         assert (model.image_queue_ids == -1).all() and (model.text_queue_ids == -1).all()
 
 
-@ships
 def test_the_score_is_calibrated_on_these_weights():
     model = AlbefForImageTextMatching.from_pretrained(BASE_MODEL)
     assert model.config.match_calibration["weights_sha256"] == hash_weights(model)
@@ -98,7 +94,6 @@ def test_the_score_is_calibrated_on_these_weights():
         assert result["weights_sha256"] == hash_weights(model)
 
 
-@ships
 def test_card_results_and_pages_agree():
     card = read_model_card(FOLDER)
     assert card is not None, "the card was edited by hand"

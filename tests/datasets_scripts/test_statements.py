@@ -8,11 +8,12 @@ import pytest
 
 from albef_amc.datasets_scripts.synthetic_grounding.phrase_reader import find_referents
 from albef_amc.datasets_scripts.synthetic_grounding.phrases import PHRASE_TYPES
-from albef_amc.datasets_scripts.synthetic_grounding.scenes import SceneObject
+from albef_amc.datasets_scripts.synthetic_grounding.scenes import HELD_OUT_COMPOSITIONS, SceneObject
 from albef_amc.datasets_scripts.synthetic_grounding.statements import (
     EXCHANGE_KINDS,
     list_exchanges,
     list_true_statements,
+    names_any,
 )
 from albef_amc.datasets_scripts.synthetic_grounding.synthetic_grounding import (
     SyntheticGroundingConfig,
@@ -90,3 +91,12 @@ def test_true_texts_are_listed_once_as_written():
     assert list_true_texts(row) == ["the door", "puppy", "...", "A dog!"]
     assert list_true_phrases(row) == {"the door", "puppy", "a dog"}
     assert list_true_phrases({"phrases": None}) == set()
+
+
+def test_false_phrases_of_training_scenes_name_no_composition_that_never_occurs(rows):
+    """Otherwise a model learns that a text about a red triangle is false, without looking."""
+    trained = [text for row in generate_scenes("train", NUM_SCENES) for text in row["false_phrases"]]
+    assert len(trained) > NUM_SCENES and not any(names_any(text, HELD_OUT_COMPOSITIONS) for text in trained)
+    assert any(names_any(text, HELD_OUT_COMPOSITIONS) for row in rows for text in row["false_phrases"])
+    assert names_any("the red triangles", {("red", "triangle")})
+    assert not names_any("the red shape left of the triangle", {("red", "triangle")})
