@@ -214,7 +214,7 @@ def _read_pair_probability(model: nn.Module, logits: torch.Tensor) -> torch.Tens
 
 def _count_patches(model: nn.Module, images: Tensors) -> list[int]:
     pixel_values = images["pixel_values"]
-    patch_size = model.config.vision_config.patch_size
+    patch_size = int(model.config.vision_config.patch_size)
     rows, columns = (side // patch_size for side in pixel_values.shape[-2:])
     return [rows * columns] * len(pixel_values)
 
