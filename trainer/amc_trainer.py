@@ -404,10 +404,10 @@ def _hash_saved_weights(folder: Path) -> str | None:
 def describe_negatives(outputs: AlbefPreTrainingOutput, num_false_phrases: int) -> dict[str, torch.Tensor]:
     """What the log holds about the negative pairs of a micro-batch, as scalars.
 
-    `constant_itm_loss` is the matching loss of a score that is the same for all pairs, the share of pairs that match;
-    `missing_negatives` the number of negative pairs, of two, that a phrase has not because every candidate is true,
-    mean per phrase; `excluded_negatives` the number of images that are not negatives because the phrase is true of
-    them, mean per phrase.
+    `constant_itm_loss` is the matching loss of a score that is the same for all pairs of this process: the share of
+    them that match. `missing_negatives` is the number of negative pairs, of two, that a phrase has not because every
+    candidate is true, mean per phrase; `excluded_negatives` the number of images that are not negatives because the
+    phrase is true of them, mean per phrase.
     """
     num_phrases, num_pairs, device = len(outputs.itm_logits), len(outputs.itm_pair_logits), outputs.itm_logits.device
     share = num_phrases / num_pairs

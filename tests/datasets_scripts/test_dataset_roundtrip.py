@@ -47,7 +47,8 @@ def test_built_pushed_loaded_streamed_and_evaluated(hub, checkpoint, tmp_path, c
     assert any(request.endswith("/data/train-00000.parquet") for request in hub.requests)
     loaded = json.loads(printed.splitlines()[-1])
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 40, "validation": 2, "test": 6}
-    for split, expected in built["splits"].items():
+    report = json.loads((tmp_path / "built" / "report.json").read_text())
+    for split, expected in report["statistics"].items():
         if split != "all":
             texts = {"phrases": 2, "true_phrases": 3, "false_phrases": 4}
             found = {f"num_{name}": sum(len(row[place]) for row in loaded[split]) for name, place in texts.items()}

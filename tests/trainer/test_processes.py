@@ -48,7 +48,11 @@ def test_two_processes_have_the_gradients_of_one(two_processes, tmp_path, case):
         assert (one["wrapper"], two["wrapper"]) == ("AlbefForPreTraining", "DistributedDataParallel")
         assert_close(two["gradients"], one["gradients"], RELATIVE_TOLERANCE)
         assert_close(two["weights"], one["weights"], 1e-4)  # after AdamW, which divides by the gradient's size
-        assert two["logged"] == pytest.approx(one["logged"], rel=1e-5)
+        assert two["logged"].keys() == one["logged"].keys()
+        for name, value in one["logged"].items():
+            # the mean over processes of the loss of a constant answer, to which pairs are unevenly divided
+            is_divided = (case, name) == ("false_on_one", "constant_itm_loss")
+            assert two["logged"][name] == pytest.approx(value, rel=0.01 if is_divided else 1e-5), name
     if case != "accumulated":  # queues are written micro-batch by micro-batch
         assert_close(parts[0]["queues"], one["queues"], 1e-6)
     for name, queue in parts[0]["queues"].items():
