@@ -15,6 +15,7 @@ TIES_OF_ROWS = re.compile(r"(?<=^benchmarks/results/demo\.json\n)(?:\[mean.*\n)+
 ROWS = re.compile(
     r"(?<=^\| what \| here \| compared with \| command \|\n).*?(?=^\| 14 phrases)", re.MULTILINE | re.DOTALL
 )
+MINUTES = re.compile(r"(?<=In about )\d+(?= minutes on two CPU cores it trains)")
 POINTING = "pointing_game_accuracy"
 # Rows of the README: key of a model's measures, and format.
 SHORT_ROWS = {
@@ -39,6 +40,7 @@ def write_pages(results: dict[str, Any]) -> None:
     text = README.read_text(encoding="utf-8")
     ties, rows = render_short_rows(mean)
     text = TIES_OF_ROWS.sub(lambda _: ties, text)
+    text = MINUTES.sub(f"{results['seeds'][0]['seconds'] / 60:.0f}", text)
     README.write_text(ROWS.sub(lambda _: rows, text), encoding="utf-8")
 
 

@@ -52,10 +52,10 @@ BATCH_SIZE, PHRASES_PER_CHUNK = 64, 256  # in evaluations
 
 # What the demo is expected to reach on held-out scenes (three seeds in benchmarks/results).
 LEAST_ACCURACY = 0.7
-LEAST_GAIN = 0.05
+LEAST_GAIN = 0.2
 LEAST_GAIN_OVER_LARGEST_OBJECT = 0.3
-MOST_SHUFFLED_ACCURACY = 0.4
-MOST_AUC_LOST = 0.02
+MOST_SHUFFLED_ACCURACY = 0.3
+MOST_AUC_LOST = 0.01
 
 
 @dataclass(frozen=True)
