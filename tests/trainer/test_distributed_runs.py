@@ -17,6 +17,7 @@ HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 WRAPPERS = [wrapper for wrapper in LAUNCH_FILES if HAS_DEEPSPEED or not wrapper.startswith("zero")]
 RELATIVE_TOLERANCE = 1e-6  # of losses and norms of the gradient
 WEIGHT_TOLERANCE = 1e-6
+AMPLIFIED = 1e-4
 KEY_BIASES = ("k_proj.bias", "qkv.bias")
 FLOAT32 = {"torch.float32"}
 LEAST_MOVED = 0.9  # of the entries of momentum weights
@@ -41,10 +42,13 @@ def read(folder: Path, run: str) -> list[dict]:
 
 
 def find_largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """Of all weights but key biases: their gradient is rounding error alone, which AdamW turns into full steps."""
+    """Of all weights but key biases, whose gradient is rounding error alone, and but for the share `AMPLIFIED` of the
+    entries: AdamW turns the rounding error of a gradient into a full step, or where it is nearly 0 into a part of one.
+    """
     assert one.keys() == other.keys()
     names = [name for name in one if not name.endswith(KEY_BIASES)]
-    return max((one[name].double() - other[name].double()).abs().max().item() for name in names)
+    differences = torch.cat([(one[name].double() - other[name].double()).abs().flatten() for name in names])
+    return differences.sort().values[-1 - int(AMPLIFIED * len(differences))].item()
 
 
 def check_run(folder: Path, wrapper: str, features: str) -> None:
@@ -117,7 +121,8 @@ def test_twenty_steps_end_where_ddp_ends(tmp_path):
     runs = [f"{wrapper}-{LONG}" for wrapper in WRAPPERS]
     run_on_two_processes(tmp_path, *runs, f"ddp-{OTHER_BUCKETS}")
     expected = read(tmp_path, f"ddp-{LONG}")[0]
-    assert find_largest_difference(read(tmp_path, f"ddp-{OTHER_BUCKETS}")[0]["weights"], expected["weights"]) == 0
+    with_other_buckets = read(tmp_path, f"ddp-{OTHER_BUCKETS}")[0]["weights"]
+    assert all(torch.equal(value, expected["weights"][name]) for name, value in with_other_buckets.items())
     for run in runs:
         outcome = read(tmp_path, run)[0]
         assert find_largest_difference(outcome["weights"], expected["weights"]) <= WEIGHT_TOLERANCE, run
