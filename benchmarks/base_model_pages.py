@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from figure_tables import read_figure, render_table, show_figure
+
 from albef_amc.datasets_scripts.synthetic_grounding.synthetic_grounding import UNSEEN_COMPOSITION
 
 PROJECT_FOLDER = Path(__file__).parents[1]
@@ -66,8 +68,7 @@ def render_figures(results: dict[str, Any]) -> str:
     ]
     rows = _list_rows(results["figures"])
     lines += [" ".join([RESULT_NAME, *ties]) for _, ties, _ in rows]
-    lines += ["-->", " | ".join(["| what", *COLUMNS.values()]) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
-    lines += [" | ".join([f"| {name}", *cells]) + " |" for name, _, cells in rows]
+    lines += ["-->", *render_table(["what", *COLUMNS.values()], [[name, *cells] for name, _, cells in rows])]
     return "\n".join([*lines, "", ""])
 
 
@@ -77,10 +78,8 @@ def _list_rows(figures: dict[str, Any]) -> list[tuple[str, list[str], list[str]]
     for kind in figures["all_types"]["exchange_auc"]:
         names[f"ROC AUC, {kind} exchanged"] = (f"exchange_auc.{kind}", ".3f")
     names["pointing game"] = ("pointing_game_accuracy", ".1%")
-    kinds = figures["all_types"]["pointing_game_accuracy_by_type"].keys() - {
-        UNSEEN_COMPOSITION
-    }  # columns of their own
-    for kind in sorted(kinds):
+    kinds = figures["all_types"]["pointing_game_accuracy_by_type"].keys()
+    for kind in sorted(kinds - {UNSEEN_COMPOSITION}):  # which has columns of its own
         names[f"pointing game, {kind}"] = (f"pointing_game_accuracy_by_type.{kind}", ".1%")
     for rule in figures["all_types"]["baselines"]:
         names[f"pointing game of the {rule.replace('_', ' ')}"] = (f"baselines.{rule}", ".1%")
@@ -92,20 +91,11 @@ def _list_rows(figures: dict[str, Any]) -> list[tuple[str, list[str], list[str]]
     for title, (key, form) in names.items():
         ties, cells = [], []
         for column in COLUMNS:
-            value = _read(figures[column], key)
+            value = read_figure(figures[column], key)
             if value is None:
                 cells.append(MISSING)
                 continue
             ties.append(f"figures.{column}.{key}:{form}")
-            cells.append(f"{value:{form}}".replace("%", " %"))
+            cells.append(show_figure(value, form))
         rows.append((title, ties, cells))
     return rows
-
-
-def _read(figures: dict[str, Any], key: str) -> float | None:
-    value: Any = figures
-    for part in key.split("."):
-        value = value.get(part)
-        if value is None:
-            return None
-    return value

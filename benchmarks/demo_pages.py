@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from figure_tables import read_figure, render_table, show_figure
+
 from albef_amc.cli.demo import MODELS
 
 PROJECT_FOLDER = Path(__file__).parents[1]
@@ -35,7 +37,7 @@ def write_pages(results: dict[str, Any]) -> None:
     """
     mean = results["mean"]
     text = PAGE.read_text(encoding="utf-8")
-    figures = render_table(mean) + render_gains(results)
+    figures = render_measures(mean) + render_gains(results)
     PAGE.write_text(FIGURES.sub(lambda _: figures, text), encoding="utf-8")
     text = README.read_text(encoding="utf-8")
     ties, rows = render_short_rows(mean)
@@ -53,7 +55,7 @@ def render_short_rows(mean: dict[str, Any]) -> tuple[str, str]:
     ties, rows = "", "| --- | ---: | ---: | --- |\n"
     for title, (key, form) in SHORT_ROWS.items():
         ties += f"[mean.with_amc mean.without_amc mean.base] {key}:{form}\n"
-        shown = {name: f"{_read(mean[name], key):{form}}".replace("%", " %") for name in MODELS}
+        shown = {name: show_figure(read_figure(mean[name], key), form) for name in MODELS}
         command = "`python benchmarks/demo.py`" if title in list(SHORT_ROWS)[:1] else "the same"
         compared = f"{shown['without_amc']} without AMC, {shown['base']} base"
         rows += f"| {title} | {shown['with_amc']} | {compared} | {command} |\n"
@@ -74,7 +76,7 @@ def list_rows(mean: dict[str, Any]) -> dict[str, tuple[str, str]]:
     return rows
 
 
-def render_table(mean: dict[str, Any]) -> str:
+def render_measures(mean: dict[str, Any]) -> str:
     """A table of every measure with a column per model, tied to the keys of its numbers (`tests/page_numbers.py`).
 
     Args:
@@ -84,11 +86,11 @@ def render_table(mean: dict[str, Any]) -> str:
     prefixes = " ".join(f"mean.{name}" for name in MODELS)
     ties = [f"[{prefixes}] {key}:{form}" for key, form in rows.values()]
     lines = ["<!-- numbers", RESULT_NAME + " " + ties[0], *ties[1:], "-->"]
-    lines += [" | ".join(["| held-out scenes, mean of three seeds", *MODELS.values()]) + " |"]
-    lines += ["| --- |" + " ---: |" * len(MODELS)]
-    for title, (key, form) in rows.items():
-        cells = [f"{_read(mean[name], key):{form}}".replace("%", " %") for name in MODELS]
-        lines.append(" | ".join([f"| {title}", *cells]) + " |")
+    cells = [
+        [title, *(show_figure(read_figure(mean[name], key), form) for name in MODELS)]
+        for title, (key, form) in rows.items()
+    ]
+    lines += render_table(["held-out scenes, mean of three seeds", *MODELS.values()], cells)
     return "\n".join([*lines, "", ""])
 
 
@@ -110,10 +112,3 @@ def render_gains(results: dict[str, Any]) -> str:
     words = "The intervals are paired, over scenes, one per seed, at 95 %."
     lines = ["<!-- numbers", *ties, "-->", *sentences, words, f"Rules that read no words: {', '.join(rules)}."]
     return "\n".join([*lines[: len(ties) + 2], " ".join(lines[len(ties) + 2 :]), "", ""])
-
-
-def _read(measures: dict[str, Any], key: str) -> float:
-    value: Any = measures
-    for part in key.split("."):
-        value = value[part]
-    return value
