@@ -122,7 +122,7 @@ class _WatchSoftmax(TorchFunctionMode):
 class AttentionTap:
     r"""Context that collects the attention probabilities of chosen modules, before dropout.
 
-    Afterwards the model is as it was, also after an exception: no hook, mode, setting or gradient stays behind.
+    It has no side effects, also after an exception: no hook, mode, setting or gradient is left.
     Gradient checkpointing is off from the tapped modules on while the context is open, because a layer that is
     computed again in the backward pass would not be the tapped one.
 

@@ -2,7 +2,7 @@
 """What differs between the models whose phrases can be grounded: one entry of `FAMILIES` each."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -312,21 +312,13 @@ SIGLIP = Family(
     is_probability=True,
     padding="max_length",
 )
-SIGLIP2 = Family(
+SIGLIP2 = replace(
+    SIGLIP,
     model_type="siglip2",
-    score_name="itc",
     class_name="Siglip2Model",
     score=SimilarityScore(_encode_siglip2_images, _encode_padded_texts, _compare_biased),
-    module_name="vision_model.head.attention",
-    layers_name=None,
-    default_layer=_last,
-    default_source="the pooling head, the only attention that the score reads the patches with",
-    first_column=lambda num_tokens: 0,
     image_inputs=("pixel_values", "pixel_attention_mask", "spatial_shapes"),
     count_cells=_count_patches_of_shapes,
-    read_score=_read_pair_probability,
-    is_probability=True,
-    padding="max_length",
 )
 VILT = Family(
     model_type="vilt",

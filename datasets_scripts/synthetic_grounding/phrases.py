@@ -35,7 +35,7 @@ class Description(NamedTuple):
     def to_text(self, is_plural: bool = False) -> str:
         """Words in reading order; the noun for any shape is "shape"."""
         noun = self.shape or "shape"
-        noun = _make_plural(noun) if is_plural else noun
+        noun = make_plural(noun) if is_plural else noun
         return " ".join([word for word in (self.size, self.color) if word] + [noun])
 
 
@@ -49,7 +49,8 @@ class ScenePhrase(NamedTuple):
     tail: str = ""
 
 
-def _make_plural(noun: str) -> str:
+def make_plural(noun: str) -> str:
+    """The plural of a shape's name, or of "shape"."""
     return noun + ("es" if noun.endswith("s") else "s")
 
 
@@ -61,7 +62,7 @@ def vocabulary() -> list[str]:
         True
     """
     nouns = (*SHAPES, "shape")
-    parts = [*nouns, *map(_make_plural, nouns), *COLORS, *SIZES, *RELATIONS, *POSITIONS, CAPTION_START, "the and"]
+    parts = [*nouns, *map(make_plural, nouns), *COLORS, *SIZES, *RELATIONS, *POSITIONS, CAPTION_START, "the and"]
     return sorted({word for part in parts for word in part.split()})
 
 

@@ -13,6 +13,7 @@ from albef_amc.datasets_scripts.synthetic_grounding.phrases import (
     RELATIONS,
     Description,
     group_by_description,
+    make_plural,
 )
 from albef_amc.datasets_scripts.synthetic_grounding.scenes import COLORS, SHAPES, SIZES, SceneObject
 
@@ -91,7 +92,7 @@ def list_exchanges(
     """
     candidates = {
         "color": _exchange_words(phrase, [(color,) for color in COLORS]),
-        "shape": _exchange_words(phrase, [(shape, _plural(shape)) for shape in SHAPES]),
+        "shape": _exchange_words(phrase, [(shape, make_plural(shape)) for shape in SHAPES]),
         "size": _exchange_words(phrase, [(size,) for size in SIZES]),
         "side": [" ".join(OPPOSITES.get(word, word) for word in phrase.split())],
         "nouns": [_exchange_nouns(phrase)],
@@ -107,11 +108,7 @@ def list_exchanges(
 def names_any(text: str, compositions: Set[tuple[str, str]]) -> bool:
     """Whether a text names an object of one of some colours with shapes, in the singular or the plural."""
     neighbors = set(pairwise(text.split()))
-    return any((color, form) in neighbors for color, shape in compositions for form in (shape, _plural(shape)))
-
-
-def _plural(shape: str) -> str:
-    return Description(None, None, shape).to_text(is_plural=True)
+    return any((color, form) in neighbors for color, shape in compositions for form in (shape, make_plural(shape)))
 
 
 def _exchange_words(phrase: str, forms: Sequence[tuple[str, ...]]) -> list[str]:

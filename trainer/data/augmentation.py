@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps, ImageStat
 
 from albef_amc.configuration.setting_types import check_types
+from albef_amc.datasets_scripts.features import OPTIONAL_COLUMNS
 from albef_amc.image_processing_albef import load_image
 from albef_amc.ranges_albef import SHARE, Range, check_choice, check_ranges
 from albef_amc.regions_albef import decode_rle, encode_rle
@@ -178,7 +179,7 @@ def flip_row(row: dict) -> dict:
     flipped["phrases"] = [_flip_phrase(phrase, width, height) for phrase in row["phrases"] or ()]
     if row.get("proposals"):
         flipped["proposals"] = [{**proposal, "box": flip_box(proposal["box"], width)} for proposal in row["proposals"]]
-    for name in ("true_phrases", "false_phrases"):
+    for name in OPTIONAL_COLUMNS:
         if row.get(name):
             flipped[name] = [text for text in row[name] if may_be_mirrored(text)]
     return flipped

@@ -87,7 +87,7 @@ class DataCollatorForGrounding:
     | `paraphrase_index` | (P,) int64 | row of the phrase's paraphrase, -1 for none |
     | `mlm_input_ids`, `mlm_labels` | (P, T) int64 | masked tokens, and what they were (-100 elsewhere) |
     | `text_ids` | (P,) int64 | hash of each cleaned phrase, the same everywhere; on request |
-    | `description_ids`, `description_index` | (D,) int64 | all phrases and paraphrases, drawn or not; image rows |
+    | `description_ids`, `description_index` | (D,) int64 | all that `list_true_phrases` finds; image rows |
     | `false_input_ids`, `false_attention_mask` | (F, T) int64 | phrases that are false of their images, if any |
     | `false_image_index`, `false_layout` | (F,) int64 | their image rows, and how text layers read them |
     | `negative_uniforms` | (P, 2) float32 | numbers in [0, 1) that choose the negatives of each phrase |
