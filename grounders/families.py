@@ -46,7 +46,7 @@ class Family:
         default_source (`str`): where the default comes from.
         first_column (`Callable`): from the number of tokens to the first column of the map that is a cell.
         image_inputs (`tuple[str, ...]`): outputs of the image processor that the model reads.
-        count_cells (`Callable`): from the model and these inputs to the number of cells of each image.
+        count_cells (`Callable`): from the configuration and these inputs to the number of cells of each image.
         read_score (`Callable`): from the model and logits `(P, K)` to the score of a result `(P,)`.
         is_probability (`bool`): the score of a result is a probability.
         padding (`bool` or `str`): option of the tokenizer that the model was trained with.
@@ -66,7 +66,7 @@ class Family:
     default_source: str
     first_column: Callable[[int], int]
     image_inputs: tuple[str, ...]
-    count_cells: Callable[[nn.Module, Tensors], list[int]]
+    count_cells: Callable[[PreTrainedConfig, Tensors], list[int]]
     read_score: Callable[[nn.Module, torch.Tensor], torch.Tensor]
     is_probability: bool
     padding: bool | str = True
@@ -212,21 +212,21 @@ def _read_pair_probability(model: nn.Module, logits: torch.Tensor) -> torch.Tens
     return at_least_float32(logits)[:, -1].sigmoid()
 
 
-def _count_patches(model: nn.Module, images: Tensors) -> list[int]:
+def _count_patches(config: PreTrainedConfig, images: Tensors) -> list[int]:
     pixel_values = images["pixel_values"]
-    patch_size = int(model.config.vision_config.patch_size)
+    patch_size = int(config.vision_config.patch_size)
     rows, columns = (side // patch_size for side in pixel_values.shape[-2:])
     return [rows * columns] * len(pixel_values)
 
 
-def _count_patches_of_mask(model: nn.Module, images: Tensors) -> list[int]:
-    patch_size = model.config.patch_size
+def _count_patches_of_mask(config: PreTrainedConfig, images: Tensors) -> list[int]:
+    patch_size = config.patch_size
     mask = images["pixel_mask"]
     rows, columns = mask[:, :, 0].sum(dim=1) // patch_size, mask[:, 0].sum(dim=1) // patch_size
     return (rows * columns).tolist()
 
 
-def _count_patches_of_shapes(model: nn.Module, images: Tensors) -> list[int]:
+def _count_patches_of_shapes(config: PreTrainedConfig, images: Tensors) -> list[int]:
     return images["spatial_shapes"].prod(dim=1).tolist()
 
 
