@@ -190,6 +190,17 @@ class AttentionTap:
                 'back-end that cannot be read. Load the model with `attn_implementation="sdpa"` or `"eager"`.'
             )
 
+    def read_single_maps(self) -> list[torch.Tensor]:
+        """The map of each module, in the order of their names.
+
+        Raises:
+            ValueError: a module ran more than once, or not at all.
+        """
+        for name, maps in self.attention_maps.items():
+            if len(maps) != 1:
+                raise ValueError(f"`{name}` made {len(maps)} attention maps in a pass, where one is explained.")
+        return [maps[0] for maps in self.attention_maps.values()]
+
     def _make_begin(self, name: str) -> Callable:
         def begin(module: nn.Module, inputs: Any) -> None:
             if not self._is_above:

@@ -10,7 +10,8 @@ from transformers import AutoProcessor, PreTrainedModel
 import albef_amc
 from albef_amc.checkpoint_files_albef import CONFIG_FILE, check_settings, find_checkpoint, find_weight_files
 from albef_amc.grounders.families import FAMILIES, Family
-from albef_amc.grounders.grounder import METHODS, SETTINGS_FILE, Grounder
+from albef_amc.grounders.grounder import SETTINGS_FILE, Grounder
+from albef_amc.grounders.methods import GRAD_CAM, check_method
 from albef_amc.messages_albef import list_first, suggest_nearest
 from albef_amc.ranges_albef import check_choice
 
@@ -35,8 +36,10 @@ class AutoGrounder:
 
         Args:
             name (`str` or path): folder, or Hub repository as `user/name`.
-            layer (`int`, *optional*): number of the layer that is explained; the family's default without it.
-            method (`str`, *optional*): `"grad_cam"`, the default.
+            layer (`int`, *optional*): number of the layer that is explained, the first one for `"relevancy"`; the
+                family's default without it.
+            method (`str`, *optional*): `"grad_cam"`, the default, `"attention"`, `"similarity"` or `"relevancy"`; what
+                each computes and which families have it is in docs/grounders.md.
             revision (`str`, *optional*): branch, tag or commit of the repository.
             score (`str`, *optional*): `"itm"` or `"itc"` for a model that has both; the first that
                 docs/grounders.md lists without it.
@@ -48,7 +51,7 @@ class AutoGrounder:
 
         Raises:
             FileNotFoundError: no such checkpoint, or one without weights in safetensors.
-            ValueError: a type of model that has no family, a score or layer that the model does not have, a
+            ValueError: a type of model that has no family, a score, method or layer that the model does not have, a
                 checkpoint without the head of the score, or quantised weights.
         """
         arguments = find_checkpoint(name, {} if revision is None else {"revision": revision})
@@ -56,11 +59,11 @@ class AutoGrounder:
         if CONFIG_FILE not in settings:
             raise FileNotFoundError(f"No `{CONFIG_FILE}` in {name}: this is not a checkpoint of transformers.")
         config, saved = settings[CONFIG_FILE], settings.get(SETTINGS_FILE, {})
-        method = saved.get("method", METHODS[0]) if method is None else method
-        check_choice("method", method, METHODS)
-        saved_score = saved.get("score")
+        saved_score, saved_method = saved.get("score"), saved.get("method", GRAD_CAM)
+        method = saved_method if method is None else method
         family = find_family(config, saved_score if score is None else score, name)
-        if layer is None and score in (None, saved_score):
+        check_method(method, family)
+        if layer is None and score in (None, saved_score) and method == saved_method:
             layer = saved.get("layer")
         _check_weights(config, name, arguments, use_safetensors)
         model = _load_model(family, name, arguments, use_safetensors)

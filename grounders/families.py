@@ -8,9 +8,11 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 from transformers import PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from albef_amc.explanation_albef import at_least_float32
 from albef_amc.grounders.explained_scores import PairScore, SimilarityScore, Tensors
+from albef_amc.grounders.relevancy import Relevancy, read_cross_relevance, read_pooled_relevance, read_self_relevance
 from albef_amc.layout_albef import build_layout
 from albef_amc.text_processing_albef import clean_with_offsets
 
@@ -54,6 +56,8 @@ class Family:
         counts_added_tokens (`bool`): the rows that are averaged include those of tokens that the tokenizer adds.
         count_reserved_positions (`Callable`): from the text configuration to the positions that no token has.
         clean_phrase (`Callable`): applied to a phrase before the tokenizer.
+        relevancy (`Relevancy`, *optional*): modules of the method `"relevancy"`; a family without it has no such
+            method.
     """
 
     model_type: str
@@ -74,6 +78,7 @@ class Family:
     counts_added_tokens: bool = False
     count_reserved_positions: Callable[[PreTrainedConfig], int] = _reserve_none
     clean_phrase: Callable[[str], str] = _keep_phrase
+    relevancy: Relevancy | None = None
 
     @property
     def reads_first_token_alone(self) -> bool:
@@ -103,6 +108,11 @@ def _match_blip(
 
 def _project_blip_images(model: nn.Module, images: Tensors) -> torch.Tensor:
     return normalize(model.vision_proj(_encode_blip_images(model, images)["states"][:, 0]), dim=-1)
+
+
+def _project_blip_patches(model: nn.Module, images: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+    features = normalize(model.vision_proj(_encode_blip_images(model, images)["states"]), dim=-1)
+    return features[:, 0], features[:, 1:]
 
 
 def _project_blip_texts(model: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -165,6 +175,27 @@ def _match_vilt(
 def _encode_clip_images(model: nn.Module, images: Tensors) -> torch.Tensor:
     features = model.get_image_features(images["pixel_values"], interpolate_pos_encoding=True)
     return normalize(features.pooler_output, dim=-1)
+
+
+def _encode_clip_patches(model: nn.Module, images: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+    encoded = model.get_image_features(images["pixel_values"], interpolate_pos_encoding=True)
+    patches = model.visual_projection(model.vision_model.post_layernorm(encoded.last_hidden_state[:, 1:]))
+    return normalize(encoded.pooler_output, dim=-1), normalize(patches, dim=-1)
+
+
+def _encode_siglip_patches(model: nn.Module, images: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+    return _pool_patches_alone(model, model.get_image_features(images["pixel_values"], interpolate_pos_encoding=True))
+
+
+def _encode_siglip2_patches(model: nn.Module, images: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+    return _pool_patches_alone(model, model.get_image_features(**images))
+
+
+def _pool_patches_alone(model: nn.Module, encoded: BaseModelOutputWithPooling) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pooling head as if a patch were the whole image."""
+    states = encoded.last_hidden_state
+    patches = model.vision_model.head(states.flatten(0, 1)[:, None]).unflatten(0, states.shape[:2])
+    return normalize(encoded.pooler_output, dim=-1), normalize(patches, dim=-1)
 
 
 def _encode_texts(model: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -242,6 +273,10 @@ def _read_explanation_layer(config: PreTrainedConfig, num_layers: int) -> int:
     return config.explanation_layer
 
 
+def _read_fusion_layer(config: PreTrainedConfig) -> int:
+    return config.text_config.fusion_layer
+
+
 def _clean_albef_phrase(phrase: str) -> str:
     return clean_with_offsets(phrase)[0]
 
@@ -265,12 +300,20 @@ BLIP_ITM = Family(
     read_score=_read_match_probability,
     is_probability=True,
     first_token="[ENC]",
+    relevancy=Relevancy(
+        "text_encoder.encoder.layer",
+        (
+            "text_encoder.encoder.layer.{layer}.attention.self",
+            "text_encoder.encoder.layer.{layer}.crossattention.self",
+        ),
+        read_cross_relevance,
+    ),
 )
 BLIP_ITC = Family(
     model_type="blip",
     score_name="itc",
     class_name="BlipForImageTextRetrieval",
-    score=SimilarityScore(_project_blip_images, _project_blip_texts, _compare_cosine),
+    score=SimilarityScore(_project_blip_images, _project_blip_texts, _compare_cosine, _project_blip_patches),
     module_name="vision_model.encoder.layers.{layer}.self_attn",
     layers_name="vision_model.encoder.layers",
     default_layer=_last,
@@ -280,12 +323,15 @@ BLIP_ITC = Family(
     count_cells=_count_patches,
     read_score=_read_logit,
     is_probability=False,
+    relevancy=Relevancy(
+        "vision_model.encoder.layers", ("vision_model.encoder.layers.{layer}.self_attn",), read_self_relevance
+    ),
 )
 CLIP = Family(
     model_type="clip",
     score_name="itc",
     class_name="CLIPModel",
-    score=SimilarityScore(_encode_clip_images, _encode_texts, _compare_scaled),
+    score=SimilarityScore(_encode_clip_images, _encode_texts, _compare_scaled, _encode_clip_patches),
     module_name="vision_model.encoder.layers.{layer}.self_attn",
     layers_name="vision_model.encoder.layers",
     default_layer=_last,
@@ -295,12 +341,15 @@ CLIP = Family(
     count_cells=_count_patches,
     read_score=_read_cosine,
     is_probability=False,
+    relevancy=Relevancy(
+        "vision_model.encoder.layers", ("vision_model.encoder.layers.{layer}.self_attn",), read_self_relevance
+    ),
 )
 SIGLIP = Family(
     model_type="siglip",
     score_name="itc",
     class_name="SiglipModel",
-    score=SimilarityScore(_encode_clip_images, _encode_padded_texts, _compare_biased),
+    score=SimilarityScore(_encode_clip_images, _encode_padded_texts, _compare_biased, _encode_siglip_patches),
     module_name="vision_model.head.attention",
     layers_name=None,
     default_layer=_last,
@@ -311,12 +360,18 @@ SIGLIP = Family(
     read_score=_read_pair_probability,
     is_probability=True,
     padding="max_length",
+    relevancy=Relevancy(
+        "vision_model.encoder.layers",
+        ("vision_model.encoder.layers.{layer}.self_attn",),
+        read_pooled_relevance,
+        pooling_name="vision_model.head.attention",
+    ),
 )
 SIGLIP2 = replace(
     SIGLIP,
     model_type="siglip2",
     class_name="Siglip2Model",
-    score=SimilarityScore(_encode_siglip2_images, _encode_padded_texts, _compare_biased),
+    score=SimilarityScore(_encode_siglip2_images, _encode_padded_texts, _compare_biased, _encode_siglip2_patches),
     image_inputs=("pixel_values", "pixel_attention_mask", "spatial_shapes"),
     count_cells=_count_patches_of_shapes,
 )
@@ -334,6 +389,9 @@ VILT = Family(
     count_cells=_count_patches_of_mask,
     read_score=_read_logit,
     is_probability=False,
+    relevancy=Relevancy(
+        "vilt.encoder.layer", ("vilt.encoder.layer.{layer}.attention.attention",), read_self_relevance
+    ),
 )
 BRIDGETOWER = Family(
     model_type="bridgetower",
@@ -367,6 +425,12 @@ ALBEF = Family(
     is_probability=True,
     counts_added_tokens=True,
     clean_phrase=_clean_albef_phrase,
+    relevancy=Relevancy(
+        "albef.text_model.layers",
+        ("albef.text_model.layers.{layer}.attention", "albef.text_model.layers.{layer}.cross_attention"),
+        read_cross_relevance,
+        first_layer=_read_fusion_layer,
+    ),
 )
 FAMILIES = (ALBEF, BLIP_ITM, BLIP_ITC, CLIP, SIGLIP, SIGLIP2, VILT, BRIDGETOWER)
 

@@ -13,24 +13,30 @@ from transformers import PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import ModelOutput
 
-from albef_amc.explanation_albef import (
-    NORMALIZATION_EPSILON,
-    at_least_float32,
-    evaluation_mode,
-    outside_inference_mode,
-)
+from albef_amc.explanation_albef import evaluation_mode, outside_inference_mode
 from albef_amc.grounders.attention_tap import check_back_end
-from albef_amc.grounders.explained_scores import ExplainedRows, Tensors
+from albef_amc.grounders.explained_scores import Tensors
 from albef_amc.grounders.families import Family
+from albef_amc.grounders.methods import (
+    GRAD_CAM,
+    PhraseBatch,
+    check_method,
+    choose_layer,
+    compute_cell_heatmap,
+    compute_heatmap,
+    count_layers,
+    describe_layers,
+    list_modules,
+    normalize_cells,
+)
 from albef_amc.grounders.pair_inputs import TEXT_INPUTS, PairInputs
 from albef_amc.image_processing_albef import ImageLike, iterate_images, load_image
 from albef_amc.processing_albef import MIN_SCORE, NestedText, locate_phrase
-from albef_amc.ranges_albef import COUNT, SHARE, check_choice, check_number
+from albef_amc.ranges_albef import COUNT, SHARE, check_number
 from albef_amc.regions_albef import BOX_THRESHOLD, BOX_THRESHOLDS
 from albef_amc.saving_albef import replacing_files, write_json
 
 SETTINGS_FILE = "grounder.json"
-METHODS = ("grad_cam",)
 
 
 @dataclass
@@ -43,8 +49,8 @@ class GrounderOutput(ModelOutput):
         logits (`torch.Tensor` of shape `(P, K)`): outputs of the head; the last column is the score that is explained.
         score (`torch.Tensor` of shape `(P,)`): the score of results, at least float32, without gradient. What it
             means depends on the family: a probability, a cosine or a logit.
-        heatmap (`torch.Tensor` of shape `(P, C)`, with `output_heatmap`): raw Grad-CAM of every cell, >= 0, at least
-            float32; in the graph when gradients were enabled. 0 where an image has fewer cells.
+        heatmap (`torch.Tensor` of shape `(P, C)`, with `output_heatmap`): what the method gives every cell, >= 0, at
+            least float32; in the graph when gradients were enabled. 0 where an image has fewer cells.
         normalized_heatmap (`torch.Tensor` of shape `(P, C)`): minus minimum, over maximum; in [0, 1].
         cell_mask (`torch.Tensor` of shape `(P, C)`): True for cells of the image, False for padding.
         image_index (`torch.Tensor` of shape `(P,)`): image row of every phrase.
@@ -65,12 +71,15 @@ class Grounder(nn.Module):
         model ([`~transformers.PreTrainedModel`]): the model.
         processor ([`~transformers.ProcessorMixin`]): its processor, with an image processor and a tokenizer.
         family ([`~families.Family`]): what is particular to this kind of model.
-        layer (`int`, *optional*): number of the layer that is explained; the family's default without it.
-        method (`str`, defaults to `"grad_cam"`): how a heatmap is made from the attention.
+        layer (`int`, *optional*): number of the layer that is explained, the first one for `"relevancy"`; the
+            family's default without it. `"similarity"` explains none.
+        method (`str`, defaults to `"grad_cam"`): `"grad_cam"`, `"attention"`, `"similarity"` or `"relevancy"`, see
+            [`methods`].
         source (`dict`, *optional*): `name` and `commit` of the checkpoint, saved with the model.
 
     Raises:
-        ValueError: the layer does not exist, an unknown method, or an attention back-end that cannot be explained.
+        ValueError: the layer does not exist, an unknown method or one that the family does not have, or an attention
+            back-end that cannot be explained.
     """
 
     def __init__(
@@ -79,22 +88,20 @@ class Grounder(nn.Module):
         processor: ProcessorMixin,
         family: Family,
         layer: int | None = None,
-        method: str = "grad_cam",
+        method: str = GRAD_CAM,
         source: Mapping[str, str | None] | None = None,
     ):
         super().__init__()
-        check_choice("method", method, METHODS)
+        check_method(method, family)
         self.model, self.processor, self.family, self.method = model, processor, family, method
         self.inputs = PairInputs(processor, family, model.config)
-        self.num_layers = _count_layers(model, family)
-        self.layer = family.default_layer(model.config, self.num_layers) if layer is None else layer
-        if isinstance(self.layer, bool) or self.layer not in range(self.num_layers):
-            raise ValueError(
-                f"`layer` is {self.layer!r}, but the layers of `{family.module_name}` that can be explained are 0 to "
-                f"{self.num_layers - 1}. {family.describe_limit()}".rstrip()
-            )
-        self.module_name = family.module_name.format(layer=self.layer)
-        check_back_end(model, self.module_name)
+        self.num_layers = count_layers(method, family, model)
+        self.layer = choose_layer(method, family, model) if layer is None else layer
+        if layer is not None and (isinstance(layer, bool) or layer not in range(self.num_layers)):
+            raise ValueError(f"`layer` is {layer!r}, but {describe_layers(method, family, model)}")
+        self.module_names = list_modules(method, family, model, self.layer)
+        for name in self.module_names:
+            check_back_end(model, name)
         self.source = dict(source or {"name": None, "commit": None})
 
     def __call__(self, *args, **kwargs):
@@ -125,13 +132,12 @@ class Grounder(nn.Module):
                 "bfloat16, or `torch.no_grad()` for heatmaps alone."
             )
         tensors = {name: value.to(self.model.device) for name, value in batch.items() if torch.is_tensor(value)}
-        texts, image_index = {name: tensors[name] for name in TEXT_INPUTS}, tensors["image_index"]
         states = self.family.score.share_images(self.model, self._select_images(tensors))
-        if not output_heatmap:
-            logits = self.family.score.compute(self.model, states, image_index, texts)
-            return GrounderOutput(logits=logits, score=self._read_score(logits), image_index=image_index)
-        explained = self.family.score.explain(self.model, self.module_name, states, image_index, texts, keep_graph)
-        return self._build_output(explained, tensors["token_mask"], tensors["cell_mask"], image_index)
+        if output_heatmap:
+            return self._explain(states, tensors, keep_graph)
+        texts, image_index = {name: tensors[name] for name in TEXT_INPUTS}, tensors["image_index"]
+        logits = self.family.score.compute(self.model, states, image_index, texts)
+        return GrounderOutput(logits=logits, score=self._read_score(logits), image_index=image_index)
 
     def _select_images(self, tensors: Tensors) -> Tensors:
         """Inputs of the image encoder, floating-point ones in the precision of the model."""
@@ -145,21 +151,16 @@ class Grounder(nn.Module):
     def _read_score(self, logits: torch.Tensor) -> torch.Tensor:
         return self.family.read_score(self.model, logits.detach())
 
-    def _build_output(
-        self, explained: ExplainedRows, token_mask: torch.Tensor, cell_mask: torch.Tensor, image_index: torch.Tensor
-    ) -> GrounderOutput:
-        cell_mask = cell_mask.index_select(0, image_index)
-        num_tokens, num_cells = token_mask.shape[1], cell_mask.shape[1]
-        first = self.family.first_column(num_tokens)
-        attention_map, gradient = (
-            at_least_float32(rows[:, :, :num_tokens, first : first + num_cells])
-            for rows in (explained.attention_map, explained.gradient)
-        )
-        row_mask = token_mask if self.family.score.has_token_rows else torch.ones_like(token_mask[:, :1])
-        heatmap = compute_cell_heatmap(attention_map, gradient, row_mask, cell_mask)
+    def _explain(self, states: Tensors, tensors: Tensors, keep_graph: bool) -> GrounderOutput:
+        """Scores and heatmaps of phrases of images with these shared states, from the tensors of a batch."""
+        image_index = tensors["image_index"]
+        texts = {name: tensors[name] for name in TEXT_INPUTS}
+        cell_mask = tensors["cell_mask"].index_select(0, image_index)
+        batch = PhraseBatch(states, image_index, texts, tensors["token_mask"], cell_mask)
+        logits, heatmap = compute_heatmap(self.method, self.family, self.model, self.module_names, batch, keep_graph)
         return GrounderOutput(
-            logits=explained.logits,
-            score=self._read_score(explained.logits),
+            logits=logits,
+            score=self._read_score(logits),
             heatmap=heatmap,
             normalized_heatmap=normalize_cells(heatmap, cell_mask),
             cell_mask=cell_mask,
@@ -227,11 +228,7 @@ class Grounder(nn.Module):
         size = phrases_per_chunk if family.score.has_token_rows else num_phrases
         for start in range(0, num_phrases, size):
             rows = {name: tensors[name][start : start + size] for name in (*TEXT_INPUTS, "token_mask", "image_index")}
-            texts = {name: rows[name] for name in TEXT_INPUTS}
-            explained = family.score.explain(
-                self.model, self.module_name, states, rows["image_index"], texts, keep_graph=False
-            )
-            outputs = self._build_output(explained, rows["token_mask"], tensors["cell_mask"], rows["image_index"])
+            outputs = self._explain(states, rows | {"cell_mask": tensors["cell_mask"]}, keep_graph=False)
             if not torch.isfinite(outputs.score).all() or not torch.isfinite(outputs.heatmap).all():
                 raise ValueError(
                     "the scores or heatmaps are not finite: the weights or the pixels hold NaN or infinity. Check the "
@@ -258,40 +255,6 @@ class Grounder(nn.Module):
                 "source": self.source,
             }
             write_json(folder / SETTINGS_FILE, settings)
-
-
-def compute_cell_heatmap(
-    attention_map: torch.Tensor, gradient: torch.Tensor, row_mask: torch.Tensor, cell_mask: torch.Tensor
-) -> torch.Tensor:
-    r"""Grad-CAM of cells: `mean over heads of A * max(dS/dA, 0)`, mean over the rows that count.
-
-    Args:
-        attention_map, gradient (`torch.Tensor` of shape `(P, num_heads, R, C)`): probabilities before dropout of rows
-            and cells, and dS/dA.
-        row_mask (`torch.Tensor` of shape `(P, R)`): rows that count, at least one of each phrase.
-        cell_mask (`torch.Tensor` of shape `(P, C)`): False for cells that are padding.
-
-    Returns:
-        `torch.Tensor` of shape `(P, C)`, >= 0; 0 for padding.
-    """
-    weighted = (attention_map * gradient.clamp(min=0)).mean(dim=1)
-    weights = row_mask.to(weighted.dtype)
-    heatmap = (weighted * weights[..., None]).sum(dim=1) / weights.sum(dim=1)[:, None]
-    return heatmap.where(cell_mask, 0)
-
-
-def normalize_cells(heatmap: torch.Tensor, cell_mask: torch.Tensor) -> torch.Tensor:
-    """Heatmaps `(P, C)` minus their minimum, over their maximum after that plus 1e-7, among cells of the mask; 0 for
-    the others."""
-    shifted = (heatmap - heatmap.masked_fill(~cell_mask, torch.inf).amin(dim=1, keepdim=True)).where(cell_mask, 0)
-    return shifted / (shifted.amax(dim=1, keepdim=True) + NORMALIZATION_EPSILON)
-
-
-def _count_layers(model: nn.Module, family: Family) -> int:
-    """Number of layers that can be explained."""
-    if family.layers_name is None:
-        return 1
-    return len(model.get_submodule(family.layers_name)) - family.reads_first_token_alone
 
 
 __all__ = ["SETTINGS_FILE", "Grounder", "GrounderOutput", "compute_cell_heatmap", "normalize_cells"]

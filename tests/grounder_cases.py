@@ -1,6 +1,7 @@
 """Small random models of every family that can be grounded, with processors, and an oracle of their heatmaps."""
 
 import copy
+from dataclasses import replace
 
 import torch
 from testing_utils import VOCABULARY, build_tiny_config, build_tiny_processor
@@ -130,7 +131,7 @@ BUILDERS = {
 }
 
 
-def build_tiny_grounder(name: str, layer: int | None = None) -> Grounder:
+def build_tiny_grounder(name: str, layer: int | None = None, method: str = "grad_cam") -> Grounder:
     """A grounder of a family in float64 and evaluation mode, whose weights make uneven maps."""
     family = BY_NAME[name]
     torch.manual_seed(0)
@@ -138,17 +139,38 @@ def build_tiny_grounder(name: str, layer: int | None = None) -> Grounder:
     for parameter in model.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=0.25)
-    return Grounder(model.double(), processor, family, layer).eval()
+    return Grounder(model.double(), processor, family, layer, method).eval()
 
 
 def compute_heatmap_alone(grounder: Grounder, image, phrase: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Score and cells `(C,)` of one phrase: a forward pass, a full backward pass, and A and dS/dA from the projections
-    of the layer and from the gradient of what its attention returns."""
+    of the layers and from the gradient of what their attention returns."""
     model, family = copy.deepcopy(grounder.model), grounder.family
     batch = grounder.prepare([image], [[phrase]])
-    module, seen = model.get_submodule(grounder.module_name), {}
-    is_whole = isinstance(module, nn.MultiheadAttention)
-    if is_whole:
+    count = batch["layouts"][0].num_cells
+    if grounder.method == "similarity":
+        return compare_patches_alone(model, family, batch, count)
+    first = family.first_column(batch["input_ids"].shape[1])
+    watched = [watch_attention(model, name) for name in grounder.module_names]
+    order = record_patch_order(model) if family.model_type == "vilt" else None
+    score = run_public_forward(model, family, batch)
+    score.backward()
+    pairs = [read_attention(model, seen, first + count) for seen in watched]
+    if grounder.method == "relevancy":
+        row = relate_tokens(family, [(map_ * gradient).clamp(min=0).mean(dim=0) for map_, gradient in pairs])
+    else:
+        ((map_, gradient),) = pairs
+        values = map_ if grounder.method == "attention" else map_ * gradient.clamp(min=0)
+        rows = batch["token_mask"][0] if family.score.has_token_rows else torch.tensor([True])
+        row = values.mean(dim=0)[: len(rows)][rows].mean(dim=0)
+    cells = row[first : first + count].detach()
+    return score.detach(), cells if order is None else cells[order[0].argsort()]
+
+
+def watch_attention(model: nn.Module, name: str) -> dict:
+    """What [`read_attention`] needs of a module, once the model ran forwards and backwards."""
+    module, seen = model.get_submodule(name), {}
+    if isinstance(module, nn.MultiheadAttention):
         module.register_forward_hook(lambda _, inputs, output: keep_whole(seen, module, inputs, output[0]))
     elif hasattr(module, "qkv"):
         module.qkv.register_forward_hook(
@@ -164,23 +186,64 @@ def compute_heatmap_alone(grounder: Grounder, image, phrase: str) -> tuple[torch
             module.out_proj.register_forward_pre_hook(lambda _, inputs: keep(seen, inputs[0]))
         else:
             module.register_forward_hook(lambda _, inputs, output: keep(seen, output[0]))
-    order = record_patch_order(model) if family.model_type == "vilt" else None
-    score = run_public_forward(model, family, batch)
-    score.backward()
+    return seen
+
+
+def read_attention(model: nn.Module, seen: dict, num_columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities `(num_heads, rows, columns)` of a module and dS/dA; columns from a number on are padding."""
     heads = model.config.get_text_config().num_attention_heads
     query, key, value, gradient = (
         rows.reshape(rows.shape[-2], heads, -1).transpose(0, 1)
         for rows in (seen["q"], seen["k"], seen["v"], seen["context_gradient"]())
     )
-    count = batch["layouts"][0].num_cells
     logits = query @ key.transpose(1, 2) / key.shape[-1] ** 0.5
-    first = family.first_column(batch["input_ids"].shape[1])
-    logits[..., first + count :] = -torch.inf
-    products = logits.softmax(dim=-1) * (gradient @ value.transpose(1, 2)).clamp(min=0)
-    rows = batch["token_mask"][0] if family.score.has_token_rows else torch.tensor([True])
-    chosen = products.mean(dim=0)[: len(rows)][rows]
-    cells = chosen.mean(dim=0)[first : first + count].detach()
-    return score.detach(), cells if order is None else cells[order[0].argsort()]
+    logits[..., num_columns:] = -torch.inf
+    return logits.softmax(dim=-1), gradient @ value.transpose(1, 2)
+
+
+def relate_tokens(family: Family, steps: list[torch.Tensor]) -> torch.Tensor:
+    """Relevance of all columns for the token that the score reads, by the rules of the paper, on whole matrices."""
+    size = steps[0].shape[-1]
+    relevance, of_image = torch.eye(size).double(), torch.zeros_like(steps[min(1, len(steps) - 1)])
+    if family.score.has_token_rows and len(family.relevancy.layer_modules) == 2:
+        for layer in range(0, len(steps), 2):
+            within, across = (  # ALBEF's last layer computes its first row alone
+                nn.functional.pad(step, (0, 0, 0, len(relevance) - len(step))) for step in steps[layer : layer + 2]
+            )
+            relevance, of_image = relevance + within @ relevance, of_image + within @ of_image
+            normal = relevance - torch.eye(size)
+            normal = torch.stack([row / row.sum() if row.any() else row for row in normal]) + torch.eye(size)
+            of_image = of_image + normal.T @ across
+        return of_image[0]
+    for step in steps[: None if family.relevancy.pooling_name is None else -1]:
+        relevance = relevance + step @ relevance
+    return relevance[0] if family.relevancy.pooling_name is None else steps[-1][0] @ relevance
+
+
+def compare_patches_alone(
+    model: PreTrainedModel, family: Family, batch: dict, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Score, and cosines of the patches minus the least: the score of the class's own `forward` for each patch, which
+    takes the place of the class token, or of the whole image before a pooling head."""
+    score, chosen = run_public_forward(model, family, batch).detach(), []
+    if family.model_type in ("siglip", "siglip2"):
+        scale, bias = model.logit_scale.exp(), model.logit_bias
+        model.vision_model.head.register_forward_pre_hook(
+            lambda _, inputs: (inputs[0][:, chosen], *[None for _ in inputs[1:]])
+        )
+    else:
+        scale, bias = (model.logit_scale.exp() if family.model_type == "clip" else 1), 0
+        model.vision_model.encoder.register_forward_hook(
+            lambda _, inputs, output: replace(
+                output, last_hidden_state=output.last_hidden_state[:, [1 + chosen[0], *range(1, 1 + count)]]
+            )
+        )
+    cosines = []
+    for patch in range(count):
+        chosen[:] = [patch]
+        cosines.append((run_public_forward(model, family, batch) - bias) / scale)
+    cells = torch.stack(cosines).flatten().detach()
+    return score, cells - cells.min()
 
 
 def record_patch_order(model: nn.Module) -> list[torch.Tensor]:

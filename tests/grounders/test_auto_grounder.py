@@ -31,7 +31,7 @@ def change_config(folder: Path, **changes) -> None:
 def test_score_layer_and_method_are_chosen_by_name(checkpoint):
     assert AutoGrounder.from_pretrained(checkpoint).family == BLIP_ITM
     grounder = AutoGrounder.from_pretrained(checkpoint, score="itc", layer=0, method="grad_cam")
-    assert grounder.module_name == "vision_model.encoder.layers.0.self_attn" and not grounder.training
+    assert grounder.module_names == ["vision_model.encoder.layers.0.self_attn"] and not grounder.training
     assert grounder.source == {"name": str(checkpoint), "commit": None}
     with pytest.raises(ValueError, match="`score`"):
         AutoGrounder.from_pretrained(checkpoint, score="mlm")

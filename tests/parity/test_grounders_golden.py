@@ -156,3 +156,17 @@ def check_all_rows(model: CLIPModel, images: dict, texts: dict, num_layers: int)
 def find_map(tap: AttentionTap, name: str) -> torch.Tensor:
     (attention_map,) = tap.attention_maps[name]
     return attention_map
+
+
+@pytest.mark.parametrize(("first_layer", "output"), [(-1, "image_relevance_last"), (0, "image_relevance_all")])
+def test_relevancy_of_clip_equals_the_published_notebook(first_layer, output):
+    model = CLIPModel.from_pretrained(CLIP_GOLDEN.folder / "model").eval()
+    input_ids = CLIP_GOLDEN.inputs["input_ids"]
+    texts = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+    image_index = torch.zeros(len(input_ids), dtype=torch.int64)
+    first_layer = first_layer % CLIP.relevancy.count_layers(model)
+    names = CLIP.relevancy.list_modules(model, first_layer)
+    images = {"pixel_values": CLIP_GOLDEN.inputs["pixel_values"]}
+    arguments = (model, names, images, image_index, texts)
+    _, relevance = CLIP.score.explain_modules(*arguments, keep_graph=False, read=CLIP.relevancy.read)
+    CLIP_GOLDEN.check(output, relevance[:, 0, 1:])
