@@ -8,7 +8,13 @@ import transformers
 from transformers import AutoProcessor, PreTrainedModel
 
 import albef_amc
-from albef_amc.checkpoint_files_albef import CONFIG_FILE, check_settings, find_checkpoint, find_weight_files
+from albef_amc.checkpoint_files_albef import (
+    CONFIG_FILE,
+    check_settings,
+    find_checkpoint,
+    find_commit,
+    find_weight_files,
+)
 from albef_amc.grounders.families import FAMILIES, Family
 from albef_amc.grounders.grounder import SETTINGS_FILE, Grounder
 from albef_amc.grounders.methods import GRAD_CAM, check_method
@@ -55,6 +61,9 @@ class AutoGrounder:
                 checkpoint without the head of the score, or quantised weights.
         """
         arguments = find_checkpoint(name, {} if revision is None else {"revision": revision})
+        commit = find_commit(name, arguments)
+        if commit is not None:
+            arguments["revision"] = commit  # every file is of one commit
         settings = check_settings(name, (CONFIG_FILE, SETTINGS_FILE), arguments)
         if CONFIG_FILE not in settings:
             raise FileNotFoundError(f"No `{CONFIG_FILE}` in {name}: this is not a checkpoint of transformers.")
@@ -68,7 +77,7 @@ class AutoGrounder:
         _check_weights(config, name, arguments, use_safetensors)
         model = _load_model(family, name, arguments, use_safetensors)
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False, **arguments)
-        source = {"name": os.fspath(name), "commit": getattr(model.config, "_commit_hash", None)}
+        source = {"name": os.fspath(name), "commit": commit}
         return Grounder(model, processor, family, layer, method, saved.get("source", source)).eval()
 
 

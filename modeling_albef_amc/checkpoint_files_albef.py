@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
+from transformers.utils.hub import extract_commit_hash
 
 logger = logging.get_logger(__name__)
 
@@ -175,6 +176,14 @@ def find_checkpoint_file(path: str | os.PathLike, name: str, hub_arguments: Mapp
     return None if found is None else Path(found)
 
 
+def find_commit(path: str | os.PathLike, hub_arguments: Mapping[str, Any]) -> str | None:
+    """Commit of the repository that a checkpoint is read from; `None` for a folder."""
+    if os.path.isdir(path):
+        return None
+    found = (find_checkpoint_file(path, name, hub_arguments) for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE))
+    return next((extract_commit_hash(str(file), None) for file in found if file is not None), None)
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """Read a JSON file of settings.
 
@@ -307,6 +316,7 @@ __all__ = [
     "check_settings",
     "find_checkpoint",
     "find_checkpoint_file",
+    "find_commit",
     "is_repository_name",
     "read_header",
     "read_settings",

@@ -351,10 +351,8 @@ def test_a_tokenizer_of_another_model(tmp_path):
 
 
 @pytest.mark.slow
-def test_from_the_hub(hub, bert, built, tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+@pytest.mark.usefixtures("hub")
+def test_from_the_hub(bert, built):
     for name, folder in (("vision", TIMM_FOLDER), ("bert", bert)):
         HfApi().create_repo(f"{OWNER}/{name}")
         HfApi().upload_folder(repo_id=f"{OWNER}/{name}", folder_path=folder, ignore_patterns="README.md")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from grounder_cases import build_blip, build_tiny_grounder
+from hub_server import Repository
 from testing_utils import build_photo
 from transformers import BlipForConditionalGeneration
 
@@ -39,6 +40,21 @@ def test_score_layer_and_method_are_chosen_by_name(checkpoint):
         AutoGrounder.from_pretrained(checkpoint, method="lime")
     with pytest.raises(ValueError, match=r"`layer` is 3, but .* are 0 to 2\. In the last one words have no gradient"):
         AutoGrounder.from_pretrained(checkpoint, layer=3)
+
+
+def test_the_commit_of_a_repository_is_resolved_and_saved(checkpoint, hub, tmp_path):
+    repository = hub.repositories["your-name/blip"] = Repository()
+    files = {path.name: path.read_bytes() for path in checkpoint.glob("*.*")}
+    first = repository.commit("main", files, "first")
+    second = repository.commit("main", files | {"README.md": b"a card"}, "second")
+    pinned = AutoGrounder.from_pretrained("your-name/blip", revision=first)
+    assert pinned.source == {"name": "your-name/blip", "commit": first}
+    assert AutoGrounder.from_pretrained("your-name/blip").source["commit"] == second
+    pinned.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "grounder.json").read_text())["source"] == pinned.source
+    assert AutoGrounder.from_pretrained(tmp_path / "saved").source == pinned.source
+    with pytest.raises(FileNotFoundError, match="it has no revision third"):
+        AutoGrounder.from_pretrained("your-name/blip", revision="third")
 
 
 def test_an_unknown_type_lists_the_families_and_the_nearest(checkpoint):
