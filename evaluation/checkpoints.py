@@ -9,9 +9,9 @@ import torch
 from huggingface_hub import ModelCard as HubModelCard
 from transformers.utils import cached_file
 
-from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
+from albef_amc import AlbefConfig, AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor
 from albef_amc.checkpoint_checks_albef import check_loaded_weights
-from albef_amc.checkpoint_files_albef import find_checkpoint
+from albef_amc.checkpoint_files_albef import check_settings, find_checkpoint
 from albef_amc.checkpoints import BASE_MODEL, BASE_MODEL_NAME, check_base_model
 from albef_amc.evaluation.weight_hash import hash_tensors, hash_weights
 from albef_amc.lora.adapter_files import (
@@ -57,12 +57,36 @@ def describe_checkpoint(checkpoint: str) -> str:
     return "the base model of albef-amc" if checkpoint in (BASE_MODEL_NAME, BASE_MODEL) else checkpoint
 
 
+def is_albef_checkpoint(checkpoint: str | Path, revision: str | None = None) -> bool:
+    """Whether a checkpoint is one of ALBEF or a LoRA adapter for it, which [`load_model_and_processor`] loads.
+
+    Other types of model are for [`~grounders.AutoGrounder`]. A folder without a configuration counts as one of ALBEF.
+
+    Args:
+        checkpoint (`str` or `Path`): folder or Hub repository, or `base` ([`resolve_checkpoint`]).
+        revision (`str`, *optional*): branch, tag or commit of the repository.
+
+    Raises:
+        FileNotFoundError: a path that is not a checkpoint folder.
+        ValueError: a configuration that is not JSON.
+    """
+    checkpoint = resolve_checkpoint(checkpoint)
+    settings = check_settings(checkpoint, [CONFIG_FILE], find_checkpoint(checkpoint, _build_arguments(revision)))
+    model_type = settings.get(CONFIG_FILE, {}).get("model_type", AlbefConfig.model_type)
+    return model_type == AlbefConfig.model_type
+
+
+def _build_arguments(revision: str | None) -> dict[str, Any]:
+    return {} if revision is None else {"revision": revision}
+
+
 def load_model_and_processor(
     model_class: type[AlbefForImageTextMatching] | type[AlbefForPreTraining],
     checkpoint: str | Path,
     image_size: int | None = None,
     may_lack: Sequence[str] = (),
     base: str | Path | None = None,
+    revision: str | None = None,
 ) -> tuple[Any, AlbefProcessor]:
     """Model and processor of a checkpoint; an adapter is merged into its base on the way.
 
@@ -74,6 +98,7 @@ def load_model_and_processor(
         may_lack (sequence of `str`, *optional*): prefixes of weights that may be missing; those are
             initialised at random.
         base (`str` or `Path`, *optional*): checkpoint that an adapter belongs to, if not the one that it names.
+        revision (`str`, *optional*): branch, tag or commit of the repository; not for an adapter.
 
     Raises:
         FileNotFoundError: a path that is not a checkpoint folder, or an adapter whose base is missing.
@@ -81,11 +106,16 @@ def load_model_and_processor(
             base model that was changed.
     """
     checkpoint = resolve_checkpoint(checkpoint)
-    found = find_checkpoint(checkpoint)
+    found = find_checkpoint(checkpoint, _build_arguments(revision))
     size = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
     processor: Any = AlbefProcessor.from_pretrained(checkpoint, **found, **size)
     if is_adapter(checkpoint, found):
         check_peft_is_installed()
+        if revision is not None:
+            raise ValueError(
+                f"{checkpoint} is an adapter, whose revision cannot be chosen here. Download that revision (`hf "
+                f"download {checkpoint} --revision {revision} --local-dir FOLDER`), and give the folder."
+            )
         model = _load_base(model_class, checkpoint, base, may_lack)
         trained_size = (processor.image_processor.size.height, processor.image_processor.size.width)
         if model.config.vision_config.image_height_width != trained_size:
@@ -204,6 +234,7 @@ def _read_source(adapter: str) -> dict[str, Any]:
 __all__ = [
     "describe_checkpoint",
     "hash_checkpoint",
+    "is_albef_checkpoint",
     "load_model_and_processor",
     "merge_adapter",
     "resolve_checkpoint",
