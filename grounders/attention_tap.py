@@ -122,9 +122,10 @@ class _WatchSoftmax(TorchFunctionMode):
 class AttentionTap:
     r"""Context that collects the attention probabilities of chosen modules, before dropout.
 
-    It has no side effects, also after an exception: no hook, mode, setting or gradient is left.
-    Gradient checkpointing is off from the tapped modules on while the context is open, because a layer that is
-    computed again in the backward pass would not be the tapped one.
+    It has no side effects, also after an exception: no hook, mode, setting or gradient is left. While it is open,
+    inference mode is off, whose tensors have no gradient, and compiled modules run as they are written, because a
+    compiled one neither shows its attention nor can be differentiated twice. Gradient checkpointing is off from the
+    tapped modules on, because a layer that is computed again in the backward pass would not be the tapped one.
 
     Args:
         model (`nn.Module`): the model.
@@ -172,7 +173,9 @@ class AttentionTap:
         self._is_above = False
         self._watches: list[_WatchSoftmax] = []
         with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.set_grad_enabled(self.keep_graph))
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.callback(self._end_all)
             for name, module in self.tapped.items():
                 self._stop_checkpointing(map(self.model.get_submodule, _list_parents(name)), stack)
@@ -183,23 +186,28 @@ class AttentionTap:
 
     def __exit__(self, exception_type, exception, traceback) -> None:
         self._stack.close()
-        silent = [name for name, maps in self.attention_maps.items() if not maps]
-        if exception_type is None and silent:
-            raise ValueError(
-                f"no attention was seen in `{silent[0]}`: either it is not an attention module, or it runs in a "
-                'back-end that cannot be read. Load the model with `attn_implementation="sdpa"` or `"eager"`.'
-            )
+        if exception_type is None:
+            self._check_seen()
 
     def read_single_maps(self) -> list[torch.Tensor]:
         """The map of each module, in the order of their names.
 
         Raises:
-            ValueError: a module ran more than once, or not at all.
+            ValueError: a module ran more than once, or no attention was seen in it.
         """
+        self._check_seen()
         for name, maps in self.attention_maps.items():
-            if len(maps) != 1:
+            if len(maps) > 1:
                 raise ValueError(f"`{name}` made {len(maps)} attention maps in a pass, where one is explained.")
         return [maps[0] for maps in self.attention_maps.values()]
+
+    def _check_seen(self) -> None:
+        for name, maps in self.attention_maps.items():
+            if not maps:
+                raise ValueError(
+                    f"no attention was seen in `{name}`: either it is not an attention module, or it runs in a "
+                    'back-end that cannot be read. Load the model with `attn_implementation="sdpa"` or `"eager"`.'
+                )
 
     def _make_begin(self, name: str) -> Callable:
         def begin(module: nn.Module, inputs: Any) -> None:

@@ -15,6 +15,7 @@ from albef_amc.checkpoint_files_albef import (
     find_commit,
     find_weight_files,
 )
+from albef_amc.explanation_albef import outside_inference_mode
 from albef_amc.grounders.families import FAMILIES, Family
 from albef_amc.grounders.grounder import SETTINGS_FILE, Grounder
 from albef_amc.grounders.methods import GRAD_CAM, check_method
@@ -26,6 +27,7 @@ class AutoGrounder:
     """Builds the [`~grounder.Grounder`] of a checkpoint, see [`from_pretrained`]."""
 
     @classmethod
+    @outside_inference_mode
     def from_pretrained(
         cls,
         name: str | os.PathLike,

@@ -281,8 +281,16 @@ def _clean_albef_phrase(phrase: str) -> str:
     return clean_with_offsets(phrase)[0]
 
 
+def _at_start(num_tokens: int) -> int:
+    return 0
+
+
 def _after_class_token(num_tokens: int) -> int:
     return 1
+
+
+def _after_text_and_class_token(num_tokens: int) -> int:
+    return num_tokens + 1
 
 
 BLIP_ITM = Family(
@@ -354,7 +362,7 @@ SIGLIP = Family(
     layers_name=None,
     default_layer=_last,
     default_source="the pooling head, the only attention that the score reads the patches with",
-    first_column=lambda num_tokens: 0,
+    first_column=_at_start,
     image_inputs=("pixel_values",),
     count_cells=_count_patches,
     read_score=_read_pair_probability,
@@ -384,7 +392,7 @@ VILT = Family(
     layers_name="vilt.encoder.layer",
     default_layer=_half,
     default_source=f"{NOT_TUNED}: half the layers",
-    first_column=lambda num_tokens: num_tokens + 1,
+    first_column=_after_text_and_class_token,
     image_inputs=("pixel_values", "pixel_mask"),
     count_cells=_count_patches_of_mask,
     read_score=_read_logit,

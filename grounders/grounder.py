@@ -110,10 +110,13 @@ class Grounder(nn.Module):
             return self.ground(*args, **kwargs)
         return super().__call__(*args, **kwargs)
 
+    @outside_inference_mode
     def prepare(self, images: Sequence[ImageLike], phrases: Sequence[Sequence[str]]) -> dict[str, Any]:
         """Make a batch of N images and P phrases for [`forward`]; see [`~pair_inputs.PairInputs.prepare`]."""
         return self.inputs.prepare(images, phrases)
 
+    @torch.compiler.disable
+    @outside_inference_mode
     def forward(self, batch: Mapping[str, Any], output_heatmap: bool = True) -> GrounderOutput:
         """Score P phrases, with heatmaps that a loss can be computed on.
 
@@ -131,13 +134,21 @@ class Grounder(nn.Module):
                 "a float16 model cannot be trained on heatmaps: their gradients leave its range. Use float32 or "
                 "bfloat16, or `torch.no_grad()` for heatmaps alone."
             )
-        tensors = {name: value.to(self.model.device) for name, value in batch.items() if torch.is_tensor(value)}
+        tensors = self._select_tensors(batch)
         states = self.family.score.share_images(self.model, self._select_images(tensors))
         if output_heatmap:
             return self._explain(states, tensors, keep_graph)
         texts, image_index = {name: tensors[name] for name in TEXT_INPUTS}, tensors["image_index"]
         logits = self.family.score.compute(self.model, states, image_index, texts)
         return GrounderOutput(logits=logits, score=self._read_score(logits), image_index=image_index)
+
+    def _select_tensors(self, batch: Mapping[str, Any]) -> Tensors:
+        """Tensors of a batch on the model's device; those made in inference mode are copied, for they have no graph."""
+        tensors = {name: value for name, value in batch.items() if torch.is_tensor(value)}
+        return {
+            name: (value.clone() if value.is_inference() else value).to(self.model.device)
+            for name, value in tensors.items()
+        }
 
     def _select_images(self, tensors: Tensors) -> Tensors:
         """Inputs of the image encoder, floating-point ones in the precision of the model."""
@@ -221,8 +232,7 @@ class Grounder(nn.Module):
 
     def _explain_chunks(self, batch: dict[str, Any], phrases_per_chunk: int) -> Iterator[tuple[float, torch.Tensor]]:
         """Score and heatmap of every phrase of one image, in their order, on the CPU."""
-        family, device = self.family, self.model.device
-        tensors = {name: value.to(device) for name, value in batch.items() if torch.is_tensor(value)}
+        family, tensors = self.family, self._select_tensors(batch)
         states = family.score.share_images(self.model, self._select_images(tensors))
         num_phrases = len(tensors["input_ids"])
         size = phrases_per_chunk if family.score.has_token_rows else num_phrases
