@@ -180,7 +180,7 @@ class AttentionTap:
             for name, module in self.tapped.items():
                 self._stop_checkpointing(map(self.model.get_submodule, _list_parents(name)), stack)
                 stack.callback(module.register_forward_pre_hook(self._make_begin(name)).remove)
-                stack.callback(module.register_forward_hook(self._end, always_call=True).remove)
+                stack.callback(module.register_forward_hook(self._end).remove)
             self._stack = stack.pop_all()
         return self
 

@@ -143,7 +143,7 @@ class Grounder(nn.Module):
         return GrounderOutput(logits=logits, score=self._read_score(logits), image_index=image_index)
 
     def _select_tensors(self, batch: Mapping[str, Any]) -> Tensors:
-        """Tensors of a batch on the model's device; those made in inference mode are copied, for they have no graph."""
+        """Tensors of a batch, on the model's device; copies of those made in inference mode, which have no graph."""
         tensors = {name: value for name, value in batch.items() if torch.is_tensor(value)}
         return {
             name: (value.clone() if value.is_inference() else value).to(self.model.device)

@@ -1,9 +1,12 @@
 """Small random models of every family that can be grounded, with processors, and an oracle of their heatmaps."""
 
 import copy
+import random
 from dataclasses import replace
 
+import numpy as np
 import torch
+import torch._dynamo
 from testing_utils import VOCABULARY, build_tiny_config, build_tiny_processor
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
@@ -140,6 +143,27 @@ def build_tiny_grounder(name: str, layer: int | None = None, method: str = "grad
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=0.25)
     return Grounder(model.double(), processor, family, layer, method).eval()
+
+
+def describe_state(grounder: Grounder) -> dict:
+    """What a call must leave as it was."""
+    modules, backends = list(grounder.modules()), torch.backends.cuda
+    return {
+        "hooks": [(len(one._forward_hooks), len(one._forward_pre_hooks), len(one._backward_hooks)) for one in modules],
+        "modes": [one.training for one in modules],
+        "checkpointing": [getattr(one, "gradient_checkpointing", None) for one in modules],
+        "gradients": [parameter.grad is None for parameter in grounder.parameters()],
+        "trained": [parameter.requires_grad for parameter in grounder.parameters()],
+        "weights": [tensor._version for tensor in (*grounder.parameters(), *grounder.buffers())],
+        "configuration": grounder.model.config.to_json_string(),
+        "back_ends": [getattr(getattr(one, "config", None), "_attn_implementation", None) for one in modules],
+        "random": (torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())),
+        "enabled": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")),
+        "kernels": (backends.flash_sdp_enabled(), backends.mem_efficient_sdp_enabled(), backends.math_sdp_enabled()),
+        "watches": torch._C._len_torch_function_stack(),
+        "default": torch.get_default_dtype(),
+        "compiler": torch._dynamo.eval_frame._stance.stance,
+    }
 
 
 def compute_heatmap_alone(grounder: Grounder, image, phrase: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 import transformers
-from grounder_cases import NAMES, POSITIONS, build_tiny_grounder, compute_heatmap_alone
+from grounder_cases import NAMES, POSITIONS, build_tiny_grounder, compute_heatmap_alone, describe_state
 from testing_utils import build_photo
 
 import albef_amc
@@ -21,23 +21,6 @@ STEP = 2e-8  # of the finite difference
 @pytest.fixture(params=NAMES, scope="module")
 def grounder(request):
     return build_tiny_grounder(request.param)
-
-
-def describe_state(grounder: Grounder) -> dict:
-    """What a call must leave as it was."""
-    modules = list(grounder.modules())
-    return {
-        "hooks": [(len(one._forward_hooks), len(one._forward_pre_hooks), len(one._backward_hooks)) for one in modules],
-        "modes": [one.training for one in modules],
-        "checkpointing": [getattr(one, "gradient_checkpointing", None) for one in modules],
-        "gradients": [parameter.grad is None for parameter in grounder.parameters()],
-        "weights": [parameter._version for parameter in grounder.parameters()],
-        "configuration": grounder.model.config.to_json_string(),
-        "back_end": grounder.model.config._attn_implementation,
-        "random": torch.get_rng_state().tolist(),
-        "enabled": torch.is_grad_enabled(),
-        "kernels": torch.backends.cuda.flash_sdp_enabled(),
-    }
 
 
 def test_heatmaps_equal_those_of_each_phrase_alone(grounder):
