@@ -75,12 +75,12 @@ def list_match_pairs(rows: Any, seed: int = 0, part: Sequence[int] | None = None
     Raises:
         ValueError: no phrase with words, or no pair that does not match.
     """
-    pairs = _pair_phrases(rows, seed, part)
+    pairs = pair_phrases(rows, seed, part)
     check_kinds(pairs)
     return pairs
 
 
-def _pair_phrases(rows: Any, seed: int = 0, part: Sequence[int] | None = None) -> list[MatchPair]:
+def pair_phrases(rows: Any, seed: int = 0, part: Sequence[int] | None = None) -> list[MatchPair]:
     """The pairs of [`list_match_pairs`], of whatever kinds there are."""
     rows = select_columns(rows, ["image_id", "phrases"], optional=["true_phrases"])
     texts = {number: _read_texts(rows[number]) for number in (range(len(rows)) if part is None else part)}
@@ -245,7 +245,7 @@ def evaluate_matching(
         `float`, or `None` where the data has no pairs of both kinds that can be scored.
     """
     block = choose_rows(len(rows), rank, world_size)
-    own = [pair for pair in _pair_phrases(rows) if pair.row in block]
+    own = [pair for pair in pair_phrases(rows) if pair.row in block]
     margins = score_pairs(model, processor, rows, own, batch_size, num_workers, skips_unusable=True).tolist()
     scored = [(margin, pair.is_match) for margin, pair in zip(margins, own, strict=True) if not math.isnan(margin)]
     if world_size > 1:
@@ -288,6 +288,7 @@ __all__ = [
     "evaluate_matching",
     "hash_pairs",
     "list_match_pairs",
+    "pair_phrases",
     "score_pairs",
     "select_columns",
 ]

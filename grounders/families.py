@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """What differs between the models whose phrases can be grounded: one entry of `FAMILIES` each."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ from albef_amc.layout_albef import build_layout
 from albef_amc.text_processing_albef import clean_with_offsets
 
 NOT_TUNED = "rule of depth, not tuned"
+LARGEST_SCALE = 100.0  # of CLIP (Radford et al., 2021, section 2.5)
 
 
 def _keep_phrase(phrase: str) -> str:
@@ -30,6 +32,27 @@ def _reserve_none(config: PreTrainedConfig) -> int:
 def _reserve_padding(config: PreTrainedConfig) -> int:
     """RoBERTa counts positions from the id of the padding token."""
     return config.pad_token_id + 1
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How a model compares every image with every text, which its contrastive loss and hard negatives need.
+
+    Args:
+        project_images (`Callable`): from the model and what phrases share (`share_images` of the score), N rows, to
+            features of unit length `(N, width)`.
+        encode_texts (`Callable`): from the model, `input_ids` and `attention_mask` `(P, T)` to features `(P, width)`.
+        scale (`Callable`): from the model and cosines to logits.
+        is_pairwise (`bool`): the loss is that of SigLIP, a sigmoid for each pair; otherwise that of CLIP, a softmax
+            over images and one over texts.
+        largest_scale (`float` or `None`): what the learned factor of the cosines was kept below in training.
+    """
+
+    project_images: Callable[[nn.Module, Tensors], torch.Tensor]
+    encode_texts: Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+    scale: Callable[[nn.Module, torch.Tensor], torch.Tensor]
+    is_pairwise: bool = False
+    largest_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +81,8 @@ class Family:
         clean_phrase (`Callable`): applied to a phrase before the tokenizer.
         relevancy (`Relevancy`, *optional*): modules of the method `"relevancy"`; a family without it has no such
             method.
+        contrast (`Contrast` or `None`): how all images are compared with all texts in training, where the class has
+            projections.
     """
 
     model_type: str
@@ -79,6 +104,12 @@ class Family:
     count_reserved_positions: Callable[[PreTrainedConfig], int] = _reserve_none
     clean_phrase: Callable[[str], str] = _keep_phrase
     relevancy: Relevancy | None = None
+    contrast: Contrast | None = None
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Losses that this score can be trained with: `"itm"` for a matching head, `"itc"` with projections."""
+        return (*(["itm"] if self.score.has_token_rows else []), *(["itc"] if self.contrast is not None else []))
 
     @property
     def reads_first_token_alone(self) -> bool:
@@ -106,8 +137,12 @@ def _match_blip(
     return model.itm_head(fused.last_hidden_state[:, 0])
 
 
+def _project_blip_states(model: nn.Module, states: Tensors) -> torch.Tensor:
+    return normalize(model.vision_proj(states["states"][:, 0]), dim=-1)
+
+
 def _project_blip_images(model: nn.Module, images: Tensors) -> torch.Tensor:
-    return normalize(model.vision_proj(_encode_blip_images(model, images)["states"][:, 0]), dim=-1)
+    return _project_blip_states(model, _encode_blip_images(model, images))
 
 
 def _project_blip_patches(model: nn.Module, images: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
@@ -211,16 +246,28 @@ def _encode_siglip2_images(model: nn.Module, images: Tensors) -> torch.Tensor:
     return normalize(model.get_image_features(**images).pooler_output, dim=-1)
 
 
+def _scale_blip(model: nn.Module, cosines: torch.Tensor) -> torch.Tensor:
+    return cosines * math.exp(model.config.logit_scale_init_value)  # the class has no learned temperature
+
+
+def _scale(model: nn.Module, cosines: torch.Tensor) -> torch.Tensor:
+    return cosines * model.logit_scale.exp()
+
+
+def _scale_and_bias(model: nn.Module, cosines: torch.Tensor) -> torch.Tensor:
+    return _scale(model, cosines) + model.logit_bias
+
+
 def _compare_cosine(model: nn.Module, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
     return (image_features * text_features).sum(dim=-1)
 
 
 def _compare_scaled(model: nn.Module, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
-    return _compare_cosine(model, image_features, text_features) * model.logit_scale.exp()
+    return _scale(model, _compare_cosine(model, image_features, text_features))
 
 
 def _compare_biased(model: nn.Module, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
-    return _compare_scaled(model, image_features, text_features) + model.logit_bias
+    return _scale_and_bias(model, _compare_cosine(model, image_features, text_features))
 
 
 def _read_match_probability(model: nn.Module, logits: torch.Tensor) -> torch.Tensor:
@@ -316,6 +363,7 @@ BLIP_ITM = Family(
         ),
         read_cross_relevance,
     ),
+    contrast=Contrast(_project_blip_states, _project_blip_texts, _scale_blip),
 )
 BLIP_ITC = Family(
     model_type="blip",
@@ -334,6 +382,7 @@ BLIP_ITC = Family(
     relevancy=Relevancy(
         "vision_model.encoder.layers", ("vision_model.encoder.layers.{layer}.self_attn",), read_self_relevance
     ),
+    contrast=Contrast(_project_blip_images, _project_blip_texts, _scale_blip),
 )
 CLIP = Family(
     model_type="clip",
@@ -352,6 +401,7 @@ CLIP = Family(
     relevancy=Relevancy(
         "vision_model.encoder.layers", ("vision_model.encoder.layers.{layer}.self_attn",), read_self_relevance
     ),
+    contrast=Contrast(_encode_clip_images, _encode_texts, _scale, largest_scale=LARGEST_SCALE),
 )
 SIGLIP = Family(
     model_type="siglip",
@@ -374,6 +424,7 @@ SIGLIP = Family(
         read_pooled_relevance,
         pooling_name="vision_model.head.attention",
     ),
+    contrast=Contrast(_encode_clip_images, _encode_padded_texts, _scale_and_bias, is_pairwise=True),
 )
 SIGLIP2 = replace(
     SIGLIP,
@@ -382,6 +433,7 @@ SIGLIP2 = replace(
     score=SimilarityScore(_encode_siglip2_images, _encode_padded_texts, _compare_biased, _encode_siglip2_patches),
     image_inputs=("pixel_values", "pixel_attention_mask", "spatial_shapes"),
     count_cells=_count_patches_of_shapes,
+    contrast=Contrast(_encode_siglip2_images, _encode_padded_texts, _scale_and_bias, is_pairwise=True),
 )
 VILT = Family(
     model_type="vilt",
@@ -442,4 +494,4 @@ ALBEF = Family(
 )
 FAMILIES = (ALBEF, BLIP_ITM, BLIP_ITC, CLIP, SIGLIP, SIGLIP2, VILT, BRIDGETOWER)
 
-__all__ = ["FAMILIES", "Family"]
+__all__ = ["FAMILIES", "Contrast", "Family"]

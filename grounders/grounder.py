@@ -2,10 +2,11 @@
 """A model of transformers that shows where phrases are in images, as ALBEF does."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -30,9 +31,12 @@ from albef_amc.grounders.methods import (
     normalize_cells,
 )
 from albef_amc.grounders.pair_inputs import TEXT_INPUTS, PairInputs
+from albef_amc.grounders.training_losses import compute_pair_losses
 from albef_amc.image_processing_albef import ImageLike, iterate_images, load_image
+from albef_amc.parallel_albef import CandidateScope
+from albef_amc.pretraining_losses_albef import NegativeSampling
 from albef_amc.processing_albef import MIN_SCORE, NestedText, locate_phrase
-from albef_amc.ranges_albef import COUNT, SHARE, check_number
+from albef_amc.ranges_albef import COUNT, SHARE, check_choice, check_number
 from albef_amc.regions_albef import BOX_THRESHOLD, BOX_THRESHOLDS
 from albef_amc.saving_albef import replacing_files, write_json
 
@@ -54,6 +58,8 @@ class GrounderOutput(ModelOutput):
         normalized_heatmap (`torch.Tensor` of shape `(P, C)`): minus minimum, over maximum; in [0, 1].
         cell_mask (`torch.Tensor` of shape `(P, C)`): True for cells of the image, False for padding.
         image_index (`torch.Tensor` of shape `(P,)`): image row of every phrase.
+        itc_loss, itm_loss, itm_pair_logits, excluded_negatives (`torch.Tensor`, with `losses`): see
+            [`~training_losses.PairLosses`].
     """
 
     logits: torch.Tensor | None = None
@@ -62,6 +68,10 @@ class GrounderOutput(ModelOutput):
     normalized_heatmap: torch.Tensor | None = None
     cell_mask: torch.Tensor | None = None
     image_index: torch.Tensor | None = None
+    itc_loss: torch.Tensor | None = None
+    itm_loss: torch.Tensor | None = None
+    itm_pair_logits: torch.Tensor | None = None
+    excluded_negatives: torch.Tensor | None = None
 
 
 class Grounder(nn.Module):
@@ -117,16 +127,29 @@ class Grounder(nn.Module):
 
     @torch.compiler.disable
     @outside_inference_mode
-    def forward(self, batch: Mapping[str, Any], output_heatmap: bool = True) -> GrounderOutput:
-        """Score P phrases, with heatmaps that a loss can be computed on.
+    def forward(
+        self,
+        batch: Mapping[str, Any],
+        output_heatmap: bool = True,
+        losses: Collection[str] = (),
+        negative_sampling: NegativeSampling = "hard",
+        candidate_scope: CandidateScope = "local",
+    ) -> GrounderOutput:
+        """Score P phrases, with heatmaps that a loss can be computed on, and the model's own losses.
 
         Args:
-            batch (`Mapping`): of [`prepare`]; tensors are moved to the model's device.
+            batch (`Mapping`): of [`prepare`]; tensors are moved to the model's device. With `losses` also what
+                [`~training_losses.compute_pair_losses`] reads of it.
             output_heatmap (`bool`, defaults to `True`): compute heatmaps, which are in the graph where gradients are
                 enabled.
+            losses (collection of `str`, *optional*): `"itm"`, `"itc"` or both, as far as the family has them.
+            negative_sampling (`str`, defaults to `"hard"`): pairs of the matching loss that do not match are drawn by
+                similarity, or each with the same probability (`"uniform"`).
+            candidate_scope (`str`, defaults to `"local"`): `"joint"`: with several processes, candidates of all.
 
         Raises:
-            ValueError: gradients of a float16 model, whose range they leave.
+            ValueError: gradients of a float16 model, whose range they leave; a loss that the family does not have, or
+                negatives by similarity without projections.
         """
         keep_graph = torch.is_grad_enabled()
         if output_heatmap and keep_graph and self.model.dtype == torch.float16:
@@ -134,13 +157,53 @@ class Grounder(nn.Module):
                 "a float16 model cannot be trained on heatmaps: their gradients leave its range. Use float32 or "
                 "bfloat16, or `torch.no_grad()` for heatmaps alone."
             )
+        self.check_losses(losses, negative_sampling)
         tensors = self._select_tensors(batch)
+        texts, image_index = {name: tensors[name] for name in TEXT_INPUTS}, tensors["image_index"]
         states = self.family.score.share_images(self.model, self._select_images(tensors))
         if output_heatmap:
-            return self._explain(states, tensors, keep_graph)
-        texts, image_index = {name: tensors[name] for name in TEXT_INPUTS}, tensors["image_index"]
-        logits = self.family.score.compute(self.model, states, image_index, texts)
-        return GrounderOutput(logits=logits, score=self._read_score(logits), image_index=image_index)
+            output = self._explain(states, tensors, keep_graph)
+        else:
+            logits = self.family.score.compute(self.model, states, image_index, texts)
+            output = GrounderOutput(logits=logits, score=self._read_score(logits), image_index=image_index)
+        if losses:
+            contrast_texts = {**texts, "input_ids": self.inputs.restore_first_token(texts["input_ids"])}
+            found = compute_pair_losses(
+                self.model,
+                self.family,
+                states,
+                texts,
+                contrast_texts,
+                output.logits,
+                tensors,
+                losses,
+                negative_sampling,
+                candidate_scope,
+            )
+            for name, value in found._asdict().items():
+                output[name] = value
+        return output
+
+    def check_losses(self, losses: Collection[str], negative_sampling: NegativeSampling) -> None:
+        """Refuse losses that the model does not have, and a sampling of negatives that it cannot do.
+
+        Args:
+            losses, negative_sampling: as for [`forward`].
+
+        Raises:
+            ValueError: the loss or the sampling is named, with those that there are.
+        """
+        check_choice("negative_sampling", negative_sampling, get_args(NegativeSampling))
+        owner = f"`{self.family.class_name}` with the score {self.family.score_name!r}"
+        for name in losses:
+            if name not in self.family.losses:
+                known = " and ".join(map(repr, self.family.losses)) or "none"
+                raise ValueError(f"{owner} has no loss {name!r}. Losses that it has: {known}.")
+        if "itm" in losses and negative_sampling == "hard" and self.family.contrast is None:
+            raise ValueError(
+                f"{owner} has no projections, by whose similarity negatives could be drawn: set "
+                '`negative_sampling="uniform"`.'
+            )
 
     def _select_tensors(self, batch: Mapping[str, Any]) -> Tensors:
         """Tensors of a batch, on the model's device; copies of those made in inference mode, which have no graph."""
@@ -255,16 +318,20 @@ class Grounder(nn.Module):
             save_directory (`str` or path): folder; created where it does not exist.
         """
         with replacing_files(save_directory) as folder:
-            self.model.save_pretrained(folder)
-            self.processor.save_pretrained(folder)
-            settings = {
-                "model_type": self.family.model_type,
-                "score": self.family.score_name,
-                "layer": self.layer,
-                "method": self.method,
-                "source": self.source,
-            }
-            write_json(folder / SETTINGS_FILE, settings)
+            self.write_files(folder)
+
+    def write_files(self, folder: Path) -> None:
+        """Write the files of [`save_pretrained`] into a folder, one after the other."""
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        settings = {
+            "model_type": self.family.model_type,
+            "score": self.family.score_name,
+            "layer": self.layer,
+            "method": self.method,
+            "source": self.source,
+        }
+        write_json(folder / SETTINGS_FILE, settings)
 
 
 __all__ = ["SETTINGS_FILE", "Grounder", "GrounderOutput", "compute_cell_heatmap", "normalize_cells"]

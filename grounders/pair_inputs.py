@@ -110,6 +110,14 @@ class PairInputs:
         positions = config.max_position_embeddings - self.family.count_reserved_positions(config)
         return min(positions, self.processor.tokenizer.model_max_length)
 
+    def restore_first_token(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Tokens `(P, T)` with the first one that the tokenizer adds, where the score has another."""
+        if self.family.first_token is None:
+            return input_ids
+        restored = input_ids.clone()
+        restored[:, 0] = self.processor.tokenizer.cls_token_id
+        return restored
+
     def _find_first_token(self, token: str) -> int:
         """Id of the token; checkpoints whose tokenizer lacks it have it as the last one of the vocabulary."""
         vocabulary, config = self.processor.tokenizer.get_vocab(), self.config.get_text_config()

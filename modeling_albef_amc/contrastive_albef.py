@@ -43,13 +43,13 @@ from .pretraining_losses_albef import (
     JointBatch,
     KnownPairs,
     MaskedPhrases,
+    Negatives,
     NegativeSampling,
     QueueIds,
     compare_features,
     compute_contrastive_targets,
     compute_matching_loss,
-    compute_negative_probabilities,
-    draw_negatives,
+    draw_negative_pairs,
     resolve_ids,
     soft_cross_entropy,
 )
@@ -102,21 +102,6 @@ class Contrast(NamedTuple):
     momentum_text_features: torch.Tensor
     logits_per_image: torch.Tensor
     logits_per_text: torch.Tensor
-
-
-class Negatives(NamedTuple):
-    """Negative pairs of P phrases.
-
-    Args:
-        image_index (`torch.Tensor` of shape `(P,)`): an image for every phrase; -1 for none.
-        text_index (`torch.Tensor` of shape `(P,)`): a phrase for the image of every phrase; -1 for none.
-        excluded (`torch.Tensor`, scalar, *optional*): images of another identity that a phrase is true of, and that
-            are therefore not negatives: mean number per phrase. None if the pairs were given.
-    """
-
-    image_index: torch.Tensor
-    text_index: torch.Tensor
-    excluded: torch.Tensor | None
 
 
 class MaskedStates(NamedTuple):
@@ -452,23 +437,19 @@ class AlbefContrastiveModel(MomentumCopies, AlbefMatchingModel):
         image, text = torch.stack([image, text]).cpu().unbind()
         return Negatives(image, text, excluded)
 
-    @torch.no_grad()
     def _draw_negatives(self, pairs: PairInputs, contrast: Contrast) -> Negatives:
         """Negative pairs by the contrastive similarities."""
         uniforms, batch = pairs.negative_uniforms, pairs.batch
         if uniforms is None:
             uniforms = torch.rand(len(pairs.image_index), 2, device=pairs.image_index.device)
-        is_true = batch.find_images()
-        excluded = is_true & (batch.own_phrase_ids[:, None] != batch.image_ids)
-        over_images = compute_negative_probabilities(
-            contrast.logits_per_text[:, : len(batch.image_ids)], is_true, pairs.negative_sampling
+        return draw_negative_pairs(
+            batch,
+            contrast.logits_per_text[:, : len(batch.image_ids)],
+            contrast.logits_per_image[:, : len(batch.text_ids)],
+            pairs.image_index,
+            uniforms,
+            pairs.negative_sampling,
         )
-        over_texts = compute_negative_probabilities(
-            contrast.logits_per_image[:, : len(batch.text_ids)], batch.find_texts(), pairs.negative_sampling
-        )
-        image = draw_negatives(over_images, uniforms[:, 0])
-        text = draw_negatives(over_texts[pairs.image_index], uniforms[:, 1])
-        return Negatives(image, text, excluded.sum() / len(excluded))
 
     def _collect_negatives(
         self,

@@ -5,7 +5,7 @@ Source: Li et al., "Align before Fuse", NeurIPS 2021, sections 3.2 and 3.3.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -286,6 +286,49 @@ def draw_negatives(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch
     return torch.where(total > 0, torch.minimum(index, last_candidate), -1)[:, 0]
 
 
+class Negatives(NamedTuple):
+    """Negative pairs of P phrases.
+
+    Args:
+        image_index (`torch.Tensor` of shape `(P,)`): an image for every phrase; -1 for none.
+        text_index (`torch.Tensor` of shape `(P,)`): a phrase for the image of every phrase; -1 for none.
+        excluded (`torch.Tensor`, scalar, *optional*): images of another identity that a phrase is true of, and that
+            are therefore not negatives: mean number per phrase. None if the pairs were given.
+    """
+
+    image_index: torch.Tensor
+    text_index: torch.Tensor
+    excluded: torch.Tensor | None
+
+
+@torch.no_grad()
+def draw_negative_pairs(
+    batch: JointBatch,
+    logits_per_text: torch.Tensor,
+    logits_per_image: torch.Tensor,
+    image_index: torch.Tensor,
+    uniforms: torch.Tensor,
+    sampling: NegativeSampling,
+) -> Negatives:
+    """Draw, for every phrase, an image that it is not known to be true of, and a phrase that is not of its image.
+
+    Args:
+        batch ([`JointBatch`]): the candidates, and which are true of each other.
+        logits_per_text, logits_per_image (`torch.Tensor` of shapes `(P, joint N)` and `(N, joint P)`): contrastive
+            similarities over temperature; their values are read by the sampling `"hard"` alone.
+        image_index (`torch.Tensor` of shape `(P,)`): image row of each phrase.
+        uniforms (`torch.Tensor` of shape `(P, 2)`): numbers in [0, 1) that decide the draws (image, text).
+        sampling (`str`): see [`compute_negative_probabilities`].
+    """
+    is_true = batch.find_images()
+    excluded = is_true & (batch.own_phrase_ids[:, None] != batch.image_ids)
+    over_images = compute_negative_probabilities(logits_per_text, is_true, sampling)
+    over_texts = compute_negative_probabilities(logits_per_image, batch.find_texts(), sampling)
+    image = draw_negatives(over_images, uniforms[:, 0])
+    text = draw_negatives(over_texts[image_index], uniforms[:, 1])
+    return Negatives(image, text, excluded.sum() / len(excluded))
+
+
 def compute_matching_loss(
     itm_pair_logits: torch.Tensor, num_matches: int, phrases: JointRows, received: tuple[torch.Tensor, ...]
 ) -> torch.Tensor:
@@ -428,6 +471,7 @@ __all__ = [
     "KnownPairs",
     "MaskedPhrases",
     "NegativeSampling",
+    "Negatives",
     "QueueIds",
     "compare_features",
     "compute_contrastive_targets",
@@ -435,6 +479,7 @@ __all__ = [
     "compute_masked_word_loss",
     "compute_matching_loss",
     "compute_negative_probabilities",
+    "draw_negative_pairs",
     "draw_negatives",
     "find_true_pairs",
     "mask_tokens",

@@ -4,8 +4,7 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,58 +12,33 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
-from albef_amc import AlbefForPreTraining, AlbefPreTrainingOutput
+from albef_amc import AlbefForPreTraining
 from albef_amc.collections_albef import without_format
-from albef_amc.configuration_albef import MODEL_RANGES
 from albef_amc.evaluation.checkpoints import hash_checkpoint
-from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation, evaluate_grounding
-from albef_amc.evaluation.match_pairs import evaluate_matching
-from albef_amc.inference_albef import refuse_inference_layers
-from albef_amc.layout_albef import may_be_equal, refuse_layout
-from albef_amc.lora.adapter_training import attach_adapter
+from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation
+from albef_amc.grounders.grounder import Grounder
 from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
 from albef_amc.pretraining_losses_albef import IGNORED_LABEL
-from albef_amc.processor_checks_albef import check_fits_model
 from albef_amc.ranges_albef import check_ranges
 from albef_amc.saving_albef import write_json
+from albef_amc.trainer.albef_training import AlbefTraining
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.callbacks import CoverageCallback, NegativesCallback, ThroughputCallback, add_callbacks
-from albef_amc.trainer.data.augmentation import GroundingAugmentation
-from albef_amc.trainer.data.data_collator import DataCollatorForGrounding
 from albef_amc.trainer.data.mixtures import build_training_dataset, check_evaluation_rows
-from albef_amc.trainer.freezing import check_loss_trains, freeze_parameters
+from albef_amc.trainer.freezing import check_loss_trains
+from albef_amc.trainer.grounder_training import GrounderTraining
+from albef_amc.trainer.model_training import ModelTraining
 from albef_amc.trainer.processes import average_over_processes, sum_counts
 from albef_amc.trainer.reliability.reliable_trainer import ReliableTrainer
 from albef_amc.trainer.run_facts import TrainingClock, describe_run
 from albef_amc.trainer.setting_checks import TRAINING_RANGES
-from albef_amc.trainer.sharding import build_full_model, keeping_parameters, prepare_fsdp
+from albef_amc.trainer.sharding import keeping_parameters, prepare_fsdp
 
 logger = logging.get_logger(__name__)
 
 # Share of the time spent waiting for batches above which a run on a device warns.
 MOST_DATA_WAIT = 0.2
 NEGATIVES_PER_PHRASE = 2  # another image, and another phrase of its image
-MODEL_INPUTS = (
-    "pixel_values",
-    "input_ids",
-    "attention_mask",
-    "image_index",
-    "layout",
-    "image_ids",
-    "text_ids",
-    "description_ids",
-    "description_index",
-    "token_mask",
-    "mlm_input_ids",
-    "mlm_labels",
-    "negative_image_index",
-    "negative_text_index",
-    "negative_uniforms",
-    "false_input_ids",
-    "false_attention_mask",
-    "false_image_index",
-    "false_layout",
-)
 
 
 class AmcTrainer(ReliableTrainer):
@@ -106,7 +80,7 @@ class AmcTrainer(ReliableTrainer):
 
     def __init__(
         self,
-        model: AlbefForPreTraining,
+        model: AlbefForPreTraining | Grounder,
         args: AmcConfig,
         processing_class: Any,
         train_dataset: Any = None,
@@ -116,33 +90,25 @@ class AmcTrainer(ReliableTrainer):
         peft_config: Any = None,
         **kwargs,
     ):
-        if not hasattr(model, "update_momentum"):
-            raise TypeError(f"`model` must be an `AlbefForPreTraining`, got {type(model).__name__}.")
-        if hasattr(model, "peft_config"):
-            raise TypeError("`model` has LoRA layers already: give the model without them, and `peft_config`.")
-        refuse_inference_layers(model, "trained")
+        self.model_training = build_model_training(model, args, processing_class)
         check_ranges(args, TRAINING_RANGES)  # they may have been changed since they were made
-        check_ranges(model.config, MODEL_RANGES, "model.config.")
         if args.n_gpu > 1:
             raise ValueError(
                 f"{args.n_gpu} GPUs are visible to one process, which would split the phrases of an image. Start the "
                 "run with `accelerate launch`, or choose one GPU with CUDA_VISIBLE_DEVICES."
             )
         if data_collator is None:
-            check_fits_model(processing_class, model.config)
-            data_collator = build_training_collator(processing_class, args, model.config.mlm_probability)
+            data_collator = self.model_training.build_collator(processing_class)
         if args.float32_matmul_precision is not None:
             torch.set_float32_matmul_precision(args.float32_matmul_precision)
         given_rows = train_dataset = without_format(train_dataset)
         if train_dataset is not None:
             train_dataset = build_training_dataset(train_dataset, args)
-        adapter = None if peft_config is None else attach_adapter(model, peft_config, args)
-        if adapter is None and args.freeze:
-            freeze_parameters(model, args.freeze)
         super().__init__(
-            model if adapter is None else adapter.peft_model,
+            self.model_training.prepare_model(peft_config),
             args,
-            adapter,
+            self.model_training.adapter,
+            self.model_training.weight_files,
             processing_class=processing_class,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -163,8 +129,7 @@ class AmcTrainer(ReliableTrainer):
         check_evaluation_rows(eval_dataset)
         self._evaluations: dict[str, dict[str, Any]] = {}
         self._evaluation_step: int | None = None
-        self._momentum_step: int | None = None
-        self._pending_features: dict[str, torch.Tensor] | None = None
+        self._begun_step: int | None = None
         self._term_sums: dict[str, Any] = defaultdict(float)
         self._term_count: Any = 0
 
@@ -173,18 +138,12 @@ class AmcTrainer(ReliableTrainer):
     ) -> torch.Tensor:
         """One micro-batch; see the class for the order of events."""
         unwrapped = self.accelerator.unwrap_model(model)
-        if self._momentum_step != self.state.global_step:
-            self._momentum_step = self.state.global_step
-            unwrapped.config.reset_calibration()  # of other weights
-            if unwrapped.albef.temperature.requires_grad:
-                unwrapped.clamp_temperature()
-            if self.args.use_momentum_updates:
-                (unwrapped if self.adapter is None else self.adapter).update_momentum()
+        if self._begun_step != self.state.global_step:
+            self._begun_step = self.state.global_step
+            self.model_training.begin_step(unwrapped)
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.throughput.count(inputs)
-        if self._pending_features is not None:
-            unwrapped.enqueue(**self._pending_features, across_processes=True)
-            self._pending_features = None
+        self.model_training.end_micro_batch(unwrapped)
         return loss
 
     def compute_loss(
@@ -193,23 +152,14 @@ class AmcTrainer(ReliableTrainer):
         inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, AlbefPreTrainingOutput]:
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """Weighted sum of the objectives on one micro-batch, such that its mean over processes and micro-batches is
         that of all their phrases (`num_items_in_batch`: what [`_count_items`] counts, over all of them)."""
         args = self.args
-        inputs, explained_phrases = self._choose_explained(_unpack_regions(inputs, args.device))
+        inputs = self.model_training.choose_explained(_unpack_regions(inputs, args.device), self.heatmap_objectives)
+        has_heatmaps = len(self.heatmap_objectives) > 0
         with keeping_parameters(model), self.accelerator.autocast():
-            outputs = model(
-                **{name: inputs[name] for name in MODEL_INPUTS if name in inputs},
-                objectives=args.pretraining_objectives,
-                distillation_alpha=self.get_distillation_alpha(),
-                distillation_axis=args.distillation_axis,
-                candidate_scope=args.candidate_scope,
-                negative_sampling=args.negative_sampling,
-                output_heatmap=len(self.heatmap_objectives) > 0,
-                explained_phrases=explained_phrases,
-                heatmap_denominator=args.heatmap_denominator,
-            )
+            outputs = self.model_training.run(model, inputs, has_heatmaps, self.state.epoch or 0.0)
         counts = shares = self._count_items(inputs)
         if num_items_in_batch is not None:
             shares = num_items_in_batch / (args.world_size * self.current_gradient_accumulation_steps)
@@ -219,7 +169,9 @@ class AmcTrainer(ReliableTrainer):
             terms["mlm_loss"] = terms["mlm_loss"] * (counts[0] / shares[0])
         loss = sum(getattr(args, f"{name}_weight") * terms[f"{name}_loss"] for name in args.pretraining_objectives)
         if self.heatmap_objectives:
-            heatmap_loss, heatmap_terms = self.heatmap_objectives(outputs.normalized_heatmap, inputs, shares[1:])
+            heatmap_loss, heatmap_terms = self.model_training.compare_heatmaps(
+                self.heatmap_objectives, outputs, inputs, shares[1:]
+            )
             loss = loss + heatmap_loss
             terms.update(heatmap_terms)
         if model.training:
@@ -228,33 +180,11 @@ class AmcTrainer(ReliableTrainer):
             self._term_count = self._term_count + is_finite.float()
             if "itm_loss" in terms:
                 terms |= describe_negatives(outputs, len(inputs.get("false_input_ids", ())))
+            terms |= self.model_training.describe_batch(inputs)
             for name, value in terms.items():
                 self._term_sums[name] = self._term_sums[name] + torch.where(is_finite, value.detach(), 0.0)
-            self._pending_features = {
-                "image_features": outputs.momentum_image_features,
-                "text_features": outputs.momentum_text_features,
-                "image_ids": inputs.get("image_ids"),
-                "image_index": outputs.image_index,
-                "text_ids": inputs.get("text_ids"),
-                "is_valid": is_finite,
-            }
+            self.model_training.keep_features(outputs, inputs, is_finite)
         return (loss, outputs) if return_outputs else loss
-
-    def _choose_explained(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], torch.Tensor | None]:
-        """The batch, and the phrases whose heatmap is read, `(P,)` bool, None for all of them.
-
-        If these are the phrases with a region, and the layout of the batch knows which they are, the layout holds them
-        as `explained_phrases`: nothing then waits for the device, with any wrapper.
-        """
-        layout = inputs.get("layout")
-        is_known = layout is not None and layout.annotated_phrases is not None and "has_region" in inputs
-        if not (is_known and self.heatmap_objectives and self.heatmap_objectives.reads_annotated_phrases):
-            return {**inputs}, self.heatmap_objectives.find_phrases(inputs)
-        annotated, device = layout.annotated_phrases, inputs["has_region"].device
-        if not may_be_equal(annotated, inputs["has_region"]):
-            refuse_layout("it was built from another `has_region`")
-        region_rows = annotated.nonzero().flatten().to(device, non_blocking=True)
-        return {**inputs, "layout": replace(layout, explained_phrases=annotated), "region_rows": region_rows}, None
 
     def _count_items(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """What means run over in a micro-batch: masked tokens (MLM), then the phrases of each heatmap objective."""
@@ -281,23 +211,11 @@ class AmcTrainer(ReliableTrainer):
         Six operations per weight and token, forward and backward: patches in the image encoder, text tokens in the
         text encoder. The method of `Trainer` would take every pixel for a token.
         """
-        albef = self.accelerator.unwrap_model(self.model).albef
-        height, width = albef.config.vision_config.grid_size
-        num_tokens = {
-            albef.vision_model: len(inputs["pixel_values"]) * (1 + height * width),
-            albef.text_model: inputs["input_ids"].numel(),
-        }
-        return sum(
-            6 * tokens * encoder.num_parameters(exclude_embeddings=True) for encoder, tokens in num_tokens.items()
-        )
+        return self.model_training.count_operations(self.accelerator.unwrap_model(self.model), inputs)
 
     def get_distillation_alpha(self) -> float:
         """Weight of the momentum model's targets at this point of the run: a linear ramp, then constant."""
-        alpha = self.args.distillation_alpha
-        if alpha is None:
-            alpha = self.accelerator.unwrap_model(self.model).config.distillation_alpha
-        ramp = self.args.distillation_ramp_epochs
-        return alpha * min(1.0, (self.state.epoch or 0.0) / ramp) if ramp > 0 else alpha
+        return self.model_training.get_distillation_alpha(self.state.epoch or 0.0)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of every loss term since the last training log, and the speed."""
@@ -348,23 +266,13 @@ class AmcTrainer(ReliableTrainer):
 
     def evaluate_phrases(self, dataset: Any) -> GroundingEvaluation:
         """Every phrase's point and hit, once each and in the order of the data set, on any number of processes."""
-        return self._evaluate_with(evaluate_grounding, dataset)
+        model = self.accelerator.unwrap_model(self.model)
+        return self.model_training.evaluate_phrases(model, self.processing_class, dataset)
 
     def evaluate_matching(self, dataset: Any) -> float | None:
         """Area under the ROC curve of the matching score ([`~evaluation.match_pairs.evaluate_matching`])."""
-        return self._evaluate_with(evaluate_matching, dataset)
-
-    def _evaluate_with(self, evaluate: Callable[..., Any], dataset: Any) -> Any:
-        """What a function of `evaluation` returns for the present weights, on any number of processes."""
-        return evaluate(
-            build_full_model(self.accelerator.unwrap_model(self.model)),
-            self.processing_class,
-            dataset,
-            batch_size=self.args.per_device_eval_batch_size,
-            num_workers=self.args.dataloader_num_workers,
-            rank=self.args.process_index,
-            world_size=self.args.world_size,
-        )
+        model = self.accelerator.unwrap_model(self.model)
+        return self.model_training.evaluate_matching(model, self.processing_class, dataset)
 
     def create_model_card(self, **kwargs) -> None:
         """Writes the card of the run's last weights."""
@@ -374,7 +282,8 @@ class AmcTrainer(ReliableTrainer):
     def write_card(self, folder: Path) -> None:
         """Card of the present weights, which lie in `folder`; its numbers are those of an evaluation at this very
         step, or none."""
-        details = {**describe_run(self), **self.card_details}
+        of_model = self.model_training.describe(self.accelerator.unwrap_model(self.model))
+        details = {**describe_run(self), **of_model, **self.card_details}
         if self._evaluation_step == self.state.global_step and self._evaluations:
             details["metrics_file"] = folder / "metrics.json"
             weights_sha256 = _hash_saved_weights(folder)
@@ -401,7 +310,7 @@ def _hash_saved_weights(folder: Path) -> str | None:
         return None
 
 
-def describe_negatives(outputs: AlbefPreTrainingOutput, num_false_phrases: int) -> dict[str, torch.Tensor]:
+def describe_negatives(outputs: Any, num_false_phrases: int) -> dict[str, torch.Tensor]:
     """What the log holds about the negative pairs of a micro-batch, as scalars.
 
     `constant_itm_loss` is the matching loss of a score that is the same for all pairs of this process: the share of
@@ -409,7 +318,8 @@ def describe_negatives(outputs: AlbefPreTrainingOutput, num_false_phrases: int) 
     candidate is true, mean per phrase; `excluded_negatives` the number of images that are not negatives because the
     phrase is true of them, mean per phrase.
     """
-    num_phrases, num_pairs, device = len(outputs.itm_logits), len(outputs.itm_pair_logits), outputs.itm_logits.device
+    num_phrases, num_pairs = len(outputs.image_index), len(outputs.itm_pair_logits)
+    device = outputs.itm_pair_logits.device
     share = num_phrases / num_pairs
     entropy = sum(-part * math.log(part) for part in (share, 1 - share) if part > 0)
     num_missing = (1 + NEGATIVES_PER_PHRASE) * num_phrases + num_false_phrases - num_pairs
@@ -422,29 +332,14 @@ def describe_negatives(outputs: AlbefPreTrainingOutput, num_false_phrases: int) 
     return described
 
 
-def build_training_collator(processor: Any, args: AmcConfig, mlm_probability: float) -> DataCollatorForGrounding:
-    """The collator that the settings of a run describe.
+def build_model_training(model: Any, args: AmcConfig, processing_class: Any) -> ModelTraining:
+    """How a run trains its model, by the kind of model.
 
     Args:
-        processor ([`AlbefProcessor`]): makes the tensors.
+        model ([`AlbefForPreTraining`] or [`~grounders.grounder.Grounder`]): the model.
         args ([`AmcConfig`]): the run's settings.
-        mlm_probability (`float`): the model's share of masked tokens, used when `args` has none.
+        processing_class: the model's processor.
     """
-    if args.mlm_probability is not None:
-        mlm_probability = args.mlm_probability
-    return DataCollatorForGrounding(
-        processor,
-        phrases_per_image=args.phrases_per_image,
-        max_length=min(args.max_length, processor.tokenizer.model_max_length),
-        mask_size=args.mask_size,
-        region_source=args.region_source,
-        box_choice=args.box_choice,
-        use_paraphrases=args.use_paraphrases,
-        augmentation=GroundingAugmentation(flip=args.flip) if args.use_augmentation else None,
-        mlm_probability=mlm_probability,
-        seed=args.seed,
-        use_packed_regions=True,
-        use_reduced_images=args.use_reduced_images,
-        use_text_ids=args.use_text_ids,
-        false_phrases_per_image=args.false_phrases_per_image,
-    )
+    if isinstance(model, Grounder):
+        return GrounderTraining(model, args, processing_class)
+    return AlbefTraining(model, args)

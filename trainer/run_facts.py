@@ -87,9 +87,7 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
     clocks = (callback for callback in trainer.callback_handler.callbacks if isinstance(callback, TrainingClock))
     return {
         "model_name": Path(trainer.args.output_dir).resolve().name,
-        "description": "An ALBEF model for phrase grounding, fine-tuned with albef-amc.",
         "evaluation_dataset": "the run's evaluation data",
-        "image_size": trainer.accelerator.unwrap_model(trainer.model).config.vision_config.image_height_width,
         "hardware": describe_device(trainer.args.device),
         "num_processes": trainer.args.world_size,
         "training_seconds": next(clocks).seconds,

@@ -15,7 +15,7 @@ from testing_utils import (
     list_training_logs,
 )
 
-from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor, contrastive_albef
+from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefProcessor, pretraining_losses_albef
 from albef_amc.datasets_scripts.true_phrases import hash_text
 from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.evaluation.weight_hash import hash_weights
@@ -349,9 +349,11 @@ def test_pairs_that_are_true_are_no_negatives(tmp_path):
 @pytest.mark.parametrize("sampling", ["hard", "uniform"])
 def test_sampling_of_negatives_is_an_option(sampling, tiny_pretraining_model, tmp_path, monkeypatch):
     seen = []
-    draw = contrastive_albef.compute_negative_probabilities
+    draw = pretraining_losses_albef.compute_negative_probabilities
     monkeypatch.setattr(
-        contrastive_albef, "compute_negative_probabilities", lambda *given: seen.append(given[2]) or draw(*given)
+        pretraining_losses_albef,
+        "compute_negative_probabilities",
+        lambda *given: seen.append(given[2]) or draw(*given),
     )
     build_tiny_trainer(tiny_pretraining_model, tmp_path, max_steps=1, negative_sampling=sampling).train()
     assert seen == [sampling, sampling]

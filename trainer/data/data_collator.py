@@ -170,7 +170,6 @@ class DataCollatorForGrounding:
         except ValueError as error:
             raise ValueError(f"{error} (image {self._find_bad_row(rows)!r})") from error
         self._count_lost_regions(phrases, batch["has_region"])
-        batch["layout"] = replace(batch["layout"], annotated_phrases=batch["has_region"].clone())
         batch["row_ids"] = [row["image_id"] for row in rows]
         batch["image_ids"] = torch.tensor([hash_image_id(row_id) for row_id in batch["row_ids"]])
         if self.use_text_ids:
@@ -189,7 +188,7 @@ class DataCollatorForGrounding:
             ]
             batch["mlm_input_ids"], batch["mlm_labels"] = self._mask_tokens(batch, generators)
             batch["layout"] = replace(batch["layout"], masked_tokens=batch["mlm_labels"] != IGNORED_LABEL)
-            batch["negative_uniforms"] = torch.stack([torch.rand(2, generator=generator) for generator in generators])
+            batch["negative_uniforms"] = draw_uniforms(generators)
         if self.return_phrase_ids:
             batch["phrase_ids"] = [phrase["phrase_id"] for phrase in phrases]
         return batch
@@ -284,7 +283,7 @@ class DataCollatorForGrounding:
     def _process(self, rows: list[dict]) -> dict[str, Any]:
         """What the processor returns for the images, phrases and regions of rows."""
         regions = [[self._choose_region(row, phrase) for phrase in row["phrases"]] for row in rows]
-        return dict(
+        batch = dict(
             self.processor(
                 images=[row["image"] for row in rows],
                 text=[[phrase["phrase"] for phrase in row["phrases"]] for row in rows],
@@ -295,6 +294,8 @@ class DataCollatorForGrounding:
                 **{self.region_source: regions},
             )
         )
+        batch["layout"] = replace(batch["layout"], annotated_phrases=batch["has_region"].clone())
+        return batch
 
     def _find_bad_row(self, rows: list[dict]) -> str | None:
         """Image id of the first row that fails on its own: the processor knows rows by number only."""
@@ -365,6 +366,11 @@ class DataCollatorForGrounding:
 
     def _seed_torch(self, row: dict, purpose: str) -> torch.Generator:
         return torch.Generator().manual_seed(int(self._seed_numpy(row, purpose).integers(1 << 63)))
+
+
+def draw_uniforms(generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """Two numbers in [0, 1) of each generator, `(P, 2)`: they choose the negatives of a phrase."""
+    return torch.stack([torch.rand(2, generator=generator) for generator in generators])
 
 
 def hash_image_id(image_id: str) -> int:

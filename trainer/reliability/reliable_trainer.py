@@ -94,6 +94,8 @@ class ReliableTrainer(Trainer):
         model (`nn.Module`): what is trained.
         args ([`AmcConfig`]): the run's settings.
         adapter ([`~lora.adapter_training.AdapterTraining`], *optional*): the LoRA layers of `model`.
+        weight_files ([`~trainer.model_training.WeightFiles`], *optional*): writes and reads weights; with `adapter` it
+            is that. Without, they are stored as `Trainer` does it.
         kwargs: as for `Trainer`.
     """
 
@@ -103,10 +105,16 @@ class ReliableTrainer(Trainer):
     _is_finished = False  # the resumed checkpoint is the end of a run
 
     def __init__(
-        self, model: nn.Module, args: TrainingArguments, adapter: AdapterTraining | None = None, **kwargs: Any
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        adapter: AdapterTraining | None = None,
+        weight_files: Any = None,
+        **kwargs: Any,
     ):
         super().__init__(model=model, args=args, **kwargs)
         self.adapter = adapter
+        self.weight_files = weight_files
         self.publisher = RunPublisher(self)
         self.stop_signal = StopOnSignal()
         for callback in (self.stop_signal, SaveAfterEvaluation(self.stop_signal), self.publisher):
@@ -389,20 +397,20 @@ class ReliableTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Weights or adapter, processor and settings; then the card."""
         folder = Path(output_dir or self.args.output_dir)
-        if self.adapter is None:
+        if self.weight_files is None:
             super()._save(output_dir, state_dict)
         elif self.args.should_save:
-            weights = self.adapter.peft_model.state_dict() if state_dict is None else state_dict
+            weights = self.model.state_dict() if state_dict is None else state_dict
             with replacing_files(folder) as unfinished:
-                self.adapter.save(unfinished, PREFIX_CHECKPOINT_DIR in folder.name, weights)
+                self.weight_files.save(unfinished, PREFIX_CHECKPOINT_DIR in folder.name, weights)
                 self.processing_class.save_pretrained(unfinished)
                 torch.save(self.args, unfinished / TRAINING_ARGS_NAME)
         if self.args.should_save:
             self.write_card(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.adapter is not None:
-            self.adapter.load(resume_from_checkpoint)
+        if self.weight_files is not None:
+            self.weight_files.load(resume_from_checkpoint)
         elif is_adapter(resume_from_checkpoint):
             raise ValueError(f"{resume_from_checkpoint} is of a LoRA run: resume it with its `peft_config`.")
         else:

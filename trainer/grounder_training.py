@@ -1,0 +1,246 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""A grounder of another model in training: its own losses, and objectives on the heatmaps of its cells."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+
+from albef_amc.collections_albef import without_format
+from albef_amc.datasets_scripts.features import read_row
+from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation, choose_rows, iterate_phrases
+from albef_amc.evaluation.grounding_metrics import score_points
+from albef_amc.evaluation.match_pairs import MatchPair, compute_matching_auc, pair_phrases
+from albef_amc.explanation_albef import evaluation_mode
+from albef_amc.grounders.grounder import Grounder, GrounderOutput
+from albef_amc.trainer.amc_config import AmcConfig
+from albef_amc.trainer.data.augmentation import GroundingAugmentation
+from albef_amc.trainer.data.grounder_collator import DataCollatorForGrounder
+from albef_amc.trainer.model_training import ModelTraining
+from albef_amc.trainer.objectives.weighted_objectives import HeatmapObjectives
+
+
+class GrounderTraining(ModelTraining):
+    """A [`~grounders.grounder.Grounder`] in training; what is saved is a plain checkpoint of its class.
+
+    Args:
+        grounder ([`~grounders.grounder.Grounder`]): the model, its processor and what is explained.
+        args ([`AmcConfig`]): the run's settings.
+        processing_class: the processor of the grounder.
+
+    Raises:
+        ValueError: losses that the model does not have, or a setting that only ALBEF has.
+    """
+
+    def __init__(self, grounder: Grounder, args: AmcConfig, processing_class: Any):
+        super().__init__(args)
+        if processing_class is not grounder.processor:
+            raise ValueError("`processing_class` must be the processor of the grounder: pass `grounder.processor`.")
+        check_losses(grounder, args)
+        self.grounder = grounder
+        self.weight_files = GrounderFiles(grounder)
+
+    def build_collator(self, processing_class: Any) -> DataCollatorForGrounder:
+        """The collator that the settings of the run describe."""
+        args = self.args
+        return DataCollatorForGrounder(
+            self.grounder.inputs,
+            phrases_per_image=args.phrases_per_image,
+            mask_size=args.mask_size,
+            region_source=args.region_source,
+            box_choice=args.box_choice,
+            use_paraphrases=args.use_paraphrases,
+            augmentation=GroundingAugmentation(flip=args.flip) if args.use_augmentation else None,
+            seed=args.seed,
+            use_text_ids=args.use_text_ids,
+            false_phrases_per_image=args.false_phrases_per_image,
+        )
+
+    def prepare_model(self, peft_config: Any) -> nn.Module:
+        """The grounder."""
+        return self.grounder
+
+    @torch.no_grad()
+    def begin_step(self, model: Any) -> None:
+        """Clamps the temperature of a model that was trained with such a limit."""
+        contrast = model.family.contrast
+        if contrast is not None and contrast.largest_scale is not None:
+            model.model.logit_scale.clamp_(max=math.log(contrast.largest_scale))
+
+    def end_micro_batch(self, model: Any) -> None:
+        """Nothing: there are no queues."""
+
+    def keep_features(self, outputs: Any, inputs: Mapping[str, Any], is_finite: torch.Tensor) -> None:
+        """Nothing: there are no queues."""
+
+    def choose_explained(self, inputs: Mapping[str, Any], objectives: HeatmapObjectives) -> dict[str, Any]:
+        """The batch as it is: all heatmaps are computed."""
+        return dict(inputs)
+
+    def run(self, model: nn.Module, inputs: dict[str, Any], has_heatmaps: bool, epoch: float) -> GrounderOutput:
+        """See [`ModelTraining.run`]."""
+        outputs: GrounderOutput = model(
+            inputs,
+            output_heatmap=has_heatmaps,
+            losses=self.args.pretraining_objectives,
+            negative_sampling=self.args.negative_sampling,
+            candidate_scope=self.args.candidate_scope,
+        )
+        return outputs
+
+    def compare_heatmaps(
+        self, objectives: HeatmapObjectives, outputs: Any, inputs: Mapping[str, Any], denominators: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Objectives on the cells of each image, without those that are padding."""
+        return compare_cells(objectives, outputs.normalized_heatmap, outputs.cell_mask, inputs, denominators)
+
+    def describe_batch(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """`unseen_regions`: regions of the micro-batch that no cell sees, and that take no part in its loss."""
+        return {"unseen_regions": inputs["num_unseen_regions"].float()} if "num_unseen_regions" in inputs else {}
+
+    def count_operations(self, model: Any, inputs: Mapping[str, Any]) -> int:
+        """Six operations per weight and token; cells and text tokens count for all weights outside of embeddings."""
+        num_tokens = inputs["cell_mask"].numel() + inputs["input_ids"].numel()
+        return 6 * num_tokens * model.model.num_parameters(exclude_embeddings=True)
+
+    def evaluate_phrases(self, model: Any, processing_class: Any, rows: Any) -> GroundingEvaluation:
+        """See [`ModelTraining.evaluate_phrases`]."""
+        rows = without_format(rows)
+        results = []
+        for number in choose_rows(len(rows), self.args.process_index, self.args.world_size):
+            row = read_row(rows[number])
+            found = [phrase for phrase in iterate_phrases(row) if phrase.problem is None]
+            if found:
+                (grounded,) = model.ground([row["image"]], [[one.phrase for one in found]], return_heatmaps=False)
+                for phrase, result in zip(found, grounded, strict=True):
+                    x, y = result["point"].tolist()
+                    phrase.point, phrase.score = (float(x), float(y)), result["score"]
+            results += found
+        if self.args.world_size > 1:
+            results = gather_object(results)
+        if not results:
+            raise ValueError("no phrase of the data set has a box: there is nothing to score.")
+        return GroundingEvaluation(score_points(results, "any"), results)
+
+    @torch.no_grad()
+    def evaluate_matching(self, model: Any, processing_class: Any, rows: Any) -> float | None:
+        """See [`ModelTraining.evaluate_matching`]."""
+        rows = without_format(rows)
+        block = choose_rows(len(rows), self.args.process_index, self.args.world_size)
+        of_row: dict[int, list[MatchPair]] = defaultdict(list)
+        for pair in pair_phrases(rows):
+            if pair.row in block:
+                of_row[pair.row].append(pair)
+        scored = []
+        with evaluation_mode(model):
+            for number, pairs in of_row.items():
+                image = read_row(rows[number])["image"]
+                outputs = model(model.prepare([image], [[pair.phrase for pair in pairs]]), output_heatmap=False)
+                scored += [*zip(outputs.logits[:, -1].tolist(), [pair.is_match for pair in pairs], strict=True)]
+        if self.args.world_size > 1:
+            scored = gather_object(scored)
+        is_match = np.array([kind for _, kind in scored], dtype=bool)
+        if is_match.all() or not is_match.any():
+            return None
+        return compute_matching_auc(np.array([margin for margin, _ in scored]), is_match)
+
+    def describe(self, model: Any) -> dict[str, Any]:
+        """Description of the class, its score and its layer."""
+        family = model.family
+        return {
+            "description": f"A `{family.class_name}` whose heatmaps were trained for phrase grounding with albef-amc."
+        }
+
+
+class GrounderFiles:
+    """Weights of a run as a plain checkpoint of the model's class, and `grounder.json`.
+
+    Args:
+        grounder ([`~grounders.grounder.Grounder`]): what is trained.
+    """
+
+    def __init__(self, grounder: Grounder):
+        self.grounder = grounder
+
+    def save(self, folder: Path, with_state: bool, weights: Mapping[str, torch.Tensor]) -> None:
+        """Writes model, processor and `grounder.json`; nothing more is needed to resume."""
+        self.grounder.write_files(folder)
+
+    @torch.no_grad()
+    def load(self, checkpoint: str | Path) -> None:
+        """Restores the weights of a checkpoint of the run."""
+        model = self.grounder.model
+        stored = type(model).from_pretrained(checkpoint, dtype=model.dtype)
+        model.load_state_dict(stored.state_dict())
+
+
+def check_losses(grounder: Grounder, args: AmcConfig) -> None:
+    """Refuse settings of a run that the model cannot follow.
+
+    Args:
+        grounder ([`~grounders.grounder.Grounder`]): what would be trained.
+        args ([`AmcConfig`]): the run's settings.
+
+    Raises:
+        ValueError: all losses that the model does not have are named.
+    """
+    known = grounder.family.losses
+    wrong = [name for name in args.pretraining_objectives if name not in known]
+    if wrong:
+        remedy = ", ".join(f"`{name}_weight=0`" for name in wrong)
+        raise ValueError(
+            f"`{grounder.family.class_name}` with the score {grounder.family.score_name!r} has no loss "
+            f"{' and '.join(map(repr, wrong))}; it has {' and '.join(map(repr, known))}. Set {remedy}."
+        )
+    grounder.check_losses(args.pretraining_objectives, args.negative_sampling)
+
+
+def compare_cells(
+    objectives: HeatmapObjectives,
+    normalized_heatmap: torch.Tensor,
+    cell_mask: torch.Tensor,
+    inputs: Mapping[str, Any],
+    denominators: torch.Tensor,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Objectives on heatmaps over cells, where images may have different numbers of cells.
+
+    Phrases of images with the same cells are compared together, without padding; sums over phrases add up.
+
+    Args:
+        objectives ([`~trainer.objectives.weighted_objectives.HeatmapObjectives`]): what is computed.
+        normalized_heatmap (`torch.Tensor` of shape `(P, C)`): explanations in [0, 1].
+        cell_mask (`torch.Tensor` of shape `(P, C)`): False for padding.
+        inputs (mapping): the batch; `region_mask` `(P, 1, C)`, `has_region` and `paraphrase_index` `(P,)` are read.
+        denominators (`torch.Tensor` of shape `(num_objectives,)`): counts that the sums are divided by.
+    """
+    kinds, kind_of = cell_mask.unique(dim=0, return_inverse=True)
+    total, terms = normalized_heatmap.new_zeros(()), {}
+    for number, cells in enumerate(kinds):
+        rows, columns = (kind_of == number).nonzero().flatten(), cells.nonzero().flatten()
+        heatmap = normalized_heatmap.index_select(0, rows).index_select(1, columns)[:, None]
+        part, of_part = objectives(heatmap, _select_phrases(inputs, rows, columns), denominators)
+        total = total + part
+        terms = {name: terms.get(name, 0) + value for name, value in of_part.items()}
+    return total, terms
+
+
+def _select_phrases(inputs: Mapping[str, Any], rows: torch.Tensor, columns: torch.Tensor) -> dict[str, Any]:
+    """What objectives read of a batch, for some phrases and some cells; paraphrases are of the same image."""
+    chosen = {name: inputs[name].index_select(0, rows) for name in ("region_mask", "has_region") if name in inputs}
+    if "region_mask" in chosen:
+        chosen["region_mask"] = chosen["region_mask"].index_select(2, columns)
+    if "paraphrase_index" in inputs:
+        index = inputs["paraphrase_index"]
+        place = torch.full((len(index) + 1,), -1, device=index.device)
+        place[rows] = torch.arange(len(rows), device=index.device)
+        chosen["paraphrase_index"] = place[index.index_select(0, rows)]
+    return chosen
+
+
+__all__ = ["GrounderFiles", "GrounderTraining", "check_losses", "compare_cells"]
