@@ -10,7 +10,7 @@ from albef_amc.ranges_albef import check_number
 
 
 def load_checkpoint(
-    checkpoint: str, image_size: int | None = None, device: str | None = None
+    checkpoint: str, image_size: int | None = None, device: str | None = None, revision: str | None = None
 ) -> tuple[AlbefForImageTextMatching, AlbefProcessor]:
     """Model, in evaluation mode on its device, and processor of a checkpoint.
 
@@ -18,6 +18,7 @@ def load_checkpoint(
         checkpoint (`str`): folder or Hub repository, or `base`, the base model that ships.
         image_size (`int`, *optional*): image side in pixels, if not the checkpoint's.
         device (`str`, *optional*): torch device; a GPU where there is one by default.
+        revision (`str`, *optional*): branch, tag or commit of the repository.
 
     Raises:
         FileNotFoundError: a path that is not a checkpoint folder.
@@ -26,7 +27,7 @@ def load_checkpoint(
     if image_size is not None:
         check_number("--image-size", image_size, LONGEST_SIDE)
     chosen = choose_device(device)
-    model, processor = load_model_and_processor(AlbefForImageTextMatching, checkpoint, image_size)
+    model, processor = load_model_and_processor(AlbefForImageTextMatching, checkpoint, image_size, revision=revision)
     return model.to(chosen).eval(), processor
 
 

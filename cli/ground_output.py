@@ -20,27 +20,30 @@ class GroundOutput:
     Args:
         folder (`Path`): where they go; created when the first is written.
         stems (`dict`): photograph -> prefix of the paths of its pictures.
+        num_phrases, num_models (`int`): how many overlays a photograph gets, of each model and phrase.
         earlier (list of `Path`): pictures of the run whose results the folder holds.
         entries (list of `dict`): what the JSON file holds, one entry per photograph.
     """
 
     folder: Path
     stems: dict[Path, Path]
+    num_phrases: int
+    num_models: int
     earlier: list[Path] = field(default_factory=list)
     entries: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def plan(cls, folder: Path, photographs: list[Path], num_phrases: int) -> "GroundOutput":
+    def plan(cls, folder: Path, photographs: list[Path], num_phrases: int, num_models: int) -> "GroundOutput":
         """Chooses the names of all files.
 
         Raises:
             ValueError: a file that an earlier run did not write has one of these names.
         """
         names = zip(photographs, choose_stems(photographs), strict=True)
-        output = cls(folder, {photograph: folder / stem for photograph, stem in names})
+        output = cls(folder, {photograph: folder / stem for photograph, stem in names}, num_phrases, num_models)
         inputs = {photograph.resolve() for photograph in photographs}
         for photograph in photographs:
-            for path in output.list_pictures(photograph, num_phrases):
+            for path in output.list_pictures(photograph):
                 if path.exists() and (path.resolve() in inputs or not is_drawn_picture(path)):
                     raise ValueError(
                         f"{path} would be overwritten by a picture of {photograph}, and no earlier run wrote it. "
@@ -55,11 +58,13 @@ class GroundOutput:
         """File of the points and boxes."""
         return self.folder / JSON_NAME
 
-    def list_pictures(self, photograph: Path, num_phrases: int) -> list[Path]:
-        """The overlay of each phrase, and the sheet of all."""
-        stem = self.stems[photograph]
-        endings = [*range(1, num_phrases + 1), "sheet"]
-        return [stem.with_name(f"{stem.name}_{ending}.png") for ending in endings]
+    def list_pictures(self, photograph: Path) -> list[Path]:
+        """The overlays of each phrase, model by model, and the sheet of all."""
+        stem, phrases = self.stems[photograph], range(1, self.num_phrases + 1)
+        endings = [f"{phrase}" for phrase in phrases]
+        if self.num_models > 1:
+            endings = [f"{phrase}-{model}" for model in range(1, self.num_models + 1) for phrase in phrases]
+        return [stem.with_name(f"{stem.name}_{ending}.png") for ending in [*endings, "sheet"]]
 
     def finish(self) -> int:
         """Writes the JSON file and removes the pictures of the earlier run that this one has not replaced.

@@ -16,8 +16,8 @@ from testing_utils import build_photo, check_refusal
 from transformers.image_utils import load_image
 
 from albef_amc import AlbefForImageTextMatching
-from albef_amc.cli.ground import find_unknown_words
 from albef_amc.cli.main import main
+from albef_amc.evaluation.phrase_coverage import find_unknown_words
 from albef_amc.image_processing_albef import load_image as load_image_file
 from albef_amc.text_processing_albef import build_tokenizer
 from albef_amc.trainer.training_recipes import build_vocabulary
