@@ -16,7 +16,7 @@ All are computed at least in float32 and can be differentiated as often as the o
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from albef_amc.explanation_albef import NORMALIZATION_EPSILON, at_least_float32
 from albef_amc.grounders.attention_tap import AttentionTap
@@ -72,7 +72,7 @@ def check_method(method: str, family: Family) -> None:
         )
 
 
-def count_layers(method: str, family: Family, model: nn.Module) -> int:
+def count_layers(method: str, family: Family, model: PreTrainedModel) -> int:
     """Number of layers that a method can explain, or begin at; 0 where it reads none."""
     if method == SIMILARITY:
         return 0
@@ -83,7 +83,7 @@ def count_layers(method: str, family: Family, model: nn.Module) -> int:
     return len(model.get_submodule(family.layers_name)) - family.reads_first_token_alone
 
 
-def choose_layer(method: str, family: Family, model: nn.Module) -> int | None:
+def choose_layer(method: str, family: Family, model: PreTrainedModel) -> int | None:
     """The layer without a choice of the user: of `"relevancy"` the first, of `"similarity"` none."""
     if method == SIMILARITY:
         return None
@@ -92,7 +92,7 @@ def choose_layer(method: str, family: Family, model: nn.Module) -> int | None:
     return family.default_layer(model.config, count_layers(method, family, model))
 
 
-def list_modules(method: str, family: Family, model: nn.Module, layer: int | None) -> list[str]:
+def list_modules(method: str, family: Family, model: PreTrainedModel, layer: int | None) -> list[str]:
     """Names of the attention modules that a method reads at, or from, a layer."""
     if method == SIMILARITY:
         return []
@@ -101,7 +101,7 @@ def list_modules(method: str, family: Family, model: nn.Module, layer: int | Non
     return [family.module_name.format(layer=layer)]
 
 
-def describe_layers(method: str, family: Family, model: nn.Module) -> str:
+def describe_layers(method: str, family: Family, model: PreTrainedModel) -> str:
     """Which layers can be chosen; the end of an error message."""
     if method == SIMILARITY:
         return f'`method="{SIMILARITY}"` explains no layer. Leave it out.'
@@ -113,14 +113,14 @@ def describe_layers(method: str, family: Family, model: nn.Module) -> str:
 
 
 def compute_heatmap(
-    method: str, family: Family, model: nn.Module, module_names: list[str], batch: PhraseBatch, keep_graph: bool
+    method: str, family: Family, model: PreTrainedModel, module_names: list[str], batch: PhraseBatch, keep_graph: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and heatmaps of P phrases.
 
     Args:
         method (`str`): one of [`list_methods`].
         family ([`~families.Family`]): the kind of model.
-        model (`nn.Module`): the model.
+        model ([`~transformers.PreTrainedModel`]): the model.
         module_names (list of `str`): of [`list_modules`].
         batch ([`PhraseBatch`]): phrases and images.
         keep_graph (`bool`): keep the graph, for a loss on the result.

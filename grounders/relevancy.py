@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from albef_amc.explanation_albef import at_least_float32
 from albef_amc.grounders.explained_scores import ReadMaps
@@ -41,11 +40,11 @@ class Relevancy:
     pooling_name: str | None = None
     first_layer: Callable[[PreTrainedConfig], int] = _begin_at_first
 
-    def count_layers(self, model: nn.Module) -> int:
+    def count_layers(self, model: PreTrainedModel) -> int:
         """Number of layers."""
         return len(model.get_submodule(self.layers_name))
 
-    def list_modules(self, model: nn.Module, first_layer: int) -> list[str]:
+    def list_modules(self, model: PreTrainedModel, first_layer: int) -> list[str]:
         """Names of the modules from a layer on, in the order in which they run."""
         layers = range(first_layer, self.count_layers(model))
         names = [name.format(layer=layer) for layer in layers for name in self.layer_modules]
