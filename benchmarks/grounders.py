@@ -302,7 +302,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small models, to see that it runs")
     parser.add_argument("--phrases", type=int, default=14)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", help=argparse.SUPPRESS)  # the process of a side
     parser.add_argument("--output", type=Path, help="JSON to write (benchmarks/results/grounders[_quick].json)")

@@ -49,3 +49,19 @@ def test_a_quick_run_measures_the_switches(checkpoint, tmp_path):
     assert sides["ground"]["against_ground_float32"] == 1
     batched = {name for name in sides if "against_one_image" in sides[name]}
     assert batched == {"ground_x4", "packed_x4", "int8_packed_x4"}
+
+
+@pytest.mark.exhaustive
+def test_a_quick_run_compares_grounders(tmp_path):
+    file = tmp_path / "result.json"
+    words = ["--quick", "--rounds", "1", "--phrases", "3", "--threads", "1", "--output", file]
+    command = [sys.executable, PROJECT_FOLDER / "benchmarks" / "grounders.py", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(file.read_text())
+    assert result["phrases"] == 3 and set(result["speed_ratio"]) == {"blip", "clip"}
+    assert max(result["largest_relative_heatmap_difference"].values()) < 1e-4
+    sides = result["sides"]
+    assert all(side["phrases_per_second"] > 0 for side in sides.values())
+    measured = {name for name, side in sides.items() if side.get("peak_memory_gb", 0) > 0.1}
+    assert measured == {"blip_lavis", "blip", "clip_hooks", "clip", "grounding_dino_tiny", "owlv2_base"}
