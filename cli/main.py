@@ -10,6 +10,7 @@ SIGTERM, in training after a checkpoint was saved.
 
 import errno
 import importlib
+import keyword
 import sys
 import traceback
 from typing import Annotated
@@ -20,7 +21,8 @@ from albef_amc.cli.options import report_earlier_names
 from albef_amc.cli.reporting import keep_deepspeed_quiet, logging_to_stderr
 from albef_amc.interrupts_albef import restore_interrupts
 
-# Verb: what `albef-amc --help` says about it. A verb is the function of its name in the module of its name.
+# Verb: what `albef-amc --help` says about it. A verb is the function of its name in the module of its name
+# (with `_` after a word that Python keeps for itself).
 VERBS = {
     "demo": "Train the base model that ships with and without AMC on synthetic scenes, and compare.",
     "train": "Fine-tune from a recipe; also under torchrun and accelerate launch.",
@@ -30,6 +32,7 @@ VERBS = {
     "convert": "Turn an original .pth of ALBEF or AMC into a checkpoint folder.",
     "merge": "Turn a LoRA adapter and its base into a plain checkpoint.",
     "push": "Upload a checkpoint with its processor, code and card to the Hub.",
+    "import": "Turn annotations of COCO, YOLO, Label Studio, JSON Lines or csv into a data set of your own.",
     "build-dataset": "Turn raw files into Parquet with a dataset card, and push it to the Hub.",
     "inspect-dataset": "Draw rows with phrases and boxes; print statistics.",
     "env": "Versions, devices and attention back-ends, for bug reports.",
@@ -82,7 +85,7 @@ def build_command(verb: str | None):
     for name, description in VERBS.items():
         function = _not_imported
         if name == verb:
-            function_name = name.replace("-", "_")
+            function_name = name.replace("-", "_") + "_" * keyword.iskeyword(name)
             function = getattr(importlib.import_module(f"albef_amc.cli.{function_name}"), function_name)
             keep_deepspeed_quiet()
         app.command(name, short_help=description)(function)

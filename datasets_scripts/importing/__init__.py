@@ -1,0 +1,1 @@
+"""Annotations of other tools (COCO, YOLO, Label Studio, JSON Lines, csv) as a folder for the builder `jsonl`."""
