@@ -276,7 +276,8 @@ class Grounder(nn.Module):
         check_number("box_threshold", box_threshold, BOX_THRESHOLDS)
         check_number("min_score", min_score, SHARE)
         pictures = list(iterate_images(images))
-        nested = NestedText.read(phrases, len(pictures))
+        nested = NestedText.read(phrases, len(pictures), name="phrases")
+        self.inputs.check_phrases(nested.phrases)
         texts = iter(nested.phrases)
         results: list[list[dict[str, Any]]] = []
         with evaluation_mode(self):
@@ -285,7 +286,8 @@ class Grounder(nn.Module):
                 results.append([])
                 if not words:
                     continue
-                batch = self.prepare([image], [words])
+                batch = self.inputs.prepare_images([image], index) | self.inputs.prepare_phrases(words)
+                batch["image_index"] = torch.zeros(count, dtype=torch.int64)
                 for score, heatmap in self._explain_chunks(batch, phrases_per_chunk):
                     (shown,) = batch["layouts"][0].to_image(heatmap[None])
                     is_present = score >= min_score if self.family.is_probability else None

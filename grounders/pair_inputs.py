@@ -1,7 +1,8 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Images and phrases to the inputs of a model of transformers, without the model itself."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from transformers.processing_utils import ProcessorMixin
 
 from albef_amc.grounders.explained_scores import Tensors
 from albef_amc.grounders.families import Family
-from albef_amc.grounders.image_layout import read_layout
+from albef_amc.grounders.image_layout import ImageLayout, read_layout
 from albef_amc.image_processing_albef import ImageLike, iterate_images, load_image
+from albef_amc.messages_albef import list_first
 from albef_amc.processing_albef import NestedText
 from albef_amc.text_processing_albef import find_text_problem
 
@@ -50,17 +52,29 @@ class PairInputs:
             TypeError, ValueError, FileNotFoundError: an image or a phrase that cannot be used.
         """
         loaded = [load_image(image, name=f"images[{index}]") for index, image in enumerate(iterate_images(images))]
-        nested = NestedText.read(phrases, len(loaded))
+        nested = NestedText.read(phrases, len(loaded), name="phrases")
         batch = self.prepare_images(loaded)
         return batch | self.prepare_phrases(nested.phrases) | {"image_index": torch.tensor(nested.image_index)}
 
-    def prepare_images(self, images: list[Image.Image]) -> dict[str, Any]:
-        """The image part of [`prepare`], for images as [`~image_processing_albef.load_image`] returns them."""
-        processed = self.processor.image_processor(images, return_tensors="pt")
+    def prepare_images(self, images: list[Image.Image], first_index: int = 0) -> dict[str, Any]:
+        """The image part of [`prepare`], for images as [`~image_processing_albef.load_image`] returns them.
+
+        Args:
+            images: N images.
+            first_index (`int`, defaults to 0): number of the first one, for messages.
+        """
+        processed = self._process_images(images, first_index)
+        lacking = [name for name in self.family.image_inputs if name not in processed]
+        if lacking:
+            raise ValueError(
+                f"{type(self.processor.image_processor).__name__} does not return {list_first(lacking)}, which "
+                f"`{self.family.class_name}` reads. Load the processor that was saved with the model, and leave its "
+                "padding on."
+            )
         inputs: dict[str, Any] = {name: processed[name] for name in self.family.image_inputs}
-        layouts = [read_layout(self.processor, (one.height, one.width), self.config) for one in images]
+        layouts = self._read_layouts(images, first_index)
         expected = self.family.count_cells(self.config, inputs)
-        for index, (layout, count) in enumerate(zip(layouts, expected, strict=True)):
+        for index, (layout, count) in enumerate(zip(layouts, expected, strict=True), first_index):
             if layout.num_cells != count:
                 raise ValueError(
                     f"the model sees images[{index}] as {count} cells, but the geometry of its processor has "
@@ -69,31 +83,72 @@ class PairInputs:
         cell_mask = pad_sequence([layout.visible_cells for layout in layouts], batch_first=True)
         return inputs | {"layouts": layouts, "cell_mask": cell_mask}
 
-    def prepare_phrases(self, phrases: list[str]) -> Tensors:
-        """The text part of [`prepare`], for P phrases."""
+    def _process_images(self, images: list[Image.Image], first_index: int) -> Mapping[str, Any]:
+        try:
+            return self.processor.image_processor(images, return_tensors="pt")
+        except Exception as error:  # whatever it raises on settings and sizes that it was not made for
+            with contextlib.suppress(TypeError):  # the geometry cannot be computed from these settings either
+                self._read_layouts(images, first_index)
+            sizes = list_first([f"{image.width} x {image.height}" for image in images])
+            reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+            raise ValueError(
+                f"{type(self.processor.image_processor).__name__} fails on images of {sizes} pixels from "
+                f"images[{first_index}] on: {reason}. Load the processor that was saved with the model, or give "
+                "images of one size."
+            ) from error
+
+    def _read_layouts(self, images: list[Image.Image], first_index: int) -> list[ImageLayout]:
+        layouts = []
+        for index, image in enumerate(images, first_index):
+            try:
+                layouts.append(read_layout(self.processor, (image.height, image.width), self.config))
+            except ValueError as error:
+                raise ValueError(f"images[{index}] of {image.width} x {image.height} pixels: {error}") from error
+        return layouts
+
+    def check_phrases(self, phrases: list[str]) -> None:
+        """Refuse phrases without words, or longer than the model takes.
+
+        Raises:
+            ValueError: such a phrase; the message has its number among all.
+        """
         for index, phrase in enumerate(phrases):
             problem = find_text_problem(phrase)
             if problem:
                 raise ValueError(f"phrase {index} is {phrase!r:.80}, which {problem}. Give a phrase with words.")
-        tokenizer, limit = self.processor.tokenizer, self.count_text_positions()
-        cleaned = [self.family.clean_phrase(phrase) for phrase in phrases]
-        for index, ids in enumerate(tokenizer(cleaned, verbose=False)["input_ids"]):
+        limit = self.count_text_positions()
+        for index, ids in enumerate(self._encode_phrases(phrases)["input_ids"]):
             if len(ids) > limit:
                 raise ValueError(
                     f"phrase {index} has {len(ids)} tokens, but the model has {limit} text positions. Shorten it: "
                     f"{phrases[index]!r:.80}"
                 )
-        encoded = tokenizer(
-            cleaned,
+
+    def _encode_phrases(self, phrases: list[str], **options: Any) -> Mapping[str, Any]:
+        """Tokens of phrases, in which names of special tokens are ordinary words."""
+        cleaned = [self.family.clean_phrase(phrase) for phrase in phrases]
+        return self.processor.tokenizer(cleaned, split_special_tokens=True, verbose=False, **options)
+
+    def prepare_phrases(self, phrases: list[str]) -> Tensors:
+        """The text part of [`prepare`], for P phrases."""
+        self.check_phrases(phrases)
+        encoded = self._encode_phrases(
+            phrases,
             padding=self.family.padding,
-            max_length=limit,
+            padding_side="right",
+            max_length=self.count_text_positions(),
             truncation=False,
             return_tensors="pt",
             return_special_tokens_mask=True,
             return_attention_mask=True,
-            verbose=False,
         )
         input_ids, attention_mask = encoded["input_ids"], encoded["attention_mask"]
+        vocab_size = self.config.get_text_config().vocab_size
+        if input_ids.max() >= vocab_size:
+            raise ValueError(
+                f"the tokenizer gives the token {input_ids.max()}, but the vocabulary of the model has {vocab_size}. "
+                "Load the tokenizer that was saved with the model."
+            )
         token_mask = attention_mask.bool()
         if not self.family.counts_added_tokens:
             token_mask = token_mask & ~encoded["special_tokens_mask"].bool()

@@ -55,7 +55,7 @@ from .text_processing_albef import clean_with_offsets, find_broken_character, fi
 logger = logging.get_logger(__name__)
 
 MIN_SCORE = 0.5  # from which a phrase counts as present
-TEXT_FORMS = "`text` must be a phrase, a list of phrases, or a list of lists of phrases (one per image)."
+TEXT_FORMS = "must be a phrase, a list of phrases, or a list of lists of phrases (one per image)."
 SHAPE_FORMS = {"boxes": "[x_min, y_min, x_max, y_max]", "polygons": "flat x, y lists", "masks": "run-length dicts"}
 
 
@@ -453,8 +453,8 @@ class NestedText:
     depth: int
 
     @classmethod
-    def read(cls, text, num_images: int | None) -> "NestedText":
-        """Distinguish the three forms of `text` and check them against the images.
+    def read(cls, text, num_images: int | None, name: str = "text") -> "NestedText":
+        """Distinguish the three forms of `text` and check them against the images; `name` is its name in messages.
 
         Lists may be tuples, arrays of text, columns of data sets or generators ([`is_collection`]).
         """
@@ -462,7 +462,7 @@ class NestedText:
         if isinstance(rows, str):
             nested = cls([rows], [1], depth=0)
         elif not isinstance(rows, list):
-            raise TypeError(f"{TEXT_FORMS} Got {describe_type(text)}.")
+            raise TypeError(f"`{name}` {TEXT_FORMS} Got {describe_type(text)}.")
         elif rows and all(isinstance(phrase, str) for phrase in rows):
             nested = cls(rows, [len(rows)] if num_images in (None, 1) else [1] * len(rows), depth=1)
         else:
@@ -470,16 +470,16 @@ class NestedText:
             lists = [list(iterate(row)) if is_collection(row) else row for row in rows]
             for index, row in enumerate(lists):
                 if not isinstance(row, str if has_phrases else list):
-                    raise TypeError(f"{TEXT_FORMS} Got {describe_type(row)} as text[{index}].")
+                    raise TypeError(f"`{name}` {TEXT_FORMS} Got {describe_type(row)} as {name}[{index}].")
             nested = cls([phrase for row in lists for phrase in row], [len(row) for row in lists], depth=2)
         for index, phrase in enumerate(nested.phrases):
             if not isinstance(phrase, str):
-                raise TypeError(f"{TEXT_FORMS} Got {describe_type(phrase)} as phrase {index}.")
+                raise TypeError(f"`{name}` {TEXT_FORMS} Got {describe_type(phrase)} as phrase {index}.")
         if not nested.phrases:
-            raise ValueError("`text` has no phrases: give at least one.")
+            raise ValueError(f"`{name}` has no phrases: give at least one.")
         if num_images is not None and len(nested.counts) != num_images:
             raise ValueError(
-                f"`text` has phrases for {len(nested.counts)} images but there are {num_images} images. Give one "
+                f"`{name}` has phrases for {len(nested.counts)} images but there are {num_images} images. Give one "
                 "phrase, or one list of phrases, per image."
             )
         return nested
