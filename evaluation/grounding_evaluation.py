@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from PIL import Image
 from torch.utils.data import DataLoader, Subset
 from transformers.utils import logging
 
-from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefGroundingOutput
 from albef_amc.collections_albef import without_format
 from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, read_row
 from albef_amc.datasets_scripts.randomness import example_generator
@@ -36,20 +34,25 @@ from albef_amc.evaluation.grounding_metrics import (
     score_points,
     score_proposals,
 )
-from albef_amc.evaluation.late_reading import LateReading
+from albef_amc.evaluation.phrase_locators import (
+    EvaluatedModel,
+    LocatedPhrase,
+    PhraseInputs,
+    build_locator,
+    locate_points,
+)
 from albef_amc.image_processing_albef import UnusableImageError, load_image
 from albef_amc.messages_albef import list_first
 from albef_amc.processing_albef import BOX_THRESHOLD
 from albef_amc.ranges_albef import COUNT, WHOLE, check_number
-from albef_amc.regions_albef import check_boxes, find_point, resize_heatmap
-from albef_amc.text_processing_albef import clean_caption, find_text_problem
+from albef_amc.regions_albef import check_boxes
+from albef_amc.text_processing_albef import find_text_problem
 
 logger = logging.get_logger(__name__)
 
 DEFAULT_METRICS = (POINTING_GAME,)
 MASK_THRESHOLD = BOX_THRESHOLD  # of a heatmap's mask, where no other split chose one
 PROBLEMS_NAMED = 5  # in a warning; all of them are in the result
-LARGEST_GROWTH = 2  # tokens of a text per character, at most: lower case may be longer
 
 PointRule = Callable[[dict, dict], tuple[float, float]]
 
@@ -78,7 +81,7 @@ class GroundingEvaluation:
 
 
 def evaluate_grounding(
-    model: AlbefForImageTextMatching | AlbefForPreTraining,
+    model: EvaluatedModel,
     processor: Any,
     rows: Any,
     box_rule: str = "any",
@@ -211,7 +214,7 @@ def _warn_of_unusable(unusable: Sequence[PhraseResult], counts_unusable: bool) -
 
 
 def predict_points(
-    model: AlbefForImageTextMatching | AlbefForPreTraining,
+    model: EvaluatedModel,
     processor: Any,
     rows: Any,
     batch_size: int = 16,
@@ -228,24 +231,25 @@ def predict_points(
     Results are fetched once the next batch is given, so that the device always has work.
 
     Args:
-        model, processor: the checkpoint.
+        model, processor: the checkpoint: ALBEF, or a [`~grounders.Grounder`] and its processor.
         rows: data set rows (`datasets_scripts/features.py`), with a length and read by index.
-        batch_size (`int`, defaults to 16): images encoded together.
+        batch_size (`int`, defaults to 16): images encoded together; a grounder encodes them one by one.
         phrases_per_chunk (`int`, defaults to 64): phrases explained together.
         num_workers (`int`, defaults to 0): processes that decode and resize images.
-        max_length (`int`, *optional*): tokens of a phrase at most, [CLS] included; all of them by default.
+        max_length (`int`, *optional*): for ALBEF: tokens of a phrase at most, [CLS] included; all of them by default.
         metrics (collection of `str`, defaults to `("pointing_game",)`): also measure the heatmaps for these.
         progress (callable, *optional*): wraps the iteration over batches, to show progress.
     """
     check_number("batch_size", batch_size, COUNT)
     check_number("phrases_per_chunk", phrases_per_chunk, COUNT)
     check_number("num_workers", num_workers, WHOLE)
+    locator = build_locator(model, processor, phrases_per_chunk, max_length)
     loader: DataLoader[Any] = DataLoader(
         rows,
         batch_size=batch_size,
-        collate_fn=_GroundingInputs(processor, max_length),
+        collate_fn=_GroundingInputs(locator.inputs),
         num_workers=num_workers,
-        pin_memory=model.device.type == "cuda",
+        pin_memory=locator.device.type == "cuda",
     )
     results: list[PhraseResult] = []
     num_skipped, given = 0, None
@@ -255,13 +259,8 @@ def predict_points(
         phrases = [entry for entry in entries if entry.problem is None]
         if not phrases:
             continue
-        sizes = inputs["original_sizes"][inputs["image_index"]]
-        inputs["pixel_values"] = inputs["pixel_values"].to(model.device, non_blocking=True)
-        outputs = model.ground(**inputs, phrases_per_chunk=phrases_per_chunk, check_finite=False)
-        points = locate_points(outputs.heatmap, sizes)
-        results_of_batch = (outputs.itm_logits, outputs.match_probability, outputs.heatmap, points)
         earlier = given
-        given = _GivenBatch(phrases, annotations, sizes, *map(LateReading, results_of_batch))
+        given = _GivenPhrases(phrases, annotations, locator.locate(inputs))
         if earlier is not None:
             earlier.fetch(metrics)  # while the device has this batch to work on
     if given is not None:
@@ -270,51 +269,40 @@ def predict_points(
 
 
 @dataclass(frozen=True)
-class _GivenBatch:
-    """A batch that the device was given, with what it computes of it: P phrases, their annotations and image sizes."""
+class _GivenPhrases:
+    """Phrases that a model was given, with their annotations, and the function that waits for its answers."""
 
     phrases: list[PhraseResult]
     annotations: list[dict[str, Any]]
-    sizes: torch.Tensor
-    itm_logits: LateReading
-    match_probability: LateReading
-    heatmap: LateReading
-    points: LateReading
+    read: Callable[[], Iterable[LocatedPhrase]]
 
     def fetch(self, metrics: Collection[str]) -> None:
-        """Waits for the results and enters them into the phrases, with what the metrics measure of their heatmaps."""
-        heatmaps = self.heatmap.read()
-        AlbefGroundingOutput(itm_logits=self.itm_logits.read(), heatmap=heatmaps).check_finite()
-        points, scores = self.points.read().tolist(), self.match_probability.read().tolist()
-        for phrase, (x, y), score in zip(self.phrases, points, scores, strict=True):
-            phrase.point, phrase.score = (float(x), float(y)), score
-        if set(metrics) == {POINTING_GAME}:
-            return
-        entries = zip(self.phrases, heatmaps, self.sizes.tolist(), self.annotations, strict=True)
-        for phrase, heatmap, size, annotation in entries:
-            phrase.measures = measure_phrase(phrase, resize_heatmap(heatmap, *size), annotation, metrics)
+        """Waits for the answers and enters them into the phrases, with what the metrics measure of their heatmaps."""
+        for phrase, annotation, located in zip(self.phrases, self.annotations, self.read(), strict=True):
+            phrase.point, phrase.score = located.point, located.score
+            if set(metrics) != {POINTING_GAME}:
+                phrase.measures = measure_phrase(phrase, located.draw_heatmap(), annotation, metrics)
 
 
 class _GroundingInputs:
-    """Collate function: rows to their phrases with a box; tensors and annotations of those that can be used; the
+    """Collate function: rows to their phrases with a box; inputs and annotations of those that can be used; the
     number of phrases without a box."""
 
-    def __init__(self, processor: Any, max_length: int | None = None):
-        self.processor = processor
-        self.max_length = max_length
+    def __init__(self, inputs: PhraseInputs):
+        self.inputs = inputs
 
-    def __call__(self, rows: list[dict]) -> tuple[list[PhraseResult], dict[str, torch.Tensor], list[dict], int]:
+    def __call__(self, rows: list[dict]) -> tuple[list[PhraseResult], dict[str, Any], list[dict], int]:
         entries, images, texts, annotations, skipped = [], [], [], [], 0
         for row in map(read_row, rows):
             scored = list(iterate_phrases(row))
             entries += scored
             skipped += len(row["phrases"]) - len(scored)
             for phrase in scored:
-                phrase.problem = phrase.problem or self._find_length_problem(phrase)
+                phrase.problem = phrase.problem or self._find_problem(phrase)
             if all(phrase.problem for phrase in scored):
                 continue
             try:
-                images.append(load_row_image(row, self.processor.image_processor.max_image_pixels))
+                images.append(load_row_image(row, self.inputs.max_image_pixels))
             except (UnusableImageError, FileNotFoundError) as error:
                 for phrase in scored:
                     phrase.problem = phrase.problem or str(error)
@@ -327,19 +315,11 @@ class _GroundingInputs:
                     annotations.append({"proposals": proposals, **outlines})
         for phrase in entries:
             phrase.point = phrase.point if phrase.problem is None else None
-        inputs = {}
-        if texts:
-            inputs = dict(self.processor(images=images, text=texts, max_length=self.max_length, return_tensors="pt"))
-        return entries, inputs, annotations, skipped
+        return entries, self.inputs.prepare(images, texts) if texts else {}, annotations, skipped
 
-    def _find_length_problem(self, phrase: PhraseResult) -> str | None:
-        """What is wrong with a phrase that is not cut and has more tokens than the model has text positions."""
-        limit = self.processor.tokenizer.model_max_length
-        if self.max_length is not None or LARGEST_GROWTH * len(phrase.phrase) < limit:
-            return None
-        length = len(self.processor.tokenizer(clean_caption(phrase.phrase), verbose=False)["input_ids"])
-        problem = f"has {length} tokens but the model has {limit} text positions"
-        return _name_problem(phrase.phrase_id, phrase.image_id, phrase.phrase, problem) if length > limit else None
+    def _find_problem(self, phrase: PhraseResult) -> str | None:
+        problem = self.inputs.find_problem(phrase.phrase)
+        return problem and _name_problem(phrase.phrase_id, phrase.image_id, phrase.phrase, problem)
 
 
 def load_row_image(row: dict, max_image_pixels: int) -> Image.Image:
@@ -388,19 +368,6 @@ def iterate_phrases(row: dict) -> Iterable[PhraseResult]:
                 point=(math.nan, math.nan) if problem is None else None,
                 problem=None if problem is None else _name_problem(phrase_id, row["image_id"], words, problem),
             )
-
-
-def locate_points(heatmap: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-    """Maxima of heatmaps `(P, G_h, G_w)` at the stored sizes `(P, 2)` (height, width): x, y as int64 `(P, 2)`.
-
-    With `sizes` on the CPU nothing waits for the device of the heatmaps.
-    """
-    points = torch.empty(len(heatmap), 2, dtype=torch.int64, device=heatmap.device)
-    for height, width in sizes.unique(dim=0).tolist():
-        rows = (sizes == torch.tensor([height, width], device=sizes.device)).all(dim=1).nonzero().flatten()
-        rows = rows.to(heatmap.device, non_blocking=True)
-        points[rows] = find_point(resize_heatmap(heatmap[rows], height, width))
-    return points
 
 
 def shuffle_phrases(row: dict) -> dict:

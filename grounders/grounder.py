@@ -2,7 +2,7 @@
 """A model of transformers that shows where phrases are in images, as ALBEF does."""
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -280,36 +280,58 @@ class Grounder(nn.Module):
         self.inputs.check_phrases(nested.phrases)
         texts = iter(nested.phrases)
         results: list[list[dict[str, Any]]] = []
-        with evaluation_mode(self):
-            for index, (picture, count) in enumerate(zip(pictures, nested.counts, strict=True)):
-                image, words = load_image(picture, name=f"images[{index}]"), list(islice(texts, count))
-                results.append([])
-                if not words:
-                    continue
-                batch = self.inputs.prepare_images([image], index) | self.inputs.prepare_phrases(words)
-                batch["image_index"] = torch.zeros(count, dtype=torch.int64)
-                for score, heatmap in self._explain_chunks(batch, phrases_per_chunk):
-                    (shown,) = batch["layouts"][0].to_image(heatmap[None])
-                    is_present = score >= min_score if self.family.is_probability else None
-                    located = locate_phrase(shown, box_threshold, return_heatmaps)
-                    results[-1].append({"score": score, "is_present": is_present, **located})
+        for index, (picture, count) in enumerate(zip(pictures, nested.counts, strict=True)):
+            image, words = load_image(picture, name=f"images[{index}]"), list(islice(texts, count))
+            results.append([])
+            if not words:
+                continue
+            batch = self.inputs.prepare_images([image], index) | self.inputs.prepare_phrases(words)
+            batch["image_index"] = torch.zeros(count, dtype=torch.int64)
+            for score, heatmap in zip(*self.explain_image(batch, phrases_per_chunk), strict=True):
+                (shown,) = batch["layouts"][0].to_image(heatmap[None])
+                is_present = score >= min_score if self.family.is_probability else None
+                located = locate_phrase(shown, box_threshold, return_heatmaps)
+                results[-1].append({"score": score, "is_present": is_present, **located})
         return results
 
-    def _explain_chunks(self, batch: dict[str, Any], phrases_per_chunk: int) -> Iterator[tuple[float, torch.Tensor]]:
-        """Score and heatmap of every phrase of one image, in their order, on the CPU."""
-        family, tensors = self.family, self._select_tensors(batch)
-        states = family.score.share_images(self.model, self._select_images(tensors))
-        num_phrases = len(tensors["input_ids"])
-        size = phrases_per_chunk if family.score.has_token_rows else num_phrases
-        for start in range(0, num_phrases, size):
-            rows = {name: tensors[name][start : start + size] for name in (*TEXT_INPUTS, "token_mask", "image_index")}
-            outputs = self._explain(states, rows | {"cell_mask": tensors["cell_mask"]}, keep_graph=False)
-            if not torch.isfinite(outputs.score).all() or not torch.isfinite(outputs.heatmap).all():
-                raise ValueError(
-                    "the scores or heatmaps are not finite: the weights or the pixels hold NaN or infinity. Check the "
-                    "checkpoint, or run in float32."
-                )
-            yield from zip(outputs.score.tolist(), outputs.heatmap.cpu(), strict=True)
+    @outside_inference_mode
+    @torch.no_grad()
+    def explain_image(
+        self, batch: Mapping[str, Any], phrases_per_chunk: int = 32
+    ) -> tuple[list[float], list[torch.Tensor]]:
+        """Explain the phrases of one image, which is encoded once for all of them where the model allows it.
+
+        Args:
+            batch (`Mapping`): of [`prepare`], for one image.
+            phrases_per_chunk (`int`, defaults to 32): phrases explained at once; bounds the memory.
+
+        Returns:
+            Scores of the phrases, and their heatmaps `(C,)` over the cells of the image, on the CPU;
+            `batch["layouts"][0].to_image` makes pixels of them.
+
+        Raises:
+            ValueError: scores or heatmaps that are not finite.
+        """
+        family = self.family
+        scores: list[float] = []
+        heatmaps: list[torch.Tensor] = []
+        with evaluation_mode(self):
+            tensors = self._select_tensors(batch)
+            states = family.score.share_images(self.model, self._select_images(tensors))
+            num_phrases = len(tensors["input_ids"])
+            size = phrases_per_chunk if family.score.has_token_rows else num_phrases
+            names = (*TEXT_INPUTS, "token_mask", "image_index")
+            for start in range(0, num_phrases, size):
+                rows = {name: tensors[name][start : start + size] for name in names}
+                outputs = self._explain(states, rows | {"cell_mask": tensors["cell_mask"]}, keep_graph=False)
+                if not torch.isfinite(outputs.score).all() or not torch.isfinite(outputs.heatmap).all():
+                    raise ValueError(
+                        "the scores or heatmaps are not finite: the weights or the pixels hold NaN or infinity. Check "
+                        "the checkpoint, or run in float32."
+                    )
+                scores += outputs.score.tolist()
+                heatmaps += outputs.heatmap.cpu().unbind()
+        return scores, heatmaps
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
         """Write model and processor as transformers does, so that it alone loads them, and `grounder.json`.

@@ -113,16 +113,9 @@ class PairInputs:
             ValueError: such a phrase; the message has its number among all.
         """
         for index, phrase in enumerate(phrases):
-            problem = find_text_problem(phrase)
-            if problem:
-                raise ValueError(f"phrase {index} is {phrase!r:.80}, which {problem}. Give a phrase with words.")
-        limit = self.count_text_positions()
-        for index, ids in enumerate(self._encode_phrases(phrases)["input_ids"]):
-            if len(ids) > limit:
-                raise ValueError(
-                    f"phrase {index} has {len(ids)} tokens, but the model has {limit} text positions. Shorten it: "
-                    f"{phrases[index]!r:.80}"
-                )
+            problem = self.find_problem(phrase)
+            if problem is not None:
+                raise ValueError(f"phrase {index} {problem}")
 
     def _encode_phrases(self, phrases: list[str], **options: Any) -> Mapping[str, Any]:
         """Tokens of phrases, in which names of special tokens are ordinary words."""
@@ -152,12 +145,24 @@ class PairInputs:
         token_mask = attention_mask.bool()
         if not self.family.counts_added_tokens:
             token_mask = token_mask & ~encoded["special_tokens_mask"].bool()
-        for index in (~token_mask.any(dim=1)).nonzero().flatten().tolist():
-            raise ValueError(f"phrase {index} is {phrases[index]!r:.80}, of which the tokenizer leaves no token.")
         if self.family.first_token is not None:
             input_ids = input_ids.clone()
             input_ids[:, 0] = self._find_first_token(self.family.first_token)
         return {"input_ids": input_ids, "attention_mask": attention_mask, "token_mask": token_mask}
+
+    def find_problem(self, phrase: str) -> str | None:
+        """Why a phrase cannot be used, as the end of a sentence that begins with its name; `None` if it can."""
+        problem = find_text_problem(phrase)
+        if problem:
+            return f"is {phrase!r:.80}, which {problem}. Give a phrase with words."
+        encoded = self._encode_phrases([phrase], return_special_tokens_mask=True)
+        (ids,), (is_added,) = encoded["input_ids"], encoded["special_tokens_mask"]
+        limit = self.count_text_positions()
+        if len(ids) > limit:
+            return f"has {len(ids)} tokens, but the model has {limit} text positions. Shorten it: {phrase!r:.80}"
+        if not self.family.counts_added_tokens and all(is_added):
+            return f"is {phrase!r:.80}, of which the tokenizer leaves no token."
+        return None
 
     def count_text_positions(self) -> int:
         """Tokens that a phrase may have, those that the tokenizer adds included."""

@@ -1,0 +1,228 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""Where a model points for the phrases of a batch of images: one interface for every kind of model.
+
+A locator holds the model. Its `inputs` hold no weights, so that workers of a data loader can have a copy.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefGroundingOutput
+from albef_amc.evaluation.late_reading import LateReading
+from albef_amc.grounders import Grounder
+from albef_amc.image_processing_albef import MAX_IMAGE_PIXELS
+from albef_amc.regions_albef import find_point, resize_heatmap
+from albef_amc.text_processing_albef import clean_caption, find_text_problem
+
+LARGEST_GROWTH = 2  # tokens of a text per character, at most: lower case may be longer
+
+EvaluatedModel = AlbefForImageTextMatching | AlbefForPreTraining | Grounder
+
+
+@dataclass(frozen=True)
+class LocatedPhrase:
+    """Where a model points for a phrase.
+
+    Args:
+        point (`tuple`): x, y in pixels of the stored image.
+        score (`float`): what the model scores the pair with.
+        draw_heatmap (callable): the heatmap `(height, width)` at the size of the stored image.
+    """
+
+    point: tuple[float, float]
+    score: float
+    draw_heatmap: Callable[[], torch.Tensor]
+
+
+class PhraseInputs(Protocol):
+    """Images and phrases to what a model reads."""
+
+    max_image_pixels: int
+
+    def find_problem(self, phrase: str) -> str | None:
+        """Why a phrase cannot be used, as the end of a sentence; `None` if it can."""
+
+    def prepare(self, images: list[Image.Image], phrases: list[list[str]]) -> dict[str, Any]:
+        """Inputs of N images, each with at least one phrase, none of which has a problem."""
+
+
+class PhraseLocator(Protocol):
+    """A model that points at phrases."""
+
+    inputs: PhraseInputs
+    device: torch.device
+
+    def locate(self, inputs: dict[str, Any]) -> Callable[[], Iterator[LocatedPhrase]]:
+        """Gives the model a batch of `inputs.prepare`; what is returned waits for its answers, phrase by phrase."""
+
+
+class AlbefInputs:
+    """Inputs of ALBEF.
+
+    Args:
+        processor: of the model.
+        max_length (`int`, *optional*): tokens of a phrase at most, [CLS] included; all of them by default.
+    """
+
+    def __init__(self, processor: Any, max_length: int | None):
+        self.processor, self.max_length = processor, max_length
+        self.max_image_pixels = processor.image_processor.max_image_pixels
+
+    def find_problem(self, phrase: str) -> str | None:
+        """See [`PhraseInputs`]; a phrase that is not cut may have more tokens than the model has positions."""
+        problem = find_text_problem(phrase)
+        limit = self.processor.tokenizer.model_max_length
+        if problem or self.max_length is not None or LARGEST_GROWTH * len(phrase) < limit:
+            return problem
+        length = len(self.processor.tokenizer(clean_caption(phrase), verbose=False)["input_ids"])
+        return f"has {length} tokens but the model has {limit} text positions" if length > limit else None
+
+    def prepare(self, images: list[Image.Image], phrases: list[list[str]]) -> dict[str, Any]:
+        """See [`PhraseInputs`]."""
+        return dict(self.processor(images=images, text=phrases, max_length=self.max_length, return_tensors="pt"))
+
+
+class AlbefLocator:
+    """ALBEF: maxima of heatmaps are found on the device, and read while it works on the next batch.
+
+    Args:
+        model, processor: the checkpoint.
+        phrases_per_chunk (`int`): phrases explained together.
+        max_length (`int`, *optional*): tokens of a phrase at most.
+    """
+
+    def __init__(
+        self,
+        model: AlbefForImageTextMatching | AlbefForPreTraining,
+        processor: Any,
+        phrases_per_chunk: int,
+        max_length: int | None,
+    ):
+        self.model, self.phrases_per_chunk = model, phrases_per_chunk
+        self.inputs = AlbefInputs(processor, max_length)
+        self.device = model.device
+
+    def locate(self, inputs: dict[str, Any]) -> Callable[[], Iterator[LocatedPhrase]]:
+        """See [`PhraseLocator`]."""
+        sizes = inputs["original_sizes"][inputs["image_index"]]
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.device, non_blocking=True)
+        outputs = self.model.ground(**inputs, phrases_per_chunk=self.phrases_per_chunk, check_finite=False)
+        points = locate_points(outputs.heatmap, sizes)
+        results = (outputs.itm_logits, outputs.match_probability, outputs.heatmap, points)
+        return _GivenBatch(sizes, *map(LateReading, results)).read
+
+
+@dataclass(frozen=True)
+class _GivenBatch:
+    """What the device computes of P phrases, and the sizes of their images."""
+
+    sizes: torch.Tensor
+    itm_logits: LateReading
+    match_probability: LateReading
+    heatmap: LateReading
+    points: LateReading
+
+    def read(self) -> Iterator[LocatedPhrase]:
+        heatmaps = self.heatmap.read()
+        AlbefGroundingOutput(itm_logits=self.itm_logits.read(), heatmap=heatmaps).check_finite()
+        columns = (self.points.read().tolist(), self.match_probability.read().tolist(), heatmaps, self.sizes.tolist())
+        for (x, y), score, heatmap, size in zip(*columns, strict=True):
+
+            def draw(heatmap: torch.Tensor = heatmap, size: list[int] = size) -> torch.Tensor:
+                return resize_heatmap(heatmap, *size)
+
+            yield LocatedPhrase((float(x), float(y)), score, draw)
+
+
+class GrounderInputs:
+    """Inputs of a [`~grounders.Grounder`]: a batch for each image.
+
+    Args:
+        grounder ([`~grounders.Grounder`]): the model; only its inputs are kept.
+    """
+
+    max_image_pixels = MAX_IMAGE_PIXELS
+
+    def __init__(self, grounder: Grounder):
+        self.pairs = grounder.inputs
+
+    def find_problem(self, phrase: str) -> str | None:
+        """See [`PhraseInputs`]."""
+        return self.pairs.find_problem(phrase)
+
+    def prepare(self, images: list[Image.Image], phrases: list[list[str]]) -> dict[str, Any]:
+        """See [`PhraseInputs`]."""
+        pairs = zip(images, phrases, strict=True)
+        return {"batches": [self.pairs.prepare([image], [words]) for image, words in pairs]}
+
+
+class GrounderLocator:
+    """A model of another family: one image at a time, as [`~grounders.Grounder.ground`].
+
+    Args:
+        grounder ([`~grounders.Grounder`]): the model.
+        phrases_per_chunk (`int`): phrases explained together.
+    """
+
+    def __init__(self, grounder: Grounder, phrases_per_chunk: int):
+        self.grounder, self.phrases_per_chunk = grounder, phrases_per_chunk
+        self.inputs = GrounderInputs(grounder)
+        self.device = grounder.model.device
+
+    def locate(self, inputs: dict[str, Any]) -> Callable[[], Iterator[LocatedPhrase]]:
+        """See [`PhraseLocator`]."""
+        explained = [self.grounder.explain_image(batch, self.phrases_per_chunk) for batch in inputs["batches"]]
+        layouts = [batch["layouts"][0] for batch in inputs["batches"]]
+
+        def read() -> Iterator[LocatedPhrase]:
+            for layout, (scores, maps) in zip(layouts, explained, strict=True):
+                for score, cells in zip(scores, maps, strict=True):
+                    heatmap = layout.to_image(cells[None])[0]
+                    x, y = find_point(heatmap).tolist()
+                    yield LocatedPhrase((float(x), float(y)), score, lambda heatmap=heatmap: heatmap)
+
+        return read
+
+
+def build_locator(
+    model: EvaluatedModel, processor: Any, phrases_per_chunk: int, max_length: int | None
+) -> PhraseLocator:
+    """The locator of a model.
+
+    Args:
+        model: ALBEF, or a [`~grounders.Grounder`].
+        processor: of ALBEF; a grounder has its own.
+        phrases_per_chunk (`int`): phrases explained together.
+        max_length (`int`, *optional*): tokens of a phrase at most, for ALBEF; other models never cut a phrase.
+    """
+    if isinstance(model, Grounder):
+        return GrounderLocator(model, phrases_per_chunk)
+    return AlbefLocator(model, processor, phrases_per_chunk, max_length)
+
+
+def locate_points(heatmap: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """Maxima of heatmaps `(P, G_h, G_w)` at the stored sizes `(P, 2)` (height, width): x, y as int64 `(P, 2)`.
+
+    With `sizes` on the CPU nothing waits for the device of the heatmaps.
+    """
+    points = torch.empty(len(heatmap), 2, dtype=torch.int64, device=heatmap.device)
+    for height, width in sizes.unique(dim=0).tolist():
+        rows = (sizes == torch.tensor([height, width], device=sizes.device)).all(dim=1).nonzero().flatten()
+        rows = rows.to(heatmap.device, non_blocking=True)
+        points[rows] = find_point(resize_heatmap(heatmap[rows], height, width))
+    return points
+
+
+__all__ = [
+    "EvaluatedModel",
+    "GrounderLocator",
+    "LocatedPhrase",
+    "PhraseInputs",
+    "PhraseLocator",
+    "build_locator",
+    "locate_points",
+]
