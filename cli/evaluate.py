@@ -12,15 +12,20 @@ import torch
 import typer
 from accelerate import PartialState
 
-from albef_amc.cli.checkpoint_loading import load_checkpoint
 from albef_amc.cli.comparison import list_comparison_lines
+from albef_amc.cli.evaluated_model import ModelChoice, load_model
 from albef_amc.cli.options import DataOption, DeviceOption, ImageSizeOption, JsonOption, read_data
 from albef_amc.cli.output_paths import check_output_file
 from albef_amc.cli.reporting import is_main_process, print_result, report, to_plain, track
 from albef_amc.cli.switches import CompileOption, MatmulPrecisionOption, PackOption, PrecisionOption, Switches
-from albef_amc.datasets_scripts import BUILDERS, check_builder_options, check_builder_split, load_grounding_dataset
+from albef_amc.datasets_scripts import (
+    BUILDERS,
+    check_builder_options,
+    check_builder_split,
+    find_dataset_commit,
+    load_grounding_dataset,
+)
 from albef_amc.evaluation.benchmark import evaluate_split
-from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.evaluation.grounding_metrics import BOX_ACCURACY, HEATMAP_METRIC, METRICS, RECALL_METRIC, check_metrics
 from albef_amc.evaluation.heatmap_measures import choose_thresholds
 from albef_amc.evaluation.intervals import NUM_RESAMPLES
@@ -33,7 +38,8 @@ from albef_amc.evaluation.protocols import (
     resolve_split,
 )
 from albef_amc.evaluation.results import write_results
-from albef_amc.model_cards import WEIGHTS_KEY
+from albef_amc.grounders import Grounder
+from albef_amc.grounders.methods import METHODS as EXPLANATION_METHODS
 from albef_amc.trainer.callbacks import MOST_PHRASES
 from albef_amc.trainer.data.mixtures import iterate_texts
 from albef_amc.trainer.run_facts import build_evaluation_command
@@ -46,7 +52,12 @@ COMPARISON = ("protocol", "published", "skipped")
 
 
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="Folder or Hub repository of the model; or base, which ships.")],
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            help="Folder or Hub repository: ALBEF, BLIP, CLIP, SigLIP, ViLT, BridgeTower; or base, which ships."
+        ),
+    ],
     target: Annotated[
         str,
         typer.Argument(
@@ -80,6 +91,12 @@ def evaluate(
             help="Processes that decode and resize images; on a CPU 0 by default, since it is busy.",
         ),
     ] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer to explain; that of the checkpoint by default.")] = None,
+    score: Annotated[str | None, typer.Option(help="Score to explain, itm or itc, if a model has both.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help=f"How heatmaps are made: {', '.join(EXPLANATION_METHODS)}.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repository.")] = None,
     image_size: ImageSizeOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = "float32",
@@ -111,25 +128,25 @@ def evaluate(
         check_rows(target, recipe, name, data)
     rank, world_size = join_processes(device)
     recipe_size = None if recipe is None else recipe.image_size
-    model, processor = load_checkpoint(checkpoint, recipe_size if image_size is None else image_size, device)
-    weights_sha256 = hash_checkpoint(checkpoint)
-    switches.prepare(model)
+    choice = ModelChoice(checkpoint, revision, layer, score, method)
+    loaded_model = load_model(choice, image_size, recipe_size, device, switches)
+    processor = loaded_model.processor
     measure = partial(
         evaluate_split,
-        model,
+        loaded_model.model,
         processor,
         recipe=recipe,
         batch_size=batch_size,
-        num_workers=choose_num_workers(model.device, world_size) if num_workers is None else num_workers,
+        num_workers=choose_num_workers(loaded_model.device, world_size) if num_workers is None else num_workers,
         rank=rank,
         world_size=world_size,
         progress=lambda batches: track(batches, "grounding"),
     )
     thresholds = None
-    words = [] if asked is None else ["--metrics", ",".join(asked)]
+    words = choice.list_words() + ([] if asked is None else ["--metrics", ",".join(asked)])
     if tuning_split is not None:
         _, rows = load_rows(target, recipe, tuning_split, data)
-        with switches.applied(model.device):
+        with loaded_model.switches.applied(loaded_model.device):
             _, tuned = measure(rows, tuning_split, metrics=(RECALL_METRIC,), num_resamples=0)
         usable = [phrase.measures[RECALL_METRIC] for phrase in tuned.results if phrase.measures is not None]
         thresholds = choose_thresholds(usable)
@@ -138,8 +155,9 @@ def evaluate(
     loaded = {name: load_rows(target, recipe, name, data) for name in chosen}
     results, phrases = {}, {}
     for name, (source, rows) in loaded.items():
-        report_coverage(name, rows, processor.tokenizer, None if recipe is None else recipe.max_length)
-        with switches.applied(model.device):
+        if not isinstance(loaded_model.model, Grounder):
+            report_coverage(name, rows, processor.tokenizer, None if recipe is None else recipe.max_length)
+        with loaded_model.switches.applied(loaded_model.device):
             measured, evaluation = measure(
                 rows,
                 name,
@@ -152,7 +170,9 @@ def evaluate(
             )
         report_missing_annotations(measured, recipe, asked)
         dataset = target if recipe is None else recipe.name
-        origin = {"checkpoint": checkpoint, WEIGHTS_KEY: weights_sha256, "dataset": dataset}
+        dataset_commit = find_dataset_commit(source["name"], rows)
+        origin = {"checkpoint": checkpoint, **loaded_model.facts, "dataset": dataset}
+        origin |= {} if dataset_commit is None else {"dataset_commit": dataset_commit}
         command = build_evaluation_command(target, name, data, image_size, recipe is not None, words)
         computed = {"precision": precision, "matmul_precision": matmul_precision, "command": command}
         results[name] = to_plain({**origin, **computed, **measured})

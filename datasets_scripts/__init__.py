@@ -30,7 +30,14 @@ from .flickr30k_entities.flickr30k_entities import Flickr30kEntities, Flickr30kE
 from .jsonl.jsonl import Jsonl, JsonlConfig
 from .kilogram.kilogram import KiloGram, KiloGramConfig
 from .list_builder import AnnotationListConfig, TaskListConfig
-from .loading import BUILDERS, check_builder_options, check_builder_split, load_grounding_dataset, load_task_dataset
+from .loading import (
+    BUILDERS,
+    check_builder_options,
+    check_builder_split,
+    find_dataset_commit,
+    load_grounding_dataset,
+    load_task_dataset,
+)
 from .phrasecut.phrasecut import PhraseCut, PhraseCutConfig
 from .reading.reading_report import ReadingReport
 from .reading.texts import read_answer_list

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import inspect
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,8 @@ OWN_PARAMETERS = ("path", "name", "split", "streaming", "config_kwargs")
 # Similarity to an argument of `datasets.load_dataset` from which an unknown option is a misspelling, not an option of
 # the file format.
 LIKENESS_OF_OTHERS = 0.7
+
+COMMIT_HASH = re.compile("[0-9a-f]{40}")
 
 BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "synthetic": SyntheticGrounding,
@@ -228,6 +231,17 @@ def _load(
         files = datasets.load_dataset_builder(name, config_name, **others).config.data_files[split]
         _state_size(dataset, count_rows(files))
     return dataset
+
+
+def find_dataset_commit(name: str | Path, rows: datasets.Dataset) -> str | None:
+    """The commit of the repository that rows were loaded from; `None` for a builder or a folder.
+
+    `datasets` names the folder of its cache by the commit.
+    """
+    if str(name) in BUILDERS or Path(name).is_dir():
+        return None
+    folders = [Path(file["filename"]).parent.name for file in rows.cache_files]
+    return next((folder for folder in folders if COMMIT_HASH.fullmatch(folder)), None)
 
 
 def _build(name: str, split: str, needs_phrases: bool, options: Mapping[str, Any]) -> datasets.Dataset:

@@ -13,11 +13,13 @@ from albef_amc.evaluation.grounding_evaluation import (
 )
 from albef_amc.evaluation.grounding_metrics import list_hits
 from albef_amc.evaluation.intervals import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_accuracy
+from albef_amc.evaluation.phrase_locators import EvaluatedModel
 from albef_amc.evaluation.protocols import EvaluationRecipe, list_departures
+from albef_amc.grounders import Grounder
 
 
 def evaluate_split(
-    model: Any,
+    model: EvaluatedModel,
     processor: Any,
     rows: Any,
     split: str,
@@ -37,7 +39,7 @@ def evaluate_split(
     """Numbers of a model on a split, and the phrases that they were computed from.
 
     Args:
-        model, processor: the checkpoint, loaded with the image size of the recipe.
+        model, processor: the checkpoint, ALBEF with the image size of the recipe, or a [`~grounders.Grounder`].
         rows (`datasets.Dataset`): the split.
         split (`str`): its name in the recipe or, without one, in the data.
         recipe ([`~evaluation.protocols.EvaluationRecipe`], *optional*): the protocol and the published numbers.
@@ -52,7 +54,7 @@ def evaluate_split(
 
     Returns:
         `tuple` of a `dict` and a [`~evaluation.grounding_evaluation.GroundingEvaluation`]. The `dict` holds the
-        metrics, `confidence_interval`, and with a recipe `protocol` and `published`.
+        metrics, `confidence_interval`, and with a recipe `protocol` and `published`; of ALBEF also `image_size`.
     """
     ranking, max_length = None, None
     if recipe is not None:
@@ -77,10 +79,12 @@ def evaluate_split(
         progress=progress,
     )
     seconds = time.perf_counter() - began
-    height, width = model.config.vision_config.image_height_width
+    size, resample = None, None
+    if not isinstance(model, Grounder):
+        size, resample = list(model.config.vision_config.image_height_width), processor.image_processor.resample
     result: dict[str, Any] = {
         "split": split,
-        "image_size": [height, width],
+        **({} if size is None else {"image_size": size}),
         **evaluation.metrics,
         "num_phrases_without_box": evaluation.num_skipped,
         "num_phrases_skipped": len(evaluation.unusable),
@@ -95,7 +99,7 @@ def evaluate_split(
     if evaluation.unusable:
         result["skipped"] = _list_skipped(evaluation)
     if recipe is not None:
-        departures = list_departures(recipe, split, data or {}, (height, width), processor.image_processor.resample)
+        departures = list_departures(recipe, split, data or {}, size, resample)
         result |= _compare(recipe, split, departures, result)
     return result, evaluation
 

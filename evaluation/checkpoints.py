@@ -161,7 +161,7 @@ def _load_base(model_class: Any, adapter: str, base: str | Path | None, may_lack
     return _load_model(model_class, base, None, may_lack, found)
 
 
-def hash_checkpoint(checkpoint: str | Path) -> str:
+def hash_checkpoint(checkpoint: str | Path, revision: str | None = None) -> str:
     """The hash of the weights of a checkpoint's matching model (see [`~evaluation.weight_hash.hash_weights`]).
 
     A training checkpoint and the matching model exported from it have the same hash, whatever their data types (up to
@@ -170,12 +170,13 @@ def hash_checkpoint(checkpoint: str | Path) -> str:
 
     Args:
         checkpoint (`str` or `Path`): folder or Hub repository, of a model or of an adapter, or `base`.
+        revision (`str`, *optional*): branch, tag or commit of the repository; not for an adapter.
 
     Raises:
         FileNotFoundError, ValueError: a checkpoint that cannot be used, as for [`load_model_and_processor`].
     """
     checkpoint = resolve_checkpoint(checkpoint)
-    found = find_checkpoint(checkpoint)
+    found = find_checkpoint(checkpoint, _build_arguments(revision))
     with torch.random.fork_rng(devices=[]):  # a resumed run hashes fewer checkpoints, and must draw the same numbers
         if not is_adapter(checkpoint, found):
             return hash_weights(_load_model(AlbefForImageTextMatching, checkpoint, None, (), found))

@@ -80,7 +80,8 @@ class PhraseResult:
         types (`list` of `str`): its types.
         boxes (`list`): annotated boxes, x_min, y_min, x_max, y_max in pixels of the stored image.
         point (`tuple`, *optional*): x, y of the heatmap's maximum, same pixels; `None` for a phrase that was skipped.
-        score (`float`, *optional*): matching probability in [0, 1].
+        score (`float`, *optional*): score of image and phrase: of ALBEF the matching probability in [0, 1]; of a
+            [`~grounders.Grounder`] what its family scores with, perhaps a cosine or a logit.
         is_hit (`bool`, *optional*): the point lies strictly inside a box.
         proposal (`list`, *optional*): the proposal that the heatmap fills best, x_min, y_min, x_max, y_max.
         proposal_iou (`float`, *optional*): its largest IoU with a box; 0 where no proposal is chosen.

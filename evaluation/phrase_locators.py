@@ -6,6 +6,7 @@ A locator holds the model. Its `inputs` hold no weights, so that workers of a da
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -103,7 +104,7 @@ class AlbefLocator:
         max_length: int | None,
     ):
         self.model, self.phrases_per_chunk = model, phrases_per_chunk
-        self.inputs = AlbefInputs(processor, max_length)
+        self.inputs: PhraseInputs = AlbefInputs(processor, max_length)
         self.device = model.device
 
     def locate(self, inputs: dict[str, Any]) -> Callable[[], Iterator[LocatedPhrase]]:
@@ -131,11 +132,7 @@ class _GivenBatch:
         AlbefGroundingOutput(itm_logits=self.itm_logits.read(), heatmap=heatmaps).check_finite()
         columns = (self.points.read().tolist(), self.match_probability.read().tolist(), heatmaps, self.sizes.tolist())
         for (x, y), score, heatmap, size in zip(*columns, strict=True):
-
-            def draw(heatmap: torch.Tensor = heatmap, size: list[int] = size) -> torch.Tensor:
-                return resize_heatmap(heatmap, *size)
-
-            yield LocatedPhrase((float(x), float(y)), score, draw)
+            yield LocatedPhrase((float(x), float(y)), score, partial(resize_heatmap, heatmap, *size))
 
 
 class GrounderInputs:
@@ -170,7 +167,7 @@ class GrounderLocator:
 
     def __init__(self, grounder: Grounder, phrases_per_chunk: int):
         self.grounder, self.phrases_per_chunk = grounder, phrases_per_chunk
-        self.inputs = GrounderInputs(grounder)
+        self.inputs: PhraseInputs = GrounderInputs(grounder)
         self.device = grounder.model.device
 
     def locate(self, inputs: dict[str, Any]) -> Callable[[], Iterator[LocatedPhrase]]:
@@ -183,7 +180,7 @@ class GrounderLocator:
                 for score, cells in zip(scores, maps, strict=True):
                     heatmap = layout.to_image(cells[None])[0]
                     x, y = find_point(heatmap).tolist()
-                    yield LocatedPhrase((float(x), float(y)), score, lambda heatmap=heatmap: heatmap)
+                    yield LocatedPhrase((float(x), float(y)), score, heatmap.detach)
 
         return read
 

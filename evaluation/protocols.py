@@ -206,7 +206,11 @@ def resolve_split(recipe: EvaluationRecipe, split: str, data: Mapping[str, Any])
 
 
 def list_departures(
-    recipe: EvaluationRecipe, split: str, data: Mapping[str, Any], image_size: Sequence[int], resample: int
+    recipe: EvaluationRecipe,
+    split: str,
+    data: Mapping[str, Any],
+    image_size: Sequence[int] | None,
+    resample: int | None,
 ) -> list[str]:
     """What an evaluation did otherwise than its recipe, one line each.
 
@@ -214,8 +218,9 @@ def list_departures(
         recipe ([`EvaluationRecipe`]): the recipe.
         split (`str`): split as the user named it.
         data (mapping): `name` and arguments of the data that was read.
-        image_size (two `int`): height and width of the model's images.
-        resample (`int`): filter of the checkpoint's processor.
+        image_size (two `int`, *optional*): height and width of ALBEF's images; `None` for a model of another family,
+            whose processor makes its images as it was trained.
+        resample (`int`, *optional*): filter of ALBEF's processor.
     """
     departures = [
         f"`{key}` of the data is {hide_folder(data.get(key), key, data.get('data_root'))}, not {value}"
@@ -224,6 +229,8 @@ def list_departures(
     ]
     if split not in recipe.splits:
         departures.append(f"{split} is not among the splits {', '.join(recipe.splits)}")
+    if image_size is None or resample is None:
+        return departures + _list_departures_of_others(recipe)
     if recipe.image_size is not None and tuple(image_size) != (recipe.image_size, recipe.image_size):
         departures.append(
             f"images are {image_size[0]} x {image_size[1]}, not {recipe.image_size} x {recipe.image_size}"
@@ -231,6 +238,16 @@ def list_departures(
     used = PILImageResampling(resample).name.lower()
     if used != recipe.resample:
         departures.append(f"images are resized by the filter {used}, not {recipe.resample}")
+    return departures
+
+
+def _list_departures_of_others(recipe: EvaluationRecipe) -> list[str]:
+    """What a model of another family does otherwise than a recipe that states how ALBEF reads images and phrases."""
+    departures = []
+    if recipe.image_size is not None:
+        departures.append(f"images have the size of the model, not {recipe.image_size} x {recipe.image_size}")
+    if recipe.max_length is not None:
+        departures.append(f"phrases are not cut at {recipe.max_length} tokens")
     return departures
 
 

@@ -58,7 +58,9 @@ def test_built_pushed_loaded_streamed_and_evaluated(hub, checkpoint, tmp_path, c
     environment = os.environ | hub.environment(tmp_path / "evaluation")
     done = subprocess.run([*command, "--device", "cpu"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["num_phrases"] == built["splits"]["test"]["num_phrases"]
+    result = json.loads(done.stdout)
+    assert result["num_phrases"] == built["splits"]["test"]["num_phrases"]
+    assert result["dataset_commit"] == hub.repositories[f"datasets/{REPOSITORY}"].branches["main"]
 
 
 def push(folder, *words) -> int:

@@ -1,0 +1,175 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""The model that an evaluation is of, and what its results say of it."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from albef_amc import AlbefForImageTextMatching
+from albef_amc.checkpoint_files_albef import find_checkpoint, find_commit
+from albef_amc.cli.checkpoint_loading import choose_device, load_checkpoint
+from albef_amc.cli.switches import Switches
+from albef_amc.evaluation.checkpoints import hash_checkpoint, is_albef_checkpoint, resolve_checkpoint
+from albef_amc.evaluation.phrase_locators import EvaluatedModel
+from albef_amc.evaluation.weight_hash import hash_weights
+from albef_amc.grounders import AutoGrounder, Grounder
+from albef_amc.grounders.families import ALBEF
+from albef_amc.grounders.methods import GRAD_CAM
+from albef_amc.model_cards import WEIGHTS_KEY
+from albef_amc.ranges_albef import check_choice
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which checkpoint, and what of it is explained.
+
+    Args:
+        checkpoint (`str`): folder or Hub repository, or `base`, the base model that ships.
+        revision (`str`, *optional*): branch, tag or commit of the repository.
+        layer (`int`, *optional*): layer that is explained, if not the default one.
+        score, method (`str`, *optional*): as for [`~grounders.AutoGrounder`].
+    """
+
+    checkpoint: str
+    revision: str | None = None
+    layer: int | None = None
+    score: str | None = None
+    method: str | None = None
+
+    def list_words(self) -> list[str]:
+        """The options that were given, as words of a command."""
+        options = {"revision": self.revision, "layer": self.layer, "score": self.score, "method": self.method}
+        return [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode on its device.
+
+    Args:
+        model ([`~albef_amc.AlbefForImageTextMatching`] or [`~grounders.Grounder`]): the model.
+        processor: its processor.
+        device (`torch.device`): of the weights.
+        switches ([`~cli.switches.Switches`]): what is applied around each evaluation.
+        facts (`dict`): what results say of it: `model_type`, `weights_sha256`, what is explained (`score`, `layer`,
+            `method`), and where it is known `commit`, the revision of a repository, or `source`, the `name` and
+            `commit` of the checkpoint that a saved grounder was made from.
+    """
+
+    model: EvaluatedModel
+    processor: Any
+    device: torch.device
+    switches: Switches
+    facts: dict[str, Any]
+
+
+def load_model(
+    choice: ModelChoice, image_size: int | None, recipe_size: int | None, device: str | None, switches: Switches
+) -> LoadedModel:
+    """Loads what [`ModelChoice`] names: ALBEF with its own class, any other family with [`~grounders.AutoGrounder`].
+
+    Args:
+        choice ([`ModelChoice`]): checkpoint and what is explained.
+        image_size (`int`, *optional*): image side in pixels that the user asked for; for ALBEF.
+        recipe_size (`int`, *optional*): image side of the recipe, which ALBEF takes where the user asked for none.
+        device (`str`, *optional*): torch device; a GPU where there is one by default.
+        switches ([`~cli.switches.Switches`]): precision, packed and compiled layers.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: a checkpoint, layer, score or method that cannot be used, an option that is for ALBEF alone, or a
+            device that this machine lacks.
+    """
+    name = resolve_checkpoint(choice.checkpoint)
+    if choice.revision is not None and Path(name).is_dir():
+        raise ValueError(
+            f"`--revision {choice.revision}` is for Hub repositories, but {choice.checkpoint} is a folder. Leave it "
+            "out."
+        )
+    if is_albef_checkpoint(name, choice.revision) and choice.method in (None, GRAD_CAM):
+        return _load_albef(choice, recipe_size if image_size is None else image_size, device, switches)
+    _check_options(choice.checkpoint, image_size, switches)
+    chosen = choose_device(device)
+    grounder = AutoGrounder.from_pretrained(name, choice.layer, choice.method, choice.revision, choice.score)
+    weights_sha256 = hash_weights(grounder.model)
+    grounder = grounder.to(chosen, torch.bfloat16 if switches.precision == "bfloat16" else torch.float32)
+    facts = describe_grounder(grounder) | {WEIGHTS_KEY: weights_sha256}
+    if not Path(name).is_dir():
+        facts["commit"] = grounder.source["commit"]
+    elif grounder.source["commit"] is not None:
+        facts["source"] = grounder.source
+    own = dataclasses.replace(switches, precision="float32")  # its weights are in the precision that was chosen
+    return LoadedModel(grounder, grounder.processor, chosen, own, facts)
+
+
+def describe_grounder(grounder: Grounder) -> dict[str, Any]:
+    """What is explained of a grounder."""
+    return {
+        "model_type": grounder.family.model_type,
+        "score": grounder.family.score_name,
+        "layer": grounder.layer,
+        "method": grounder.method,
+    }
+
+
+def _load_albef(choice: ModelChoice, image_size: int | None, device: str | None, switches: Switches) -> LoadedModel:
+    if choice.score is not None:
+        check_choice("score", choice.score, [ALBEF.score_name])
+    name = resolve_checkpoint(choice.checkpoint)
+    commit = find_commit(name, find_checkpoint(name, {} if choice.revision is None else {"revision": choice.revision}))
+    revision = None if choice.revision is None else commit
+    model, processor = load_checkpoint(choice.checkpoint, image_size, device, revision)
+    if choice.layer is not None:
+        set_albef_layer(model, choice.layer)
+    facts = {
+        WEIGHTS_KEY: hash_checkpoint(choice.checkpoint, revision),
+        "model_type": model.config.model_type,
+        "score": ALBEF.score_name,
+        "layer": model.config.explanation_layer,
+        "method": GRAD_CAM,
+        **({} if commit is None else {"commit": commit}),
+    }
+    switches.prepare(model)
+    return LoadedModel(model, processor, model.device, switches, facts)
+
+
+def set_albef_layer(model: AlbefForImageTextMatching, layer: int) -> None:
+    """Chooses the layer whose cross-attention is explained.
+
+    Raises:
+        ValueError: a layer without cross-attention.
+    """
+    layers = list_albef_layers(model)
+    if layer not in layers:
+        raise ValueError(
+            f"`layer` is {layer}, but the layers with cross-attention, which can be explained, are {layers[0]} to "
+            f"{layers[-1]}."
+        )
+    model.config.explanation_layer = layer
+
+
+def list_albef_layers(model: AlbefForImageTextMatching) -> range:
+    """The layers with cross-attention."""
+    return range(model.config.text_config.fusion_layer, model.config.text_config.num_hidden_layers)
+
+
+def _check_options(checkpoint: str, image_size: int | None, switches: Switches) -> None:
+    """Refuse options that are for ALBEF with its own class."""
+    given = {
+        "--image-size": image_size is not None,
+        "--precision int8": switches.precision == "int8",
+        "--pack-weights": switches.packs_weights,
+        "--compile": switches.compiled,
+    }
+    for option, is_given in given.items():
+        if is_given:
+            raise ValueError(
+                f"`{option}` is for checkpoints of ALBEF with the method {GRAD_CAM}; {checkpoint} is run by "
+                "transformers' own class. Leave it out."
+            )
+
+
+__all__ = ["LoadedModel", "ModelChoice", "describe_grounder", "list_albef_layers", "load_model", "set_albef_layer"]

@@ -1,0 +1,145 @@
+# Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
+"""`albef-amc evaluate` of models of other families: the protocol of ALBEF on what `Grounder.ground` returns."""
+
+import json
+
+import pytest
+from grounder_cases import build_tiny_grounder
+from hub_server import Repository
+
+from albef_amc.cli.main import main
+from albef_amc.datasets_scripts import load_grounding_dataset
+from albef_amc.evaluation.grounding_evaluation import evaluate_grounding
+from albef_amc.grounders import AutoGrounder
+
+SCENES = {"num_train_scenes": 2, "num_validation_scenes": 2, "num_test_scenes": 2}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("scenes")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Folder of a small CLIP."""
+    return save("clip-itc", tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture
+def options(cache):
+    """Words that read two scenes, without intervals."""
+    values = {**SCENES, "cache_dir": cache}
+    words = [word for name, value in values.items() for word in ("--data", f"{name}={value}")]
+    return [*words, "--device", "cpu", "--resamples", "0"]
+
+
+@pytest.fixture
+def rows(cache):
+    return load_grounding_dataset("synthetic", "test", **SCENES, cache_dir=str(cache))
+
+
+def save(name: str, folder):
+    grounder = build_tiny_grounder(name)
+    grounder.model.float().save_pretrained(folder)
+    grounder.processor.save_pretrained(folder)
+    return folder
+
+
+def evaluate(capsys, *words) -> dict:
+    capsys.readouterr()
+    status = main(["evaluate", *map(str, words), "--json"])
+    streams = capsys.readouterr()
+    assert status == 0, streams.err[-2000:]
+    return json.loads(streams.out)
+
+
+def test_points_and_scores_are_those_of_the_grounder(clip, options, rows, tmp_path, capsys):
+    output = tmp_path / "scores.json"
+    metrics = "pointing_game,heatmap_quality,phrase_recall"
+    result = evaluate(capsys, clip, "synthetic", *options, "--metrics", metrics, "--output", output)
+    written = json.loads(output.read_text())["phrases"]
+    grounder = AutoGrounder.from_pretrained(clip)
+    phrases = [[phrase["phrase"] for phrase in row["phrases"]] for row in rows]
+    expected = [found for image in grounder.ground([row["image"] for row in rows], phrases) for found in image]
+    assert [entry["point"] for entry in written] == [found["point"].tolist() for found in expected]
+    assert [entry["score"] for entry in written] == pytest.approx([found["score"] for found in expected])
+    assert {name: result[name] for name in ("model_type", "score", "layer", "method")} == {
+        "model_type": "clip",
+        "score": "itc",
+        "layer": 2,
+        "method": "grad_cam",
+    }
+    assert 0 < result["recall_at_1_any"] + result["mean_iou_at_1_any"] and result["energy_inside"] > 0
+    assert result["protocol"]["agrees"] and "image_size" not in result and "commit" not in result
+    assert len(result["weights_sha256"]) == 64
+
+
+def test_layer_score_and_method_are_chosen_and_part_of_the_command(options, rows, tmp_path, capsys):
+    checkpoint = save("blip-itm", tmp_path / "blip")
+    words = ["--score", "itc", "--layer", "0", "--method", "attention"]
+    result = evaluate(capsys, checkpoint, "synthetic", *options, *words)
+    grounder = AutoGrounder.from_pretrained(checkpoint, layer=0, score="itc", method="attention")
+    expected = evaluate_grounding(grounder, grounder.processor, rows)
+    assert {name: result[name] for name in expected.metrics} == expected.metrics
+    assert result["command"].endswith(" --layer 0 --score itc --method attention")
+    assert (result["score"], result["layer"], result["method"]) == ("itc", 0, "attention")
+
+
+def test_another_layer_of_albef_gives_its_own_points(checkpoint, options, rows, tiny_model, tiny_processor, capsys):
+    result = evaluate(capsys, checkpoint, "synthetic", *options, "--layer", "3")
+    assert result["layer"] == 3 != tiny_model.config.explanation_layer
+    tiny_model.config.explanation_layer = 3
+    expected = evaluate_grounding(tiny_model, tiny_processor, rows).metrics
+    assert {name: result[name] for name in expected} == expected
+    other = evaluate(capsys, checkpoint, "synthetic", *options, "--method", "relevancy")
+    assert (other["method"], other["model_type"]) == ("relevancy", "albef")
+    assert other["weights_sha256"] == result["weights_sha256"]
+
+
+def test_a_phrase_that_is_too_long_is_skipped_and_named(rows):
+    grounder = build_tiny_grounder("clip-itc")
+    long = [{**row, "phrases": [dict(phrase) for phrase in row["phrases"]]} for row in rows]
+    long[1]["phrases"][0]["phrase"] = "red " * 40
+    evaluation = evaluate_grounding(grounder, grounder.processor, long, counts_unusable=True)
+    (unusable,) = evaluation.unusable
+    assert "has 42 tokens, but the model has 16 text positions" in unusable.problem
+    assert unusable.point is None and unusable in evaluation.results and not unusable.is_hit
+    assert evaluation.metrics["num_phrases"] == sum(len(row["phrases"]) for row in rows)
+
+
+def test_the_commit_of_a_repository_is_resolved(clip, options, hub, capsys):
+    files = {path.name: path.read_bytes() for path in clip.glob("*.*")}
+    repository = hub.repositories["your-name/clip"] = Repository()
+    first = repository.commit("main", files, "first")
+    second = repository.commit("main", files | {"README.md": b"a card"}, "second")
+    pinned = evaluate(capsys, "your-name/clip", "synthetic", *options, "--revision", first)
+    latest = evaluate(capsys, "your-name/clip", "synthetic", *options, "--precision", "bfloat16")
+    assert (pinned["commit"], latest["commit"]) == (first, second)
+    assert (pinned["precision"], latest["precision"]) == ("float32", "bfloat16")
+    assert pinned["weights_sha256"] == latest["weights_sha256"]
+    assert pinned["command"].endswith(f" --revision {first}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--score", "itm"], "`score` must be one of 'itc', got 'itm'"),
+        (["--layer", "9"], "`layer` is 9"),
+        (["--method", "lime"], "`method`"),
+        (["--image-size", "64"], "`--image-size` is for checkpoints of ALBEF"),
+        (["--precision", "int8"], "`--precision int8` is for checkpoints of ALBEF"),
+        (["--compile"], "`--compile` is for checkpoints of ALBEF"),
+        (["--revision", "main"], "`--revision main` is for Hub repositories"),
+    ],
+)
+def test_bad_input_is_one_line(words, message, clip, options, capsys):
+    capsys.readouterr()
+    assert main(["evaluate", str(clip), "synthetic", *options, *words]) == 2
+    streams = capsys.readouterr()
+    assert message in streams.err.splitlines()[-1] and streams.out == ""
+
+
+def test_a_layer_of_albef_without_cross_attention_is_refused(checkpoint, options, capsys):
+    assert main(["evaluate", str(checkpoint), "synthetic", *options, "--layer", "0"]) == 2
+    assert "the layers with cross-attention, which can be explained, are 2 to 3" in capsys.readouterr().err
