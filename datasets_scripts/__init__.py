@@ -72,7 +72,7 @@ __all__ = [
     "JsonlConfig", "KiloGram", "KiloGramConfig", "PhraseCut", "PhraseCutConfig", "ReadingReport", "RefCoco",
     "RefCocoConfig", "SyntheticGrounding", "SyntheticGroundingConfig", "TaskListConfig", "VisualGenome",
     "VisualGenomeConfig", "VqaV2", "VqaV2Config", "build_phrase", "build_question", "build_row", "build_scene",
-    "check_builder_options", "check_builder_split", "choose_split", "compute_statistics", "find_referents",
-    "generate_scenes", "load_grounding_dataset", "load_task_dataset", "read_answer_list", "vocabulary",
-    "weigh_answers",
+    "check_builder_options", "check_builder_split", "choose_split", "compute_statistics", "find_dataset_commit",
+    "find_referents", "generate_scenes", "load_grounding_dataset", "load_task_dataset", "read_answer_list",
+    "vocabulary", "weigh_answers",
 ]  # fmt: skip
