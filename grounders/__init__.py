@@ -3,5 +3,6 @@
 
 from .auto_grounder import AutoGrounder
 from .grounder import Grounder, GrounderOutput
+from .pipeline import GrounderPipeline
 
-__all__ = ["AutoGrounder", "Grounder", "GrounderOutput"]
+__all__ = ["AutoGrounder", "Grounder", "GrounderOutput", "GrounderPipeline"]

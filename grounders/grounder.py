@@ -18,6 +18,7 @@ from albef_amc.explanation_albef import evaluation_mode, outside_inference_mode
 from albef_amc.grounders.attention_tap import check_back_end
 from albef_amc.grounders.explained_scores import Tensors
 from albef_amc.grounders.families import Family
+from albef_amc.grounders.image_layout import ImageLayout
 from albef_amc.grounders.methods import (
     GRAD_CAM,
     PhraseBatch,
@@ -41,6 +42,7 @@ from albef_amc.regions_albef import BOX_THRESHOLD, BOX_THRESHOLDS
 from albef_amc.saving_albef import replacing_files, write_json
 
 SETTINGS_FILE = "grounder.json"
+PHRASES_PER_CHUNK = 32
 
 
 @dataclass
@@ -113,6 +115,16 @@ class Grounder(nn.Module):
         for name in self.module_names:
             check_back_end(model, name)
         self.source = dict(source or {"name": None, "commit": None})
+
+    @property
+    def device(self) -> torch.device:
+        """The model's device."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's data type."""
+        return self.model.dtype
 
     def __call__(self, *args, **kwargs):
         """Ground phrases in images, see [`ground`], where `images` are given; otherwise run [`forward`]."""
@@ -247,7 +259,7 @@ class Grounder(nn.Module):
         self,
         images: Sequence[ImageLike],
         phrases: Sequence[Sequence[str]],
-        phrases_per_chunk: int = 32,
+        phrases_per_chunk: int = PHRASES_PER_CHUNK,
         box_threshold: float = BOX_THRESHOLD,
         min_score: float = MIN_SCORE,
         return_heatmaps: bool = True,
@@ -287,17 +299,35 @@ class Grounder(nn.Module):
                 continue
             batch = self.inputs.prepare_images([image], index) | self.inputs.prepare_phrases(words)
             batch["image_index"] = torch.zeros(count, dtype=torch.int64)
+            (layout,) = batch["layouts"]
             for score, heatmap in zip(*self.explain_image(batch, phrases_per_chunk), strict=True):
-                (shown,) = batch["layouts"][0].to_image(heatmap[None])
-                is_present = score >= min_score if self.family.is_probability else None
-                located = locate_phrase(shown, box_threshold, return_heatmaps)
-                results[-1].append({"score": score, "is_present": is_present, **located})
+                results[-1].append(self.locate(layout, score, heatmap, box_threshold, min_score, return_heatmaps))
         return results
+
+    def locate(
+        self,
+        layout: ImageLayout,
+        score: float,
+        heatmap: torch.Tensor,
+        box_threshold: float = BOX_THRESHOLD,
+        min_score: float = MIN_SCORE,
+        return_heatmaps: bool = True,
+    ) -> dict[str, Any]:
+        """The result of a phrase of [`ground`].
+
+        Args:
+            layout ([`~image_layout.ImageLayout`]): of its image.
+            score (`float`), heatmap (`torch.Tensor` of shape `(C,)`): of [`explain_image`].
+            box_threshold, min_score, return_heatmaps: as for [`ground`].
+        """
+        (shown,) = layout.to_image(heatmap[None])
+        is_present = score >= min_score if self.family.is_probability else None
+        return {"score": score, "is_present": is_present, **locate_phrase(shown, box_threshold, return_heatmaps)}
 
     @outside_inference_mode
     @torch.no_grad()
     def explain_image(
-        self, batch: Mapping[str, Any], phrases_per_chunk: int = 32
+        self, batch: Mapping[str, Any], phrases_per_chunk: int = PHRASES_PER_CHUNK
     ) -> tuple[list[float], list[torch.Tensor]]:
         """Explain the phrases of one image, which is encoded once for all of them where the model allows it.
 

@@ -2,7 +2,8 @@
 """The pipeline `visual-grounding`: from phrases and a picture to points, boxes and heatmaps."""
 
 import multiprocessing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,29 +30,13 @@ FORWARD_OPTIONS = ("explanation_kind", "phrases_per_chunk")
 RESULT_OPTIONS = ("box_threshold", "min_score", "return_heatmaps")
 
 
-class VisualGroundingPipeline(Pipeline):
-    r"""Ground phrases in pictures with [`AlbefForImageTextMatching`].
-
-    Example (of a checkpoint folder or repository `checkpoint`):
-
-    ```python
-    from transformers import pipeline
-
-    pipe = pipeline("visual-grounding", model=checkpoint, trust_remote_code=True)
-    for result in pipe("photo.jpg", phrases=["a dog", "the red car"]):
-        print(result["phrase"], result["score"], result["point"], result["box"])
-    ```
-    """
+class PhrasePipeline(Pipeline):
+    """Pictures with phrases in any form that [`__call__`] lists, as rows of one picture and its phrases."""
 
     _load_processor = True
     _load_image_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
-
-    def __init__(self, *args, **kwargs):
-        """Build a [`~transformers.Pipeline`]; raises `ValueError` for a processor that does not fit the model."""
-        super().__init__(*args, **kwargs)
-        check_fits_model(self.processor, self.model.config)
 
     def __call__(self, images: Any, phrases: Any = None, **kwargs) -> Any:
         r"""Ground phrases.
@@ -63,8 +48,6 @@ class VisualGroundingPipeline(Pipeline):
                 collection; they replace `text`.
             batch_size (`int`, *optional*): pictures of a collection that are grounded together, 1 by default; also an
                 argument of the constructor. Results are the same for any number.
-            max_length (`int`, *optional*): longest phrase in tokens; nothing is truncated by default.
-            explanation_kind (`str`, *optional*): `"itm"` (default) or `"itc"`.
             phrases_per_chunk (`int`, *optional*): phrases explained at once; limits the memory.
             box_threshold (`float`, *optional*): minimum value of a box's pixels, as a share of the map's
                 maximum.
@@ -98,17 +81,6 @@ class VisualGroundingPipeline(Pipeline):
             return super().__call__(_Rows(images, phrases) if has_positions else numbered, **kwargs)
         return super().__call__(_build_row(images, phrases), **kwargs)
 
-    def _sanitize_parameters(self, max_length: int | None = None, **options):
-        unknown = set(options) - {*FORWARD_OPTIONS, *RESULT_OPTIONS}
-        if unknown:
-            known = ", ".join(("max_length", *FORWARD_OPTIONS, *RESULT_OPTIONS))
-            raise TypeError(f"unknown option {', '.join(sorted(unknown))}. The options are {known}.")
-        return (
-            {} if max_length is None else {"max_length": max_length},
-            {name: options[name] for name in FORWARD_OPTIONS if name in options},
-            {name: options[name] for name in RESULT_OPTIONS if name in options},
-        )
-
     def get_iterator(self, inputs: Any, num_workers: int, batch_size: int, *parameters: dict[str, Any]) -> Any:
         """Iterate over the results of several pictures, with any start method of worker processes.
 
@@ -127,15 +99,45 @@ class VisualGroundingPipeline(Pipeline):
             results.loader.loader.collate_fn = _collect_features
         return results
 
+
+class VisualGroundingPipeline(PhrasePipeline):
+    r"""Ground phrases in pictures with [`AlbefForImageTextMatching`].
+
+    Options of a call beside those of [`PhrasePipeline`]: `max_length` (`int`), the longest phrase in tokens (nothing
+    is truncated by default), and `explanation_kind`, `"itm"` (default) or `"itc"`.
+
+    Example (of a checkpoint folder or repository `checkpoint`):
+
+    ```python
+    from transformers import pipeline
+
+    pipe = pipeline("visual-grounding", model=checkpoint, trust_remote_code=True)
+    for result in pipe("photo.jpg", phrases=["a dog", "the red car"]):
+        print(result["phrase"], result["score"], result["point"], result["box"])
+    ```
+    """
+
+    def __init__(self, *args, **kwargs):
+        """Build a [`~transformers.Pipeline`]; raises `ValueError` for a processor that does not fit the model."""
+        super().__init__(*args, **kwargs)
+        check_fits_model(self.processor, self.model.config)
+
+    def _sanitize_parameters(self, max_length: int | None = None, **options):
+        unknown = set(options) - {*FORWARD_OPTIONS, *RESULT_OPTIONS}
+        if unknown:
+            known = ", ".join(("max_length", *FORWARD_OPTIONS, *RESULT_OPTIONS))
+            raise TypeError(f"unknown option {', '.join(sorted(unknown))}. The options are {known}.")
+        return (
+            {} if max_length is None else {"max_length": max_length},
+            {name: options[name] for name in FORWARD_OPTIONS if name in options},
+            {name: options[name] for name in RESULT_OPTIONS if name in options},
+        )
+
     def preprocess(self, inputs: dict[str, Any], max_length: int | None = None) -> dict[str, Any]:
         """Convert one picture and its phrases to tensors."""
-        text = inputs["text"]
-        phrases = list(iterate(text)) if is_collection(text) else [text]
-        try:
+        phrases = read_phrases(inputs)
+        with naming_input(inputs["name"]):
             features = self.processor(images=[inputs["image"]], text=[phrases], max_length=max_length)
-        except (FileNotFoundError, TypeError, ValueError) as error:
-            kind = next(kind for kind in (FileNotFoundError, TypeError, ValueError) if isinstance(error, kind))
-            raise kind(f"{inputs['name']}: {error}" if inputs["name"] else str(error)) from error
         # The base class would concatenate tensors by its own rules; other values it puts in a list.
         return {"features": {"phrases": phrases, **features}}
 
@@ -155,24 +157,42 @@ class VisualGroundingPipeline(Pipeline):
         """Convert tensors to one dict per phrase; numbers become plain Python, the heatmap stays a tensor."""
         grounded = model_outputs["grounded"]
         (results,) = self.processor.post_process_grounding(SimpleNamespace(**grounded), **options)
-        return [
-            {
-                "phrase": phrase,
-                "score": result["score"],
-                "is_present": result["is_present"],
-                "point": result["point"].tolist(),
-                "box": None if result["box"] is None else result["box"].tolist(),
-                "boxes": result["boxes"].tolist(),
-                "box_scores": result["box_scores"].tolist(),
-                "heatmap": result["heatmap"],
-            }
-            for phrase, result in zip(grounded["phrases"], results, strict=True)
-        ]
+        return [build_result(phrase, result) for phrase, result in zip(grounded["phrases"], results, strict=True)]
 
     def save_pretrained(self, save_directory: str, **kwargs) -> None:
         """Save the model, this code, and the processor, which the base class omits."""
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
+
+
+def build_result(phrase: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """A result of `post_process_grounding` with its phrase, numbers as plain Python; the heatmap stays a tensor."""
+    return {
+        "phrase": phrase,
+        "score": result["score"],
+        "is_present": result["is_present"],
+        "point": result["point"].tolist(),
+        "box": None if result["box"] is None else result["box"].tolist(),
+        "boxes": result["boxes"].tolist(),
+        "box_scores": result["box_scores"].tolist(),
+        "heatmap": result["heatmap"],
+    }
+
+
+def read_phrases(inputs: Mapping[str, Any]) -> list[Any]:
+    """The phrases of a row, of which there may be one."""
+    text = inputs["text"]
+    return list(iterate(text)) if is_collection(text) else [text]
+
+
+@contextmanager
+def naming_input(name: str) -> Iterator[None]:
+    """Errors of bad input begin with the name of the input, which is empty for the only one of a call."""
+    try:
+        yield
+    except (FileNotFoundError, TypeError, ValueError) as error:
+        kind = next(kind for kind in (FileNotFoundError, TypeError, ValueError) if isinstance(error, kind))
+        raise kind(f"{name}: {error}" if name else str(error)) from error
 
 
 class _Rows(Dataset):
@@ -227,4 +247,12 @@ PIPELINE_REGISTRY.register_pipeline(
     type="multimodal",
 )
 
-__all__ = ["PIPELINE_ENTRY", "VisualGroundingPipeline"]
+__all__ = [
+    "PIPELINE_ENTRY",
+    "TASK",
+    "PhrasePipeline",
+    "VisualGroundingPipeline",
+    "build_result",
+    "naming_input",
+    "read_phrases",
+]
