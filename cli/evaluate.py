@@ -2,7 +2,7 @@
 """`albef-amc evaluate`: a checkpoint on a benchmark with its published protocol, or on any data set."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ import typer
 from accelerate import PartialState
 
 from albef_amc.cli.comparison import list_comparison_lines
-from albef_amc.cli.evaluated_model import ModelChoice, load_model
+from albef_amc.cli.evaluated_model import LoadedModel, ModelChoice, load_model
 from albef_amc.cli.options import DataOption, DeviceOption, ImageSizeOption, JsonOption, read_data
 from albef_amc.cli.output_paths import check_output_file
 from albef_amc.cli.reporting import is_main_process, print_result, report, to_plain, track
@@ -25,15 +25,28 @@ from albef_amc.datasets_scripts import (
     find_dataset_commit,
     load_grounding_dataset,
 )
+from albef_amc.datasets_scripts.loading import ALL_SPLITS
 from albef_amc.evaluation.benchmark import evaluate_split
-from albef_amc.evaluation.grounding_metrics import BOX_ACCURACY, HEATMAP_METRIC, METRICS, RECALL_METRIC, check_metrics
+from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation
+from albef_amc.evaluation.grounding_metrics import (
+    BOX_ACCURACY,
+    HEATMAP_METRIC,
+    METRICS,
+    POINTING_ACCURACY,
+    POINTING_GAME,
+    RECALL_METRIC,
+    check_metrics,
+)
 from albef_amc.evaluation.heatmap_measures import choose_thresholds
 from albef_amc.evaluation.intervals import NUM_RESAMPLES
+from albef_amc.evaluation.layer_choice import TIE_RULE, check_development_split, choose_layer, list_layers
 from albef_amc.evaluation.phrase_coverage import measure_coverage
+from albef_amc.evaluation.phrase_locators import EvaluatedModel
 from albef_amc.evaluation.protocols import (
     EvaluationRecipe,
     find_evaluation_recipe,
     has_pattern,
+    list_data_splits,
     load_evaluation_recipe,
     resolve_split,
 )
@@ -48,7 +61,9 @@ from albef_amc.trainer.setting_checks import MOST_WORKERS
 DEFAULT_SPLIT = "test"
 MAX_WORKERS = 8
 # Parts of a result that are printed for people in lines of their own.
-COMPARISON = ("protocol", "published", "skipped")
+COMPARISON = ("protocol", "published", "skipped", "layers")
+ALL_LAYERS = "all"
+OF_ALL_LAYERS = ("split", "baselines", *COMPARISON)  # entries of a result that do not differ between layers
 
 
 def evaluate(
@@ -91,12 +106,21 @@ def evaluate(
             help="Processes that decode and resize images; on a CPU 0 by default, since it is busy.",
         ),
     ] = None,
-    layer: Annotated[int | None, typer.Option(help="Layer to explain; that of the checkpoint by default.")] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            help="Number of the layer to explain, that of the checkpoint by default; all evaluates every layer and "
+            "names the best, on a development split."
+        ),
+    ] = None,
     score: Annotated[str | None, typer.Option(help="Score to explain, itm or itc, if a model has both.")] = None,
     method: Annotated[
         str | None, typer.Option(help=f"How heatmaps are made: {', '.join(EXPLANATION_METHODS)}.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repository.")] = None,
+    choose_on_test: Annotated[
+        bool, typer.Option("--choose-on-test", help="Let `--layer all` choose on test data; the result says so.")
+    ] = False,
     image_size: ImageSizeOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = "float32",
@@ -124,17 +148,24 @@ def evaluate(
     asked = None if metrics is None else check_metrics([name.strip() for name in metrics.split(",")])
     if tuning_split is not None and RECALL_METRIC not in (asked or (recipe and recipe.metrics) or ()):
         raise ValueError(f"`--tuning-split` is for {RECALL_METRIC}: name it among the `--metrics`.")
+    number = read_layer(layer)
+    if layer == ALL_LAYERS:
+        default_metrics = None if recipe is None else recipe.metrics
+        check_layer_choice(chosen, asked or default_metrics, tuning_split)
+    elif choose_on_test:
+        raise ValueError("`--choose-on-test` is for `--layer all`. Leave it out.")
     for name in chosen if tuning_split is None else [*chosen, tuning_split]:
         check_rows(target, recipe, name, data)
+    if layer == ALL_LAYERS:
+        is_test = check_development_split(chosen[0], list_parts(target, recipe, chosen[0], data), choose_on_test)
     rank, world_size = join_processes(device)
     recipe_size = None if recipe is None else recipe.image_size
-    choice = ModelChoice(checkpoint, revision, layer, score, method)
+    choice = ModelChoice(checkpoint, revision, number, score, method)
     loaded_model = load_model(choice, image_size, recipe_size, device, switches)
     processor = loaded_model.processor
     measure = partial(
         evaluate_split,
-        loaded_model.model,
-        processor,
+        processor=processor,
         recipe=recipe,
         batch_size=batch_size,
         num_workers=choose_num_workers(loaded_model.device, world_size) if num_workers is None else num_workers,
@@ -143,11 +174,14 @@ def evaluate(
         progress=lambda batches: track(batches, "grounding"),
     )
     thresholds = None
-    words = choice.list_words() + ([] if asked is None else ["--metrics", ",".join(asked)])
+    words = (["--layer", ALL_LAYERS] if layer == ALL_LAYERS else []) + choice.list_words()
+    words += ["--choose-on-test"] * choose_on_test + ([] if asked is None else ["--metrics", ",".join(asked)])
     if tuning_split is not None:
         _, rows = load_rows(target, recipe, tuning_split, data)
         with loaded_model.switches.applied(loaded_model.device):
-            _, tuned = measure(rows, tuning_split, metrics=(RECALL_METRIC,), num_resamples=0)
+            _, tuned = measure(
+                loaded_model.model, rows=rows, split=tuning_split, metrics=(RECALL_METRIC,), num_resamples=0
+            )
         usable = [phrase.measures[RECALL_METRIC] for phrase in tuned.results if phrase.measures is not None]
         thresholds = choose_thresholds(usable)
         words += ["--tuning-split", tuning_split]
@@ -157,21 +191,28 @@ def evaluate(
     for name, (source, rows) in loaded.items():
         if not isinstance(loaded_model.model, Grounder):
             report_coverage(name, rows, processor.tokenizer, None if recipe is None else recipe.max_length)
-        with loaded_model.switches.applied(loaded_model.device):
-            measured, evaluation = measure(
-                rows,
-                name,
-                data=source,
-                baselines=baselines,
-                num_resamples=resamples,
-                seed=seed,
-                metrics=asked,
-                mask_thresholds=thresholds,
-            )
+        measure_split = partial(
+            measure,
+            rows=rows,
+            split=name,
+            data=source,
+            baselines=baselines,
+            num_resamples=resamples,
+            seed=seed,
+            metrics=asked,
+            mask_thresholds=thresholds,
+        )
+        if layer == ALL_LAYERS:
+            explained, measured, evaluation = measure_layers(loaded_model, measure_split)
+            measured["layer_choice"]["is_test_data"] = is_test
+        else:
+            explained = loaded_model
+            with explained.switches.applied(explained.device):
+                measured, evaluation = measure_split(explained.model)
         report_missing_annotations(measured, recipe, asked)
         dataset = target if recipe is None else recipe.name
         dataset_commit = find_dataset_commit(source["name"], rows)
-        origin = {"checkpoint": checkpoint, **loaded_model.facts, "dataset": dataset}
+        origin = {"checkpoint": checkpoint, **explained.facts, "dataset": dataset}
         origin |= {} if dataset_commit is None else {"dataset_commit": dataset_commit}
         command = build_evaluation_command(target, name, data, image_size, recipe is not None, words)
         computed = {"precision": precision, "matmul_precision": matmul_precision, "command": command}
@@ -180,6 +221,77 @@ def evaluate(
     if output is not None and is_main_process():
         write_results(output, results, phrases)
     print_results(results, as_json)
+
+
+def read_layer(layer: str | None) -> int | None:
+    """The number of a layer; `None` for the default one and for all of them.
+
+    Raises:
+        ValueError: neither a number nor `all`.
+    """
+    if layer in (None, ALL_LAYERS):
+        return None
+    if not str(layer).isdecimal():
+        raise ValueError(f"`--layer` must be the number of a layer, counted from 0, or {ALL_LAYERS}, got {layer!r}.")
+    return int(str(layer))
+
+
+def check_layer_choice(splits: Sequence[str], metrics: Sequence[str] | None, tuning_split: str | None) -> None:
+    """Refuses what `--layer all` cannot be combined with.
+
+    Raises:
+        ValueError: several splits, metrics without the pointing game, or a split for thresholds.
+    """
+    if len(splits) > 1:
+        raise ValueError(
+            f"`--layer {ALL_LAYERS}` chooses on one split, got {', '.join(splits)}. Name the development split."
+        )
+    if metrics is not None and POINTING_GAME not in metrics:
+        raise ValueError(f"`--layer {ALL_LAYERS}` chooses by {POINTING_GAME}: name it among the `--metrics`.")
+    if tuning_split is not None:
+        raise ValueError(
+            f"`--tuning-split` chooses thresholds for one layer. Choose that first (`--layer {ALL_LAYERS}`), then "
+            "give its number."
+        )
+
+
+def list_parts(target: str, recipe: EvaluationRecipe | None, split: str, options: dict[str, Any]) -> list[str]:
+    """The splits of the data that a split is made of."""
+    data = choose_data(target, recipe, options)
+    resolved = split if recipe is None else resolve_split(recipe, split, data)
+    return list_data_splits(data) if resolved.partition("[")[0] == ALL_SPLITS else resolved.split("+")
+
+
+def measure_layers(
+    loaded_model: LoadedModel, measure: Callable[[EvaluatedModel], tuple[dict[str, Any], GroundingEvaluation]]
+) -> tuple[LoadedModel, dict[str, Any], GroundingEvaluation]:
+    """Measures every layer that can be explained.
+
+    Args:
+        loaded_model ([`~cli.evaluated_model.LoadedModel`]): the model.
+        measure (callable): from a model to its result and evaluation.
+
+    Returns:
+        The model with the best layer explained, its result and evaluation. The result has `layer_choice`, how the
+        layer was chosen, and `layers`, number of the layer -> its result.
+    """
+    measured: dict[int, dict[str, Any]] = {}
+    evaluations: dict[int, GroundingEvaluation] = {}
+    for layer in list_layers(loaded_model.model):
+        explained = loaded_model.explain(layer)
+        with explained.switches.applied(explained.device):
+            measured[layer], evaluations[layer] = measure(explained.model)
+        report(f"layer {layer}: {POINTING_ACCURACY} {measured[layer][POINTING_ACCURACY]:.4f}")
+    best = choose_layer({layer: result[POINTING_ACCURACY] for layer, result in measured.items()})
+    result: dict[str, Any] = {
+        **measured[best],
+        "layer_choice": {"measure": POINTING_ACCURACY, "ties": TIE_RULE},
+        "layers": {
+            str(layer): {name: value for name, value in one.items() if name not in OF_ALL_LAYERS}
+            for layer, one in measured.items()
+        },
+    }
+    return loaded_model.explain(best), result, evaluations[best]
 
 
 def choose_recipe(target: str, split: str | None) -> EvaluationRecipe | None:

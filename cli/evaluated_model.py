@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from albef_amc import AlbefForImageTextMatching
 from albef_amc.checkpoint_files_albef import find_checkpoint, find_commit
 from albef_amc.cli.checkpoint_loading import choose_device, load_checkpoint
 from albef_amc.cli.switches import Switches
 from albef_amc.evaluation.checkpoints import hash_checkpoint, is_albef_checkpoint, resolve_checkpoint
+from albef_amc.evaluation.layer_choice import explain_layer
 from albef_amc.evaluation.phrase_locators import EvaluatedModel
 from albef_amc.evaluation.weight_hash import hash_weights
 from albef_amc.grounders import AutoGrounder, Grounder
@@ -65,6 +65,11 @@ class LoadedModel:
     switches: Switches
     facts: dict[str, Any]
 
+    def explain(self, layer: int) -> "LoadedModel":
+        """The same model with another layer explained."""
+        facts = self.facts | {"layer": layer}
+        return dataclasses.replace(self, model=explain_layer(self.model, layer), facts=facts)
+
 
 def load_model(
     choice: ModelChoice, image_size: int | None, recipe_size: int | None, device: str | None, switches: Switches
@@ -96,7 +101,7 @@ def load_model(
     grounder = AutoGrounder.from_pretrained(name, choice.layer, choice.method, choice.revision, choice.score)
     weights_sha256 = hash_weights(grounder.model)
     grounder = grounder.to(chosen, torch.bfloat16 if switches.precision == "bfloat16" else torch.float32)
-    facts = describe_grounder(grounder) | {WEIGHTS_KEY: weights_sha256}
+    facts = _describe_grounder(grounder) | {WEIGHTS_KEY: weights_sha256}
     if not Path(name).is_dir():
         facts["commit"] = grounder.source["commit"]
     elif grounder.source["commit"] is not None:
@@ -105,8 +110,7 @@ def load_model(
     return LoadedModel(grounder, grounder.processor, chosen, own, facts)
 
 
-def describe_grounder(grounder: Grounder) -> dict[str, Any]:
-    """What is explained of a grounder."""
+def _describe_grounder(grounder: Grounder) -> dict[str, Any]:
     return {
         "model_type": grounder.family.model_type,
         "score": grounder.family.score_name,
@@ -123,7 +127,7 @@ def _load_albef(choice: ModelChoice, image_size: int | None, device: str | None,
     revision = None if choice.revision is None else commit
     model, processor = load_checkpoint(choice.checkpoint, image_size, device, revision)
     if choice.layer is not None:
-        set_albef_layer(model, choice.layer)
+        explain_layer(model, choice.layer)
     facts = {
         WEIGHTS_KEY: hash_checkpoint(choice.checkpoint, revision),
         "model_type": model.config.model_type,
@@ -134,26 +138,6 @@ def _load_albef(choice: ModelChoice, image_size: int | None, device: str | None,
     }
     switches.prepare(model)
     return LoadedModel(model, processor, model.device, switches, facts)
-
-
-def set_albef_layer(model: AlbefForImageTextMatching, layer: int) -> None:
-    """Chooses the layer whose cross-attention is explained.
-
-    Raises:
-        ValueError: a layer without cross-attention.
-    """
-    layers = list_albef_layers(model)
-    if layer not in layers:
-        raise ValueError(
-            f"`layer` is {layer}, but the layers with cross-attention, which can be explained, are {layers[0]} to "
-            f"{layers[-1]}."
-        )
-    model.config.explanation_layer = layer
-
-
-def list_albef_layers(model: AlbefForImageTextMatching) -> range:
-    """The layers with cross-attention."""
-    return range(model.config.text_config.fusion_layer, model.config.text_config.num_hidden_layers)
 
 
 def _check_options(checkpoint: str, image_size: int | None, switches: Switches) -> None:
@@ -172,4 +156,4 @@ def _check_options(checkpoint: str, image_size: int | None, switches: Switches) 
             )
 
 
-__all__ = ["LoadedModel", "ModelChoice", "describe_grounder", "list_albef_layers", "load_model", "set_albef_layer"]
+__all__ = ["LoadedModel", "ModelChoice", "load_model"]

@@ -143,3 +143,48 @@ def test_bad_input_is_one_line(words, message, clip, options, capsys):
 def test_a_layer_of_albef_without_cross_attention_is_refused(checkpoint, options, capsys):
     assert main(["evaluate", str(checkpoint), "synthetic", *options, "--layer", "0"]) == 2
     assert "the layers with cross-attention, which can be explained, are 2 to 3" in capsys.readouterr().err
+
+
+def test_all_layers_are_evaluated_on_a_development_split(clip, options, tmp_path, capsys):
+    output = tmp_path / "layers.json"
+    words = [clip, "synthetic", "--split", "validation", *options]
+    result = evaluate(capsys, *words, "--layer", "all", "--output", output)
+    accuracies = {int(layer): one["pointing_game_accuracy"] for layer, one in result["layers"].items()}
+    assert list(accuracies) == [0, 1, 2]
+    assert result["pointing_game_accuracy"] == max(accuracies.values()) == accuracies[result["layer"]]
+    assert result["layer_choice"] == {
+        "measure": "pointing_game_accuracy",
+        "ties": "of equal layers the one with the lowest number",
+        "is_test_data": False,
+    }
+    assert " --layer all" in result["command"]
+    alone = evaluate(capsys, *words, "--layer", result["layer"], "--output", tmp_path / "one.json")
+    assert alone["pointing_game_accuracy"] == result["pointing_game_accuracy"]
+    assert json.loads(output.read_text())["phrases"] == json.loads((tmp_path / "one.json").read_text())["phrases"]
+
+
+def test_layers_of_albef_are_not_chosen_on_test_data(checkpoint, options, capsys):
+    words = ["evaluate", str(checkpoint), "synthetic", *options, "--layer", "all"]
+    for split in (["test"], ["--split", "test[:1]"], ["--split", "all"]):
+        assert main([*words, *split]) == 2
+        assert "is a test split by its name" in capsys.readouterr().err.splitlines()[-1]
+    result = evaluate(capsys, *words[1:], "--choose-on-test")
+    assert result["layer_choice"]["is_test_data"] and list(result["layers"]) == ["2", "3"]
+    assert result["command"].endswith("--layer all --choose-on-test")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--layer", "last"], "`--layer` must be the number of a layer, counted from 0, or all, got 'last'"),
+        (["--layer", "all", "--split", "train", "--metrics", "heatmap_quality"], "chooses by pointing_game"),
+        (["--layer", "all", "validation", "test"], "chooses on one split, got validation, test"),
+        (["--layer", "all", "--split", "validation", "--method", "similarity"], "explains no layer"),
+        (["--choose-on-test"], "`--choose-on-test` is for `--layer all`"),
+    ],
+)
+def test_a_choice_that_cannot_be_made_is_one_line(words, message, clip, options, capsys):
+    capsys.readouterr()
+    assert main(["evaluate", str(clip), "synthetic", *words, *options]) == 2
+    streams = capsys.readouterr()
+    assert message in streams.err.splitlines()[-1] and streams.out == ""
