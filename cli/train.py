@@ -12,6 +12,7 @@ from albef_amc.cli.options import OUTPUT_FOLDER, JsonOption, SettingsOption
 from albef_amc.cli.output_paths import check_folder
 from albef_amc.cli.reporting import print_result, report, to_plain
 from albef_amc.datasets_scripts import load_grounding_dataset
+from albef_amc.grounders import Grounder
 from albef_amc.lora.adapters import build_lora_config
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.amc_trainer import AmcTrainer
@@ -140,5 +141,16 @@ def _build_trainer(recipe: Recipe, arguments: AmcConfig) -> AmcTrainer:
         train_dataset=train_rows,
         eval_dataset=evaluation_rows,
         card_details=describe_recipe(recipe),
-        peft_config=None if recipe.peft is None else build_lora_config(model.config, **recipe.peft),
+        peft_config=_build_peft_config(recipe, model),
     )
+
+
+def _build_peft_config(recipe: Recipe, model: Any) -> Any:
+    """LoRA as a recipe wants it; a grounder completes it itself."""
+    if recipe.peft is None:
+        return None
+    if isinstance(model, Grounder):
+        from peft import LoraConfig
+
+        return LoraConfig(**recipe.peft)
+    return build_lora_config(model.config, **recipe.peft)

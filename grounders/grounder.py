@@ -374,9 +374,14 @@ class Grounder(nn.Module):
         with replacing_files(save_directory) as folder:
             self.write_files(folder)
 
-    def write_files(self, folder: Path) -> None:
-        """Write the files of [`save_pretrained`] into a folder, one after the other."""
-        self.model.save_pretrained(folder)
+    def write_files(self, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Write the files of [`save_pretrained`] into a folder, one after the other.
+
+        Args:
+            folder (`Path`): where they are written.
+            weights (mapping, *optional*): state dict to write, those of the model without.
+        """
+        self.model.save_pretrained(folder, state_dict=weights)
         self.processor.save_pretrained(folder)
         settings = {
             "model_type": self.family.model_type,

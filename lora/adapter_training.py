@@ -145,20 +145,32 @@ class AdapterTraining:
                 raise ValueError(
                     f"{folder} cannot be resumed with LoRA: it has no {name}. Give a `checkpoint-N` folder."
                 )
-        config, stored = self.peft_model.peft_config[ADAPTER_NAME], read_adapter_config(folder)
-        for name in SETTINGS_OF_A_RUN:
-            ours, theirs = getattr(config, name), getattr(stored, name, None)
-            if ours != theirs:
-                raise ValueError(
-                    f"`peft_config.{name}` is {ours!r}, but {folder} was trained with {theirs!r}. Resume with the "
-                    "same."
-                )
+        check_settings_of_run(self.peft_model, folder)
         state, present = load_file(folder / TRAINING_STATE_FILE), self.collect_state()
         state.setdefault(TEXT_IDS, torch.full_like(present[TEXT_IDS], UNKNOWN_ID))  # of an earlier release
         check_weights(state, present, str(folder / TRAINING_STATE_FILE))
         load_adapter_weights(self.peft_model, folder)
         for name, tensor in present.items():
             tensor.copy_(split_like(state[name], tensor))
+
+
+def check_settings_of_run(peft_model: Any, folder: Path) -> None:
+    """Refuses the adapter of a checkpoint that was trained with other settings than those of a run.
+
+    Args:
+        peft_model (`peft.PeftModel`): what the run trains.
+        folder (`Path`): where the adapter lies.
+
+    Raises:
+        ValueError: a setting differs.
+    """
+    config, stored = peft_model.peft_config[ADAPTER_NAME], read_adapter_config(folder)
+    for name in SETTINGS_OF_A_RUN:
+        ours, theirs = getattr(config, name), getattr(stored, name, None)
+        if ours != theirs:
+            raise ValueError(
+                f"`peft_config.{name}` is {ours!r}, but {folder} was trained with {theirs!r}. Resume with the same."
+            )
 
 
 def attach_adapter(model: AlbefForPreTraining, config: "LoraConfig", args: TrainingArguments) -> AdapterTraining:

@@ -125,6 +125,22 @@ def complete_lora_config(config: "LoraConfig", model_config: AlbefConfig) -> "Lo
         TypeError: not a `peft.LoraConfig`.
         ValueError: an option that momentum weights and merging cannot follow.
     """
+    config = check_lora_config(config)
+    if config.target_modules is None:
+        layers = range(model_config.text_config.fusion_layer, model_config.text_config.num_hidden_layers)
+        indices = "|".join(map(str, layers))
+        config.target_modules = rf"(?:.*\.)?albef\.text_model\.layers\.(?:{indices})\.{FUSION_MODULES}"
+        if config.modules_to_save is None:
+            config.modules_to_save = [MATCHING_HEAD]
+    return config
+
+
+def check_lora_config(config: "LoraConfig") -> "LoraConfig":
+    """A copy of a configuration that can be followed and merged.
+
+    Raises:
+        TypeError, ValueError: as for [`complete_lora_config`].
+    """
     check_peft_is_installed()
     from peft import LoraConfig
 
@@ -139,14 +155,7 @@ def complete_lora_config(config: "LoraConfig", model_config: AlbefConfig) -> "Lo
             f"`peft_config.init_lora_weights` must be one of {', '.join(map(repr, STARTS))}, got "
             f"{config.init_lora_weights!r}: others change the base, which an adapter's checkpoint does not hold."
         )
-    config = copy.deepcopy(config)
-    if config.target_modules is None:
-        layers = range(model_config.text_config.fusion_layer, model_config.text_config.num_hidden_layers)
-        indices = "|".join(map(str, layers))
-        config.target_modules = rf"(?:.*\.)?albef\.text_model\.layers\.(?:{indices})\.{FUSION_MODULES}"
-        if config.modules_to_save is None:
-            config.modules_to_save = [MATCHING_HEAD]
-    return config
+    return copy.deepcopy(config)
 
 
 def _exclude_momentum(config: "LoraConfig", names: list[str]) -> None:

@@ -18,7 +18,8 @@ from .metrics_file import check_weights, read_metrics
 from .sources import CITATIONS, SOURCES
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
-TAGS = ("visual-grounding", "grad-cam", "albef", "amc")
+ALBEF_TAG = "albef"
+TAGS = ("visual-grounding", "grad-cam", ALBEF_TAG, "amc")
 METRIC_TYPE, METRIC_NAME = "pointing_game_accuracy", "Pointing game accuracy"
 GRAMS_PER_KILOGRAM = 1000
 PIPELINE_TAG = "zero-shot-object-detection"
@@ -49,7 +50,7 @@ class ModelCard:
         training_arguments (mapping): what to print of the training's resolved arguments, in this order.
         base_model (`str`, *optional*): checkpoint that training started from.
         source (`str`, defaults to `"albef-amc"`): whose weights these derive from: `albef-amc` (trained from scratch),
-            `albef` or `amc`. It decides the licence and its notices.
+            `albef`, `amc`, or `other` for a model that others published. It decides the licence and its notices.
         hardware (`str`, *optional*): device of one process of the training.
         num_processes (`int`, defaults to 1): processes of the training.
         training_seconds (`float`, *optional*): measured wall-clock time of the training, evaluations in it included.
@@ -66,6 +67,9 @@ class ModelCard:
         limits (list of `str`): limits of this model, in sentences, beside those of every model.
         has_code (`bool`, defaults to `True`): whether the checkpoint holds the code that reads it; without it, the
             card shows how albef-amc loads it.
+        grounder_class (`str`, *optional*): class of transformers, where the checkpoint is not one of ALBEF; the card
+            shows how it is loaded with transformers and as a grounder.
+        explained (`str`): with `grounder_class`: what the heatmap explains, as a noun phrase.
 
     Raises:
         ValueError: an unknown `source`, a metrics file without the name of the data set, or a time or an amount of
@@ -98,6 +102,8 @@ class ModelCard:
     pipeline_tag: str = PIPELINE_TAG
     limits: list[str] = field(default_factory=list)
     has_code: bool = True
+    grounder_class: str | None = None
+    explained: str = "Grad-CAM of its image-text matching score"
 
     def __post_init__(self):
         if self.source not in SOURCES:
@@ -179,7 +185,7 @@ def _build_front_matter(card: ModelCard, metrics: Mapping[str, Mapping[str, Any]
         license=SOURCES[card.source].licence,
         library_name="transformers",
         pipeline_tag=card.pipeline_tag,
-        tags=list(TAGS),
+        tags=[tag for tag in TAGS if card.grounder_class is None or tag != ALBEF_TAG],
         datasets=[name for name in card.datasets if "/" in name and is_hub_name(name)] or None,
         base_model=card.base_model if card.base_model and is_hub_name(card.base_model) else None,
         metrics=[METRIC_TYPE] if results else None,

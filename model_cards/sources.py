@@ -8,6 +8,7 @@ ALBEF_NOTICE = (
     "rights reserved."
 )
 AMC_NOTICE = "Weights derived from AMC (Yang et al., CVPR 2023): MIT, Copyright (c) 2023 Rice-UVA Computer Vision."
+OTHER_NOTICE = "Weights derived from the base model of this card: its licence holds for them."
 CODE_NOTICE = "Code of this repository: Apache-2.0, the albef-amc authors."
 ALBEF_LIMIT = "ALBEF was pre-trained on COCO images; the test images of RefCOCO+ are among them (said by its authors)."
 
@@ -24,6 +25,7 @@ class Source:
 SOURCES = {
     "albef-amc": Source("apache-2.0", ("Weights: Apache-2.0, the albef-amc authors.", CODE_NOTICE)),
     "albef": Source("bsd-3-clause", (ALBEF_NOTICE, CODE_NOTICE), (ALBEF_LIMIT,)),
+    "other": Source("other", (OTHER_NOTICE, CODE_NOTICE)),
     "amc": Source("mit", (AMC_NOTICE, ALBEF_NOTICE, CODE_NOTICE), (ALBEF_LIMIT,)),
 }
 

@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
+from transformers import TrainerCallback
 
 from albef_amc import AlbefForPreTraining, AlbefPreTrainingOutput
 from albef_amc.configuration_albef import MODEL_RANGES
@@ -18,12 +20,13 @@ from albef_amc.lora.adapter_training import attach_adapter
 from albef_amc.processor_checks_albef import check_fits_model
 from albef_amc.ranges_albef import check_ranges
 from albef_amc.trainer.amc_config import AmcConfig
+from albef_amc.trainer.callbacks import NegativesCallback
 from albef_amc.trainer.data.augmentation import GroundingAugmentation
 from albef_amc.trainer.data.data_collator import DataCollatorForGrounding
 from albef_amc.trainer.freezing import freeze_parameters
 from albef_amc.trainer.model_training import ModelTraining
 from albef_amc.trainer.objectives.weighted_objectives import HeatmapObjectives
-from albef_amc.trainer.sharding import build_full_model
+from albef_amc.trainer.sharding import build_full_model, prepare_fsdp
 
 MODEL_INPUTS = (
     "pixel_values",
@@ -84,6 +87,14 @@ class AlbefTraining(ModelTraining):
         if self.args.freeze:
             freeze_parameters(self.model, self.args.freeze)
         return self.model
+
+    def check_distribution(self, accelerator: Accelerator) -> None:
+        """See [`~trainer.sharding.prepare_fsdp`]."""
+        prepare_fsdp(accelerator)
+
+    def list_callbacks(self, rows: Any) -> list[TrainerCallback]:
+        """A warning about rows without negatives."""
+        return [NegativesCallback(rows)] if "itm" in self.args.pretraining_objectives else []
 
     def begin_step(self, model: Any) -> None:
         """Clamps the temperature and moves the momentum weights."""

@@ -23,7 +23,7 @@ from albef_amc.ranges_albef import check_ranges
 from albef_amc.saving_albef import write_json
 from albef_amc.trainer.albef_training import AlbefTraining
 from albef_amc.trainer.amc_config import AmcConfig
-from albef_amc.trainer.callbacks import CoverageCallback, NegativesCallback, ThroughputCallback, add_callbacks
+from albef_amc.trainer.callbacks import CoverageCallback, ThroughputCallback, add_callbacks
 from albef_amc.trainer.data.mixtures import build_training_dataset, check_evaluation_rows
 from albef_amc.trainer.freezing import check_loss_trains
 from albef_amc.trainer.grounder_training import GrounderTraining
@@ -32,7 +32,7 @@ from albef_amc.trainer.processes import average_over_processes, sum_counts
 from albef_amc.trainer.reliability.reliable_trainer import ReliableTrainer
 from albef_amc.trainer.run_facts import TrainingClock, describe_run
 from albef_amc.trainer.setting_checks import TRAINING_RANGES
-from albef_amc.trainer.sharding import keeping_parameters, prepare_fsdp
+from albef_amc.trainer.sharding import keeping_parameters
 
 logger = logging.get_logger(__name__)
 
@@ -42,7 +42,10 @@ NEGATIVES_PER_PHRASE = 2  # another image, and another phrase of its image
 
 
 class AmcTrainer(ReliableTrainer):
-    r"""Trains [`AlbefForPreTraining`] on phrases with regions: ITC + ITM + MLM + AMC.
+    r"""Trains [`AlbefForPreTraining`], or a grounder of another model, on phrases with regions: ITC + ITM + MLM + AMC.
+
+    A [`~grounders.grounder.Grounder`] is trained with the losses that its class has (docs/grounders.md); what is saved
+    is a plain checkpoint of that class and `grounder.json`.
 
     The heatmap is part of the model's `forward`, so that wrappers see one ordinary forward pass. Every term is logged
     (`itc_loss`, `itm_loss`, `mlm_loss`, `amc_loss`, `amc_mean_loss`, `amc_max_loss`, and those of `objectives`), with
@@ -52,9 +55,10 @@ class AmcTrainer(ReliableTrainer):
     the queues.
 
     Args:
-        model ([`AlbefForPreTraining`]): the model to train.
+        model ([`AlbefForPreTraining`] or [`~grounders.grounder.Grounder`]): the model to train.
         args ([`AmcConfig`]): the run's settings.
-        processing_class ([`AlbefProcessor`]): makes tensors of rows; saved with every checkpoint.
+        processing_class ([`AlbefProcessor`], or that of the grounder): makes tensors of rows; saved with every
+            checkpoint.
         train_dataset, eval_dataset: map-style data sets of rows (`datasets_scripts/features.py`). `train_dataset` may
             also be streamed (`datasets.IterableDataset`) or a [`~trainer.data.mixtures.Mixture`], `eval_dataset` a
             `dict` of several. Evaluation plays the pointing game and logs `eval_pointing_game_accuracy`.
@@ -63,7 +67,8 @@ class AmcTrainer(ReliableTrainer):
             (`model_name`, `description`, `datasets`, `evaluation_dataset`, `base_model`, `source`). Every saved
             checkpoint gets a card, and `metrics.json` where it was evaluated at the step it was saved.
         peft_config (`peft.LoraConfig`, *optional*): trains LoRA layers in place of the model; see
-            [`~trainer.build_lora_config`] for its default targets. Checkpoints hold the adapter alone.
+            [`~trainer.build_lora_config`] for its default targets. Checkpoints hold the adapter alone; of a grounder
+            the merged model, and the adapter for a run to resume.
         kwargs: as for `Trainer`.
 
     Several processes train as one would with all their images: contrastive candidates and hard negatives come from
@@ -71,7 +76,7 @@ class AmcTrainer(ReliableTrainer):
     the queues hold the features of every process (docs/distributed-training.md).
 
     Raises:
-        TypeError: a model that is not [`AlbefForPreTraining`], or has LoRA layers already.
+        TypeError: a model that is neither [`AlbefForPreTraining`] nor a grounder, or has LoRA layers already.
         ValueError: several GPUs without a launcher, which would split phrase rows: use `accelerate launch`.
             Settings of FSDP under which a heatmap cannot be differentiated.
     """
@@ -115,14 +120,15 @@ class AmcTrainer(ReliableTrainer):
             data_collator=data_collator,
             **kwargs,
         )
-        prepare_fsdp(self.accelerator)
+        self.model_training.check_distribution(self.accelerator)
         self.heatmap_objectives = args.build_heatmap_objectives()
         self.throughput = ThroughputCallback()
         add_callbacks(self)
         self.card_details = dict(card_details or {})
         self.add_callback(TrainingClock())
-        if given_rows is not None and "itm" in args.pretraining_objectives:
-            self.add_callback(NegativesCallback(given_rows))
+        if given_rows is not None:
+            for callback in self.model_training.list_callbacks(given_rows):
+                self.add_callback(callback)
         if given_rows is not None and hasattr(processing_class, "tokenizer"):
             longest = getattr(data_collator, "max_length", None)
             self.add_callback(CoverageCallback(given_rows, processing_class.tokenizer, longest, args.use_paraphrases))

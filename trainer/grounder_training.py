@@ -4,13 +4,16 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, gather_object
 from torch import nn
+from transformers import TrainerCallback
 
 from albef_amc.collections_albef import without_format
 from albef_amc.datasets_scripts.features import read_row
@@ -19,11 +22,21 @@ from albef_amc.evaluation.grounding_metrics import score_points
 from albef_amc.evaluation.match_pairs import MatchPair, compute_matching_auc, pair_phrases
 from albef_amc.explanation_albef import evaluation_mode
 from albef_amc.grounders.grounder import Grounder, GrounderOutput
+from albef_amc.grounders.methods import ATTENTION
+from albef_amc.grounders.pair_inputs import PairInputs
+from albef_amc.lora.grounder_adapters import GrounderAdapter, is_of_adapter
 from albef_amc.trainer.amc_config import AmcConfig
+from albef_amc.trainer.callbacks import MOST_PHRASES
 from albef_amc.trainer.data.augmentation import GroundingAugmentation
 from albef_amc.trainer.data.grounder_collator import DataCollatorForGrounder
+from albef_amc.trainer.data.mixtures import iterate_texts
+from albef_amc.trainer.data.negatives import find_missing_negatives
+from albef_amc.trainer.freezing import freeze_parameters
 from albef_amc.trainer.model_training import ModelTraining
 from albef_amc.trainer.objectives.weighted_objectives import HeatmapObjectives
+
+PHRASES_AT_ONCE = 1_000  # whose tokens are counted together
+ONLY_ALBEF = ("use_reduced_images", "num_heatmaps_drawn")
 
 
 class GrounderTraining(ModelTraining):
@@ -42,9 +55,10 @@ class GrounderTraining(ModelTraining):
         super().__init__(args)
         if processing_class is not grounder.processor:
             raise ValueError("`processing_class` must be the processor of the grounder: pass `grounder.processor`.")
-        check_losses(grounder, args)
+        check_trainable(grounder)
+        check_settings(grounder, args)
         self.grounder = grounder
-        self.weight_files = GrounderFiles(grounder)
+        self.weight_files = self.files = GrounderFiles(grounder)
 
     def build_collator(self, processing_class: Any) -> DataCollatorForGrounder:
         """The collator that the settings of the run describe."""
@@ -63,8 +77,35 @@ class GrounderTraining(ModelTraining):
         )
 
     def prepare_model(self, peft_config: Any) -> nn.Module:
-        """The grounder."""
+        """The grounder, whose model has LoRA layers, or parts that are frozen."""
+        model = self.grounder.model
+        if peft_config is not None:
+            if self.args.freeze:
+                raise ValueError(
+                    "`freeze` and `peft_config` exclude each other: LoRA freezes all but its layers. Choose what it "
+                    "trains with `target_modules` and `modules_to_save`."
+                )
+            self.files.adapter = GrounderAdapter(model, peft_config, self.args.seed)
+        elif self.args.freeze:
+            freeze_parameters(model, self.args.freeze)
         return self.grounder
+
+    def check_distribution(self, accelerator: Accelerator) -> None:
+        """One process, or several of which each has the whole model.
+
+        Raises:
+            NotImplementedError: FSDP or DeepSpeed.
+        """
+        if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise NotImplementedError(
+                f"a grounder cannot be trained under {accelerator.distributed_type.value}: its heatmap reads modules "
+                "that are gathered in their own forward pass. Use several processes without it (DDP), such as "
+                "`configuration/accelerate/gpu_8.yaml`."
+            )
+
+    def list_callbacks(self, rows: Any) -> list[TrainerCallback]:
+        """Checks of the training rows."""
+        return [TrainingRowsCallback(rows, self.grounder.inputs, self.args)]
 
     @torch.no_grad()
     def begin_step(self, model: Any) -> None:
@@ -151,10 +192,16 @@ class GrounderTraining(ModelTraining):
         return compute_matching_auc(np.array([margin for margin, _ in scored]), is_match)
 
     def describe(self, model: Any) -> dict[str, Any]:
-        """Description of the class, its score and its layer."""
+        """Class, score, layer and the licence, which is that of the base model."""
         family = model.family
+        score = {"itm": "image-text matching score", "itc": "similarity of image and text"}[family.score_name]
+        layer = "" if model.layer is None else f", layer {model.layer} of `{family.module_name.partition('.{')[0]}`"
         return {
-            "description": f"A `{family.class_name}` whose heatmaps were trained for phrase grounding with albef-amc."
+            "description": f"A `{family.class_name}` whose heatmaps were trained for phrase grounding with albef-amc.",
+            "grounder_class": family.class_name,
+            "explained": f"`{model.method}` map of its {score}{layer}",
+            "source": "other",
+            "base_model": model.source["name"],
         }
 
 
@@ -163,24 +210,99 @@ class GrounderFiles:
 
     Args:
         grounder ([`~grounders.grounder.Grounder`]): what is trained.
+
+    Attributes:
+        adapter ([`~lora.grounder_adapters.GrounderAdapter`], *optional*): LoRA layers of its model. They are merged in
+            what is saved, and lie beside it in a checkpoint that a run may resume from.
     """
 
     def __init__(self, grounder: Grounder):
         self.grounder = grounder
+        self.adapter: GrounderAdapter | None = None
 
     def save(self, folder: Path, with_state: bool, weights: Mapping[str, torch.Tensor]) -> None:
-        """Writes model, processor and `grounder.json`; nothing more is needed to resume."""
-        self.grounder.write_files(folder)
+        """Writes model, processor and `grounder.json`."""
+        if self.adapter is None:
+            self.grounder.write_files(folder)
+            return
+        self.grounder.write_files(folder, self.adapter.merge_weights())
+        if with_state:
+            self.adapter.save(folder, {name.removeprefix("model."): value for name, value in weights.items()})
 
     @torch.no_grad()
     def load(self, checkpoint: str | Path) -> None:
-        """Restores the weights of a checkpoint of the run."""
-        model = self.grounder.model
+        """Restores the weights of a checkpoint of the run.
+
+        Raises:
+            ValueError: a checkpoint of a LoRA run where there are no LoRA layers, or the other way round.
+        """
+        if self.adapter is not None:
+            self.adapter.load(Path(checkpoint))
+            return
+        if is_of_adapter(checkpoint):
+            raise ValueError(f"{checkpoint} is of a LoRA run: resume it with its `peft_config`.")
+        model: Any = self.grounder.model
         stored = type(model).from_pretrained(checkpoint, dtype=model.dtype)
         model.load_state_dict(stored.state_dict())
 
 
-def check_losses(grounder: Grounder, args: AmcConfig) -> None:
+class TrainingRowsCallback(TrainerCallback):
+    """Refuses, before the first step, rows that the model cannot take or learn matching from.
+
+    Args:
+        rows: training rows as the run got them.
+        inputs ([`~grounders.pair_inputs.PairInputs`]): knows how many tokens a phrase may have.
+        args ([`AmcConfig`]): the run's settings.
+    """
+
+    def __init__(self, rows: Any, inputs: PairInputs, args: AmcConfig):
+        self.rows, self.inputs, self.args = rows, inputs, args
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Looks at the first rows on the first process."""
+        if not state.is_world_process_zero:
+            return
+        if "itm" in self.args.pretraining_objectives:
+            problem = find_missing_negatives(self.rows, self.args.false_phrases_per_image > 0)
+            if problem is not None:
+                raise ValueError(f"Training data: {problem}")
+        texts = islice(iterate_texts(self.rows, self.args.use_paraphrases), MOST_PHRASES)
+        while some := list(islice(texts, PHRASES_AT_ONCE)):
+            try:
+                self.inputs.check_phrases(some)
+            except ValueError as error:
+                raise ValueError(f"Training data: {error}") from error
+
+
+def check_trainable(grounder: Grounder) -> None:
+    """Refuse a model that cannot be trained.
+
+    Raises:
+        TypeError: LoRA layers that are there already.
+        ValueError: weights that are quantised or in half precision, or a map that does not depend on the phrase.
+    """
+    model = grounder.model
+    if hasattr(model, "peft_config") or any(".lora_A." in name for name, _ in model.named_parameters()):
+        raise TypeError("`model` has LoRA layers already: give the model without them, and `peft_config`.")
+    if getattr(model, "is_quantized", False):
+        raise ValueError(
+            "the model has quantised weights, through which no gradient passes. Load the checkpoint that it was made "
+            "from."
+        )
+    halves = sorted({str(one.dtype) for one in model.parameters() if one.dtype in (torch.float16, torch.bfloat16)})
+    if halves:
+        raise ValueError(
+            f"the model has weights in {halves[0]}, in which small steps are lost. Call `grounder.float()`, and set "
+            "`bf16=True` to compute in bfloat16."
+        )
+    if grounder.method == ATTENTION and not grounder.family.score.has_token_rows:
+        raise ValueError(
+            f'`method` is "{ATTENTION}", whose map of `{grounder.family.class_name}` is the same for all phrases: the '
+            'region of a phrase teaches it nothing. Choose `method="grad_cam"`.'
+        )
+
+
+def check_settings(grounder: Grounder, args: AmcConfig) -> None:
     """Refuse settings of a run that the model cannot follow.
 
     Args:
@@ -188,17 +310,22 @@ def check_losses(grounder: Grounder, args: AmcConfig) -> None:
         args ([`AmcConfig`]): the run's settings.
 
     Raises:
-        ValueError: all losses that the model does not have are named.
+        ValueError: all losses that the model does not have are named, or a setting that only ALBEF has.
     """
-    known = grounder.family.losses
+    owner, known = (
+        f"`{grounder.family.class_name}` with the score {grounder.family.score_name!r}",
+        grounder.family.losses,
+    )
     wrong = [name for name in args.pretraining_objectives if name not in known]
     if wrong:
-        remedy = ", ".join(f"`{name}_weight=0`" for name in wrong)
         raise ValueError(
-            f"`{grounder.family.class_name}` with the score {grounder.family.score_name!r} has no loss "
-            f"{' and '.join(map(repr, wrong))}; it has {' and '.join(map(repr, known))}. Set {remedy}."
+            f"{owner} has no loss {' and '.join(map(repr, wrong))}; it has {' and '.join(map(repr, known))}. Set "
+            f"{', '.join(f'`{name}_weight=0`' for name in wrong)}."
         )
     grounder.check_losses(args.pretraining_objectives, args.negative_sampling)
+    for name in ONLY_ALBEF:
+        if getattr(args, name):
+            raise ValueError(f"`{name}={getattr(args, name)}` is for ALBEF alone: leave it out for {owner}.")
 
 
 def compare_cells(
@@ -243,4 +370,4 @@ def _select_phrases(inputs: Mapping[str, Any], rows: torch.Tensor, columns: torc
     return chosen
 
 
-__all__ = ["GrounderFiles", "GrounderTraining", "check_losses", "compare_cells"]
+__all__ = ["GrounderFiles", "GrounderTraining", "check_settings", "check_trainable", "compare_cells"]

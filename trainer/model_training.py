@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
 from torch import nn
+from transformers import TrainerCallback
 
 from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation
 from albef_amc.lora.adapter_training import AdapterTraining
@@ -49,6 +51,14 @@ class ModelTraining(ABC):
     @abstractmethod
     def prepare_model(self, peft_config: Any) -> nn.Module:
         """What is trained: with LoRA layers, or with parts frozen, as the settings want it."""
+
+    @abstractmethod
+    def check_distribution(self, accelerator: Accelerator) -> None:
+        """Refuses ways to divide the model between devices that it cannot be trained with."""
+
+    def list_callbacks(self, rows: Any) -> list[TrainerCallback]:
+        """Callbacks that look at the training rows, as the run got them, before the first step."""
+        return []
 
     @abstractmethod
     def begin_step(self, model: Any) -> None:

@@ -18,7 +18,8 @@ from albef_amc.configuration.yaml_files import parse_yaml
 from albef_amc.configuration_albef import LONGEST_SIDE
 from albef_amc.conversion.from_encoders import build_processor
 from albef_amc.datasets_scripts import check_builder_options, check_builder_split
-from albef_amc.evaluation.checkpoints import load_model_and_processor, resolve_checkpoint
+from albef_amc.evaluation.checkpoints import is_albef_checkpoint, load_model_and_processor, resolve_checkpoint
+from albef_amc.grounders import AutoGrounder, Grounder
 from albef_amc.lora.adapters import check_lora_options, list_lora_fields
 from albef_amc.model_cards import ModelCard
 from albef_amc.ranges_albef import COUNT, POSITIVE, check_names, check_number, check_ranges, shorten_value
@@ -48,6 +49,8 @@ class ModelRecipe:
             the encoder.
         vision_encoder, text_encoder (`str`, *optional*): an image encoder and a BERT to start from, as
             [`~albef_amc.AlbefForPreTraining.from_encoders`] takes them.
+        score, layer, method (*optional*): with a `checkpoint` of another type than ALBEF, what is explained, as
+            [`~grounders.AutoGrounder`] takes it.
     """
 
     checkpoint: str | None = None
@@ -56,6 +59,9 @@ class ModelRecipe:
     image_size: int | None = None
     vision_encoder: str | None = None
     text_encoder: str | None = None
+    score: str | None = None
+    layer: int | None = None
+    method: str | None = None
 
     def __post_init__(self):
         check_types(self, texts=[item.name for item in dataclasses.fields(self)], prefix="model.")
@@ -72,6 +78,11 @@ class ModelRecipe:
                 "`model.vocabulary` is needed with `model.config`: a `vocab.txt` file, or `data` for the words of the "
                 "training phrases."
             )
+
+    @property
+    def is_albef(self) -> bool:
+        """Whether an ALBEF is trained; otherwise a grounder of another type of model."""
+        return self.checkpoint is None or is_albef_checkpoint(self.checkpoint)
 
 
 @dataclass
@@ -275,8 +286,10 @@ def build_arguments(recipe: Recipe, output_dir: str | Path) -> AmcConfig:
 
 def build_model_and_processor(
     recipe: ModelRecipe, phrases: Iterable[str], seed: int = 0
-) -> tuple[AlbefForPreTraining, AlbefProcessor]:
+) -> tuple[AlbefForPreTraining | Grounder, Any]:
     """Loads the checkpoint of a recipe, or makes a model of encoders or with random weights, and its processor.
+
+    A checkpoint of another type than ALBEF gives a grounder, whose weights are float32, and its processor.
 
     Weights, queues and heads that are not read are drawn. The global generators are seeded first, so that every
     process and every start of a run draws the same.
@@ -287,6 +300,11 @@ def build_model_and_processor(
         seed (`int`, defaults to 0): seed of the run.
     """
     set_seed(seed)
+    if not recipe.is_albef:
+        grounder = AutoGrounder.from_pretrained(
+            str(recipe.checkpoint), recipe.layer, recipe.method, score=recipe.score
+        ).float()
+        return grounder, grounder.processor
     if recipe.checkpoint is not None:
         return load_model_and_processor(
             AlbefForPreTraining, recipe.checkpoint, recipe.image_size, may_lack=PRE_TRAINING_PARTS
@@ -315,7 +333,7 @@ def _read_config(name_or_path: str) -> AlbefConfig:
 
 def check_model_files(recipe: ModelRecipe) -> None:
     """Reads the configuration and looks for the vocabulary of a model with random weights, and checks the files of the
-    base model that ships, before any data is read.
+    base model that ships, before any data is read; and that the keys fit the type of the checkpoint.
 
     Args:
         recipe ([`ModelRecipe`]): where the model comes from.
@@ -326,6 +344,11 @@ def check_model_files(recipe: ModelRecipe) -> None:
     """
     if recipe.checkpoint is not None:
         resolve_checkpoint(recipe.checkpoint)
+    names = ("score", "layer", "method") if recipe.is_albef else ("image_size",)
+    for name in names:
+        if getattr(recipe, name) is not None:
+            kind = "other models than ALBEF" if recipe.is_albef else "ALBEF, and the images of others are as stored"
+            raise ValueError(f"`model.{name}` is for {kind}: leave it out for {recipe.checkpoint or recipe.config}.")
     if recipe.config is not None:
         _read_config(recipe.config)
     if recipe.vocabulary not in (None, VOCABULARY_OF_DATA) and not Path(recipe.vocabulary).is_file():

@@ -423,8 +423,10 @@ class ReliableTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_best_model(self) -> None:
-        if self.adapter is None:
+        if self.weight_files is None:
             super()._load_best_model()
+        elif self.adapter is None:
+            self.weight_files.load(self.state.best_model_checkpoint)
         else:
             load_adapter_weights(self.adapter.peft_model, self.state.best_model_checkpoint)
 
