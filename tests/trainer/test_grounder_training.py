@@ -1,13 +1,21 @@
 """AmcTrainer on grounders of other models: steps, files, resume, LoRA, refusals, and the command."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from grounder_cases import build_tiny_grounder
-from testing_utils import TINY_RECIPE, build_photo, build_rows, build_tiny_arguments, list_training_logs
+from testing_utils import (
+    PROJECT_FOLDER,
+    TINY_RECIPE,
+    build_photo,
+    build_rows,
+    build_tiny_arguments,
+    list_training_logs,
+)
 
 from albef_amc.cli.main import main
 from albef_amc.grounders import AutoGrounder, Grounder
@@ -189,6 +197,20 @@ def test_another_processor_than_that_of_the_grounder_is_refused(tmp_path):
     grounder = build_grounder("clip-itc")
     with pytest.raises(ValueError, match="pass `grounder.processor`"):
         AmcTrainer(grounder, build_tiny_arguments(tmp_path), build_grounder("clip-itc").processor)
+
+
+def test_the_page_shows_a_run_that_works(tmp_path, monkeypatch):
+    page = (PROJECT_FOLDER / "docs" / "grounders.md").read_text()
+    block = next(one for one in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "AmcTrainer" in one)
+    build_grounder("blip-itm").save_pretrained(tmp_path / "blip")
+    shorter = {"Salesforce/blip-itm-base-coco": str(tmp_path / "blip"), "max_steps=100": "max_steps=1, use_cpu=True"}
+    shorter["num_train_scenes=64"] = "num_train_scenes=8"
+    for text, replacement in shorter.items():
+        assert text in block
+        block = block.replace(text, replacement)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "docs/grounders.md", "exec"), {})
+    assert AutoGrounder.from_pretrained(tmp_path / "runs" / "blip").layer == 2
 
 
 def test_the_command_trains_a_checkpoint_of_another_class(tmp_path, capsys):
