@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """`albef-amc ground`: JSON and pictures of a photograph of one's own, and one clear line for bad input."""
 
+import csv
 import io
 import json
 import os
@@ -131,7 +132,7 @@ def test_photographs_leave_the_memory_when_they_are_written(checkpoint, tmp_path
         most.append(sum(one() is not None for one in images))
         return image
 
-    monkeypatch.setattr("albef_amc.cli.ground.load_image", count)
+    monkeypatch.setattr("albef_amc.cli.photographs.load_image", count)
     ground(capsys, checkpoint, tmp_path / "out", *files, *name_phrases("a dog"), "--batch-size", 4)
     assert 4 <= max(most) <= 6  # four, the first photograph, and the last that was written
 
@@ -213,15 +214,73 @@ def test_a_word_that_names_no_file_is_refused_before_any_work(name, checkpoint, 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("ending", [".jpg", ".png", ".txt"])
-def test_a_folder_is_refused_with_what_to_give(ending, tmp_path, capsys):
+@pytest.mark.parametrize("form", ["photos", "photos/*.jpg", "**/*.jpg"])
+def test_folders_and_patterns(form, checkpoint, tmp_path, capsys):
     (tmp_path / "photos").mkdir()
-    for index in range(3):
-        (tmp_path / "photos" / f"{index}{ending}").touch()
-    (tmp_path / "photos" / "cover.webp").touch()
-    expected = {".jpg": "*.jpg", ".png": "*.png", ".txt": "*.webp"}[ending]
-    words = ["ground", str(tmp_path / "photos"), "--phrase", "a dog", "--checkpoint", "missing"]
-    check_refusal(words, f"is a folder. Give the pictures in it, such as `{tmp_path / 'photos' / expected}`", capsys)
+    for index in (1, 0):
+        build_photo(seed=index).save(tmp_path / "photos" / f"{index}.jpg")
+    (tmp_path / "photos" / ".hidden.jpg").touch()
+    (tmp_path / "photos" / "notes.txt").touch()
+    words = [tmp_path / form, tmp_path / "photos" / "0.jpg", *name_phrases("a dog")]
+    for _ in range(2):  # pictures of the first run lie among the photographs in the second
+        result = ground(capsys, checkpoint, tmp_path / "photos", *words)
+        names = [entry["photograph"] for entry in result["photographs"]]
+        assert names == [str(tmp_path / "photos" / name) for name in ("0.jpg", "1.jpg")]
+    assert main(["ground", *map(str, words), "--checkpoint", str(checkpoint), "-o", str(tmp_path / "photos")]) == 0
+    streams = capsys.readouterr()
+    assert "1 photographs were given more than once" in streams.err
+    assert ("4 pictures that albef-amc drew are no photographs" in streams.err) == (form == "photos")
+    assert "2/2" in streams.err  # photographs, on the progress bar
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ("photos", "is a folder without pictures"),
+        ("*.jpg", "*.jpg matches no picture"),
+        ("no.jpg", "No image file at"),
+    ],
+)
+def test_nothing_to_ground_is_one_line(form, message, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "notes.txt").touch()
+    check_refusal(["ground", str(tmp_path / form), "--phrase", "a dog", "--checkpoint", "missing"], message, capsys)
+
+
+def test_phrases_of_a_file(checkpoint, photo, tmp_path, capsys):
+    (tmp_path / "phrases.txt").write_text("a cup\n\n  the red car\na dog\n", encoding="utf-8-sig")
+    words = ["--phrases-file", tmp_path / "phrases.txt", "--phrase", "a dog"]
+    result = ground(capsys, checkpoint, tmp_path / "out", photo, *words)
+    phrases = [found["phrase"] for found in result["photographs"][0]["phrases"]]
+    assert phrases == ["a dog", "a cup", "the red car"]
+    words = ["ground", str(photo), "--checkpoint", "missing"]
+    check_refusal(words, "no phrase: give `--phrase`, or a `--phrases-file`", capsys)
+    (tmp_path / "phrases.txt").write_text("a cup\n ?!\n")
+    words += ["--phrases-file", str(tmp_path / "phrases.txt")]
+    check_refusal(words, f"line 2 of {tmp_path / 'phrases.txt'} ", capsys)
+    (tmp_path / "phrases.txt").write_bytes(b"a cup\xff")
+    check_refusal(words, "phrases.txt", capsys)
+
+
+def test_heatmaps_and_a_table(checkpoint, photo, tiny_model, tiny_processor, tmp_path, capsys):
+    words = [photo, *name_phrases(*PHRASES)]
+    result = ground(capsys, checkpoint, tmp_path / "out", *words, "--heatmaps", "--csv")
+    inputs = tiny_processor(images=[Image.open(photo)], text=[list(PHRASES)])
+    expected = tiny_processor.post_process_grounding(tiny_model.ground(**inputs))[0]
+    found = result["photographs"][0]["phrases"]
+    for one, other in zip(found, expected, strict=True):
+        heatmap = np.load(one["heatmap"])
+        assert heatmap.dtype == np.float32 and heatmap.shape == (60, 90)
+        np.testing.assert_allclose(heatmap, other["heatmap"].numpy(), atol=1e-6)
+    rows = list(csv.DictReader(Path(result["csv"]).read_text().splitlines()))
+    for row, one in zip(rows, found, strict=True):
+        assert [float(row[name]) for name in ("x_min", "y_min", "x_max", "y_max")] == one["box"]
+        assert [float(row["x"]), float(row["y"])] == one["point"]
+        assert (row["photograph"], row["phrase"]) == (str(photo), one["phrase"])
+        assert float(row["score"]) == one["score"]
+    ground(capsys, checkpoint, tmp_path / "out", *words, "--heatmaps", "--csv")  # replaces its own files
+    ground(capsys, checkpoint, tmp_path / "out", *words)
+    assert not [*(tmp_path / "out").glob("*.npy"), *(tmp_path / "out").glob("*.csv")]
 
 
 @pytest.mark.parametrize("name", ["cut.jpg", "empty.jpg", "text.jpg"])
@@ -271,7 +330,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
-@pytest.mark.parametrize("name", ["photo_1.png", "photo_sheet.png", "grounding.json"])
+@pytest.mark.parametrize("name", ["photo_1.png", "photo_sheet.png", "grounding.json", "photo_1.npy", "grounding.csv"])
 @pytest.mark.parametrize("is_given", [False, True])
 def test_a_file_that_no_run_wrote_is_never_replaced(name, is_given, checkpoint, photo, capsys):
     own = photo.with_name(name)
@@ -282,6 +341,7 @@ def test_a_file_that_no_run_wrote_is_never_replaced(name, is_given, checkpoint, 
     before = read_files(photo.parent)
     given = [str(photo), *([str(own)] if is_given else [])]
     words = ["ground", *given, "--phrase", "a dog", "--checkpoint", str(checkpoint), "-o", str(photo.parent)]
+    words += ["--heatmaps", "--csv"]
     check_refusal(words, f"{own} would be overwritten", capsys)
     assert read_files(photo.parent) == before
 
