@@ -2,10 +2,13 @@
 """A grounder from a checkpoint: the class is chosen by the type of its configuration, among installed classes."""
 
 import os
+import pickle
 from typing import Any
 
 import transformers
 from transformers import AutoProcessor, PreTrainedModel
+from transformers.processing_utils import ProcessorMixin
+from transformers.utils import logging
 
 import albef_amc
 from albef_amc.checkpoint_files_albef import (
@@ -13,14 +16,23 @@ from albef_amc.checkpoint_files_albef import (
     check_settings,
     find_checkpoint,
     find_commit,
-    find_weight_files,
+    read_stored_tensors,
 )
 from albef_amc.explanation_albef import outside_inference_mode
+from albef_amc.grounders.checkpoint_checks import (
+    SETTINGS_FILE,
+    check_model_settings,
+    check_saved_settings,
+    check_sizes,
+)
 from albef_amc.grounders.families import FAMILIES, Family
-from albef_amc.grounders.grounder import SETTINGS_FILE, Grounder
+from albef_amc.grounders.grounder import Grounder
 from albef_amc.grounders.methods import GRAD_CAM, check_method
 from albef_amc.messages_albef import list_first, suggest_nearest
+from albef_amc.pretrained_albef import AlbefPreTrainedModel
 from albef_amc.ranges_albef import check_choice
+
+logger = logging.get_logger(__name__)
 
 
 class AutoGrounder:
@@ -66,6 +78,8 @@ class AutoGrounder:
         commit = find_commit(name, arguments)
         if commit is not None:
             arguments["revision"] = commit  # every file is of one commit
+        if revision is not None and os.path.isdir(name):
+            logger.warning(f"`revision` is ignored: {name} is a folder, which has no revisions.")
         settings = check_settings(name, (CONFIG_FILE, SETTINGS_FILE), arguments)
         if CONFIG_FILE not in settings:
             raise FileNotFoundError(f"No `{CONFIG_FILE}` in {name}: this is not a checkpoint of transformers.")
@@ -73,12 +87,13 @@ class AutoGrounder:
         saved_score, saved_method = saved.get("score"), saved.get("method", GRAD_CAM)
         method = saved_method if method is None else method
         family = find_family(config, saved_score if score is None else score, name)
+        check_saved_settings(name, saved, family.model_type)
         check_method(method, family)
         if layer is None and score in (None, saved_score) and method == saved_method:
             layer = saved.get("layer")
-        _check_weights(config, name, arguments, use_safetensors)
-        model = _load_model(family, name, arguments, use_safetensors)
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False, **arguments)
+        check_model_settings(name, config)
+        model = _load_model(family, name, config, arguments, use_safetensors)
+        processor = _load_processor(name, arguments)
         source = {"name": os.fspath(name), "commit": commit}
         return Grounder(model, processor, family, layer, method, saved.get("source", source)).eval()
 
@@ -109,39 +124,61 @@ def find_family(config: dict[str, Any], score: str | None, name: str | os.PathLi
     return next(family for family in families if family.score_name == score)
 
 
-def _check_weights(config: dict[str, Any], name: str | os.PathLike, arguments: dict, use_safetensors: bool) -> None:
-    """Refuse quantised weights, and files that are not read without being asked for."""
-    if config.get("quantization_config") is not None:
-        raise ValueError(
-            f"{name} has quantised weights, through which no gradient passes. Give the checkpoint that it was made "
-            "from."
-        )
-    if use_safetensors and not find_weight_files(name, arguments):
+def _load_model(
+    family: Family, name: str | os.PathLike, config: dict[str, Any], arguments: dict[str, Any], use_safetensors: bool
+) -> PreTrainedModel:
+    model_class = getattr(albef_amc, family.class_name, None) or getattr(transformers, family.class_name)
+    stored = read_stored_tensors(name, arguments)
+    if use_safetensors and not stored:
         raise FileNotFoundError(
             f"{name} has no weights in safetensors. If you trust it, pass `use_safetensors=False`: files in PyTorch's "
             "format are then read too."
         )
-
-
-def _load_model(
-    family: Family, name: str | os.PathLike, arguments: dict[str, Any], use_safetensors: bool
-) -> PreTrainedModel:
-    model_class = getattr(albef_amc, family.class_name, None) or getattr(transformers, family.class_name)
-    model, report = model_class.from_pretrained(
-        name,
-        output_loading_info=True,
-        use_safetensors=True if use_safetensors else None,
-        weights_only=True,
-        **arguments,
-    )
+    if stored and not issubclass(model_class, AlbefPreTrainedModel):  # which checks its files itself
+        check_sizes(name, config, model_class, stored)
+    try:
+        model, report = model_class.from_pretrained(
+            name,
+            output_loading_info=True,
+            use_safetensors=True if use_safetensors else None,
+            weights_only=True,
+            **arguments,
+        )
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"the weights of {name} in PyTorch's format hold more than tensors, which may run code, or are damaged. "
+            "Give weights in safetensors."
+        ) from error
     missing = sorted(report["missing_keys"])
     if missing:
         saved_as = " ".join(model.config.architectures or ["an unnamed class"])
+        advice = f"It was saved as {saved_as}. Give a checkpoint that was saved as `{family.class_name}`."
+        if saved_as == family.class_name:
+            advice = "Its files are incomplete: download or save them again."
         raise ValueError(
-            f"{name} lacks weights of `{family.class_name}`, whose score is explained: {list_first(missing)}. It was "
-            f"saved as {saved_as}. Give a checkpoint that was saved as `{family.class_name}`."
+            f"{name} lacks weights of `{family.class_name}`, whose score is explained: {list_first(missing)}. {advice}"
         )
     return model
+
+
+def _load_processor(name: str | os.PathLike, arguments: dict[str, Any]) -> ProcessorMixin:
+    """Load the processor, with an image processor and a tokenizer."""
+    try:
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False, **arguments)
+    except Exception as error:  # `transformers` raises any error for missing and damaged files
+        kind = FileNotFoundError if isinstance(error, OSError) else ValueError
+        raise kind(_describe_processor(name, " ".join(str(error).split()))) from error
+    lacking = [part for part in ("image_processor", "tokenizer") if not hasattr(processor, part)]
+    if lacking:
+        raise ValueError(_describe_processor(name, f"a {type(processor).__name__} without {' and '.join(lacking)}"))
+    return processor
+
+
+def _describe_processor(name: str | os.PathLike, problem: str) -> str:
+    return (
+        f"the processor of {name} cannot be used: {problem:.300}. A checkpoint needs the files of its image processor "
+        "and of its tokenizer. Save the processor of the model into the same folder, or download the checkpoint again."
+    )
 
 
 __all__ = ["AutoGrounder", "find_family"]

@@ -309,7 +309,7 @@ def _count_patches_of_shapes(config: PreTrainedConfig, images: Tensors) -> list[
 
 
 def _half(config: PreTrainedConfig, num_layers: int) -> int:
-    return (num_layers + 1) // 2  # the last layer is not among them
+    return min((num_layers + 1) // 2, num_layers - 1)  # the last layer is not among them
 
 
 def _last(config: PreTrainedConfig, num_layers: int) -> int:

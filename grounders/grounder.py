@@ -5,6 +5,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from albef_amc.explanation_albef import evaluation_mode, outside_inference_mode
 from albef_amc.grounders.attention_tap import check_back_end
+from albef_amc.grounders.checkpoint_checks import SETTINGS_FILE
 from albef_amc.grounders.explained_scores import Tensors
 from albef_amc.grounders.families import Family
 from albef_amc.grounders.image_layout import ImageLayout
@@ -41,7 +43,6 @@ from albef_amc.ranges_albef import COUNT, SHARE, check_choice, check_number
 from albef_amc.regions_albef import BOX_THRESHOLD, BOX_THRESHOLDS
 from albef_amc.saving_albef import replacing_files, write_json
 
-SETTINGS_FILE = "grounder.json"
 PHRASES_PER_CHUNK = 32
 
 
@@ -108,9 +109,12 @@ class Grounder(nn.Module):
         self.model, self.processor, self.family, self.method = model, processor, family, method
         self.inputs = PairInputs(processor, family, model.config)
         self.num_layers = count_layers(method, family, model)
-        self.layer = choose_layer(method, family, model) if layer is None else layer
-        if layer is not None and (isinstance(layer, bool) or layer not in range(self.num_layers)):
-            raise ValueError(f"`layer` is {layer!r}, but {describe_layers(method, family, model)}")
+        chosen = choose_layer(method, family, model) if layer is None else layer
+        is_number = isinstance(chosen, Integral) and not isinstance(chosen, bool)
+        if chosen is not None and not (is_number and chosen in range(self.num_layers)):
+            given = "" if layer is None else f"`layer` is {layer!r}, but "
+            raise ValueError(given + describe_layers(method, family, model))
+        self.layer = None if chosen is None else int(chosen)
         self.module_names = list_modules(method, family, model, self.layer)
         for name in self.module_names:
             check_back_end(model, name)
@@ -393,4 +397,4 @@ class Grounder(nn.Module):
         write_json(folder / SETTINGS_FILE, settings)
 
 
-__all__ = ["SETTINGS_FILE", "Grounder", "GrounderOutput", "compute_cell_heatmap", "normalize_cells"]
+__all__ = ["Grounder", "GrounderOutput", "compute_cell_heatmap", "normalize_cells"]

@@ -109,6 +109,8 @@ def describe_layers(method: str, family: Family, model: PreTrainedModel) -> str:
     if method == RELEVANCY:
         return f"relevancy can begin at layers 0 to {last} of `{family.relevancy.layers_name}`."
     limit = family.describe_limit()
+    if last < 0:
+        return f"no layer of `{family.module_name}` can be explained: the model has too few. {limit}".rstrip()
     return f"the layers of `{family.module_name}` that can be explained are 0 to {last}. {limit}".rstrip()
 
 

@@ -4,14 +4,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from grounder_cases import build_blip, build_tiny_grounder
 from hub_server import Repository
+from safetensors.torch import load_file, save_file
 from testing_utils import build_photo
-from transformers import BlipForConditionalGeneration
+from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
-from albef_amc.grounders import AutoGrounder
+from albef_amc.grounders import AutoGrounder, Grounder
 from albef_amc.grounders.families import BLIP_ITM, CLIP
 
 
@@ -84,6 +86,162 @@ def test_quantised_weights_and_other_files_are_refused(checkpoint):
         AutoGrounder.from_pretrained(checkpoint)
     loaded = AutoGrounder.from_pretrained(checkpoint, use_safetensors=False).model
     assert loaded.itm_head.weight.equal(model.itm_head.weight)
+
+
+@pytest.mark.parametrize("layer", [True, -1, 1.0, "1", 3, 10**9, [1]])
+def test_a_layer_that_is_no_number_of_one_is_refused(checkpoint, layer):
+    message = r"`layer` is .*, but the layers of `text_encoder.* are 0 to 2\. In the last one words have no gradient"
+    with pytest.raises(ValueError, match=message):
+        AutoGrounder.from_pretrained(checkpoint, layer=layer)
+    (checkpoint / "grounder.json").write_text(json.dumps({"layer": layer}))
+    with pytest.raises(ValueError, match=message):
+        AutoGrounder.from_pretrained(checkpoint)
+
+
+def test_a_layer_of_numpy_is_stored_as_a_number(checkpoint, tmp_path):
+    AutoGrounder.from_pretrained(checkpoint, layer=np.int64(1)).save_pretrained(tmp_path / "saved")
+    assert AutoGrounder.from_pretrained(tmp_path / "saved").layer == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "grounder.json is not valid JSON"),
+        ("[" * 10**5, "nested too deeply"),
+        ("5", "must hold an object of settings, got int"),
+        ('{"source": "abc"}', "`source` in grounder.json of .* is 'abc': a name and a commit"),
+        ('{"source": {"name": {"a": 1}}}', "`source` in grounder.json"),
+        ('{"model_type": "clip"}', "is of a model of type 'clip', but config.json has 'blip'"),
+        ('{"score": ["itm"]}', "`score` must be one of"),
+        ('{"method": null}', "`method` must be one of"),
+    ],
+)
+def test_a_damaged_grounder_json_is_refused(checkpoint, content, message):
+    (checkpoint / "grounder.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        AutoGrounder.from_pretrained(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("text_config", {"hidden_size": 2**17}, "the weights of .* do not fit its config.json: .* not .*131072"),
+        ("vision_config", {"image_size": 2**20}, r"position_embedding is \(1, 17, 32\), not \(1, 17179869185, 32\)"),
+        ("text_config", {"num_hidden_layers": 10**6}, "`text_config.num_hidden_layers` .* is 1000000, but its files"),
+        ("text_config", {"num_hidden_layers": 2}, r"do not fit .*text_encoder.encoder.layer.2\..* is not in it"),
+        ("text_config", {"num_attention_heads": 0}, "config.json of .* describes no `BlipForImageTextRetrieval`"),
+        ("text_config", {"hidden_size": "big"}, "config.json of .* describes no `BlipForImageTextRetrieval`"),
+        ("vision_config", {"quantization_config": {"bits": 4}}, "quantised weights .`vision_config.quantization_conf"),
+        ("vision_config", {"attn_implementation": "flash_attention_2"}, "`vision_config.attn_implementation` in conf"),
+        ("text_config", {"_attn_implementation_internal": "someone/kernels"}, "is 'someone/kernels', which shows no"),
+    ],
+)
+def test_settings_of_a_model_that_its_files_do_not_hold_or_that_cannot_be_explained(
+    checkpoint, part, changes, message
+):
+    settings = json.loads((checkpoint / "config.json").read_text())[part]
+    change_config(checkpoint, **{part: settings | changes})
+    with pytest.raises(ValueError, match=message):
+        AutoGrounder.from_pretrained(checkpoint)
+
+
+def test_an_attention_kernel_of_a_repository_is_refused_before_it_is_downloaded(checkpoint):
+    change_config(checkpoint, attn_implementation="someone/kernels")
+    with pytest.raises(ValueError, match="`attn_implementation` in config.json of .* is 'someone/kernels'"):
+        AutoGrounder.from_pretrained(checkpoint)
+
+
+def change_weights(folder: Path, change) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def test_weights_of_another_shape_or_type_and_missing_ones(checkpoint):
+    stored = (checkpoint / "model.safetensors").read_bytes()
+    name = "text_encoder.encoder.layer.0.crossattention.self.query.weight"
+    changes = {
+        torch.Size([7, 7]): torch.zeros(7, 7),
+        torch.int8: torch.zeros(32, 32, dtype=torch.int8),
+    }
+    for tensor in changes.values():
+        change_weights(checkpoint, lambda weights, tensor=tensor: weights.update({name: tensor}))
+        with pytest.raises(ValueError, match=f"do not fit its config.json: {name} is"):
+            AutoGrounder.from_pretrained(checkpoint)
+        (checkpoint / "model.safetensors").write_bytes(stored)
+    change_weights(checkpoint, lambda weights: weights.pop(name))
+    with pytest.raises(ValueError, match=f"lacks weights .* {name}. Its files are incomplete"):
+        AutoGrounder.from_pretrained(checkpoint)
+    (checkpoint / "model.safetensors").write_bytes(stored[: len(stored) // 2])
+    with pytest.raises(ValueError, match="the weights of .* cannot be read"):
+        AutoGrounder.from_pretrained(checkpoint)
+    (checkpoint / "model.safetensors").write_bytes(stored)
+    change_weights(checkpoint, lambda weights: weights.update({"text_decoder.cls.bias": torch.zeros(3)}))
+    assert AutoGrounder.from_pretrained(checkpoint).layer == 2
+
+
+class RunsCode:
+    def __reduce__(self):
+        return (Path.touch, (Path("ran"),))
+
+
+def test_a_pickle_that_runs_code_is_refused(checkpoint, monkeypatch):
+    monkeypatch.chdir(checkpoint)
+    (checkpoint / "model.safetensors").unlink()
+    torch.save({"itm_head.weight": RunsCode()}, checkpoint / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="hold more than tensors, which may run code"):
+        AutoGrounder.from_pretrained(checkpoint, use_safetensors=False)
+    assert not (checkpoint / "ran").exists()
+
+
+def test_weights_in_several_files(checkpoint):
+    model = BlipForImageTextRetrieval.from_pretrained(checkpoint)
+    (checkpoint / "model.safetensors").unlink()
+    model.save_pretrained(checkpoint, max_shard_size="50KB")
+    first, *others = sorted(checkpoint.glob("*.safetensors"))
+    assert others
+    assert AutoGrounder.from_pretrained(checkpoint).model.itm_head.weight.equal(model.itm_head.weight)
+    first.unlink()
+    with pytest.raises(FileNotFoundError, match=first.name):
+        AutoGrounder.from_pretrained(checkpoint)
+
+
+def test_a_checkpoint_without_its_processor(checkpoint):
+    tokenizer = (checkpoint / "tokenizer.json").read_bytes()
+    (checkpoint / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="the processor of .* cannot be used: .*Save the processor of the model"):
+        AutoGrounder.from_pretrained(checkpoint)
+    (checkpoint / "tokenizer.json").write_bytes(tokenizer)
+    (checkpoint / "processor_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="the processor of .* cannot be used: Can't load image processor"):
+        AutoGrounder.from_pretrained(checkpoint)
+    (checkpoint / "processor_config.json").write_text(json.dumps({"processor_class": "Unknown"}))
+    with pytest.raises(ValueError, match="cannot be used: a .* without image_processor"):
+        AutoGrounder.from_pretrained(checkpoint)
+
+
+def test_a_model_with_too_few_layers_has_no_default():
+    model, processor = build_blip()
+    model.text_encoder.encoder.layer = model.text_encoder.encoder.layer[:1]
+    with pytest.raises(ValueError, match=r"^no layer of `text_encoder.* can be explained: the model has too few"):
+        Grounder(model, processor, BLIP_ITM)
+    model, processor = build_blip()
+    model.text_encoder.encoder.layer = model.text_encoder.encoder.layer[:2]
+    assert Grounder(model, processor, BLIP_ITM).layer == 0
+
+
+def test_a_folder_has_no_revision(checkpoint, loading_warnings):
+    AutoGrounder.from_pretrained(checkpoint, revision="v1")
+    assert any("`revision` is ignored" in warning for warning in loading_warnings())
+
+
+def test_a_grounder_that_is_loaded_in_inference_mode_can_be_trained(checkpoint):
+    with torch.inference_mode():
+        grounder = AutoGrounder.from_pretrained(checkpoint)
+    outputs = grounder(grounder.prepare([build_photo()], [["a dog"]]))
+    outputs.normalized_heatmap.sum().backward()
+    assert grounder.model.itm_head.weight.grad is not None
 
 
 def test_code_of_a_repository_is_never_run(checkpoint):
