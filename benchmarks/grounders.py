@@ -1,7 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """Heatmaps of BLIP and CLIP of transformers against a pass per phrase, and against two detectors, side by side.
 
-    python benchmarks/grounders.py          # base size: 14 phrases on one image
+    python benchmarks/grounders.py          # base size: 14 phrases on one image; writes docs/grounders.md too
     python benchmarks/grounders.py --quick  # small models, to see that it runs
 
 Every side takes an image and 14 phrases of 6 to 10 tokens, in tensors as its model reads them, and gives a heatmap or
@@ -24,6 +24,7 @@ libraries included; a way with a pass per phrase runs on two there, because more
 
 import argparse
 import copy
+import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from grounders_pages import write_page
 from machine import read_peak_memory, write_result
 from measuring import (
     compare_range,
@@ -333,7 +335,9 @@ def main() -> None:
         print(read_peak_memory())
         return
     measured = measure(arguments)
-    write_result("grounders", measured, arguments.output, arguments.quick)
+    file = write_result("grounders", measured, arguments.output, arguments.quick)
+    if not (arguments.output or arguments.quick):
+        write_page(json.loads(file.read_text()))
     rows = [
         {
             "side": name,
