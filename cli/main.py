@@ -35,6 +35,9 @@ VERBS = {
     "import": "Turn annotations of COCO, YOLO, Label Studio, JSON Lines or csv into a data set of your own.",
     "build-dataset": "Turn raw files into Parquet with a dataset card, and push it to the Hub.",
     "inspect-dataset": "Draw rows with phrases and boxes; print statistics.",
+    "recipes": "List the training recipes that ship.",
+    "builders": "List the data sets that are read by name.",
+    "models": "List the model that ships, and the types of models that have heatmaps.",
     "env": "Versions, devices and attention back-ends, for bug reports.",
 }
 

@@ -201,7 +201,7 @@ def generate_scenes(
 
 
 class SyntheticGrounding(datasets.GeneratorBasedBuilder):
-    """Builder of the synthetic data set; its options are those of `SyntheticGroundingConfig`.
+    """Builder for scenes of coloured shapes, generated from a seed; options as in `SyntheticGroundingConfig`.
 
     Example:
 
