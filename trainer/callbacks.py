@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from accelerate.utils import broadcast_object_list
 from transformers import EarlyStoppingCallback, TrainerCallback
@@ -18,6 +19,8 @@ from transformers.utils import logging
 
 from albef_amc import AlbefForPreTraining
 from albef_amc.datasets_scripts.row_images import guard_images
+from albef_amc.evaluation.grounding_evaluation import evaluate_baselines
+from albef_amc.evaluation.grounding_metrics import POINTING_ACCURACY
 from albef_amc.evaluation.phrase_coverage import measure_coverage
 from albef_amc.image_processing_albef import UnusableImageError, load_image
 from albef_amc.lora.adapter_files import save_adapter
@@ -291,6 +294,57 @@ class CoverageCallback(TrainerCallback):
             logger.warning(f"Training data: {warning}")
 
 
+class BaselineCallback(TrainerCallback):
+    """Says beside every evaluation how often rules that read no words point into a region: the middle of the image and
+    of the largest object. A run that ends below the middle of the image says so.
+
+    Args:
+        rows (`dict`): evaluation rows with their sizes by the prefix of their metrics, such as "eval".
+    """
+
+    def __init__(self, rows: Mapping[str, Any]):
+        self.rows = rows
+        self.scores: dict[str, dict[str, float]] = {}
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        """Compares an evaluation with the baselines of its data set, which are computed once."""
+        if not state.is_world_process_zero:
+            return
+        for prefix, rows in self.rows.items():
+            accuracy = (metrics or {}).get(f"{prefix}_{POINTING_ACCURACY}")
+            if accuracy is None:
+                continue
+            if prefix not in self.scores:
+                self.scores[prefix] = evaluate_baselines(rows)
+            center, largest = (self.scores[prefix][name] for name in ("center_point", "largest_object"))
+            message = (
+                f"{prefix} at step {state.global_step}: the heatmaps point into the region for {accuracy:.1%} of "
+                f"the phrases, the middle of the image for {center:.1%}, that of its largest object for {largest:.1%}."
+            )
+            if accuracy > center:
+                logger.info(message)
+            elif control.should_training_stop:
+                logger.warning_once(
+                    f"{message} The run ends no better than a point that reads no words: it has not learnt to ground. "
+                    "Train longer, raise `learning_rate`, start from a checkpoint that knows the words of the "
+                    "phrases, or check the boxes with `albef-amc inspect-dataset`."
+                )
+            else:
+                logger.info(f"{message} This is no better than a point that reads no words.")
+
+
+def _drop_images(rows: Any) -> Any:
+    """Rows without images; None where not all state the size of their image, or they would have to be decoded."""
+    if isinstance(rows, datasets.Dataset):
+        rows = rows.remove_columns([name for name in rows.column_names if name == "image"])
+        sizes = [rows[name] if name in rows.column_names else [None] for name in ("width", "height")]
+    elif isinstance(rows, list):
+        sizes = [[row.get(name) for row in rows] for name in ("width", "height")]
+    else:
+        return None
+    return None if any(None in values for values in sizes) else rows
+
+
 def add_callbacks(trainer: Any) -> None:
     """Adds what the settings of a run ask for to its trainer.
 
@@ -301,17 +355,21 @@ def add_callbacks(trainer: Any) -> None:
         ValueError: a setting that needs evaluation data, without any; a `metric_for_best_model` of none of several
             data sets.
     """
-    args, datasets = trainer.args, trainer.eval_dataset
+    args, rows = trainer.args, trainer.eval_dataset
     trainer.add_callback(trainer.throughput)
     asked = [name for name in EVALUATION_SETTINGS if getattr(args, name)]
-    if asked and not datasets:
+    if asked and not rows:
         raise ValueError(f"`{asked[0]}` needs evaluations: pass an `eval_dataset`.")
-    parts = datasets if isinstance(datasets, dict) else {}
+    parts = rows if isinstance(rows, dict) else {}
     _check_metric(args, parts)
+    if rows:
+        named = {f"eval_{name}": part for name, part in parts.items()} or {"eval": rows}
+        sized = {prefix: _drop_images(part) for prefix, part in named.items()}
+        trainer.add_callback(BaselineCallback({prefix: part for prefix, part in sized.items() if part is not None}))
     if args.num_heatmaps_drawn:
         chosen = [
             part[index]
-            for part in (guard_images(part, is_decoded=False) for part in (parts.values() if parts else [datasets]))
+            for part in (guard_images(part, is_decoded=False) for part in (parts.values() if parts else [rows]))
             for index in range(min(args.num_heatmaps_drawn, len(part)))
         ]
         trainer.add_callback(

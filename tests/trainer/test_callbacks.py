@@ -11,7 +11,14 @@ import time
 import pytest
 import torch
 from PIL import Image
-from testing_utils import build_environment, build_rows, build_tiny_arguments, build_tiny_trainer, list_training_logs
+from testing_utils import (
+    build_environment,
+    build_rows,
+    build_tiny_arguments,
+    build_tiny_dataset,
+    build_tiny_trainer,
+    list_training_logs,
+)
 from transformers import TrainerControl, TrainerState
 
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor
@@ -19,6 +26,7 @@ from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.saving_albef import replace_folder
 from albef_amc.trainer import AmcTrainer
 from albef_amc.trainer.callbacks import (
+    BaselineCallback,
     HeatmapSheetCallback,
     KeepBestCallback,
     PatienceCallback,
@@ -40,6 +48,55 @@ def build_scored_trainer(monkeypatch, accuracies, model, folder, eval_rows, **ch
 
     monkeypatch.setattr(trainer, "evaluate_phrases", evaluate_phrases)
     return trainer
+
+
+# ---- baselines beside every evaluation
+
+
+def list_baseline_messages(caplog) -> list[tuple[str, str]]:
+    return [
+        (entry.levelname, entry.getMessage()) for entry in caplog.records if "middle of the image" in entry.message
+    ]
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "ends", "level", "words"),
+    [
+        (0.75, True, "INFO", "largest object for 50.0%."),
+        (0.25, False, "INFO", "This is no better than a point that reads no words."),
+        (0.5, True, "WARNING", "it has not learnt to ground"),
+    ],
+)
+def test_a_run_that_ends_below_the_middle_of_the_image_says_so(accuracy, ends, level, words, caplog, monkeypatch):
+    rows = build_rows(2)  # the middle of each image lies in the boxes of the first phrases
+    for row in rows:
+        row["phrases"][1]["boxes"] = [[0.0, 0.0, 8.0, 8.0]]
+        row["proposals"] = [{"box": [0.0, 0.0, 8.0, 8.0], "score": 1.0, "label": None}]
+    monkeypatch.setattr(logging.getLogger("albef_amc"), "propagate", True)
+    state, control = TrainerState(is_world_process_zero=True, global_step=7), TrainerControl(should_training_stop=ends)
+    callback = BaselineCallback({"eval": rows, "eval_other": rows})
+    with caplog.at_level(logging.INFO, "albef_amc"):
+        callback.on_evaluate(None, state, control, metrics={f"eval_{ACCURACY}": accuracy})
+    ((found_level, message),) = list_baseline_messages(caplog)
+    assert message.startswith(f"eval at step 7: the heatmaps point into the region for {accuracy:.1%} of the phrases")
+    assert "the middle of the image for 50.0%, that of its largest object for 50.0%." in message
+    assert (found_level, words in message) == (level, True)
+
+
+@pytest.mark.parametrize("as_dataset", [True, False])
+@pytest.mark.parametrize("has_sizes", [True, False])
+def test_rows_without_sizes_have_no_baselines(
+    as_dataset, has_sizes, tiny_pretraining_model, tmp_path, caplog, monkeypatch
+):
+    rows = build_rows(2)
+    if not has_sizes:
+        del rows[1]["width"]
+    rows = build_tiny_dataset(rows) if as_dataset else rows
+    trainer = build_tiny_trainer(tiny_pretraining_model, tmp_path, eval_rows=rows)
+    monkeypatch.setattr(logging.getLogger("albef_amc"), "propagate", True)
+    with caplog.at_level(logging.INFO, "albef_amc"):
+        trainer.evaluate()
+    assert len(list_baseline_messages(caplog)) == has_sizes
 
 
 # ---- objectives, as they are logged
