@@ -1,9 +1,12 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """`albef-amc train`: a training run from a recipe."""
 
+import dataclasses
+import math
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +19,7 @@ from albef_amc.grounders import Grounder
 from albef_amc.lora.adapters import build_lora_config
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.amc_trainer import AmcTrainer
+from albef_amc.trainer.callbacks import CoverageCallback, NegativesCallback
 from albef_amc.trainer.data.mixtures import (
     check_evaluation_rows,
     check_has_rows,
@@ -56,6 +60,9 @@ def train(
     output_dir: Annotated[Path | None, OUTPUT_FOLDER] = None,  # by default that of the recipe, else runs/RECIPE
     settings: SettingsOption = None,
     resume: Annotated[bool, typer.Option(help="Continue from the newest checkpoint in the folder.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check recipe, data and model, show what would run, and train nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fine-tunes from a recipe; also under torchrun and accelerate launch."""
@@ -65,7 +72,7 @@ def train(
         if output_dir is None:
             output_dir = Path(loaded.output_dir)
             check_folder(output_dir, f"`output_dir` of the recipe ({output_dir})")
-        result = run_training(loaded, output_dir, resume)
+        result = check_training(loaded, output_dir, resume) if dry_run else run_training(loaded, output_dir, resume)
     print_result(result, as_json)
 
 
@@ -86,11 +93,7 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
     if finished is not None:
         report(f"{output_dir} holds a finished run ({finished['steps']} steps): nothing is left to do.")
         return finished
-    check_optimizer(arguments)
-    check_evaluation_settings(recipe, arguments)
-    check_data_sets(recipe)
-    check_model_files(recipe.model)
-    warn_of_other_batch(recipe, arguments)
+    _check_settings(recipe, arguments)
     with failing_together(), lock_run_folder(output_dir):
         do_on_main_process(lambda: check_run_folder(output_dir, recipe, resume))
         trainer = _build_trainer(recipe, arguments)
@@ -109,6 +112,51 @@ def run_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict
         if trainer.is_world_process_zero():
             store_end(output_dir, recipe, result)
     return result
+
+
+def check_training(recipe: Recipe, output_dir: Path, resume: bool = False) -> dict[str, Any]:
+    """Checks all that [`run_training`] checks before the first step, and writes nothing.
+
+    Returns:
+        `dict`: the resolved recipe, with the numbers of images, parameters and steps.
+
+    Raises:
+        ValueError: as [`run_training`].
+    """
+    check_machine(recipe)
+    _check_settings(recipe, build_arguments(recipe, output_dir))
+    do_on_main_process(lambda: check_run_folder(output_dir, recipe, resume))
+    with TemporaryDirectory() as folder:
+        trainer = _build_trainer(recipe, build_arguments(recipe, folder))
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, (CoverageCallback, NegativesCallback)):
+                callback.on_train_begin(trainer.args, trainer.state, trainer.control)
+        return {
+            "output_dir": output_dir,
+            **dataclasses.asdict(recipe),
+            "train_images": describe_size(trainer.train_dataset),
+            "evaluation_images": len(trainer.eval_dataset or ()),
+            "model_class": type(trainer.model).__name__,
+            "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+            "steps": _count_steps(trainer),
+        }
+
+
+def _count_steps(trainer: AmcTrainer) -> int:
+    """Optimizer steps of a run."""
+    if trainer.args.max_steps > 0:
+        return trainer.args.max_steps
+    steps_per_epoch = math.ceil(len(trainer.get_train_dataloader()) / trainer.args.gradient_accumulation_steps)
+    return math.ceil(trainer.args.num_train_epochs * steps_per_epoch)
+
+
+def _check_settings(recipe: Recipe, arguments: AmcConfig) -> None:
+    """Refuses what can be refused before a model or data is loaded."""
+    check_optimizer(arguments)
+    check_evaluation_settings(recipe, arguments)
+    check_data_sets(recipe)
+    check_model_files(recipe.model)
+    warn_of_other_batch(recipe, arguments)
 
 
 def _train_to_the_end(trainer: AmcTrainer, resume: bool) -> dict[str, Any]:
