@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -151,11 +151,12 @@ def _read_images(
 
 @dataclass
 class _Row:
-    """Row of a picture as JSON, with its split and a digest of the file."""
+    """Row of a picture as JSON, with its split, and a digest and the place of the file."""
 
     text: str
     split: str | None
     digest: str
+    source: Path
 
 
 class _Rows:
@@ -183,8 +184,13 @@ class _Rows:
         if stored is None:
             return
         phrases = self._build_phrases(image, stored)
+        place = PurePosixPath(IMAGES_FOLDER, image.name.removeprefix(f"{IMAGES_FOLDER}/")).as_posix()
         digest, split = hashlib.sha256(stored.data).hexdigest(), image.split
-        earlier = self.rows.get(image.name)
+        earlier = self.rows.get(place)
+        if earlier and earlier.source != image.path:
+            raise ValueError(
+                f"{earlier.source} and {image.path} would both be written as {place}. Rename one of them."
+            )
         if earlier:
             self.report.add("image is listed twice: its annotations are joined", image.name)
             if earlier.split != split:
@@ -197,10 +203,17 @@ class _Rows:
         for number, phrase in enumerate(phrases):
             phrase["phrase_id"] = f"{image.name}#{number}"
         width, height = stored.upright_size
-        row = {"image": f"{IMAGES_FOLDER}/{image.name}", "width": width, "height": height, "phrases": phrases}
+        boxes = [(box, phrase["phrase"]) for phrase in phrases for box in phrase.get("boxes", ())]
+        row = {
+            "image": place,
+            "width": width,
+            "height": height,
+            "proposals": [{"box": box, "score": 1.0, "label": label} for box, label in boxes],
+            "phrases": phrases,
+        }
         check_line(row, XYXY, image.name)
-        self.rows[image.name] = _Row(json.dumps(row, ensure_ascii=False), split, digest)
-        path = self.folder / IMAGES_FOLDER / image.name
+        self.rows[place] = _Row(json.dumps(row, ensure_ascii=False), split, digest, image.path)
+        path = self.folder / place
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(stored.data)
 

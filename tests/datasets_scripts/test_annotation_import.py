@@ -140,9 +140,7 @@ def read_rows(folder: Path, tmp_path: Path, split: str = "train") -> dict[str, d
     """Phrases with boxes by name of the picture, read by the builder."""
     rows = load_grounding_dataset("jsonl", split, data_root=str(folder), cache_dir=str(tmp_path / "cache"))
     return {
-        row["image_id"].removeprefix("images/").removeprefix("images/"): {
-            phrase["phrase"]: phrase for phrase in row["phrases"]
-        }
+        row["image_id"].removeprefix("images/"): {phrase["phrase"]: phrase for phrase in row["phrases"]}
         for row in rows
     }
 
@@ -512,7 +510,16 @@ def test_a_picture_of_two_files_has_the_phrases_of_both(tmp_path):
     assert result["left_out"]["image is listed twice: its annotations are joined"]["count"] == 1
 
 
-def test_the_command_imports_and_the_recipe_takes_a_step(tmp_path, capsys):
+def test_two_pictures_never_share_a_name(tmp_path):
+    source = write_jsonl(tmp_path / "source")
+    (source / "images").mkdir()
+    shutil.copy(source / "c.png", source / "images" / "a.png")
+    dump(source, "boxes.jsonl", "\n".join(json.dumps({**LINE, "image": name}) for name in ("a.png", "images/a.png")))
+    with pytest.raises(ValueError, match="would both be written as images/a.png"):
+        import_annotations(source, tmp_path / "mine")
+
+
+def test_the_command_imports_and_names_a_missing_source(tmp_path, capsys):
     source = write_coco(tmp_path / "source")
     assert main(["import", str(source), "-o", str(tmp_path / "mine"), "--validation-share", "0.3", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)

@@ -41,7 +41,7 @@ def recipe_file(tmp_path):
 # What a user gives to a shipped recipe, by what it starts from.
 GIVEN = {"albef_pretrain": ["model.vocabulary=vocab.txt"]}
 GIVEN |= {name: [] for name in ("albef_pretrain_encoders", "base_scenes", "coco_phrases_encoders", "demo")}
-OF_OWN_DATA = ("base_scenes", "coco_phrases", "coco_phrases_encoders", "demo")
+OF_OWN_DATA = ("base_scenes", "coco_phrases", "coco_phrases_encoders", "demo", "own_boxes")
 PUBLISHED = [name for name in list_shipped("training") if name not in OF_OWN_DATA]
 ON_EIGHT = [name for name in PUBLISHED if not name.endswith("_single_gpu")]
 SOURCED_LINE = re.compile(r"^  ([a-z_0-9]+): .*  # (AMC|ALBEF|ours)(;|:|$)")
