@@ -42,7 +42,10 @@ def load_original_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"No checkpoint at {path}. ALBEF.pth and AMC's checkpoints are downloaded by hand.")
+        raise FileNotFoundError(
+            f"No checkpoint at {path}. ALBEF.pth and AMC's checkpoints are downloaded by hand: "
+            "docs/weights-and-data.md says where they are published."
+        )
     if not path.is_file():
         raise ValueError(f"{path} is not a file. Give the `.pth` of ALBEF or AMC, not a folder.")
     if path.stat().st_size == 0:

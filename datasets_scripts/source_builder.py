@@ -50,7 +50,7 @@ class SourceConfig(datasets.BuilderConfig):
             if not path.is_file():
                 raise FileNotFoundError(
                     f"No `{path.name}` in {path.parent}. {self.REMEDY}, or check {options}. Raw files are downloaded "
-                    "by hand: see docs/datasets.md."
+                    "by hand: docs/weights-and-data.md says where from, and docs/datasets.md into which folders."
                 )
 
     def _check_options(self) -> None:

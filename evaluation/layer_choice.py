@@ -5,11 +5,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 from albef_amc.evaluation.phrase_locators import EvaluatedModel
-from albef_amc.evaluation.zero_shot_detectors import ZeroShotDetector
 from albef_amc.grounders import Grounder
 
 TEST_WORD = re.compile("(?<!la)test", re.IGNORECASE)  # not "latest"
-DETECTOR_HAS_NO_LAYER = "a detector has no layer to explain: it returns boxes. Leave the layer out."
 TIE_RULE = "of equal layers the one with the lowest number"
 
 
@@ -46,10 +44,8 @@ def list_layers(model: EvaluatedModel) -> range:
     """Layers that can be explained.
 
     Raises:
-        ValueError: the method explains no layer, or the model is a detector.
+        ValueError: the method explains no layer.
     """
-    if isinstance(model, ZeroShotDetector):
-        raise ValueError(DETECTOR_HAS_NO_LAYER)
     if not isinstance(model, Grounder):
         return range(model.config.text_config.fusion_layer, model.config.text_config.num_hidden_layers)
     if not model.num_layers:
@@ -62,13 +58,11 @@ def explain_layer(model: EvaluatedModel, layer: int) -> EvaluatedModel:
     same weights.
 
     Raises:
-        ValueError: a layer that cannot be explained, or a detector.
+        ValueError: a layer that cannot be explained.
     """
     if isinstance(model, Grounder):
         chosen = Grounder(model.model, model.processor, model.family, layer, model.method, model.source)
         return chosen.train(model.training)
-    if isinstance(model, ZeroShotDetector):
-        raise ValueError(DETECTOR_HAS_NO_LAYER)
     layers = list_layers(model)
     if layer not in layers:
         raise ValueError(

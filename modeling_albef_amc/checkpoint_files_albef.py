@@ -114,7 +114,7 @@ def find_checkpoint(path: str | os.PathLike, hub_arguments: Mapping[str, Any] | 
     if not is_repository_name(name):
         raise FileNotFoundError(
             f"No checkpoint folder at {name}. Give a folder that `save_pretrained`, `make demo` or `albef-amc "
-            "convert` wrote, or a Hub repository as `user/name`."
+            "convert` wrote, or a Hub repository as `user/name`. Published ones: docs/weights-and-data.md."
         )
     reason = _look_on_hub(name, arguments)
     if reason is None:
@@ -124,8 +124,9 @@ def find_checkpoint(path: str | os.PathLike, hub_arguments: Mapping[str, Any] | 
             logger.warning(f"{name} is read from the cache: {reason}.")
         return {**arguments, "local_files_only": True}
     raise FileNotFoundError(
-        f"{name} is neither a folder here nor a Hub repository that can be read: {reason}. Check the name; where the "
-        f"Hub cannot be reached, download the checkpoint elsewhere (`hf download {name} --local-dir FOLDER`)."
+        f"{name} is neither a folder here nor a Hub repository that can be read: {reason}. Check the name "
+        "(docs/weights-and-data.md lists some); where the Hub cannot be reached, download the checkpoint elsewhere "
+        f"(`hf download {name} --local-dir FOLDER`)."
     )
 
 
