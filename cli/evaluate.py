@@ -12,6 +12,7 @@ import torch
 import typer
 from accelerate import PartialState
 
+from albef_amc import AlbefForImageTextMatching
 from albef_amc.cli.comparison import list_comparison_lines
 from albef_amc.cli.evaluated_model import LoadedModel, ModelChoice, load_model
 from albef_amc.cli.options import DataOption, DeviceOption, ImageSizeOption, JsonOption, read_data
@@ -51,7 +52,7 @@ from albef_amc.evaluation.protocols import (
     resolve_split,
 )
 from albef_amc.evaluation.results import write_results
-from albef_amc.grounders import Grounder
+from albef_amc.evaluation.zero_shot_detectors import ZeroShotDetector
 from albef_amc.grounders.methods import METHODS as EXPLANATION_METHODS
 from albef_amc.trainer.callbacks import MOST_PHRASES
 from albef_amc.trainer.data.mixtures import iterate_texts
@@ -70,7 +71,8 @@ def evaluate(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            help="Folder or Hub repository: ALBEF, BLIP, CLIP, SigLIP, ViLT, BridgeTower; or base, which ships."
+            help="Folder or Hub repository: ALBEF, BLIP, CLIP, SigLIP, ViLT, BridgeTower, or a detector (OWLv2, "
+            "GroundingDINO); or base, which ships."
         ),
     ],
     target: Annotated[
@@ -177,6 +179,11 @@ def evaluate(
     words = (["--layer", ALL_LAYERS] if layer == ALL_LAYERS else []) + choice.list_words()
     words += ["--choose-on-test"] * choose_on_test + ([] if asked is None else ["--metrics", ",".join(asked)])
     if tuning_split is not None:
+        if isinstance(loaded_model.model, ZeroShotDetector):
+            raise ValueError(
+                f"`--tuning-split` chooses thresholds of heatmaps, but {checkpoint} is a detector and returns boxes. "
+                "Leave it out."
+            )
         _, rows = load_rows(target, recipe, tuning_split, data)
         with loaded_model.switches.applied(loaded_model.device):
             _, tuned = measure(
@@ -189,7 +196,7 @@ def evaluate(
     loaded = {name: load_rows(target, recipe, name, data) for name in chosen}
     results, phrases = {}, {}
     for name, (source, rows) in loaded.items():
-        if not isinstance(loaded_model.model, Grounder):
+        if isinstance(loaded_model.model, AlbefForImageTextMatching):
             report_coverage(name, rows, processor.tokenizer, None if recipe is None else recipe.max_length)
         measure_split = partial(
             measure,

@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 
-from albef_amc.checkpoint_files_albef import find_checkpoint, find_commit
+from albef_amc.checkpoint_files_albef import CONFIG_FILE, check_settings, find_checkpoint, find_commit
 from albef_amc.cli.checkpoint_loading import choose_device, load_checkpoint
 from albef_amc.cli.switches import Switches
 from albef_amc.evaluation.checkpoints import hash_checkpoint, is_albef_checkpoint, resolve_checkpoint
 from albef_amc.evaluation.layer_choice import explain_layer
 from albef_amc.evaluation.phrase_locators import EvaluatedModel
 from albef_amc.evaluation.weight_hash import hash_weights
+from albef_amc.evaluation.zero_shot_detectors import DETECTORS, ZeroShotDetector
 from albef_amc.grounders import AutoGrounder, Grounder
-from albef_amc.grounders.families import ALBEF
+from albef_amc.grounders.families import ALBEF, FAMILIES
 from albef_amc.grounders.methods import GRAD_CAM
+from albef_amc.messages_albef import suggest_nearest
 from albef_amc.model_cards import WEIGHTS_KEY
 from albef_amc.ranges_albef import check_choice
 
@@ -98,9 +100,11 @@ def load_model(
         return _load_albef(choice, recipe_size if image_size is None else image_size, device, switches)
     _check_options(choice.checkpoint, image_size, switches)
     chosen = choose_device(device)
+    if _read_model_type(name, choice.revision) in DETECTORS:
+        return _load_detector(choice, chosen, switches)
     grounder = AutoGrounder.from_pretrained(name, choice.layer, choice.method, choice.revision, choice.score)
     weights_sha256 = hash_weights(grounder.model)
-    grounder = grounder.to(chosen, torch.bfloat16 if switches.precision == "bfloat16" else torch.float32)
+    grounder = grounder.to(chosen, _choose_dtype(switches))
     facts = _describe_grounder(grounder) | {WEIGHTS_KEY: weights_sha256}
     if not Path(name).is_dir():
         facts["commit"] = grounder.source["commit"]
@@ -108,6 +112,43 @@ def load_model(
         facts["source"] = grounder.source
     own = dataclasses.replace(switches, precision="float32")  # its weights are in the precision that was chosen
     return LoadedModel(grounder, grounder.processor, chosen, own, facts)
+
+
+def _choose_dtype(switches: Switches) -> torch.dtype:
+    """Data type of the weights of a model that is not run under autocast."""
+    return torch.bfloat16 if switches.precision == "bfloat16" else torch.float32
+
+
+def _read_model_type(name: str, revision: str | None) -> str:
+    """The type of a model that is not ALBEF.
+
+    Raises:
+        ValueError: a type that cannot be evaluated.
+    """
+    arguments = find_checkpoint(name, {} if revision is None else {"revision": revision})
+    model_type = check_settings(name, [CONFIG_FILE], arguments).get(CONFIG_FILE, {}).get("model_type")
+    known = [*dict.fromkeys(family.model_type for family in FAMILIES), *DETECTORS]
+    if model_type not in known:
+        nearest = suggest_nearest(str(model_type), known, otherwise="")
+        raise ValueError(
+            f"{name} is a model of type {model_type!r}, which cannot be evaluated. Types that can, detectors last: "
+            f"{', '.join(known)}. {nearest}".rstrip()
+        )
+    return str(model_type)
+
+
+def _load_detector(choice: ModelChoice, device: torch.device, switches: Switches) -> LoadedModel:
+    for name in ("layer", "score", "method"):
+        if getattr(choice, name) is not None:
+            raise ValueError(
+                f"`--{name}` is for heatmaps, but {choice.checkpoint} is a detector and returns boxes. Leave it out."
+            )
+    detector = ZeroShotDetector.from_pretrained(choice.checkpoint, choice.revision)
+    facts = {WEIGHTS_KEY: hash_weights(detector.model), "model_type": detector.model.config.model_type}
+    facts |= {} if detector.commit is None else {"commit": detector.commit}
+    detector.model.to(device, _choose_dtype(switches))
+    own = dataclasses.replace(switches, precision="float32")
+    return LoadedModel(detector, detector.processor, device, own, facts)
 
 
 def _describe_grounder(grounder: Grounder) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""`albef-amc push`: a checkpoint, its processor, the code that reads them and the card to the Hub."""
+"""`albef-amc push`: a checkpoint, its processor, its card, and the code of ALBEF, to the Hub."""
 
 import sys
 from contextlib import redirect_stdout
@@ -44,7 +44,7 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be uploaded; contact nobody.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Uploads a checkpoint for grounding with its processor, code and card."""
+    """Uploads a checkpoint for grounding with its processor and card, and the code of ALBEF."""
     if dtype is not None:
         check_choice("--dtype", dtype, STORED_TYPES)
     if not dry_run:

@@ -5,17 +5,21 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
 from albef_amc.evaluation.grounding_evaluation import (
+    DETECTOR_METRICS,
     GroundingEvaluation,
     evaluate_baselines,
     evaluate_grounding,
     has_proposals,
 )
-from albef_amc.evaluation.grounding_metrics import list_hits
+from albef_amc.evaluation.grounding_metrics import METRICS, list_hits
 from albef_amc.evaluation.intervals import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_accuracy
 from albef_amc.evaluation.phrase_locators import EvaluatedModel
 from albef_amc.evaluation.protocols import EvaluationRecipe, list_departures
-from albef_amc.grounders import Grounder
+from albef_amc.evaluation.zero_shot_detectors import ZeroShotDetector
+
+LEFT_OUT = "needs a heatmap, and a detector returns boxes"
 
 
 def evaluate_split(
@@ -39,7 +43,8 @@ def evaluate_split(
     """Numbers of a model on a split, and the phrases that they were computed from.
 
     Args:
-        model, processor: the checkpoint, ALBEF with the image size of the recipe, or a [`~grounders.Grounder`].
+        model, processor: the checkpoint, ALBEF with the image size of the recipe, a [`~grounders.Grounder`] or a
+            [`~zero_shot_detectors.ZeroShotDetector`].
         rows (`datasets.Dataset`): the split.
         split (`str`): its name in the recipe or, without one, in the data.
         recipe ([`~evaluation.protocols.EvaluationRecipe`], *optional*): the protocol and the published numbers.
@@ -54,11 +59,14 @@ def evaluate_split(
 
     Returns:
         `tuple` of a `dict` and a [`~evaluation.grounding_evaluation.GroundingEvaluation`]. The `dict` holds the
-        metrics, `confidence_interval`, and with a recipe `protocol` and `published`; of ALBEF also `image_size`.
+        metrics, `confidence_interval`, and with a recipe `protocol` and `published`; of ALBEF also `image_size`,
+        of a detector `num_phrases_without_detection` and `metrics_left_out`, metric -> why.
     """
     ranking, max_length = None, None
     if recipe is not None:
         metrics, max_length = metrics or recipe.metrics, recipe.max_length
+        if isinstance(model, ZeroShotDetector) and metrics is recipe.metrics and metrics is not None:
+            metrics = [name for name in metrics if name in DETECTOR_METRICS] or None
         ranking = recipe.proposal_ranking if metrics or has_proposals(rows) else None
     began = time.perf_counter()
     evaluation = evaluate_grounding(
@@ -80,7 +88,7 @@ def evaluate_split(
     )
     seconds = time.perf_counter() - began
     size, resample = None, None
-    if not isinstance(model, Grounder):
+    if isinstance(model, AlbefForImageTextMatching | AlbefForPreTraining):
         size, resample = list(model.config.vision_config.image_height_width), processor.image_processor.resample
     result: dict[str, Any] = {
         "split": split,
@@ -92,6 +100,10 @@ def evaluate_split(
         "seconds": seconds,
         "phrases_per_second": evaluation.metrics["num_phrases"] / seconds,
     }
+    if isinstance(model, ZeroShotDetector):
+        found_none = [phrase for phrase in evaluation.results if phrase.point is None and phrase.problem is None]
+        result["num_phrases_without_detection"] = len(found_none)
+        result["metrics_left_out"] = {name: LEFT_OUT for name in METRICS if name not in DETECTOR_METRICS}
     if num_resamples:
         result["confidence_interval"] = _describe_intervals(evaluation, num_resamples, seed)
     if baselines:

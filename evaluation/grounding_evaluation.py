@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """A model on a data set: heatmaps of all phrases, what the metrics measure of each, and rules that read no words."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,10 +26,13 @@ from albef_amc.evaluation.grounding_metrics import (
     POINTING_GAME,
     RECALL_METRIC,
     RECALLS,
+    SCORE_EXPONENT,
     PhraseResult,
     ProposalRanking,
     check_metrics,
+    measure_boxes,
     measure_phrase,
+    score_boxes,
     score_heatmaps,
     score_masks,
     score_points,
@@ -41,6 +45,7 @@ from albef_amc.evaluation.phrase_locators import (
     build_locator,
     locate_points,
 )
+from albef_amc.evaluation.zero_shot_detectors import ZeroShotDetector
 from albef_amc.image_processing_albef import UnusableImageError, load_image
 from albef_amc.messages_albef import list_first
 from albef_amc.processing_albef import BOX_THRESHOLD
@@ -51,6 +56,7 @@ from albef_amc.text_processing_albef import find_text_problem
 logger = logging.get_logger(__name__)
 
 DEFAULT_METRICS = (POINTING_GAME,)
+DETECTOR_METRICS = (POINTING_GAME, BOX_METRIC, RECALL_METRIC)  # those that need no heatmap
 MASK_THRESHOLD = BOX_THRESHOLD  # of a heatmap's mask, where no other split chose one
 PROBLEMS_NAMED = 5  # in a warning; all of them are in the result
 
@@ -119,13 +125,17 @@ def evaluate_grounding(
         mask_thresholds (mapping, *optional*): for `phrase_recall`, protocol -> share of a heatmap's maximum that its
             mask reaches, chosen on another split ([`~evaluation.heatmap_measures.choose_thresholds`]); 0.5 by default.
 
+    Of a detector, the centre of the best box is the point; its ranked boxes are the answers of `box_accuracy` and
+    `phrase_recall`, and `heatmap_quality` does not apply. By default all three are computed.
+
     The region of a phrase in `heatmap_quality` is drawn from its polygons and masks, or else from its boxes.
 
     Boxes that reach beyond their picture, lie within 0..1 or have no area are counted in a warning.
 
     Raises:
-        ValueError: an unknown metric, no phrase has a box, no row has proposals for `box_accuracy`, a box is not four
-            finite numbers with its corners in order, or a picture has another size than its row states.
+        ValueError: an unknown metric, or one that the model cannot have, no phrase has a box, no row has proposals for
+            `box_accuracy`, a box is not four finite numbers with its corners in order, or a picture has another size
+            than its row states.
 
     Example:
 
@@ -135,7 +145,11 @@ def evaluate_grounding(
     ```
     """
     rows = without_format(rows)
-    if metrics is None:
+    ranking, is_detector = proposal_ranking or DEFAULT_RANKING, isinstance(model, ZeroShotDetector)
+    if is_detector:
+        metrics = check_detector_metrics(metrics, mask_thresholds)
+        ranking = dataclasses.replace(ranking, area_exponent=SCORE_EXPONENT)
+    elif metrics is None:
         metrics = DEFAULT_METRICS if proposal_ranking is None else (*DEFAULT_METRICS, BOX_METRIC)
     elif BOX_METRIC in (metrics := check_metrics(metrics)) and not has_proposals(rows):
         raise ValueError(
@@ -167,7 +181,7 @@ def evaluate_grounding(
             raise ValueError(
                 f"none of the {len(unusable)} phrases with a box can be used. First: {unusable[0].problem}"
             )
-        found = _score(results, metrics, box_rule, proposal_ranking or DEFAULT_RANKING, mask_thresholds)
+        found = _score(results, metrics, box_rule, ranking, mask_thresholds, is_detector)
         evaluation = GroundingEvaluation(found, results, num_skipped, unusable)
     return evaluation if world_size == 1 else broadcast_object_list([evaluation])[0]
 
@@ -179,12 +193,33 @@ def has_proposals(rows: Any) -> bool:
     return any(row.get("proposals") is not None for row in rows)
 
 
+def check_detector_metrics(
+    metrics: Sequence[str] | None, mask_thresholds: Mapping[str, float] | None = None
+) -> tuple[str, ...]:
+    """The metrics of a detector, by default all that need no heatmap.
+
+    Raises:
+        ValueError: a metric or thresholds for heatmaps.
+    """
+    if mask_thresholds is not None:
+        raise ValueError("`mask_thresholds` are for heatmaps, and a detector returns boxes. Leave them out.")
+    chosen = DETECTOR_METRICS if metrics is None else check_metrics(metrics)
+    for name in chosen:
+        if name not in DETECTOR_METRICS:
+            raise ValueError(
+                f"`{name}` needs a heatmap, and a detector returns boxes. Metrics that it has: "
+                f"{', '.join(DETECTOR_METRICS)}."
+            )
+    return tuple(chosen)
+
+
 def _score(
     results: Sequence[PhraseResult],
     metrics: Sequence[str],
     box_rule: str,
     proposal_ranking: ProposalRanking,
     mask_thresholds: Mapping[str, float] | None,
+    is_detector: bool,
 ) -> dict[str, Any]:
     """The metrics of all phrases; what several of them count, such as `num_phrases`, is that of the first."""
     if not results:
@@ -194,7 +229,8 @@ def _score(
         score_points(results, box_rule) if POINTING_GAME in metrics else {},
         score_proposals(results, proposal_ranking, box_rule) if BOX_METRIC in metrics else {},
         score_heatmaps(results) if HEATMAP_METRIC in metrics else {},
-        score_masks(results, thresholds) if RECALL_METRIC in metrics else {},
+        score_boxes(results) if RECALL_METRIC in metrics and is_detector else {},
+        score_masks(results, thresholds) if RECALL_METRIC in metrics and not is_detector else {},
     )
     found: dict[str, Any] = {}
     for part in parts:
@@ -231,7 +267,8 @@ def predict_points(
     Results are fetched once the next batch is given, so that the device always has work.
 
     Args:
-        model, processor: the checkpoint: ALBEF, or a [`~grounders.Grounder`] and its processor.
+        model, processor: the checkpoint: ALBEF, a [`~grounders.Grounder`] or a
+            [`~zero_shot_detectors.ZeroShotDetector`], with its processor.
         rows: data set rows (`datasets_scripts/features.py`), with a length and read by index.
         batch_size (`int`, defaults to 16): images encoded together; a grounder encodes them one by one.
         phrases_per_chunk (`int`, defaults to 64): phrases explained together.
@@ -280,7 +317,9 @@ class _GivenPhrases:
         """Waits for the answers and enters them into the phrases, with what the metrics measure of their heatmaps."""
         for phrase, annotation, located in zip(self.phrases, self.annotations, self.read(), strict=True):
             phrase.point, phrase.score = located.point, located.score
-            if set(metrics) != {POINTING_GAME}:
+            if located.draw_heatmap is None:
+                phrase.measures = measure_boxes(located.boxes or [], located.box_scores or [], metrics)
+            elif set(metrics) != {POINTING_GAME}:
                 phrase.measures = measure_phrase(phrase, located.draw_heatmap(), annotation, metrics)
 
 
@@ -439,6 +478,7 @@ __all__ = [
     "BASELINES",
     "GroundingEvaluation",
     "answer_baselines",
+    "check_detector_metrics",
     "choose_rows",
     "evaluate_baselines",
     "evaluate_grounding",

@@ -68,6 +68,8 @@ class ProposalRanking:
         check_choice("overlap_rule", self.overlap_rule, OVERLAP_RULES)
 
 
+# A detector's boxes are ranked by their scores alone.
+SCORE_EXPONENT = 0.0
 DEFAULT_RANKING = ProposalRanking(area_exponent=0.5, overlap_rule="area")
 
 
@@ -88,7 +90,8 @@ class PhraseResult:
         is_proposal_hit (`bool`, *optional*): that IoU is 0.5 or more.
         problem (`str`, *optional*): why the phrase was skipped: its picture or its words cannot be used.
         heatmap_quality (`dict`, *optional*): measure -> value of the metric `heatmap_quality`.
-        mask_iou (`dict`, *optional*): protocol -> IoU of the heatmap's mask, of the metric `phrase_recall`.
+        mask_iou (`dict`, *optional*): protocol -> IoU of the heatmap's mask, or of a detector's best box, of the
+            metric `phrase_recall`.
         measures (`dict`): metric -> what [`measure_phrase`] took from the heatmap. Not part of reports.
     """
 
@@ -145,6 +148,15 @@ def measure_phrase(
     if RECALL_METRIC in metrics:
         measures[RECALL_METRIC] = measure_mask_ious(heatmap, result.boxes)
     return measures
+
+
+def measure_boxes(
+    boxes: list[list[float]], box_scores: list[float], metrics: Collection[str]
+) -> dict[str, list[tuple[list[float], float]]]:
+    """What [`measure_phrase`] takes from a heatmap, of the boxes of a detector, best first: metric -> boxes with their
+    scores, which are ranked like proposals with their sums of heat."""
+    pairs = list(zip(boxes, box_scores, strict=True))
+    return {name: pairs for name in (BOX_METRIC, RECALL_METRIC) if name in metrics}
 
 
 def apply_box_rule(boxes: list[list[float]], box_rule: str) -> list[list[float]]:
@@ -266,6 +278,22 @@ def score_masks(results: Sequence[PhraseResult], thresholds: Mapping[str, float]
     return {**metrics, "mask_thresholds": dict(thresholds)}
 
 
+def score_boxes(results: Sequence[PhraseResult]) -> dict[str, Any]:
+    """Enters the IoUs of the best box of each of `results`, and returns the metrics of `metrics/phrase_recall` for the
+    ranked boxes of a detector. A phrase that was skipped, or without a box, has IoU 0."""
+    pairs = [(result.measures or {}).get(RECALL_METRIC, []) for result in results]
+    metrics = _load(RECALL_METRIC).compute(
+        predictions=[[box for box, _ in one] for one in pairs],
+        references=[result.boxes for result in results],
+        phrase_types=[result.types for result in results],
+        return_ious=True,
+    )
+    ious = metrics.pop("ious")
+    for index, result in enumerate(results):
+        result.mask_iou = {protocol: ious[protocol][index] for protocol in RECALLS}
+    return metrics
+
+
 def list_hits(results: Sequence[PhraseResult], metrics: Mapping[str, Any]) -> dict[str, list[bool]]:
     """Hits per phrase of each accuracy among the metrics of an evaluation, for its confidence interval."""
     hits = {
@@ -288,7 +316,9 @@ __all__ = [
     "apply_box_rule",
     "check_metrics",
     "list_hits",
+    "measure_boxes",
     "measure_phrase",
+    "score_boxes",
     "score_heatmaps",
     "score_masks",
     "score_points",

@@ -5,9 +5,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 from albef_amc.evaluation.phrase_locators import EvaluatedModel
+from albef_amc.evaluation.zero_shot_detectors import ZeroShotDetector
 from albef_amc.grounders import Grounder
 
 TEST_WORD = re.compile("(?<!la)test", re.IGNORECASE)  # not "latest"
+DETECTOR_HAS_NO_LAYER = "a detector has no layer to explain: it returns boxes. Leave the layer out."
 TIE_RULE = "of equal layers the one with the lowest number"
 
 
@@ -44,8 +46,10 @@ def list_layers(model: EvaluatedModel) -> range:
     """Layers that can be explained.
 
     Raises:
-        ValueError: the method explains no layer.
+        ValueError: the method explains no layer, or the model is a detector.
     """
+    if isinstance(model, ZeroShotDetector):
+        raise ValueError(DETECTOR_HAS_NO_LAYER)
     if not isinstance(model, Grounder):
         return range(model.config.text_config.fusion_layer, model.config.text_config.num_hidden_layers)
     if not model.num_layers:
@@ -58,11 +62,13 @@ def explain_layer(model: EvaluatedModel, layer: int) -> EvaluatedModel:
     same weights.
 
     Raises:
-        ValueError: a layer that cannot be explained.
+        ValueError: a layer that cannot be explained, or a detector.
     """
     if isinstance(model, Grounder):
         chosen = Grounder(model.model, model.processor, model.family, layer, model.method, model.source)
         return chosen.train(model.training)
+    if isinstance(model, ZeroShotDetector):
+        raise ValueError(DETECTOR_HAS_NO_LAYER)
     layers = list_layers(model)
     if layer not in layers:
         raise ValueError(

@@ -14,6 +14,7 @@ from PIL import Image
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefGroundingOutput
 from albef_amc.evaluation.late_reading import LateReading
+from albef_amc.evaluation.zero_shot_detectors import ZeroShotDetector
 from albef_amc.grounders import Grounder
 from albef_amc.image_processing_albef import MAX_IMAGE_PIXELS
 from albef_amc.regions_albef import find_point, resize_heatmap
@@ -21,7 +22,7 @@ from albef_amc.text_processing_albef import clean_caption, find_text_problem
 
 LARGEST_GROWTH = 2  # tokens of a text per character, at most: lower case may be longer
 
-EvaluatedModel = AlbefForImageTextMatching | AlbefForPreTraining | Grounder
+EvaluatedModel = AlbefForImageTextMatching | AlbefForPreTraining | Grounder | ZeroShotDetector
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,18 @@ class LocatedPhrase:
     """Where a model points for a phrase.
 
     Args:
-        point (`tuple`): x, y in pixels of the stored image.
-        score (`float`): what the model scores the pair with.
-        draw_heatmap (callable): the heatmap `(height, width)` at the size of the stored image.
+        point (`tuple`, *optional*): x, y in pixels of the stored image; `None` where a detector finds no box.
+        score (`float`, *optional*): what the model scores the pair with; of a detector the score of the best box.
+        draw_heatmap (callable, *optional*): the heatmap `(height, width)` at the size of the stored image.
+        boxes (`list`, *optional*): of a detector, x_min, y_min, x_max, y_max in the same pixels, best first.
+        box_scores (`list` of `float`, *optional*): their scores.
     """
 
-    point: tuple[float, float]
-    score: float
-    draw_heatmap: Callable[[], torch.Tensor]
+    point: tuple[float, float] | None
+    score: float | None
+    draw_heatmap: Callable[[], torch.Tensor] | None = None
+    boxes: list[list[float]] | None = None
+    box_scores: list[float] | None = None
 
 
 class PhraseInputs(Protocol):
@@ -185,19 +190,97 @@ class GrounderLocator:
         return read
 
 
+class DetectorInputs:
+    """Inputs of a detector: each phrase is a query of its own.
+
+    Args:
+        detector ([`~zero_shot_detectors.ZeroShotDetector`]): the model; only its processor and limits are kept.
+    """
+
+    max_image_pixels = MAX_IMAGE_PIXELS
+
+    def __init__(self, detector: ZeroShotDetector):
+        self.processor, self.reads_queries, self.limit = (
+            detector.processor,
+            detector.reads_queries,
+            detector.count_text_positions(),
+        )
+
+    def find_problem(self, phrase: str) -> str | None:
+        """See [`PhraseInputs`]."""
+        problem = find_text_problem(phrase)
+        if problem:
+            return problem
+        length = len(self.processor.tokenizer(self._write_query(phrase), verbose=False)["input_ids"])
+        return f"has {length} tokens but the model has {self.limit} text positions" if length > self.limit else None
+
+    def prepare(self, images: list[Image.Image], phrases: list[list[str]]) -> dict[str, Any]:
+        """See [`PhraseInputs`]."""
+        return {
+            "images": [dict(self.processor.image_processor(image, return_tensors="pt")) for image in images],
+            "texts": [[self._encode(phrase) for phrase in words] for words in phrases],
+            "sizes": [(image.height, image.width) for image in images],
+        }
+
+    def _encode(self, phrase: str) -> dict[str, torch.Tensor]:
+        # Queries have one length; a caption has its own, and kinds of tokens.
+        options = {"padding": "max_length", "max_length": self.limit} if self.reads_queries else {}
+        encoded = self.processor.tokenizer(
+            self._write_query(phrase),
+            return_tensors="pt",
+            return_attention_mask=True,
+            return_token_type_ids=not self.reads_queries,
+            **options,
+        )
+        return dict(encoded)
+
+    def _write_query(self, phrase: str) -> str:
+        """The phrase; a caption is in lower case and ends with a dot, as the models were trained."""
+        return phrase if self.reads_queries else f"{phrase.lower().strip().rstrip('.')}."
+
+
+class DetectorLocator:
+    """A detector: the centre of the best box is the point.
+
+    Args:
+        detector ([`~zero_shot_detectors.ZeroShotDetector`]): the model.
+    """
+
+    def __init__(self, detector: ZeroShotDetector):
+        self.detector = detector
+        self.inputs: PhraseInputs = DetectorInputs(detector)
+        self.device = detector.model.device
+
+    def locate(self, inputs: dict[str, Any]) -> Callable[[], Iterator[LocatedPhrase]]:
+        """See [`PhraseLocator`]."""
+        batches = zip(inputs["images"], inputs["texts"], inputs["sizes"], strict=True)
+        found = [one for images, texts, size in batches for one in self.detector.find_boxes(images, texts, size)]
+        return lambda: map(_point_at_best, found)
+
+
+def _point_at_best(found: tuple[list[list[float]], list[float]]) -> LocatedPhrase:
+    boxes, scores = found
+    if not boxes:
+        return LocatedPhrase(None, None, boxes=boxes, box_scores=scores)
+    left, top, right, bottom = boxes[0]
+    return LocatedPhrase(((left + right) / 2, (top + bottom) / 2), scores[0], boxes=boxes, box_scores=scores)
+
+
 def build_locator(
     model: EvaluatedModel, processor: Any, phrases_per_chunk: int, max_length: int | None
 ) -> PhraseLocator:
     """The locator of a model.
 
     Args:
-        model: ALBEF, or a [`~grounders.Grounder`].
-        processor: of ALBEF; a grounder has its own.
+        model: ALBEF, a [`~grounders.Grounder`] or a [`~zero_shot_detectors.ZeroShotDetector`].
+        processor: of ALBEF; the others have their own.
         phrases_per_chunk (`int`): phrases explained together.
         max_length (`int`, *optional*): tokens of a phrase at most, for ALBEF; other models never cut a phrase.
     """
     if isinstance(model, Grounder):
         return GrounderLocator(model, phrases_per_chunk)
+    if isinstance(model, ZeroShotDetector):
+        return DetectorLocator(model)
     return AlbefLocator(model, processor, phrases_per_chunk, max_length)
 
 

@@ -34,6 +34,8 @@ from albef_amc.ranges_albef import check_choice
 
 logger = logging.get_logger(__name__)
 
+CODE_KEYS = ("auto_map", "custom_pipelines")  # of configurations that name files of code
+
 
 class AutoGrounder:
     """Builds the [`~grounder.Grounder`] of a checkpoint, see [`from_pretrained`]."""
@@ -95,7 +97,16 @@ class AutoGrounder:
         model = _load_model(family, name, config, arguments, use_safetensors)
         processor = _load_processor(name, arguments)
         source = {"name": os.fspath(name), "commit": commit}
+        if not isinstance(model, AlbefPreTrainedModel):
+            _forget_code(model, processor)
         return Grounder(model, processor, family, layer, method, saved.get("source", source)).eval()
+
+
+def _forget_code(model: PreTrainedModel, processor: Any) -> None:
+    """Remove names of files of code, which were not run and are not saved with the model."""
+    for key in CODE_KEYS:
+        vars(model.config).pop(key, None)
+        processor.tokenizer.init_kwargs.pop(key, None)
 
 
 def find_family(config: dict[str, Any], score: str | None, name: str | os.PathLike) -> Family:

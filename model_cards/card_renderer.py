@@ -18,8 +18,8 @@ from .metrics_file import check_weights, read_metrics
 from .sources import CITATIONS, SOURCES
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
-ALBEF_TAG = "albef"
-TAGS = ("visual-grounding", "grad-cam", ALBEF_TAG, "amc")
+GROUNDING_TAG, ALBEF_TAG, AMC_TAG = "visual-grounding", "albef", "amc"
+TAGS = (GROUNDING_TAG, "grad-cam", ALBEF_TAG, AMC_TAG)
 METRIC_TYPE, METRIC_NAME = "pointing_game_accuracy", "Pointing game accuracy"
 GRAMS_PER_KILOGRAM = 1000
 PIPELINE_TAG = "zero-shot-object-detection"
@@ -63,7 +63,8 @@ class ModelCard:
         converted_dtype ((`str`, `str`), *optional*): data types before and after a conversion that followed the
             evaluation.
         library_version (`str`): version of albef-amc; the installed one by default.
-        pipeline_tag (`str`, defaults to `"zero-shot-object-detection"`): task under which the Hub lists the model.
+        pipeline_tag (`str`, *optional*): task under which the Hub lists the model, `"zero-shot-object-detection"` by
+            default; `None` for a class that no pipeline of transformers runs.
         limits (list of `str`): limits of this model, in sentences, beside those of every model.
         has_code (`bool`, defaults to `True`): whether the checkpoint holds the code that reads it; without it, the
             card shows how albef-amc loads it.
@@ -99,7 +100,7 @@ class ModelCard:
     code_revision: str | None = None
     converted_dtype: tuple[str, str] | None = None
     library_version: str = field(default_factory=lambda: version("albef-amc"))
-    pipeline_tag: str = PIPELINE_TAG
+    pipeline_tag: str | None = PIPELINE_TAG
     limits: list[str] = field(default_factory=list)
     has_code: bool = True
     grounder_class: str | None = None
@@ -143,7 +144,7 @@ def render_model_card(card: ModelCard) -> str:
         card=card,
         metrics_name=Path(card.metrics_file).name if card.metrics_file is not None else None,
         loading_arguments=_build_loading_arguments(card),
-        checkpoint_name=json.dumps(card.repository),
+        plain_arguments=_build_plain_arguments(card),
         results=[_describe_result(split, result) for split, result in metrics.items()],
         commands=_list_commands(card, metrics),
         image_size=_describe_image_size(card),
@@ -163,7 +164,7 @@ def _build_front_matter(card: ModelCard, metrics: Mapping[str, Mapping[str, Any]
     """What the Hub reads of a card; data sets and a base model that have a Hub name are linked."""
     results = [
         EvalResult(
-            task_type=card.pipeline_tag,
+            task_type=card.pipeline_tag or GROUNDING_TAG,
             dataset_type=card.evaluation_dataset,
             dataset_name=card.evaluation_dataset,
             dataset_split=split,
@@ -185,13 +186,20 @@ def _build_front_matter(card: ModelCard, metrics: Mapping[str, Mapping[str, Any]
         license=SOURCES[card.source].licence,
         library_name="transformers",
         pipeline_tag=card.pipeline_tag,
-        tags=[tag for tag in TAGS if card.grounder_class is None or tag != ALBEF_TAG],
+        tags=_list_tags(card),
         datasets=[name for name in card.datasets if "/" in name and is_hub_name(name)] or None,
         base_model=card.base_model if card.base_model and is_hub_name(card.base_model) else None,
         metrics=[METRIC_TYPE] if results else None,
         eval_results=results or None,
         **emissions,
     )
+
+
+def _list_tags(card: ModelCard) -> list[str]:
+    """Tags for search; a model that others published is not ALBEF, and AMC only once it was trained."""
+    if card.grounder_class is None:
+        return list(TAGS)
+    return [tag for tag in TAGS if tag != ALBEF_TAG and (tag != AMC_TAG or card.datasets)]
 
 
 def _read_card_metrics(card: ModelCard) -> dict[str, dict[str, Any]]:
@@ -206,12 +214,15 @@ def _read_card_metrics(card: ModelCard) -> dict[str, dict[str, Any]]:
     return metrics
 
 
+def _build_plain_arguments(card: ModelCard) -> str:
+    """Repository and branch, as Python source."""
+    name = json.dumps(card.repository)
+    return f"{name}, revision={json.dumps(card.revision)}" if card.revision else name
+
+
 def _build_loading_arguments(card: ModelCard) -> str:
     """What stands between the brackets of `from_pretrained`, as Python source."""
-    arguments = [json.dumps(card.repository)]
-    if card.revision:
-        arguments.append(f"revision={json.dumps(card.revision)}")
-    arguments.append("trust_remote_code=True")
+    arguments = [_build_plain_arguments(card), "trust_remote_code=True"]
     if card.code_revision:
         arguments.append(f"code_revision={json.dumps(card.code_revision)}")
     return ", ".join(arguments)

@@ -26,7 +26,7 @@ SOURCES = {
     "albef-amc": Source("apache-2.0", ("Weights: Apache-2.0, the albef-amc authors.", CODE_NOTICE)),
     "albef": Source("bsd-3-clause", (ALBEF_NOTICE, CODE_NOTICE), (ALBEF_LIMIT,)),
     "amc": Source("mit", (AMC_NOTICE, ALBEF_NOTICE, CODE_NOTICE), (ALBEF_LIMIT,)),
-    "other": Source("other", (OTHER_NOTICE, CODE_NOTICE)),
+    "other": Source("other", (OTHER_NOTICE,)),
 }
 
 CITATIONS = """\

@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Checkpoints on the Hub: the matching model, its processor, the code that reads them, and the card.
+"""Checkpoints on the Hub: the model, its processor, the code that reads them where that is ours, and the card.
 
 A publication is built in a folder of its own and checked there before anything is uploaded.
 """
@@ -15,7 +15,10 @@ import torch
 
 from albef_amc import AlbefForImageTextMatching, VisualGroundingPipeline
 from albef_amc.checkpoint_files_albef import ADAPTER_CONFIG_FILE, CONFIG_FILE
-from albef_amc.evaluation.checkpoints import hash_checkpoint, load_model_and_processor
+from albef_amc.evaluation.checkpoints import hash_checkpoint, is_albef_checkpoint, load_model_and_processor
+from albef_amc.evaluation.weight_hash import hash_weights
+from albef_amc.grounders import AutoGrounder, Grounder
+from albef_amc.grounders.grounder import SETTINGS_FILE
 from albef_amc.model_cards import (
     CARD_FILE,
     ModelCard,
@@ -26,6 +29,7 @@ from albef_amc.model_cards import (
     render_model_card,
 )
 from albef_amc.model_cards.front_matter import shorten_place
+from albef_amc.publishing.grounder_cards import UNKNOWN_ORIGIN, describe_grounder
 from albef_amc.publishing.repositories import (
     build_api,
     check_repository_name,
@@ -45,7 +49,7 @@ PRIVATE_METRICS = ("checkpoint", "phrases")
 ORIGINS = {
     "albef": "a checkpoint of ALBEF, whose training is not recorded here",
     "amc": "a checkpoint of AMC, whose training is not recorded here",
-    "albef-amc": "a checkpoint whose training is not recorded here",
+    "albef-amc": UNKNOWN_ORIGIN,
 }
 DEFAULT_MESSAGE = "Upload model, processor, code and card"
 
@@ -88,9 +92,12 @@ def prepare_publication(
 ) -> Publication:
     """Builds the publication of a checkpoint: the matching model without momentum copies and queues, and the rest.
 
+    A model of another type than ALBEF ([`~grounders.AutoGrounder`]) is published as transformers saves it, with
+    `grounder.json` and without code.
+
     Args:
-        checkpoint (`str` or `Path`): folder of a checkpoint, of training or of grounding; a LoRA adapter is added to
-            its base model.
+        checkpoint (`str` or `Path`): folder of a checkpoint, of training or of grounding; a LoRA adapter of ALBEF is
+            added to its base model.
         folder (`str` or `Path`): empty folder to write to.
         repo_id (`str`): repository, as it stands in the card's loading line.
         revision (`str`, *optional*): branch.
@@ -99,7 +106,7 @@ def prepare_publication(
             the card, in the place of the evaluation of the run. Either must name the weights of this checkpoint
             ([`~evaluation.checkpoints.hash_checkpoint`]).
         source (`str`, *optional*): whose weights these derive from (see [`~model_cards.ModelCard`]), for a checkpoint
-            without a card.
+            without a card; those of another type than ALBEF are `other` by default.
 
     Raises:
         FileNotFoundError: no checkpoint folder, or a file is missing.
@@ -109,29 +116,35 @@ def prepare_publication(
     check_repository_name(repo_id, "your-name/model")
     checkpoint, folder = Path(checkpoint), Path(folder)
     _check_checkpoint(checkpoint)
-    card = _gather_card(checkpoint, repo_id, source)
+    grounder = None if is_albef_checkpoint(checkpoint) else AutoGrounder.from_pretrained(checkpoint)
+    card = _gather_card(checkpoint, repo_id, source, grounder)
     if card is None and metrics_file is not None:
         raise ValueError(
             f"{checkpoint / CARD_FILE} was edited by hand: write the metrics into it, not `--metrics-file`."
         )
     if card is not None:
         changes = {} if metrics_file is None else _describe_metrics(metrics_file)
-        name = repo_id.rpartition("/")[2]
-        card = dataclasses.replace(card, model_name=name, repo_id=repo_id, revision=revision, has_code=True, **changes)
+        changes |= {"model_name": repo_id.rpartition("/")[2], "has_code": grounder is None}
+        card = dataclasses.replace(card, repo_id=repo_id, revision=revision, **changes)
     published_metrics = checkpoint / METRICS_FILE if card is None else card.metrics_file
     if published_metrics is not None and Path(published_metrics).is_file():
-        weights_sha256 = hash_checkpoint(checkpoint)
+        weights_sha256 = hash_checkpoint(checkpoint) if grounder is None else hash_weights(grounder.model)
         check_weights(published_metrics, read_metrics(published_metrics), weights_sha256)
         if card is not None:
             card.weights_sha256 = weights_sha256
-    model, processor = load_model_and_processor(AlbefForImageTextMatching, checkpoint)
-    if card is not None and dtype not in (None, model.dtype):
-        card.converted_dtype = (_name(model.dtype), _name(dtype))
-    model = model.to(model.dtype if dtype is None else dtype).eval()
-    VisualGroundingPipeline(model=model, processor=processor, device="cpu").save_pretrained(str(folder))
+    if grounder is None:
+        model, processor = load_model_and_processor(AlbefForImageTextMatching, checkpoint)
+        stored = model.dtype
+        model = model.to(stored if dtype is None else dtype).eval()
+        VisualGroundingPipeline(model=model, processor=processor, device="cpu").save_pretrained(str(folder))
+    else:
+        stored = grounder.dtype
+        grounder.to(stored if dtype is None else dtype).save_pretrained(folder)
+    if card is not None and dtype not in (None, stored):
+        card.converted_dtype = (_name(stored), _name(dtype))
     publication = Publication(folder, repo_id, revision, card)
     _place_card(publication, checkpoint)
-    _check_folder(folder)
+    _check_folder(folder, needs_code=grounder is None)
     return publication
 
 
@@ -178,31 +191,46 @@ def _check_checkpoint(checkpoint: Path) -> None:
         raise FileNotFoundError(f"No `{CONFIG_FILE}` in {checkpoint}: this is not a checkpoint folder.")
 
 
-def _gather_card(checkpoint: Path, repo_id: str, source: str | None) -> ModelCard | None:
-    """Fields of the checkpoint's card, or `None` where it was edited by hand."""
+def _gather_card(checkpoint: Path, repo_id: str, source: str | None, grounder: Grounder | None) -> ModelCard | None:
+    """Fields of the checkpoint's card, or `None` where it was edited by hand; of a new one where there is none."""
     if (checkpoint / CARD_FILE).is_file():
         if source is not None:
             raise ValueError(f"`--source {source}`, but {checkpoint / CARD_FILE} says whose weights these are.")
         return read_model_card(checkpoint)
+    name = repo_id.rpartition("/")[2]
+    if grounder is not None:
+        fields = describe_grounder(grounder) | ({} if source is None else {"source": source})
+        description = f"A `{fields['grounder_class']}` that shows where phrases are in photographs."
+        commit = grounder.source["commit"]
+        if commit is None:
+            fields["base_model"] = UNKNOWN_ORIGIN
+        else:
+            description += f" Its weights are those of {fields['base_model']} at commit `{commit}`."
+        return ModelCard(model_name=name, description=description, **fields)
     if source is None:
         raise ValueError(
             f"{checkpoint} has no card (`{CARD_FILE}`) that says whose weights these are, and under which licence. "
             f"Say it with `--source`: {', '.join(ORIGINS)}."
         )
     return ModelCard(
-        model_name=repo_id.rpartition("/")[2],
+        model_name=name,
         description="An ALBEF model for phrase grounding.",
         base_model=ORIGINS.get(source),
         source=source,
     )
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, needs_code: bool) -> None:
     """Refuses a folder that lacks a file that users of the Hub need."""
-    config = load_json(folder / CONFIG_FILE)
-    modules = {reference.partition(".")[0] + ".py" for reference in config["auto_map"].values()}
-    modules |= {entry["impl"].partition(".")[0] + ".py" for entry in config["custom_pipelines"].values()}
-    missing = [name for name in (*PROCESSOR_FILES, CARD_FILE, *sorted(modules)) if not (folder / name).is_file()]
+    needed = [*PROCESSOR_FILES, CARD_FILE]
+    if needs_code:
+        config = load_json(folder / CONFIG_FILE)
+        modules = {reference.partition(".")[0] + ".py" for reference in config["auto_map"].values()}
+        modules |= {entry["impl"].partition(".")[0] + ".py" for entry in config["custom_pipelines"].values()}
+        needed += sorted(modules)
+    else:
+        needed.append(SETTINGS_FILE)
+    missing = [name for name in needed if not (folder / name).is_file()]
     if not any(folder.glob("model*.safetensors")):
         missing.append("model.safetensors")
     if missing:
@@ -217,7 +245,7 @@ def upload_publication(
     message: str = DEFAULT_MESSAGE,
     token: str | None = None,
 ) -> dict[str, Any]:
-    """Uploads a publication in one commit, then the card again, with that commit pinned as the code's revision.
+    """Uploads a publication in one commit, then the card again, with that commit pinned as the revision of its code.
 
     Args:
         publication ([`Publication`]): what to upload.
@@ -226,8 +254,8 @@ def upload_publication(
         token (`str`, *optional*): with write permission; the one of `hf auth login` or `HF_TOKEN` by default.
 
     Returns:
-        `dict`: `url` of the repository, `commit` of the files, `code_revision` in the card (`None` for one that was
-        edited by hand).
+        `dict`: `url` of the repository, `commit` of the files, `code_revision` in the card (`None` without code, and
+        for a card that was edited by hand).
 
     Raises:
         ValueError: no token, or the Hub refuses; also where `private` is asked for and the repository is public.
@@ -245,7 +273,7 @@ def upload_publication(
             folder_path=publication.folder, commit_message=message, delete_patterns=list(REPLACED_FILES), **where
         )
         pinned = None
-        if publication.card is not None:
+        if publication.card is not None and publication.card.has_code:
             pinned = commit.oid
             publication.write_card(dataclasses.replace(publication.card, code_revision=pinned))
             api.upload_file(

@@ -25,6 +25,7 @@ from albef_amc.grounders.grounder import Grounder, GrounderOutput
 from albef_amc.grounders.methods import ATTENTION
 from albef_amc.grounders.pair_inputs import PairInputs
 from albef_amc.lora.grounder_adapters import GrounderAdapter, is_of_adapter
+from albef_amc.publishing.grounder_cards import describe_grounder
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.callbacks import MOST_PHRASES
 from albef_amc.trainer.data.augmentation import GroundingAugmentation
@@ -193,16 +194,9 @@ class GrounderTraining(ModelTraining):
 
     def describe(self, model: Any) -> dict[str, Any]:
         """Class, score, layer and the licence, which is that of the base model."""
-        family = model.family
-        score = {"itm": "image-text matching score", "itc": "similarity of image and text"}[family.score_name]
-        layer = "" if model.layer is None else f", layer {model.layer} of `{family.module_name.partition('.{')[0]}`"
-        return {
-            "description": f"A `{family.class_name}` whose heatmaps were trained for phrase grounding with albef-amc.",
-            "grounder_class": family.class_name,
-            "explained": f"`{model.method}` map of its {score}{layer}",
-            "source": "other",
-            "base_model": model.source["name"],
-        }
+        name = model.family.class_name
+        description = f"A `{name}` whose heatmaps were trained for phrase grounding with albef-amc."
+        return {"description": description, **describe_grounder(model)}
 
 
 class GrounderFiles:

@@ -3,7 +3,9 @@
 
 import json
 
+import pyarrow.parquet
 import pytest
+from detector_cases import build_tiny_detector
 from grounder_cases import build_tiny_grounder
 from hub_server import Repository
 
@@ -188,3 +190,49 @@ def test_a_choice_that_cannot_be_made_is_one_line(words, message, clip, options,
     assert main(["evaluate", str(clip), "synthetic", *words, *options]) == 2
     streams = capsys.readouterr()
     assert message in streams.err.splitlines()[-1] and streams.out == ""
+
+
+@pytest.fixture(scope="module")
+def owlvit(tmp_path_factory):
+    """Folder of a small OWL-ViT."""
+    folder, detector = tmp_path_factory.mktemp("owlvit"), build_tiny_detector("owlvit")
+    detector.model.save_pretrained(folder)
+    detector.processor.save_pretrained(folder)
+    return folder
+
+
+def test_a_detector_is_measured_on_the_same_protocol(owlvit, options, rows, tmp_path, capsys):
+    output = tmp_path / "boxes.parquet"
+    result = evaluate(capsys, owlvit, "synthetic", *options, "--baselines", "--output", output)
+    detector = build_tiny_detector("owlvit")
+    expected = evaluate_grounding(detector, detector.processor, rows)
+    assert {name: result[name] for name in expected.metrics} == expected.metrics
+    assert list(result["metrics_left_out"]) == ["heatmap_quality"]
+    assert result["model_type"] == "owlvit" and "layer" not in result and len(result["weights_sha256"]) == 64
+    assert result["num_phrases_without_detection"] == 0 and result["protocol"]["agrees"]
+    table = pyarrow.parquet.read_table(output).to_pylist()
+    assert [entry["point"] for entry in table] == [list(answer.point) for answer in expected.results]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--layer", "1"], "`--layer` is for heatmaps, but"),
+        (["--layer", "all", "--split", "validation"], "a detector has no layer to explain"),
+        (["--metrics", "heatmap_quality"], "`heatmap_quality` needs a heatmap"),
+        (["--metrics", "phrase_recall", "--tuning-split", "validation"], "`--tuning-split` chooses thresholds of"),
+        (["--image-size", "64"], "`--image-size` is for checkpoints of ALBEF"),
+    ],
+)
+def test_what_a_detector_does_not_have_is_refused(words, message, owlvit, options, capsys):
+    capsys.readouterr()
+    assert main(["evaluate", str(owlvit), "synthetic", *words, *options]) == 2
+    streams = capsys.readouterr()
+    assert message in streams.err.splitlines()[-1] and streams.out == ""
+
+
+def test_a_type_that_is_neither_lists_those_that_are(options, tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"model_type": "owlv3"}')
+    assert main(["evaluate", str(tmp_path), "synthetic", *options]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "is a model of type 'owlv3', which cannot be evaluated" in last and "Did you mean `owlv2`?" in last
