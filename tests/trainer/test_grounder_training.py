@@ -8,12 +8,14 @@ import pytest
 import torch
 import transformers
 from grounder_cases import build_tiny_grounder
+from grounder_processes import run_case
 from testing_utils import (
     PROJECT_FOLDER,
     TINY_RECIPE,
     build_photo,
     build_rows,
     build_tiny_arguments,
+    launch_two_processes,
     list_training_logs,
 )
 
@@ -228,3 +230,20 @@ def test_the_command_trains_a_checkpoint_of_another_class(tmp_path, capsys):
     assert f"Started from {'clip'}" in (tmp_path / "run" / "README.md").read_text()
     assert main(["train", str(recipe), "--set", "model.image_size=64", "--output-dir", str(tmp_path / "other")]) == 2
     assert "`model.image_size` is for ALBEF" in capsys.readouterr().err
+
+
+@pytest.mark.exhaustive
+def test_two_processes_take_the_step_of_one(tmp_path):
+    names = ("blip-itm", "clip-itc", "siglip-itc", "vilt-itm", "bridgetower-itm")
+    launch_two_processes("grounder_processes.py", str(tmp_path), *names)
+    for name in names:
+        expected = run_case(name, tmp_path)
+        for rank in (0, 1):
+            found = torch.load(tmp_path / f"{name}-2-{rank}.pt")
+            assert found["wrapper"] == "DistributedDataParallel"
+            assert found["metrics"] == pytest.approx(expected["metrics"], abs=1e-9)
+            assert found["logged"] == pytest.approx(expected["logged"], rel=1e-6)
+            assert found["gradients"].keys() == expected["gradients"].keys() and expected["gradients"]
+            largest = max(value.abs().max() for value in expected["gradients"].values())
+            for key, value in expected["gradients"].items():
+                torch.testing.assert_close(found["gradients"][key] / largest, value / largest, rtol=0, atol=1e-9)
