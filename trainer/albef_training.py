@@ -1,8 +1,9 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """ALBEF in training: momentum weights and queues, masked words, and the order of events around them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,7 @@ from transformers import TrainerCallback
 
 from albef_amc import AlbefForPreTraining, AlbefPreTrainingOutput
 from albef_amc.configuration_albef import MODEL_RANGES
-from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation, evaluate_grounding
-from albef_amc.evaluation.match_pairs import evaluate_matching
+from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.inference_albef import refuse_inference_layers
 from albef_amc.layout_albef import may_be_equal, refuse_layout
 from albef_amc.lora.adapter_training import attach_adapter
@@ -26,7 +26,7 @@ from albef_amc.trainer.data.data_collator import DataCollatorForGrounding
 from albef_amc.trainer.freezing import freeze_parameters
 from albef_amc.trainer.model_training import ModelTraining
 from albef_amc.trainer.objectives.weighted_objectives import HeatmapObjectives
-from albef_amc.trainer.sharding import build_full_model, prepare_fsdp
+from albef_amc.trainer.sharding import prepare_fsdp
 
 MODEL_INPUTS = (
     "pixel_values",
@@ -175,26 +175,9 @@ class AlbefTraining(ModelTraining):
             6 * tokens * encoder.num_parameters(exclude_embeddings=True) for encoder, tokens in num_tokens.items()
         )
 
-    def evaluate_phrases(self, model: Any, processing_class: Any, rows: Any) -> GroundingEvaluation:
-        """See [`ModelTraining.evaluate_phrases`]."""
-        evaluation: GroundingEvaluation = self._evaluate_with(evaluate_grounding, model, processing_class, rows)
-        return evaluation
-
-    def evaluate_matching(self, model: Any, processing_class: Any, rows: Any) -> float | None:
-        """See [`ModelTraining.evaluate_matching`]."""
-        area: float | None = self._evaluate_with(evaluate_matching, model, processing_class, rows)
-        return area
-
-    def _evaluate_with(self, evaluate: Callable[..., Any], model: Any, processing_class: Any, rows: Any) -> Any:
-        return evaluate(
-            build_full_model(model),
-            processing_class,
-            rows,
-            batch_size=self.args.per_device_eval_batch_size,
-            num_workers=self.args.dataloader_num_workers,
-            rank=self.args.process_index,
-            world_size=self.args.world_size,
-        )
+    def hash_weights(self, model: Any, folder: Path) -> str:
+        """See [`ModelTraining.hash_weights`]."""
+        return hash_checkpoint(folder)
 
     def describe(self, model: Any) -> dict[str, Any]:
         """Description and image size."""

@@ -4,7 +4,7 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from transformers.utils import logging
 
 from albef_amc import AlbefForPreTraining
 from albef_amc.collections_albef import without_format
-from albef_amc.evaluation.checkpoints import hash_checkpoint
-from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation
+from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation, evaluate_grounding
+from albef_amc.evaluation.match_pairs import evaluate_matching
 from albef_amc.grounders.grounder import Grounder
 from albef_amc.model_cards import WEIGHTS_KEY, ModelCard, write_model_card
 from albef_amc.pretraining_losses_albef import IGNORED_LABEL
@@ -32,7 +32,7 @@ from albef_amc.trainer.processes import average_over_processes, sum_counts
 from albef_amc.trainer.reliability.reliable_trainer import ReliableTrainer
 from albef_amc.trainer.run_facts import TrainingClock, describe_run
 from albef_amc.trainer.setting_checks import TRAINING_RANGES
-from albef_amc.trainer.sharding import keeping_parameters
+from albef_amc.trainer.sharding import build_full_model, keeping_parameters
 
 logger = logging.get_logger(__name__)
 
@@ -272,13 +272,23 @@ class AmcTrainer(ReliableTrainer):
 
     def evaluate_phrases(self, dataset: Any) -> GroundingEvaluation:
         """Every phrase's point and hit, once each and in the order of the data set, on any number of processes."""
-        model = self.accelerator.unwrap_model(self.model)
-        return self.model_training.evaluate_phrases(model, self.processing_class, dataset)
+        return self._evaluate_with(evaluate_grounding, dataset)
 
     def evaluate_matching(self, dataset: Any) -> float | None:
         """Area under the ROC curve of the matching score ([`~evaluation.match_pairs.evaluate_matching`])."""
-        model = self.accelerator.unwrap_model(self.model)
-        return self.model_training.evaluate_matching(model, self.processing_class, dataset)
+        return self._evaluate_with(evaluate_matching, dataset)
+
+    def _evaluate_with(self, evaluate: Callable[..., Any], dataset: Any) -> Any:
+        """What a function of `evaluation` returns for the present weights, on any number of processes."""
+        return evaluate(
+            build_full_model(self.accelerator.unwrap_model(self.model)),
+            self.processing_class,
+            dataset,
+            batch_size=self.args.per_device_eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+            rank=self.args.process_index,
+            world_size=self.args.world_size,
+        )
 
     def create_model_card(self, **kwargs) -> None:
         """Writes the card of the run's last weights."""
@@ -292,12 +302,20 @@ class AmcTrainer(ReliableTrainer):
         details = {**describe_run(self), **of_model, **self.card_details}
         if self._evaluation_step == self.state.global_step and self._evaluations:
             details["metrics_file"] = folder / "metrics.json"
-            weights_sha256 = _hash_saved_weights(folder)
+            weights_sha256 = self._hash_saved_weights(folder)
             named = {} if weights_sha256 is None else {WEIGHTS_KEY: weights_sha256}
             evaluations = {name: {**scores, **named} for name, scores in self._evaluations.items()}
             write_json(details["metrics_file"], evaluations)
             details["weights_sha256"] = weights_sha256
         write_model_card(folder, ModelCard(**details))
+
+    def _hash_saved_weights(self, folder: Path) -> str | None:
+        """Hash of the weights that the run has just saved, or `None`, with a warning, where it continues without."""
+        try:
+            return self.model_training.hash_weights(self.accelerator.unwrap_model(self.model), folder)
+        except (OSError, ValueError) as error:
+            logger.warning(f"{folder / 'metrics.json'} does not name the weights that it was measured on. {error}")
+            return None
 
 
 def _unpack_regions(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -305,15 +323,6 @@ def _unpack_regions(inputs: dict[str, Any], device: torch.device) -> dict[str, A
     unpacked = dict(inputs)
     regions = unpacked.pop("packed_regions", None)
     return inputs if regions is None else {**unpacked, "region_mask": regions.to(device).unpack()}
-
-
-def _hash_saved_weights(folder: Path) -> str | None:
-    """Hash of the weights that a run has just saved, or `None`, with a warning, where the run continues without it."""
-    try:
-        return hash_checkpoint(folder)
-    except (OSError, ValueError) as error:
-        logger.warning(f"{folder / 'metrics.json'} does not name the weights that it was measured on. {error}")
-        return None
 
 
 def describe_negatives(outputs: Any, num_false_phrases: int) -> dict[str, torch.Tensor]:

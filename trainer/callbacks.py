@@ -212,6 +212,8 @@ class KeepBestCallback(TrainerCallback):
         """Returns what writes the weights of a model into a folder. Every process must call it for a sharded model."""
         if self.trainer.adapter is not None:
             return partial(save_adapter, model, weights=collect_weights(model))
+        if self.trainer.weight_files is not None:
+            return partial(self.trainer.weight_files.save, with_state=False, weights=collect_weights(model))
         return partial(_save_matching_model, build_full_model(model))
 
     def _save(self, target: Path, save_weights: Callable[[Path], None], record: Mapping[str, Any]) -> None:

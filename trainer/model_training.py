@@ -11,7 +11,6 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import TrainerCallback
 
-from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation
 from albef_amc.lora.adapter_training import AdapterTraining
 from albef_amc.trainer.amc_config import AmcConfig
 from albef_amc.trainer.objectives.weighted_objectives import HeatmapObjectives
@@ -100,12 +99,12 @@ class ModelTraining(ABC):
         """Rough count of the floating-point operations of a micro-batch, forward and backward."""
 
     @abstractmethod
-    def evaluate_phrases(self, model: Any, processing_class: Any, rows: Any) -> GroundingEvaluation:
-        """Every phrase's point and hit, once each and in the order of the data set, on any number of processes."""
+    def hash_weights(self, model: Any, folder: Path) -> str:
+        """The hash by which results name the present weights, which were saved in a folder.
 
-    @abstractmethod
-    def evaluate_matching(self, model: Any, processing_class: Any, rows: Any) -> float | None:
-        """Area under the ROC curve of the matching score, on any number of processes."""
+        Raises:
+            OSError, ValueError: what was saved cannot be read.
+        """
 
     @abstractmethod
     def describe(self, model: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from testing_utils import (
 )
 
 from albef_amc.cli.main import main
+from albef_amc.evaluation.weight_hash import hash_weights
 from albef_amc.grounders import AutoGrounder, Grounder
 from albef_amc.trainer import AmcTrainer
 from albef_amc.trainer.data.grounder_collator import DataCollatorForGrounder
@@ -57,7 +58,7 @@ def test_a_run_logs_its_terms_and_leaves_a_plain_checkpoint(name, tmp_path):
     grounder = build_grounder(name)
     before = {key: value.clone() for key, value in grounder.model.state_dict().items()}
     trainer = build_trainer(
-        grounder, tmp_path, eval_rows=build_rows(3), max_steps=1, eval_strategy="steps", eval_steps=1
+        grounder, tmp_path, eval_rows=build_rows(3), max_steps=1, eval_strategy="steps", eval_steps=1, keep_best=True
     )
     trainer.train()
     (logs,) = list_training_logs(trainer)
@@ -78,7 +79,11 @@ def test_a_run_logs_its_terms_and_leaves_a_plain_checkpoint(name, tmp_path):
     expected, found = (one.ground([build_photo()], [["a red dog"]])[0][0] for one in (grounder, loaded))
     assert found["score"] == pytest.approx(expected["score"], abs=1e-6)
     torch.testing.assert_close(found["heatmap"], expected["heatmap"], rtol=0, atol=1e-5)
+    (metrics,) = json.loads((tmp_path / "metrics.json").read_text()).values()
+    assert metrics["weights_sha256"] == hash_weights(loaded.model)
+    assert hash_weights(AutoGrounder.from_pretrained(tmp_path / "best-eval").model) == metrics["weights_sha256"]
     card = (tmp_path / "README.md").read_text()
+    assert "Every number of these tables" in card
     assert f"import AutoProcessor, {grounder.family.class_name}" in card and "AutoGrounder" in card
     assert f"layer {grounder.layer} of `{grounder.family.module_name.partition('.{')[0]}`" in card
     assert "licence holds" in card and "albef\n" not in card.partition("---\n\n")[0]

@@ -1,7 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """From dataset rows (one per image) to the tensors of a training or evaluation step (one row per phrase)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -169,7 +169,7 @@ class DataCollatorForGrounding:
             batch = self._process(rows)
         except ValueError as error:
             raise ValueError(f"{error} (image {self._find_bad_row(rows)!r})") from error
-        self._count_lost_regions(phrases, batch["has_region"])
+        self._count_lost_regions(phrases, batch)
         batch["row_ids"] = [row["image_id"] for row in rows]
         batch["image_ids"] = torch.tensor([hash_image_id(row_id) for row_id in batch["row_ids"]])
         if self.use_text_ids:
@@ -338,10 +338,10 @@ class DataCollatorForGrounding:
             )
         return mlm_input_ids, mlm_labels
 
-    def _count_lost_regions(self, phrases: list[dict], has_region: torch.Tensor) -> None:
+    def _count_lost_regions(self, phrases: list[dict], batch: Mapping[str, torch.Tensor]) -> None:
         """Counts annotated phrases that have no region in the batch, and warns once for each of the two reasons."""
         num_incomplete = num_empty = 0
-        for phrase, has in zip(phrases, has_region.tolist(), strict=True):
+        for phrase, has in zip(phrases, batch["has_region"].tolist(), strict=True):
             if phrase.get(self.region_source) and not has:
                 is_incomplete = self._is_incomplete(phrase)
                 num_incomplete += is_incomplete

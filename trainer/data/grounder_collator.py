@@ -1,6 +1,7 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """From dataset rows to the tensors of a training step of a grounder: regions are values of the image's cells."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -84,11 +85,11 @@ class DataCollatorForGrounder(DataCollatorForGrounding):
         batch |= self.inputs.prepare_phrases([phrase["phrase"] for row in rows for phrase in row["phrases"]])
         counts = torch.tensor([len(row["phrases"]) for row in rows])
         batch["image_index"] = torch.arange(len(rows)).repeat_interleave(counts)
-        regions, has_region, num_unseen = [], [], 0
+        regions, has_region, is_unseen = [], [], []
         for row, layout in zip(rows, batch.pop("layouts"), strict=True):
             masks = torch.stack([self._draw_region(row, phrase) for phrase in row["phrases"]])
             values, is_seen = layout.to_cells(masks)
-            num_unseen += int((masks.flatten(1).any(dim=1) & ~is_seen).sum())
+            is_unseen.append(masks.flatten(1).any(dim=1) & ~is_seen)
             regions += values.unbind()
             has_region.append(is_seen)
         num_cells = batch["cell_mask"].shape[1]
@@ -101,8 +102,17 @@ class DataCollatorForGrounder(DataCollatorForGrounding):
             "region_mask": region_mask,
             "has_region": torch.cat(has_region),
             "negative_uniforms": draw_uniforms(generators),
-            "num_unseen_regions": torch.tensor(num_unseen),
+            "is_unseen": torch.cat(is_unseen),
         }
+
+    def __call__(self, rows: Sequence[dict]) -> dict[str, Any]:
+        """Collate rows; see the class for what comes back."""
+        batch = super().__call__(rows)
+        return batch | {"num_unseen_regions": batch.pop("is_unseen").sum()}
+
+    def _count_lost_regions(self, phrases: list[dict], batch: Mapping[str, torch.Tensor]) -> None:
+        """Counts regions without area or with a part that was lost, but not those that no cell sees."""
+        super()._count_lost_regions(phrases, {"has_region": batch["has_region"] | batch["is_unseen"]})
 
     def _draw_region(self, row: dict, phrase: dict) -> torch.Tensor:
         """The region of a phrase over the whole image, all 0 without one."""
