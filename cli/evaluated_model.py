@@ -16,7 +16,7 @@ from albef_amc.evaluation.layer_choice import explain_layer
 from albef_amc.evaluation.phrase_locators import EvaluatedModel
 from albef_amc.evaluation.weight_hash import hash_weights
 from albef_amc.evaluation.zero_shot_detectors import DETECTORS, ZeroShotDetector
-from albef_amc.grounders import AutoGrounder, Grounder
+from albef_amc.grounders import AutoGrounder
 from albef_amc.grounders.families import ALBEF, FAMILIES
 from albef_amc.grounders.methods import GRAD_CAM
 from albef_amc.messages_albef import suggest_nearest
@@ -98,14 +98,14 @@ def load_model(
         )
     if is_albef_checkpoint(name, choice.revision) and choice.method in (None, GRAD_CAM):
         return _load_albef(choice, recipe_size if image_size is None else image_size, device, switches)
-    _check_options(choice.checkpoint, image_size, switches)
+    check_albef_options(choice.checkpoint, image_size, switches)
     chosen = choose_device(device)
     if _read_model_type(name, choice.revision) in DETECTORS:
         return _load_detector(choice, chosen, switches)
     grounder = AutoGrounder.from_pretrained(name, choice.layer, choice.method, choice.revision, choice.score)
     weights_sha256 = hash_weights(grounder.model)
     grounder = grounder.to(chosen, _choose_dtype(switches))
-    facts = _describe_grounder(grounder) | {WEIGHTS_KEY: weights_sha256}
+    facts = grounder.describe() | {WEIGHTS_KEY: weights_sha256}
     if not Path(name).is_dir():
         facts["commit"] = grounder.source["commit"]
     elif grounder.source["commit"] is not None:
@@ -151,15 +151,6 @@ def _load_detector(choice: ModelChoice, device: torch.device, switches: Switches
     return LoadedModel(detector, detector.processor, device, own, facts)
 
 
-def _describe_grounder(grounder: Grounder) -> dict[str, Any]:
-    return {
-        "model_type": grounder.family.model_type,
-        "score": grounder.family.score_name,
-        "layer": grounder.layer,
-        "method": grounder.method,
-    }
-
-
 def _load_albef(choice: ModelChoice, image_size: int | None, device: str | None, switches: Switches) -> LoadedModel:
     if choice.score is not None:
         check_choice("score", choice.score, [ALBEF.score_name])
@@ -181,7 +172,7 @@ def _load_albef(choice: ModelChoice, image_size: int | None, device: str | None,
     return LoadedModel(model, processor, model.device, switches, facts)
 
 
-def _check_options(checkpoint: str, image_size: int | None, switches: Switches) -> None:
+def check_albef_options(checkpoint: str, image_size: int | None, switches: Switches) -> None:
     """Refuse options that are for ALBEF with its own class."""
     given = {
         "--image-size": image_size is not None,

@@ -13,11 +13,15 @@ from PIL import Image
 from albef_amc import AlbefForImageTextMatching, AlbefGroundingOutput, AlbefProcessor
 from albef_amc.checkpoint_files_albef import find_checkpoint, find_commit
 from albef_amc.cli.checkpoint_loading import choose_device, load_checkpoint
+from albef_amc.cli.evaluated_model import check_albef_options
 from albef_amc.cli.switches import Switches
 from albef_amc.evaluation.checkpoints import is_albef_checkpoint, resolve_checkpoint
+from albef_amc.evaluation.layer_choice import explain_layer
 from albef_amc.evaluation.phrase_coverage import classify_word, find_unknown_words
 from albef_amc.grounders import AutoGrounder, Grounder
+from albef_amc.grounders.families import ALBEF
 from albef_amc.grounders.methods import GRAD_CAM
+from albef_amc.ranges_albef import check_choice
 from albef_amc.text_processing_albef import clean_caption
 
 
@@ -39,11 +43,6 @@ class ModelOptions:
     image_size: int | None = None
     device: str | None = None
     switches: Switches = Switches()
-
-    @property
-    def names_explanation(self) -> bool:
-        """Whether an option says what is explained, and how."""
-        return (self.layer, self.score, self.method) != (None, None, None)
 
 
 class GroundingModel(Protocol):
@@ -88,7 +87,7 @@ class AlbefGrounding:
             "commit": self.commit,
             "source": None,
             "model_type": config.model_type,
-            "score": "itm",
+            "score": ALBEF.score_name,
             "layer": config.explanation_layer,
             "method": GRAD_CAM,
             "is_probability": True,
@@ -125,7 +124,7 @@ class AlbefGrounding:
 
 @dataclass
 class OtherGrounding:
-    """A model of another type, or ALBEF with a chosen layer, score or method."""
+    """A model of another type, or ALBEF with another method than Grad-CAM."""
 
     checkpoint: str
     commit: str | None
@@ -135,16 +134,13 @@ class OtherGrounding:
 
     def describe(self) -> dict[str, Any]:
         """Checkpoint, resolved commit, and what is explained."""
-        grounder, family = self.grounder, self.grounder.family
+        grounder = self.grounder
         return {
             "checkpoint": self.checkpoint,
             "commit": self.commit,
             "source": None if grounder.source["name"] == self.checkpoint else grounder.source,
-            "model_type": family.model_type,
-            "score": family.score_name,
-            "layer": grounder.layer,
-            "method": grounder.method,
-            "is_probability": family.is_probability,
+            **grounder.describe(),
+            "is_probability": grounder.family.is_probability,
         }
 
     def find_unknown_words(self, phrase: str) -> list[str]:
@@ -197,20 +193,15 @@ def load_grounding_model(checkpoint: str, options: ModelOptions) -> GroundingMod
     name = resolve_checkpoint(checkpoint)
     arguments = find_checkpoint(name, {} if options.revision is None else {"revision": options.revision})
     commit = find_commit(name, arguments)
-    if is_albef_checkpoint(checkpoint, options.revision) and not options.names_explanation:
+    if is_albef_checkpoint(checkpoint, options.revision) and options.method in (None, GRAD_CAM):
+        if options.score is not None:
+            check_choice("score", options.score, [ALBEF.score_name])
         model, processor = load_checkpoint(checkpoint, options.image_size, options.device, options.revision)
+        if options.layer is not None:
+            explain_layer(model, options.layer)
         options.switches.prepare(model)
         return AlbefGrounding(checkpoint, commit, model, processor, options.switches)
-    for option, is_given in (
-        ("--image-size", options.image_size is not None),
-        ("--precision int8", options.switches.precision == "int8"),
-        ("--pack-weights", options.switches.packs_weights),
-    ):
-        if is_given:
-            raise ValueError(
-                f"`{option}` is for checkpoints of ALBEF, without `--layer`, `--score` and `--method`; {checkpoint} "
-                "is run by transformers' own class. Leave it out."
-            )
+    check_albef_options(checkpoint, options.image_size, options.switches)
     device = choose_device(options.device)
     grounder = AutoGrounder.from_pretrained(
         name, layer=options.layer, method=options.method, revision=options.revision, score=options.score

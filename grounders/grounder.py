@@ -387,14 +387,16 @@ class Grounder(nn.Module):
         """
         self.model.save_pretrained(folder, state_dict=weights)
         self.processor.save_pretrained(folder)
-        settings = {
+        write_json(folder / SETTINGS_FILE, {**self.describe(), "source": self.source})
+
+    def describe(self) -> dict[str, Any]:
+        """What is explained, and how: `model_type`, `score`, `layer` and `method`."""
+        return {
             "model_type": self.family.model_type,
             "score": self.family.score_name,
             "layer": self.layer,
             "method": self.method,
-            "source": self.source,
         }
-        write_json(folder / SETTINGS_FILE, settings)
 
 
 __all__ = ["Grounder", "GrounderOutput", "compute_cell_heatmap", "normalize_cells"]

@@ -2,6 +2,9 @@
 """`albef-amc ground` with models of other types: the results of their grounders, side by side, and what is refused."""
 
 import json
+import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -177,6 +180,23 @@ def test_bad_options_are_one_line(words, message, save, photo, tmp_path, capsys)
     given = ["ground", photo, "--phrase", "a dog", "--checkpoint", save("blip-itm"), "-o", tmp_path / "out", *words]
     check_refusal([str(word) for word in given], message, capsys)
     assert not (tmp_path / "out").exists()
+
+
+def test_photographs_that_cannot_be_read_are_skipped(save, photo, tmp_path, capsys):
+    content = bytearray(photo.read_bytes())
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    content[16:24] = struct.pack(">II", 12_000, 10_000)  # width and height, in the header
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "huge.png").write_bytes(content)
+    words = ["ground", *(str(tmp_path / name) for name in ("cut.png", "huge.png", "photo.png"))]
+    words += ["--phrase", "a dog", "--checkpoint", str(save("blip-itm")), "-o", str(tmp_path / "out"), "--json"]
+    capsys.readouterr()
+    assert main(words) == 2
+    streams = capsys.readouterr()
+    assert "albef-amc: error: 2 of 3 photographs cannot be read: " in streams.err.splitlines()[-1]
+    result = json.loads(streams.out)
+    assert [entry["photograph"] for entry in result["photographs"]] == [str(photo)]
+    assert "100000000" in re.sub(r"[,_ ]", "", result["skipped"][1]["reason"])
 
 
 def test_checkpoints_that_cannot_be_grounded_are_one_line(save, checkpoint, photo, tmp_path, capsys):

@@ -80,6 +80,18 @@ def test_a_checkpoint_of_transformers_alone(tmp_path, capsys):
     assert type(AutoProcessor.from_pretrained(tmp_path / "out")) is type(grounder.processor)
 
 
+def test_a_tokenizer_of_sentencepiece_has_other_files(checkpoint, tmp_path, monkeypatch):
+    save = Grounder.save_pretrained
+
+    def save_other(grounder, folder):
+        save(grounder, folder)
+        (folder / "tokenizer.json").rename(folder / "spiece.model")
+
+    monkeypatch.setattr(Grounder, "save_pretrained", save_other)
+    (tmp_path / "out").mkdir()
+    assert "spiece.model" in prepare_publication(checkpoint, tmp_path / "out", REPOSITORY).list_files()
+
+
 def test_numbers_belong_to_weights(checkpoint, tmp_path, capsys):
     result = {"pointing_game_accuracy": 0.625, "num_phrases": 8, "dataset": "synthetic"}
     path = tmp_path / "scores.json"
