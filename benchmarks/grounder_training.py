@@ -226,9 +226,7 @@ def run_study(
     rules = answer_baselines(scenes.load("test"))
     scenes.load("train")  # made here, once
     starts = {name: Run(name, budget, scenes, folder) for name, budget in budgets.items()}
-    runs = [
-        replace(start, seed=seed, arm=arm) for start in starts.values() for seed in seeds for arm in WEIGHTS
-    ]
+    runs = [replace(start, seed=seed, arm=arm) for start in starts.values() for seed in seeds for arm in WEIGHTS]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_processes, mp_context=context) as pool:
         of_starts = dict(zip(starts, pool.map(perform, starts.values()), strict=True))

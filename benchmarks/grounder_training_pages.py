@@ -12,6 +12,7 @@ RESULT_NAME = "benchmarks/results/grounder_training.json"
 FIGURES = re.compile(r"(?<=<!-- grounder training -->\n).*?(?=<!-- end of grounder training -->)", flags=re.DOTALL)
 NAMES = {"blip": "BLIP", "clip": "CLIP", "vilt": "ViLT"}
 COLUMNS = {"start": "start", "mean.without_amc": "without AMC", "mean.with_amc": "with AMC"}
+ARMS = ("without_amc", "with_amc")
 POINTING = "pointing_game_accuracy"
 
 
@@ -22,7 +23,8 @@ def write_page(results: dict[str, Any]) -> None:
         results (`dict`): content of `benchmarks/results/grounder_training.json`.
     """
     text = PAGE.read_text(encoding="utf-8")
-    figures = render_measures(results["families"]) + render_gains(results)
+    families = results["families"]
+    figures = render_budgets(families) + render_measures(families) + render_gains(results)
     PAGE.write_text(FIGURES.sub(lambda _: figures, text), encoding="utf-8")
 
 
@@ -34,6 +36,26 @@ def list_rows(figures: dict[str, Any]) -> dict[str, tuple[str, str]]:
     rows["pointing game, phrases of a scene exchanged"] = ("shuffled_phrases_accuracy", ".1%")
     rows["ROC AUC of the score"] = ("matching_auc", ".3f")
     return rows
+
+
+def render_budgets(families: dict[str, Any]) -> str:
+    """A table of what each family is trained with, and of the minutes of a run on one thread."""
+    keys = {
+        "steps of the start": "budget.start_steps:d",
+        "steps of a run": "budget.steps:d",
+        "images of a step": "budget.batch_size:d",
+        "phrases of an image": "budget.phrases_per_image:d",
+        "minutes without AMC": "mean.without_amc.training_seconds/60:.1f",
+        "minutes with AMC": "mean.with_amc.training_seconds/60:.1f",
+    }
+    ties, cells = [], []
+    for family, figures in families.items():
+        ties.append(" ".join(f"families.{family}.{key}" for key in keys.values()))
+        budget, minutes = figures["budget"], [figures["mean"][arm]["training_seconds"] / 60 for arm in ARMS]
+        counts = [str(budget[name]) for name in ("start_steps", "steps", "batch_size", "phrases_per_image")]
+        cells.append([NAMES[family], *counts, *(f"{value:.1f}" for value in minutes)])
+    lines = ["<!-- numbers", f"{RESULT_NAME} {ties[0]}", *ties[1:], "-->"]
+    return "\n".join([*lines, *render_table(["family", *keys], cells), "", ""])
 
 
 def render_measures(families: dict[str, Any]) -> str:
