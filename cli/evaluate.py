@@ -28,11 +28,12 @@ from albef_amc.datasets_scripts import (
 )
 from albef_amc.datasets_scripts.loading import ALL_SPLITS
 from albef_amc.evaluation.benchmark import evaluate_split
+from albef_amc.evaluation.faithfulness import NUM_STEPS, FaithfulnessSettings
 from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation
 from albef_amc.evaluation.grounding_metrics import (
+    ALL_METRICS,
     BOX_ACCURACY,
     HEATMAP_METRIC,
-    METRICS,
     POINTING_ACCURACY,
     POINTING_GAME,
     RECALL_METRIC,
@@ -92,10 +93,13 @@ def evaluate(
     metrics: Annotated[
         str | None,
         typer.Option(
-            help=f"Some of {','.join(METRICS)}; by default those of the recipe, or pointing_game and with proposals "
-            "box_accuracy."
+            help=f"Some of {','.join(ALL_METRICS)}; by default those of the recipe, or pointing_game and with "
+            "proposals box_accuracy."
         ),
     ] = None,
+    faithfulness_steps: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Steps of insertion and deletion, each a pass of the model.")
+    ] = NUM_STEPS,
     tuning_split: Annotated[
         str | None, typer.Option(help="Split that chooses the mask thresholds of phrase_recall; 0.5 without one.")
     ] = None,
@@ -133,7 +137,7 @@ def evaluate(
     resamples: Annotated[
         int, typer.Option(min=0, max=1_000_000, help="Draws of the bootstrap for 95 % intervals; 0 for none.")
     ] = NUM_RESAMPLES,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap, random maps and random weights.")] = 0,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -174,6 +178,7 @@ def evaluate(
         rank=rank,
         world_size=world_size,
         progress=lambda batches: track(batches, "grounding"),
+        faithfulness=FaithfulnessSettings(faithfulness_steps, seed),
     )
     thresholds = None
     words = (["--layer", ALL_LAYERS] if layer == ALL_LAYERS else []) + choice.list_words()
@@ -192,6 +197,7 @@ def evaluate(
         usable = [phrase.measures[RECALL_METRIC] for phrase in tuned.results if phrase.measures is not None]
         thresholds = choose_thresholds(usable)
         words += ["--tuning-split", tuning_split]
+    words += [] if faithfulness_steps == NUM_STEPS else ["--faithfulness-steps", str(faithfulness_steps)]
     words += switches.list_words()
     loaded = {name: load_rows(target, recipe, name, data) for name in chosen}
     results, phrases = {}, {}

@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining
+from albef_amc.evaluation.faithfulness import FaithfulnessSettings
 from albef_amc.evaluation.grounding_evaluation import (
+    DEFAULT_FAITHFULNESS,
     DETECTOR_METRICS,
     GroundingEvaluation,
     evaluate_baselines,
     evaluate_grounding,
     has_proposals,
 )
-from albef_amc.evaluation.grounding_metrics import METRICS, list_hits
+from albef_amc.evaluation.grounding_metrics import ALL_METRICS, list_hits
 from albef_amc.evaluation.intervals import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_accuracy
 from albef_amc.evaluation.phrase_locators import EvaluatedModel
 from albef_amc.evaluation.protocols import EvaluationRecipe, list_departures
@@ -39,6 +41,7 @@ def evaluate_split(
     rank: int = 0,
     world_size: int = 1,
     progress: Callable[[Iterable], Iterable] = iter,
+    faithfulness: FaithfulnessSettings = DEFAULT_FAITHFULNESS,
 ) -> tuple[dict[str, Any], GroundingEvaluation]:
     """Numbers of a model on a split, and the phrases that they were computed from.
 
@@ -54,7 +57,7 @@ def evaluate_split(
             draws give no intervals.
         metrics (sequence of `str`, *optional*): metrics to compute; by default those that the recipe names, or the
             pointing game and, where recipe and rows allow it, the ranking of proposals.
-        mask_thresholds, batch_size, num_workers, rank, world_size, progress: as for
+        mask_thresholds, batch_size, num_workers, rank, world_size, progress, faithfulness: as for
             [`~evaluation.grounding_evaluation.evaluate_grounding`].
 
     Returns:
@@ -85,6 +88,7 @@ def evaluate_split(
         num_workers=num_workers,
         max_length=max_length,
         progress=progress,
+        faithfulness=faithfulness,
     )
     seconds = time.perf_counter() - began
     size, resample = None, None
@@ -103,7 +107,7 @@ def evaluate_split(
     if isinstance(model, ZeroShotDetector):
         found_none = [phrase for phrase in evaluation.results if phrase.point is None and phrase.problem is None]
         result["num_phrases_without_detection"] = len(found_none)
-        result["metrics_left_out"] = {name: LEFT_OUT for name in METRICS if name not in DETECTOR_METRICS}
+        result["metrics_left_out"] = {name: LEFT_OUT for name in ALL_METRICS if name not in DETECTOR_METRICS}
     if num_resamples:
         result["confidence_interval"] = _describe_intervals(evaluation, num_resamples, seed)
     if baselines:

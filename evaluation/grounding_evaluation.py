@@ -18,9 +18,11 @@ from albef_amc.datasets_scripts.features import INCOMPLETE_BOXES, read_row
 from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.datasets_scripts.row_checks import check_picture_size, warn_about_boxes
 from albef_amc.datasets_scripts.row_images import guard_images
+from albef_amc.evaluation.faithfulness import FaithfulnessSettings
 from albef_amc.evaluation.grounding_metrics import (
     BOX_METRIC,
     DEFAULT_RANKING,
+    FAITHFULNESS_METRICS,
     HEATMAP_METRIC,
     POINTING_ACCURACY,
     POINTING_GAME,
@@ -33,6 +35,7 @@ from albef_amc.evaluation.grounding_metrics import (
     measure_boxes,
     measure_phrase,
     score_boxes,
+    score_faithfulness,
     score_heatmaps,
     score_masks,
     score_points,
@@ -56,6 +59,7 @@ from albef_amc.text_processing_albef import find_text_problem
 logger = logging.get_logger(__name__)
 
 DEFAULT_METRICS = (POINTING_GAME,)
+DEFAULT_FAITHFULNESS = FaithfulnessSettings()
 DETECTOR_METRICS = (POINTING_GAME, BOX_METRIC, RECALL_METRIC)  # those that need no heatmap
 MASK_THRESHOLD = BOX_THRESHOLD  # of a heatmap's mask, where no other split chose one
 PROBLEMS_NAMED = 5  # in a warning; all of them are in the result
@@ -102,6 +106,7 @@ def evaluate_grounding(
     num_workers: int = 0,
     max_length: int | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
+    faithfulness: FaithfulnessSettings = DEFAULT_FAITHFULNESS,
 ) -> GroundingEvaluation:
     r"""Computes metrics of a model's heatmaps on a data set, in one pass of the model for all of them.
 
@@ -111,8 +116,8 @@ def evaluate_grounding(
     in the order of the data set.
 
     Args:
-        model, processor, rows, batch_size, phrases_per_chunk, num_workers, max_length, progress: as for
-            [`predict_points`].
+        model, processor, rows, batch_size, phrases_per_chunk, num_workers, max_length, progress, faithfulness:
+            as for [`predict_points`].
         box_rule (`str`, defaults to `"any"`): of several boxes of a phrase, `"any"` one counts, or the `"merged"`
             smallest box around them. For `pointing_game` and `box_accuracy`.
         proposal_ranking ([`ProposalRanking`], *optional*): how `box_accuracy` ranks the proposals of the rows; by
@@ -120,8 +125,9 @@ def evaluate_grounding(
         rank, world_size (`int`, default to 0 and 1): this process among those that a launcher started.
         counts_unusable (`bool`, defaults to `False`): a phrase whose picture or words cannot be used is a miss, as a
             published protocol wants it; by default it is not scored. Either way a warning names it.
-        metrics (sequence of `str`, *optional*): some of `pointing_game`, `box_accuracy`, `heatmap_quality` and
-            `phrase_recall`. By default the first, and with `proposal_ranking` the second.
+        metrics (sequence of `str`, *optional*): some of `pointing_game`, `box_accuracy`, `heatmap_quality`,
+            `phrase_recall`, `insertion`, `deletion` and `weight_randomization`. By default the first, and with
+            `proposal_ranking` the second.
         mask_thresholds (mapping, *optional*): for `phrase_recall`, protocol -> share of a heatmap's maximum that its
             mask reaches, chosen on another split ([`~evaluation.heatmap_measures.choose_thresholds`]); 0.5 by default.
 
@@ -161,7 +167,16 @@ def evaluate_grounding(
     rows = guard_images(rows, is_decoded=False)
     own_rows = rows if world_size == 1 else Subset(rows, choose_rows(len(rows), rank, world_size))
     results, num_skipped = predict_points(
-        model, processor, own_rows, batch_size, phrases_per_chunk, num_workers, max_length, metrics, progress
+        model,
+        processor,
+        own_rows,
+        batch_size,
+        phrases_per_chunk,
+        num_workers,
+        max_length,
+        metrics,
+        progress,
+        faithfulness,
     )
     if world_size > 1:
         results, num_skipped = gather_object(results), sum(gather_object([num_skipped]))
@@ -229,6 +244,7 @@ def _score(
         score_points(results, box_rule) if POINTING_GAME in metrics else {},
         score_proposals(results, proposal_ranking, box_rule) if BOX_METRIC in metrics else {},
         score_heatmaps(results) if HEATMAP_METRIC in metrics else {},
+        score_faithfulness(results) if set(FAITHFULNESS_METRICS) & set(metrics) else {},
         score_boxes(results) if RECALL_METRIC in metrics and is_detector else {},
         score_masks(results, thresholds) if RECALL_METRIC in metrics and not is_detector else {},
     )
@@ -259,6 +275,7 @@ def predict_points(
     max_length: int | None = None,
     metrics: Collection[str] = DEFAULT_METRICS,
     progress: Callable[[Iterable], Iterable] = iter,
+    faithfulness: FaithfulnessSettings = DEFAULT_FAITHFULNESS,
 ) -> tuple[list[PhraseResult], int]:
     """Points of all phrases that have a box, and the number of phrases without.
 
@@ -276,11 +293,13 @@ def predict_points(
         max_length (`int`, *optional*): for ALBEF: tokens of a phrase at most, [CLS] included; all of them by default.
         metrics (collection of `str`, defaults to `("pointing_game",)`): also measure the heatmaps for these.
         progress (callable, *optional*): wraps the iteration over batches, to show progress.
+        faithfulness ([`~evaluation.faithfulness.FaithfulnessSettings`], *optional*): for `insertion`, `deletion` and
+            `weight_randomization`.
     """
     check_number("batch_size", batch_size, COUNT)
     check_number("phrases_per_chunk", phrases_per_chunk, COUNT)
     check_number("num_workers", num_workers, WHOLE)
-    locator = build_locator(model, processor, phrases_per_chunk, max_length)
+    locator = build_locator(model, processor, phrases_per_chunk, max_length, metrics, faithfulness)
     loader: DataLoader[Any] = DataLoader(
         rows,
         batch_size=batch_size,
@@ -316,7 +335,7 @@ class _GivenPhrases:
     def fetch(self, metrics: Collection[str]) -> None:
         """Waits for the answers and enters them into the phrases, with what the metrics measure of their heatmaps."""
         for phrase, annotation, located in zip(self.phrases, self.annotations, self.read(), strict=True):
-            phrase.point, phrase.score = located.point, located.score
+            phrase.point, phrase.score, phrase.faithfulness = located.point, located.score, located.faithfulness
             if located.draw_heatmap is None:
                 phrase.measures = measure_boxes(located.boxes or [], located.box_scores or [], metrics)
             elif set(metrics) != {POINTING_GAME}:

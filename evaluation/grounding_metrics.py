@@ -30,7 +30,14 @@ RECALLS = {protocol: f"recall_at_1_{protocol}" for protocol in ("any", "merged",
 ACCURACIES = (POINTING_ACCURACY, BOX_ACCURACY, *RECALLS.values())
 BOX_RULES = ("any", "merged")
 OVERLAP_RULES = ("area", "released")
-PHRASE_VALUES = ("heatmap_quality", "mask_iou")  # fields of a phrase that only a metric asked for fills
+# Metrics of a heatmap that need the model itself: `evaluation/faithfulness.py`.
+FAITHFULNESS_METRICS = ("insertion", "deletion", "weight_randomization")
+ALL_METRICS = (*METRICS, *FAITHFULNESS_METRICS)
+PHRASE_VALUES = (
+    "heatmap_quality",
+    "mask_iou",
+    "faithfulness",
+)  # fields of a phrase that only a metric asked for fills
 # A heatmap without heat, as `heatmap_quality` takes it: with such a map the areas do not count.
 NO_HEAT = (
     dict.fromkeys(("heat_inside", "heat_total", "heat_distance", "num_peaks_inside", "num_peaks"), 0.0),
@@ -39,16 +46,16 @@ NO_HEAT = (
 
 
 def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
-    """The metrics to compute, each once and in the order of `METRICS`.
+    """The metrics to compute, each once and in the order of `ALL_METRICS`.
 
     Raises:
         ValueError: a name that is not a metric (the nearest one is named), or no name.
     """
     if isinstance(metrics, str) or not metrics:
-        raise ValueError(f"`metrics` must be a list with some of {', '.join(METRICS)}, got {metrics!r}.")
+        raise ValueError(f"`metrics` must be a list with some of {', '.join(ALL_METRICS)}, got {metrics!r}.")
     for name in metrics:
-        check_choice("metrics", name, METRICS, "each of ")
-    return tuple(name for name in METRICS if name in metrics)
+        check_choice("metrics", name, ALL_METRICS, "each of ")
+    return tuple(name for name in ALL_METRICS if name in metrics)
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,7 @@ class PhraseResult:
         heatmap_quality (`dict`, *optional*): measure -> value of the metric `heatmap_quality`.
         mask_iou (`dict`, *optional*): protocol -> IoU of the heatmap's mask, or of a detector's best box, of the
             metric `phrase_recall`.
+        faithfulness (`dict`, *optional*): measure -> value of the metrics of [`~evaluation.faithfulness`].
         measures (`dict`): metric -> what [`measure_phrase`] took from the heatmap. Not part of reports.
     """
 
@@ -109,6 +117,7 @@ class PhraseResult:
     problem: str | None = None
     heatmap_quality: dict[str, float] | None = None
     mask_iou: dict[str, float] | None = None
+    faithfulness: dict[str, float] | None = None
     measures: dict[str, Any] | None = None
 
     def to_row(self) -> dict[str, Any]:
@@ -294,6 +303,13 @@ def score_boxes(results: Sequence[PhraseResult]) -> dict[str, Any]:
     return metrics
 
 
+def score_faithfulness(results: Sequence[PhraseResult]) -> dict[str, Any]:
+    """Means of the measures of [`~evaluation.faithfulness`] over the phrases that were not skipped."""
+    measured = [result.faithfulness for result in results if result.faithfulness is not None]
+    means = {name: sum(one[name] for one in measured) / len(measured) for name in (measured[0] if measured else ())}
+    return {**means, "num_phrases": len(results)}
+
+
 def list_hits(results: Sequence[PhraseResult], metrics: Mapping[str, Any]) -> dict[str, list[bool]]:
     """Hits per phrase of each accuracy among the metrics of an evaluation, for its confidence interval."""
     hits = {
@@ -307,9 +323,11 @@ def list_hits(results: Sequence[PhraseResult], metrics: Mapping[str, Any]) -> di
 
 __all__ = [
     "ACCURACIES",
+    "ALL_METRICS",
     "BOX_ACCURACY",
     "BOX_RULES",
     "DEFAULT_RANKING",
+    "FAITHFULNESS_METRICS",
     "METRICS",
     "PhraseResult",
     "ProposalRanking",
@@ -319,6 +337,7 @@ __all__ = [
     "measure_boxes",
     "measure_phrase",
     "score_boxes",
+    "score_faithfulness",
     "score_heatmaps",
     "score_masks",
     "score_points",

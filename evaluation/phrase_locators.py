@@ -4,7 +4,7 @@
 A locator holds the model. Its `inputs` hold no weights, so that workers of a data loader can have a copy.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -13,9 +13,12 @@ import torch
 from PIL import Image
 
 from albef_amc import AlbefForImageTextMatching, AlbefForPreTraining, AlbefGroundingOutput
+from albef_amc.evaluation.faithfulness import FaithfulnessMeasure, FaithfulnessSettings
+from albef_amc.evaluation.grounding_metrics import FAITHFULNESS_METRICS
 from albef_amc.evaluation.late_reading import LateReading
 from albef_amc.evaluation.zero_shot_detectors import ZeroShotDetector
 from albef_amc.grounders import Grounder
+from albef_amc.grounders.families import ALBEF
 from albef_amc.image_processing_albef import MAX_IMAGE_PIXELS
 from albef_amc.regions_albef import find_point, resize_heatmap
 from albef_amc.text_processing_albef import clean_caption, find_text_problem
@@ -35,6 +38,7 @@ class LocatedPhrase:
         draw_heatmap (callable, *optional*): the heatmap `(height, width)` at the size of the stored image.
         boxes (`list`, *optional*): of a detector, x_min, y_min, x_max, y_max in the same pixels, best first.
         box_scores (`list` of `float`, *optional*): their scores.
+        faithfulness (`dict`, *optional*): of [`~faithfulness.FaithfulnessMeasure.measure`].
     """
 
     point: tuple[float, float] | None
@@ -42,6 +46,7 @@ class LocatedPhrase:
     draw_heatmap: Callable[[], torch.Tensor] | None = None
     boxes: list[list[float]] | None = None
     box_scores: list[float] | None = None
+    faithfulness: dict[str, float] | None = None
 
 
 class PhraseInputs(Protocol):
@@ -159,7 +164,8 @@ class GrounderInputs:
     def prepare(self, images: list[Image.Image], phrases: list[list[str]]) -> dict[str, Any]:
         """See [`PhraseInputs`]."""
         pairs = zip(images, phrases, strict=True)
-        return {"batches": [self.pairs.prepare([image], [words]) for image, words in pairs]}
+        batches = [self.pairs.prepare([image], [words]) for image, words in pairs]
+        return {"batches": batches, "images": images, "phrases": phrases}
 
 
 class GrounderLocator:
@@ -168,10 +174,11 @@ class GrounderLocator:
     Args:
         grounder ([`~grounders.Grounder`]): the model.
         phrases_per_chunk (`int`): phrases explained together.
+        faithfulness ([`~faithfulness.FaithfulnessMeasure`], *optional*): measures of the heatmaps beside points.
     """
 
-    def __init__(self, grounder: Grounder, phrases_per_chunk: int):
-        self.grounder, self.phrases_per_chunk = grounder, phrases_per_chunk
+    def __init__(self, grounder: Grounder, phrases_per_chunk: int, faithfulness: FaithfulnessMeasure | None = None):
+        self.grounder, self.phrases_per_chunk, self.faithfulness = grounder, phrases_per_chunk, faithfulness
         self.inputs: PhraseInputs = GrounderInputs(grounder)
         self.device = grounder.model.device
 
@@ -181,11 +188,15 @@ class GrounderLocator:
         layouts = [batch["layouts"][0] for batch in inputs["batches"]]
 
         def read() -> Iterator[LocatedPhrase]:
-            for layout, (scores, maps) in zip(layouts, explained, strict=True):
-                for score, cells in zip(scores, maps, strict=True):
+            images = zip(layouts, explained, inputs["images"], inputs["phrases"], strict=True)
+            for layout, (scores, maps), image, phrases in images:
+                for score, cells, phrase in zip(scores, maps, phrases, strict=True):
                     heatmap = layout.to_image(cells[None])[0]
                     x, y = find_point(heatmap).tolist()
-                    yield LocatedPhrase((float(x), float(y)), score, heatmap.detach)
+                    measured = None
+                    if self.faithfulness is not None:
+                        measured = self.faithfulness.measure(image, phrase, heatmap)
+                    yield LocatedPhrase((float(x), float(y)), score, heatmap.detach, faithfulness=measured)
 
         return read
 
@@ -267,7 +278,12 @@ def _point_at_best(found: tuple[list[list[float]], list[float]]) -> LocatedPhras
 
 
 def build_locator(
-    model: EvaluatedModel, processor: Any, phrases_per_chunk: int, max_length: int | None
+    model: EvaluatedModel,
+    processor: Any,
+    phrases_per_chunk: int,
+    max_length: int | None,
+    metrics: Collection[str],
+    faithfulness: FaithfulnessSettings,
 ) -> PhraseLocator:
     """The locator of a model.
 
@@ -276,9 +292,15 @@ def build_locator(
         processor: of ALBEF; the others have their own.
         phrases_per_chunk (`int`): phrases explained together.
         max_length (`int`, *optional*): tokens of a phrase at most, for ALBEF; other models never cut a phrase.
+        metrics (collection of `str`): with some of `FAITHFULNESS_METRICS`, ALBEF is asked as a grounder.
+        faithfulness ([`~faithfulness.FaithfulnessSettings`]): how these are measured.
     """
+    asked = [name for name in FAITHFULNESS_METRICS if name in metrics]
+    if asked and isinstance(model, AlbefForImageTextMatching | AlbefForPreTraining):
+        model = Grounder(model, processor, ALBEF, model.config.explanation_layer).train(model.training)
     if isinstance(model, Grounder):
-        return GrounderLocator(model, phrases_per_chunk)
+        measure = FaithfulnessMeasure(model, asked, faithfulness) if asked else None
+        return GrounderLocator(model, phrases_per_chunk, measure)
     if isinstance(model, ZeroShotDetector):
         return DetectorLocator(model)
     return AlbefLocator(model, processor, phrases_per_chunk, max_length)

@@ -234,7 +234,7 @@ def test_photographs(checkpoint, data_folder, tmp_path, capsys):
         (["CHECKPOINT", "synthetic", "--output", "."], "is a folder, but a file is written"),
         (["CHECKPOINT", "synthetic", "--resamples", "-1"], "--resamples"),
         (["CHECKPOINT", "synthetic", "--metrics", "box_acuracy"], "got 'box_acuracy'. Did you mean `box_accuracy`?"),
-        (["CHECKPOINT", "synthetic", "--metrics", ""], "'heatmap_quality', 'phrase_recall', got ''"),
+        (["CHECKPOINT", "synthetic", "--metrics", ""], "'weight_randomization', got ''"),
         (["CHECKPOINT", "synthetic", "--tuning-split", "validation"], "`--tuning-split` is for phrase_recall"),
         (["CHECKPOINT", "synthetic", "--metrics", "phrase_recall", "--tuning-split", "no_split"], "no_split"),
         (["CHECKPOINT", "synthetic", "--precision", "float16"], "--precision"),
