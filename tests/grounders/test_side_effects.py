@@ -65,7 +65,7 @@ def test_a_copy_and_a_pickled_grounder_are_the_same(grounder):
     check_forward(pickle.loads(pickle.dumps(grounder)), grounder)
 
 
-@pytest.mark.parametrize("name", ["blip-itm", "clip-itc"])
+@pytest.mark.parametrize("name", [pytest.param("blip-itm", marks=pytest.mark.exhaustive), "clip-itc"])
 def test_compiled_layers_and_models(name):
     """Compiled modules would neither show their attention nor have second derivatives."""
     grounder, compiled = build_tiny_grounder(name), build_tiny_grounder(name)
