@@ -22,7 +22,9 @@ from albef_amc.datasets_scripts.randomness import example_generator
 from albef_amc.datasets_scripts.row_images import guard_images
 from albef_amc.datasets_scripts.true_phrases import list_true_phrases
 from albef_amc.evaluation.grounding_evaluation import choose_rows, load_row_image
-from albef_amc.image_processing_albef import UnusableImageError
+from albef_amc.explanation_albef import evaluation_mode
+from albef_amc.grounders import Grounder
+from albef_amc.image_processing_albef import MAX_IMAGE_PIXELS, UnusableImageError
 from albef_amc.ranges_albef import COUNT, check_number
 from albef_amc.text_processing_albef import clean_caption, find_text_problem
 
@@ -148,7 +150,7 @@ def hash_pairs(pairs: Sequence[MatchPair]) -> str:
 
 @torch.no_grad()
 def score_pairs(
-    model: AlbefForImageTextMatching | AlbefForPreTraining,
+    model: AlbefForImageTextMatching | AlbefForPreTraining | Grounder,
     processor: Any,
     rows: Any,
     pairs: Sequence[MatchPair],
@@ -159,11 +161,12 @@ def score_pairs(
 ) -> np.ndarray:
     """Difference of the two matching logits, match minus no match, of each pair, `(len(pairs),)` float64.
 
-    An image is encoded once for all phrases that are compared with it. Phrases with more tokens than the model has
-    text positions are truncated.
+    An image is encoded once for all phrases that are compared with it. Phrases with more tokens than ALBEF has text
+    positions are truncated; a grounder refuses them.
 
     Args:
-        model, processor: the checkpoint.
+        model, processor: the checkpoint: ALBEF, or a [`~grounders.Grounder`] and its processor. Of one that has a
+            similarity or a single logit, this is the score.
         rows: the data set of the pairs.
         pairs (sequence of [`MatchPair`]): what to score.
         batch_size (`int`, defaults to 16): images encoded together.
@@ -180,10 +183,11 @@ def score_pairs(
     of_row: dict[int, list[int]] = defaultdict(list)
     for number, pair in enumerate(pairs):
         of_row[pair.row].append(number)
-    rows, limit = guard_images(without_format(rows), is_decoded=False), processor.image_processor.max_image_pixels
+    rows, limit = guard_images(without_format(rows), is_decoded=False), MAX_IMAGE_PIXELS
+    if not isinstance(model, Grounder):
+        limit = processor.image_processor.max_image_pixels
     chosen = _ImagesOfPairs(rows, list(of_row), limit, skips_unusable)
     loader: DataLoader[Any] = DataLoader(chosen, batch_size=batch_size, collate_fn=list, num_workers=num_workers)
-    max_length = processor.tokenizer.model_max_length
     margins = np.full(len(pairs), np.nan)
     for batch in progress(loader):
         usable = {row: image for row, image in batch if image is not None}
@@ -191,15 +195,32 @@ def score_pairs(
             continue
         numbers = [of_row[row] for row in usable]
         texts = [[pairs[number].phrase for number in of_image] for of_image in numbers]
-        inputs = processor(images=list(usable.values()), text=texts, max_length=max_length, return_tensors="pt")
-        logits = model.score_phrases(**inputs.to(model.device))
-        margin = (logits[:, ITM_MATCH_INDEX] - logits[:, 1 - ITM_MATCH_INDEX]).double().cpu().numpy()
+        margin = _compute_margins(model, processor, list(usable.values()), texts).double().cpu().numpy()
         if not np.isfinite(margin).all():
             raise ValueError(
                 "the matching scores are not finite: the pictures or the model's weights hold NaN or infinity."
             )
         margins[[number for of_image in numbers for number in of_image]] = margin
     return margins
+
+
+def _compute_margins(
+    model: AlbefForImageTextMatching | AlbefForPreTraining | Grounder,
+    processor: Any,
+    images: list,
+    texts: list[list[str]],
+) -> torch.Tensor:
+    """Match minus no match of the phrases of each image, `(P,)`; the score itself where there is one logit."""
+    if isinstance(model, Grounder):
+        with evaluation_mode(model):
+            logits = model(model.prepare(images, texts), output_heatmap=False).logits
+    else:
+        max_length = processor.tokenizer.model_max_length
+        inputs = processor(images=images, text=texts, max_length=max_length, return_tensors="pt")
+        logits = model.score_phrases(**inputs.to(model.device))
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    return logits[:, ITM_MATCH_INDEX] - logits[:, 1 - ITM_MATCH_INDEX]
 
 
 class _ImagesOfPairs(Dataset):
@@ -224,7 +245,7 @@ class _ImagesOfPairs(Dataset):
 
 
 def evaluate_matching(
-    model: AlbefForImageTextMatching | AlbefForPreTraining,
+    model: AlbefForImageTextMatching | AlbefForPreTraining | Grounder,
     processor: Any,
     rows: Any,
     rank: int = 0,
@@ -234,8 +255,8 @@ def evaluate_matching(
 ) -> float | None:
     """Area under the ROC curve of the matching score on a data set, in [0, 1], for pairs of [`list_match_pairs`].
 
-    Images that cannot be used are skipped. On several processes each scores the pairs of a block of the rows, and
-    every process gets the result.
+    Images that cannot be used are skipped, and phrases that a grounder cannot take. On several processes each scores
+    the pairs of a block of the rows, and every process gets the result.
 
     Args:
         model, processor, rows, batch_size, num_workers: as for [`score_pairs`].
@@ -246,6 +267,8 @@ def evaluate_matching(
     """
     block = choose_rows(len(rows), rank, world_size)
     own = [pair for pair in pair_phrases(rows) if pair.row in block]
+    if isinstance(model, Grounder):
+        own = [pair for pair in own if model.inputs.find_problem(pair.phrase) is None]
     margins = score_pairs(model, processor, rows, own, batch_size, num_workers, skips_unusable=True).tolist()
     scored = [(margin, pair.is_match) for margin, pair in zip(margins, own, strict=True) if not math.isnan(margin)]
     if world_size > 1:

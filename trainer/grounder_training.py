@@ -2,25 +2,18 @@
 """A grounder of another model in training: its own losses, and objectives on the heatmaps of its cells."""
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import DistributedType
 from torch import nn
 from transformers import TrainerCallback
 
-from albef_amc.collections_albef import without_format
-from albef_amc.datasets_scripts.features import read_row
-from albef_amc.evaluation.grounding_evaluation import GroundingEvaluation, choose_rows, iterate_phrases
-from albef_amc.evaluation.grounding_metrics import score_points
-from albef_amc.evaluation.match_pairs import MatchPair, compute_matching_auc, pair_phrases
-from albef_amc.explanation_albef import evaluation_mode
+from albef_amc.evaluation.weight_hash import hash_tensors, hash_weights
 from albef_amc.grounders.grounder import Grounder, GrounderOutput
 from albef_amc.grounders.methods import ATTENTION
 from albef_amc.grounders.pair_inputs import PairInputs
@@ -151,46 +144,10 @@ class GrounderTraining(ModelTraining):
         num_tokens = inputs["cell_mask"].numel() + inputs["input_ids"].numel()
         return 6 * num_tokens * model.model.num_parameters(exclude_embeddings=True)
 
-    def evaluate_phrases(self, model: Any, processing_class: Any, rows: Any) -> GroundingEvaluation:
-        """See [`ModelTraining.evaluate_phrases`]."""
-        rows = without_format(rows)
-        results = []
-        for number in choose_rows(len(rows), self.args.process_index, self.args.world_size):
-            row = read_row(rows[number])
-            found = [phrase for phrase in iterate_phrases(row) if phrase.problem is None]
-            if found:
-                (grounded,) = model.ground([row["image"]], [[one.phrase for one in found]], return_heatmaps=False)
-                for phrase, result in zip(found, grounded, strict=True):
-                    x, y = result["point"].tolist()
-                    phrase.point, phrase.score = (float(x), float(y)), result["score"]
-            results += found
-        if self.args.world_size > 1:
-            results = gather_object(results)
-        if not results:
-            raise ValueError("no phrase of the data set has a box: there is nothing to score.")
-        return GroundingEvaluation(score_points(results, "any"), results)
-
-    @torch.no_grad()
-    def evaluate_matching(self, model: Any, processing_class: Any, rows: Any) -> float | None:
-        """See [`ModelTraining.evaluate_matching`]."""
-        rows = without_format(rows)
-        block = choose_rows(len(rows), self.args.process_index, self.args.world_size)
-        of_row: dict[int, list[MatchPair]] = defaultdict(list)
-        for pair in pair_phrases(rows):
-            if pair.row in block:
-                of_row[pair.row].append(pair)
-        scored = []
-        with evaluation_mode(model):
-            for number, pairs in of_row.items():
-                image = read_row(rows[number])["image"]
-                outputs = model(model.prepare([image], [[pair.phrase for pair in pairs]]), output_heatmap=False)
-                scored += [*zip(outputs.logits[:, -1].tolist(), [pair.is_match for pair in pairs], strict=True)]
-        if self.args.world_size > 1:
-            scored = gather_object(scored)
-        is_match = np.array([kind for _, kind in scored], dtype=bool)
-        if is_match.all() or not is_match.any():
-            return None
-        return compute_matching_auc(np.array([margin for margin, _ in scored]), is_match)
+    def hash_weights(self, model: Any, folder: Path) -> str:
+        """See [`ModelTraining.hash_weights`]."""
+        adapter = self.files.adapter
+        return hash_weights(model.model) if adapter is None else hash_tensors(adapter.merge_weights())
 
     def describe(self, model: Any) -> dict[str, Any]:
         """Class, score, layer and the licence, which is that of the base model."""
@@ -317,6 +274,11 @@ def check_settings(grounder: Grounder, args: AmcConfig) -> None:
             f"{', '.join(f'`{name}_weight=0`' for name in wrong)}."
         )
     grounder.check_losses(args.pretraining_objectives, args.negative_sampling)
+    if args.gradient_checkpointing:
+        raise ValueError(
+            "`gradient_checkpointing` cannot be switched on for a grounder here: call "
+            "`grounder.model.gradient_checkpointing_enable()` and leave it out. From the explained layer on it is off."
+        )
     for name in ONLY_ALBEF:
         if getattr(args, name):
             raise ValueError(f"`{name}={getattr(args, name)}` is for ALBEF alone: leave it out for {owner}.")
