@@ -200,7 +200,7 @@ class Grounder(nn.Module):
                 output[name] = value
         return output
 
-    def check_losses(self, losses: Collection[str], negative_sampling: NegativeSampling) -> None:
+    def check_losses(self, losses: Collection[str], negative_sampling: str) -> None:
         """Refuse losses that the model does not have, and a sampling of negatives that it cannot do.
 
         Args:

@@ -6,7 +6,7 @@ texts. With several processes the candidates are those of the joint batch.
 """
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -171,7 +171,7 @@ def _collect_negatives(
     batch: Mapping[str, torch.Tensor],
     known: JointBatch,
     negatives: Negatives,
-    model: nn.Module,
+    model: Any,
 ) -> tuple[Tensors, Tensors, tuple[torch.Tensor, ...]]:
     """States of all images of the pairs that do not match; their texts, with the `image_index` of each among these;
     and states that every process must have in its loss."""

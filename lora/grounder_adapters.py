@@ -72,13 +72,13 @@ class GrounderAdapter:
 
         The model itself stays as it is.
         """
-        from peft.tuners.lora import LoraLayer
+        from peft.tuners.lora import Linear
         from peft.utils import ModulesToSaveWrapper
 
-        model = self.peft_model.get_base_model()
+        model: Any = self.peft_model.get_base_model()
         weights = dict(model.state_dict())
         for name, module in model.named_modules():
-            if isinstance(module, LoraLayer):
+            if isinstance(module, Linear):
                 own = {key: weights.pop(key) for key in list(weights) if key.startswith(f"{name}.")}
                 base = f"{name}.base_layer."
                 weights |= {f"{name}.{key.removeprefix(base)}": own[key] for key in own if key.startswith(base)}

@@ -303,13 +303,14 @@ def compare_cells(
         denominators (`torch.Tensor` of shape `(num_objectives,)`): counts that the sums are divided by.
     """
     kinds, kind_of = cell_mask.unique(dim=0, return_inverse=True)
-    total, terms = normalized_heatmap.new_zeros(()), {}
+    total = normalized_heatmap.new_zeros(())
+    terms: dict[str, torch.Tensor] = {}
     for number, cells in enumerate(kinds):
         rows, columns = (kind_of == number).nonzero().flatten(), cells.nonzero().flatten()
         heatmap = normalized_heatmap.index_select(0, rows).index_select(1, columns)[:, None]
         part, of_part = objectives(heatmap, _select_phrases(inputs, rows, columns), denominators)
         total = total + part
-        terms = {name: terms.get(name, 0) + value for name, value in of_part.items()}
+        terms = {name: value + terms[name] if name in terms else value for name, value in of_part.items()}
     return total, terms
 
 
