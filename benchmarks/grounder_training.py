@@ -7,7 +7,7 @@
 
 For each family a small random model of transformers is trained without any region (the start). From it, per seed, two
 runs of as many steps differ in `amc_weight` only, which is 1 and 0. Each run is one process of one thread. What a run
-measured stays in `--folder`, and a run that is there is not repeated.
+measured stays in `--folder`, and a run that is there is not repeated: remove the folder after a change of the budgets.
 """
 
 import argparse
@@ -237,6 +237,7 @@ def run_study(
         families[name] = {"budget": asdict(budget), **compare(of_starts[name], arms, seeds)}
     return {
         "confidence": CONFIDENCE,
+        "least_matching_auc": LEAST_MATCHING_AUC,
         "num_scenes": {"train": scenes.train, "test": scenes.test},
         "baselines": {rule: score_points(answered)[POINTING_ACCURACY] for rule, answered in rules.items()},
         "families": families,
@@ -259,8 +260,9 @@ def main() -> None:
     change = partial(replace, start_steps=2, steps=2, batch_size=4) if arguments.quick else lambda budget: budget
     budgets = {name: change(BUDGETS[name]) for name in arguments.families}
     num_train, num_test = (16, 32) if arguments.quick else (8000, 1000)
-    scenes = Scenes(num_train, num_test, arguments.folder / "data")
-    measured = run_study(budgets, arguments.seeds, scenes, arguments.folder, arguments.processes)
+    folder = arguments.folder / "quick" if arguments.quick else arguments.folder
+    scenes = Scenes(num_train, num_test, folder / "data")
+    measured = run_study(budgets, arguments.seeds, scenes, folder, arguments.processes)
     write_result("grounder_training", measured, arguments.output, arguments.quick)
 
 
