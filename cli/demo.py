@@ -94,6 +94,9 @@ def run_demo(recipe: Recipe, output_dir: Path) -> dict[str, Any]:
         `dict`: what `metrics.json` holds. Under each name of `MODELS` what was measured on held-out scenes; beside
         them the rules that read no words, the gains with their intervals, the logged terms of both runs, the scene of
         the quickstart, and the seconds.
+
+    Raises:
+        ValueError: a recipe whose model is not an ALBEF.
     """
     began = time.perf_counter()
     report("making the scenes")
@@ -108,6 +111,11 @@ def run_demo(recipe: Recipe, output_dir: Path) -> dict[str, Any]:
         arguments = build_arguments(run, output_dir / name)
         phrases = (phrase["phrase"] for row in scenes.train for phrase in row["phrases"])
         model, processor = build_model_and_processor(run.model, phrases, arguments.seed)  # the same start for all
+        if not isinstance(model, AlbefForPreTraining):
+            raise ValueError(
+                f"`model.checkpoint` of the demo must be an ALBEF, got {run.model.checkpoint!r}. Train "
+                "other models with `albef-amc train`."
+            )
         facts: dict[str, Any] = {}
         if name in RUNS:
             report(f"training {label}")

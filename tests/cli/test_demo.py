@@ -5,6 +5,7 @@ import copy
 import json
 
 import pytest
+from grounder_cases import build_tiny_grounder
 from PIL import Image
 
 from albef_amc import AlbefForImageTextMatching, AlbefProcessor
@@ -201,3 +202,12 @@ def test_the_summary_is_a_table_of_three_columns():
 def test_mistyped_setting_is_named(capsys, tmp_path):
     assert main(["demo", "-o", str(tmp_path), "--set", "max_step=3"]) == 2
     assert "Did you mean `max_steps`" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_model_that_is_not_an_albef_is_refused(capsys, tmp_path):
+    build_tiny_grounder("blip-itm").save_pretrained(tmp_path / "blip")
+    settings = (*SHORT, f"model.checkpoint={tmp_path / 'blip'}")
+    words = ["demo", "-o", str(tmp_path / "demo"), *(word for setting in settings for word in ("--set", setting))]
+    assert main(words) == 2
+    assert "must be an ALBEF" in capsys.readouterr().err
