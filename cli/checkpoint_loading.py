@@ -24,11 +24,20 @@ def load_checkpoint(
         FileNotFoundError: a path that is not a checkpoint folder.
         ValueError: a checkpoint that cannot be used, or a device that this machine does not have.
     """
-    if image_size is not None:
-        check_number("--image-size", image_size, LONGEST_SIDE)
+    check_image_size(image_size)
     chosen = choose_device(device)
     model, processor = load_model_and_processor(AlbefForImageTextMatching, checkpoint, image_size, revision=revision)
     return model.to(chosen).eval(), processor
+
+
+def check_image_size(image_size: int | None) -> None:
+    """Refuses `--image-size`, where it is given, if no image can have it.
+
+    Raises:
+        ValueError: the range is named.
+    """
+    if image_size is not None:
+        check_number("--image-size", image_size, LONGEST_SIDE)
 
 
 def choose_device(name: str | None = None) -> torch.device:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from albef_amc.checkpoint_files_albef import CONFIG_FILE, check_settings, find_checkpoint, find_commit
-from albef_amc.cli.checkpoint_loading import choose_device, load_checkpoint
+from albef_amc.cli.checkpoint_loading import check_image_size, choose_device, load_checkpoint
 from albef_amc.cli.switches import Switches
 from albef_amc.evaluation.checkpoints import hash_checkpoint, is_albef_checkpoint, resolve_checkpoint
 from albef_amc.evaluation.layer_choice import explain_layer
@@ -90,6 +90,7 @@ def load_model(
         ValueError: a checkpoint, layer, score or method that cannot be used, an option that is for ALBEF alone, or a
             device that this machine lacks.
     """
+    check_image_size(image_size)
     name = resolve_checkpoint(choice.checkpoint)
     if choice.revision is not None and Path(name).is_dir():
         raise ValueError(

@@ -240,12 +240,13 @@ def _join_features(rows: list[dict[str, Any]], pad_token_id: int, dtype: torch.d
     }
 
 
-PIPELINE_REGISTRY.register_pipeline(
-    TASK,
-    pipeline_class=VisualGroundingPipeline,
-    pt_model=AutoModelForZeroShotObjectDetection,
-    type="multimodal",
-)
+if TASK not in PIPELINE_REGISTRY.supported_tasks:  # code of a checkpoint leaves what the installed package registered
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK,
+        pipeline_class=VisualGroundingPipeline,
+        pt_model=AutoModelForZeroShotObjectDetection,
+        type="multimodal",
+    )
 
 __all__ = [
     "PIPELINE_ENTRY",

@@ -41,7 +41,7 @@ from albef_amc.saving_albef import write_atomically, write_json
 from albef_amc.text_files_albef import load_json, read_text_file
 
 METRICS_FILE = "metrics.json"
-PROCESSOR_FILES = ("processor_config.json", "tokenizer_config.json")
+PROCESSOR_FILES = ("processor_config.json", "tokenizer.json", "tokenizer_config.json")
 # Files of an earlier push that the new one may not have: weights in more parts, code under another name.
 REPLACED_FILES = ("model*.safetensors", "model.safetensors.index.json", "*_albef.py")
 # What an evaluation writes beside its results: a local folder, and every phrase.
@@ -222,14 +222,14 @@ def _gather_card(checkpoint: Path, repo_id: str, source: str | None, grounder: G
 
 def _check_folder(folder: Path, needs_code: bool) -> None:
     """Refuses a folder that lacks a file that users of the Hub need."""
-    needed = [*PROCESSOR_FILES, CARD_FILE]
+    needed = [CARD_FILE]
     if needs_code:
         config = load_json(folder / CONFIG_FILE)
         modules = {reference.partition(".")[0] + ".py" for reference in config["auto_map"].values()}
         modules |= {entry["impl"].partition(".")[0] + ".py" for entry in config["custom_pipelines"].values()}
-        needed += ["tokenizer.json", *sorted(modules)]
+        needed += [*PROCESSOR_FILES, *sorted(modules)]
     else:  # tokenizers of other models have other files, such as `spiece.model`
-        needed.append(SETTINGS_FILE)
+        needed += ["processor_config.json", "tokenizer_config.json", SETTINGS_FILE]
     missing = [name for name in needed if not (folder / name).is_file()]
     if not any(folder.glob("model*.safetensors")):
         missing.append("model.safetensors")

@@ -179,7 +179,7 @@ def test_a_recipe_with_every_key_says_what_it_said():
     arguments = build_arguments(recipe, "run")
     expected = dict(REFERENCE["settings"])
     assert {name: getattr(arguments, name) for name in expected["training"]} == expected.pop("training")
-    assert vars(recipe.model) == expected.pop("model")
+    assert {name: getattr(recipe.model, name) for name in expected["model"]} == expected.pop("model")
     assert {name: getattr(recipe, name) for name in expected} == expected
 
 

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import TrainerCallback
 
-from albef_amc import AlbefForPreTraining, AlbefPreTrainingOutput
+from albef_amc import AlbefForPreTraining
 from albef_amc.configuration_albef import MODEL_RANGES
 from albef_amc.evaluation.checkpoints import hash_checkpoint
 from albef_amc.inference_albef import refuse_inference_layers
@@ -134,23 +134,20 @@ class AlbefTraining(ModelTraining):
         region_rows = annotated.nonzero().flatten().to(device, non_blocking=True)
         return {**inputs, "layout": replace(layout, explained_phrases=annotated), "region_rows": region_rows}
 
-    def run(
-        self, model: nn.Module, inputs: dict[str, Any], has_heatmaps: bool, epoch: float
-    ) -> AlbefPreTrainingOutput:
-        """See [`ModelTraining.run`]."""
+    def build_model_inputs(self, inputs: dict[str, Any], has_heatmaps: bool, epoch: float) -> dict[str, Any]:
+        """See [`ModelTraining.build_model_inputs`]."""
         args = self.args
-        outputs: AlbefPreTrainingOutput = model(
+        return {
             **{name: inputs[name] for name in MODEL_INPUTS if name in inputs},
-            objectives=args.pretraining_objectives,
-            distillation_alpha=self.get_distillation_alpha(epoch),
-            distillation_axis=args.distillation_axis,
-            candidate_scope=args.candidate_scope,
-            negative_sampling=args.negative_sampling,
-            output_heatmap=has_heatmaps,
-            explained_phrases=inputs.get("explained_phrases"),
-            heatmap_denominator=args.heatmap_denominator,
-        )
-        return outputs
+            "objectives": args.pretraining_objectives,
+            "distillation_alpha": self.get_distillation_alpha(epoch),
+            "distillation_axis": args.distillation_axis,
+            "candidate_scope": args.candidate_scope,
+            "negative_sampling": args.negative_sampling,
+            "output_heatmap": has_heatmaps,
+            "explained_phrases": inputs.get("explained_phrases"),
+            "heatmap_denominator": args.heatmap_denominator,
+        }
 
     def keep_features(self, outputs: Any, inputs: Mapping[str, Any], is_finite: torch.Tensor) -> None:
         """Keeps the momentum features."""

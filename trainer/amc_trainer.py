@@ -165,7 +165,7 @@ class AmcTrainer(ReliableTrainer):
         inputs = self.model_training.choose_explained(_unpack_regions(inputs, args.device), self.heatmap_objectives)
         has_heatmaps = len(self.heatmap_objectives) > 0
         with keeping_parameters(model), self.accelerator.autocast():
-            outputs = self.model_training.run(model, inputs, has_heatmaps, self.state.epoch or 0.0)
+            outputs = model(**self.model_training.build_model_inputs(inputs, has_heatmaps, self.state.epoch or 0.0))
         counts = shares = self._count_items(inputs)
         if num_items_in_batch is not None:
             shares = num_items_in_batch / (args.world_size * self.current_gradient_accumulation_steps)
@@ -175,9 +175,8 @@ class AmcTrainer(ReliableTrainer):
             terms["mlm_loss"] = terms["mlm_loss"] * (counts[0] / shares[0])
         loss = sum(getattr(args, f"{name}_weight") * terms[f"{name}_loss"] for name in args.pretraining_objectives)
         if self.heatmap_objectives:
-            heatmap_loss, heatmap_terms = self.model_training.compare_heatmaps(
-                self.heatmap_objectives, outputs, inputs, shares[1:]
-            )
+            compare = self.model_training.choose_comparison(self.heatmap_objectives)
+            heatmap_loss, heatmap_terms = compare(outputs.normalized_heatmap, inputs, shares[1:])
             loss = loss + heatmap_loss
             terms.update(heatmap_terms)
         if model.training:

@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from albef_amc.evaluation.weight_hash import hash_tensors, hash_weights
-from albef_amc.grounders.grounder import Grounder, GrounderOutput
+from albef_amc.grounders.grounder import Grounder
 from albef_amc.grounders.methods import ATTENTION
 from albef_amc.grounders.pair_inputs import PairInputs
 from albef_amc.lora.grounder_adapters import GrounderAdapter, is_of_adapter
@@ -26,7 +27,7 @@ from albef_amc.trainer.data.grounder_collator import DataCollatorForGrounder
 from albef_amc.trainer.data.mixtures import iterate_texts
 from albef_amc.trainer.data.negatives import find_missing_negatives
 from albef_amc.trainer.freezing import freeze_parameters
-from albef_amc.trainer.model_training import ModelTraining
+from albef_amc.trainer.model_training import CompareHeatmaps, ModelTraining
 from albef_amc.trainer.objectives.weighted_objectives import HeatmapObjectives
 
 PHRASES_AT_ONCE = 1_000  # whose tokens are counted together
@@ -118,22 +119,19 @@ class GrounderTraining(ModelTraining):
         """The batch as it is: all heatmaps are computed."""
         return dict(inputs)
 
-    def run(self, model: nn.Module, inputs: dict[str, Any], has_heatmaps: bool, epoch: float) -> GrounderOutput:
-        """See [`ModelTraining.run`]."""
-        outputs: GrounderOutput = model(
-            inputs,
-            output_heatmap=has_heatmaps,
-            losses=self.args.pretraining_objectives,
-            negative_sampling=self.args.negative_sampling,
-            candidate_scope=self.args.candidate_scope,
-        )
-        return outputs
+    def build_model_inputs(self, inputs: dict[str, Any], has_heatmaps: bool, epoch: float) -> dict[str, Any]:
+        """See [`ModelTraining.build_model_inputs`]."""
+        return {
+            "batch": inputs,
+            "output_heatmap": has_heatmaps,
+            "losses": self.args.pretraining_objectives,
+            "negative_sampling": self.args.negative_sampling,
+            "candidate_scope": self.args.candidate_scope,
+        }
 
-    def compare_heatmaps(
-        self, objectives: HeatmapObjectives, outputs: Any, inputs: Mapping[str, Any], denominators: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def choose_comparison(self, objectives: HeatmapObjectives) -> CompareHeatmaps:
         """Objectives on the cells of each image, without those that are padding."""
-        return compare_cells(objectives, outputs.normalized_heatmap, outputs.cell_mask, inputs, denominators)
+        return partial(compare_cells, objectives)
 
     def describe_batch(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """`unseen_regions`: regions of the micro-batch that no cell sees, and that take no part in its loss."""
@@ -287,7 +285,6 @@ def check_settings(grounder: Grounder, args: AmcConfig) -> None:
 def compare_cells(
     objectives: HeatmapObjectives,
     normalized_heatmap: torch.Tensor,
-    cell_mask: torch.Tensor,
     inputs: Mapping[str, Any],
     denominators: torch.Tensor,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -298,10 +295,11 @@ def compare_cells(
     Args:
         objectives ([`~trainer.objectives.weighted_objectives.HeatmapObjectives`]): what is computed.
         normalized_heatmap (`torch.Tensor` of shape `(P, C)`): explanations in [0, 1].
-        cell_mask (`torch.Tensor` of shape `(P, C)`): False for padding.
-        inputs (mapping): the batch; `region_mask` `(P, 1, C)`, `has_region` and `paraphrase_index` `(P,)` are read.
+        inputs (mapping): the batch; `cell_mask` `(N, C)`, False for padding, `image_index` `(P,)`, `region_mask`
+            `(P, 1, C)`, `has_region` and `paraphrase_index` `(P,)` are read.
         denominators (`torch.Tensor` of shape `(num_objectives,)`): counts that the sums are divided by.
     """
+    cell_mask = inputs["cell_mask"].index_select(0, inputs["image_index"])
     kinds, kind_of = cell_mask.unique(dim=0, return_inverse=True)
     total = normalized_heatmap.new_zeros(())
     terms: dict[str, torch.Tensor] = {}

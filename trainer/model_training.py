@@ -2,7 +2,7 @@
 """What the Trainer asks of the kind of model that it trains: ALBEF, or a grounder of another model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,12 @@ class WeightFiles(Protocol):
 
     def load(self, checkpoint: str | Path) -> None:
         """Restores what [`save`] wrote."""
+
+
+# Heatmaps, batch and denominators to the loss and its terms, as `HeatmapObjectives` has them.
+CompareHeatmaps = Callable[
+    [torch.Tensor, Mapping[str, Any], torch.Tensor], tuple[torch.Tensor, dict[str, torch.Tensor]]
+]
 
 
 class ModelTraining(ABC):
@@ -76,15 +82,13 @@ class ModelTraining(ABC):
         """The batch, with what says which heatmaps the objectives read."""
 
     @abstractmethod
-    def run(self, model: nn.Module, inputs: dict[str, Any], has_heatmaps: bool, epoch: float) -> Any:
-        """Outputs of one ordinary forward pass on a batch of [`choose_explained`]: `<name>_loss` of every pre-training
-        objective with a weight, `image_index` and, with `has_heatmaps`, `normalized_heatmap`."""
+    def build_model_inputs(self, inputs: dict[str, Any], has_heatmaps: bool, epoch: float) -> dict[str, Any]:
+        """Arguments of one ordinary forward pass on a batch of [`choose_explained`], which returns `<name>_loss` of
+        every pre-training objective with a weight, `image_index` and, with `has_heatmaps`, `normalized_heatmap`."""
 
-    def compare_heatmaps(
-        self, objectives: HeatmapObjectives, outputs: Any, inputs: Mapping[str, Any], denominators: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Objectives on the heatmaps of a batch, as [`HeatmapObjectives`] returns them."""
-        return objectives(outputs.normalized_heatmap, inputs, denominators)
+    def choose_comparison(self, objectives: HeatmapObjectives) -> CompareHeatmaps:
+        """What compares the heatmaps of a batch with its regions, called as the objectives are."""
+        return objectives
 
     @abstractmethod
     def keep_features(self, outputs: Any, inputs: Mapping[str, Any], is_finite: torch.Tensor) -> None:

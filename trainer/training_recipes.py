@@ -344,9 +344,8 @@ def check_model_files(recipe: ModelRecipe) -> None:
     """
     if recipe.checkpoint is not None:
         resolve_checkpoint(recipe.checkpoint)
-    names = ("score", "layer", "method") if recipe.is_albef else ("image_size",)
-    for name in names:
-        if getattr(recipe, name) is not None:
+    for name in ("score", "layer", "method", "image_size"):
+        if getattr(recipe, name) is not None and recipe.is_albef != (name == "image_size"):
             kind = "other models than ALBEF" if recipe.is_albef else "ALBEF, and the images of others are as stored"
             raise ValueError(f"`model.{name}` is for {kind}: leave it out for {recipe.checkpoint or recipe.config}.")
     if recipe.config is not None:

@@ -59,6 +59,7 @@ def test_the_page_has_tied_figures_and_nothing_else_changes(runs, monkeypatch, t
     compared = grounder_training.compare(build_measured(0.3), runs, [0, 1])
     figures = {"budget": asdict(grounder_training.BUDGETS["blip"]), **compared}
     results = {"baselines": {"largest_object": 0.365}, "families": {"blip": figures, "clip": figures}}
+    results["least_matching_auc"] = grounder_training.LEAST_MATCHING_AUC
     name, read = grounder_training_pages.RESULT_NAME, page_numbers.load_file
     monkeypatch.setattr(page_numbers, "load_file", lambda file: results if file == name else read(file))
     page = tmp_path / "grounders.md"

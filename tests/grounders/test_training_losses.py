@@ -36,7 +36,7 @@ def compute_step_loss(grounder, batch: dict) -> torch.Tensor:
     """AMC and every loss that the model has."""
     outputs = grounder(batch, losses=grounder.family.losses, negative_sampling=choose_sampling(grounder))
     denominators = batch["has_region"].sum()[None]
-    loss, _ = compare_cells(AMC, outputs.normalized_heatmap, outputs.cell_mask, batch, denominators)
+    loss, _ = compare_cells(AMC, outputs.normalized_heatmap, batch, denominators)
     return loss + sum(outputs[f"{name}_loss"] for name in grounder.family.losses)
 
 
@@ -146,7 +146,7 @@ def test_a_phrase_has_the_same_terms_alone_and_in_a_batch(name):
     def compare(some: list[dict]) -> tuple[torch.Tensor, dict]:
         batch = collate(grounder, some)
         outputs = grounder(batch)
-        loss, _ = compare_cells(objectives, outputs.normalized_heatmap, outputs.cell_mask, batch, count)
+        loss, _ = compare_cells(objectives, outputs.normalized_heatmap, batch, count)
         return loss, batch
 
     together, batch = compare(rows)

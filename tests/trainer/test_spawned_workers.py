@@ -16,6 +16,7 @@ from albef_amc.cli.main import main
 from albef_amc.datasets_scripts import BUILDERS, load_grounding_dataset
 from albef_amc.datasets_scripts.split_reader import SplitReader, list_split_readers
 from albef_amc.evaluation.grounding_evaluation import _GroundingInputs
+from albef_amc.evaluation.phrase_locators import AlbefInputs
 from albef_amc.publishing.dataset_building import build_dataset
 from albef_amc.trainer import AmcConfig, evaluate_grounding
 from albef_amc.trainer.amc_trainer import AmcTrainer
@@ -135,7 +136,7 @@ def test_epochs_that_are_set_reach_a_process_that_lives_longer(tmp_path):
 
 
 def test_inputs_of_an_evaluation_can_be_sent_to_a_process(tiny_processor):
-    inputs = _GroundingInputs(tiny_processor, None)
+    inputs = _GroundingInputs(AlbefInputs(tiny_processor, None))
     loader = DataLoader(build_rows(), batch_size=2, collate_fn=ForkingPickler.loads(ForkingPickler.dumps(inputs)))
     expected = DataLoader(build_rows(), batch_size=2, collate_fn=inputs)
     for (_, found, *_), (_, wanted, *_) in zip(loader, expected, strict=True):
