@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from albef_amc import AlbefForImageTextMatching, AlbefProcessor
 from albef_amc.checkpoint_files_albef import CONFIG_FILE, check_settings, find_checkpoint, find_commit
 from albef_amc.cli.checkpoint_loading import check_image_size, choose_device, load_checkpoint
 from albef_amc.cli.switches import Switches
@@ -16,7 +17,7 @@ from albef_amc.evaluation.layer_choice import explain_layer
 from albef_amc.evaluation.phrase_locators import EvaluatedModel
 from albef_amc.evaluation.weight_hash import hash_weights
 from albef_amc.evaluation.zero_shot_detectors import DETECTORS, ZeroShotDetector
-from albef_amc.grounders import AutoGrounder
+from albef_amc.grounders import AutoGrounder, Grounder
 from albef_amc.grounders.families import ALBEF, FAMILIES
 from albef_amc.grounders.methods import GRAD_CAM
 from albef_amc.messages_albef import suggest_nearest
@@ -97,27 +98,68 @@ def load_model(
             f"`--revision {choice.revision}` is for Hub repositories, but {choice.checkpoint} is a folder. Leave it "
             "out."
         )
-    if is_albef_checkpoint(name, choice.revision) and choice.method in (None, GRAD_CAM):
+    if runs_as_albef(choice):
         return _load_albef(choice, recipe_size if image_size is None else image_size, device, switches)
     check_albef_options(choice.checkpoint, image_size, switches)
     chosen = choose_device(device)
     if _read_model_type(name, choice.revision) in DETECTORS:
         return _load_detector(choice, chosen, switches)
-    grounder = AutoGrounder.from_pretrained(name, choice.layer, choice.method, choice.revision, choice.score)
-    weights_sha256 = hash_weights(grounder.model)
-    grounder = grounder.to(chosen, _choose_dtype(switches))
-    facts = grounder.describe() | {WEIGHTS_KEY: weights_sha256}
+    grounder = load_grounder(choice)
+    facts = grounder.describe() | {WEIGHTS_KEY: hash_weights(grounder.model)}
+    own = place_model(grounder, chosen, switches)
     if not Path(name).is_dir():
         facts["commit"] = grounder.source["commit"]
     elif grounder.source["commit"] is not None:
         facts["source"] = grounder.source
-    own = dataclasses.replace(switches, precision="float32")  # its weights are in the precision that was chosen
     return LoadedModel(grounder, grounder.processor, chosen, own, facts)
 
 
-def _choose_dtype(switches: Switches) -> torch.dtype:
-    """Data type of the weights of a model that is not run under autocast."""
-    return torch.bfloat16 if switches.precision == "bfloat16" else torch.float32
+def runs_as_albef(choice: ModelChoice) -> bool:
+    """Whether ALBEF's own class runs a checkpoint; another method than Grad-CAM needs its grounder."""
+    name = resolve_checkpoint(choice.checkpoint)
+    return is_albef_checkpoint(name, choice.revision) and choice.method in (None, GRAD_CAM)
+
+
+def load_albef(
+    choice: ModelChoice, revision: str | None, image_size: int | None, device: str | None, switches: Switches
+) -> tuple[AlbefForImageTextMatching, AlbefProcessor]:
+    """An ALBEF on its device that explains the layer of the choice, with its switches on, and its processor.
+
+    Args:
+        choice ([`ModelChoice`]): checkpoint and what is explained.
+        revision (`str`, *optional*): what of a repository is read, such as the commit that its revision stands for.
+        image_size, device, switches: as for [`load_model`].
+
+    Raises:
+        FileNotFoundError, ValueError: as [`load_model`].
+    """
+    if choice.score is not None:
+        check_choice("score", choice.score, [ALBEF.score_name])
+    model, processor = load_checkpoint(choice.checkpoint, image_size, device, revision)
+    if choice.layer is not None:
+        explain_layer(model, choice.layer)
+    switches.prepare(model)
+    return model, processor
+
+
+def load_grounder(choice: ModelChoice) -> Grounder:
+    """The grounder of a checkpoint, as it is stored: on the CPU.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`~grounders.AutoGrounder.from_pretrained`].
+    """
+    name = resolve_checkpoint(choice.checkpoint)
+    return AutoGrounder.from_pretrained(name, choice.layer, choice.method, choice.revision, choice.score)
+
+
+def place_model(model: torch.nn.Module, device: torch.device, switches: Switches) -> Switches:
+    """Moves a model that is not run under autocast to its device, with weights in the precision of the switches.
+
+    Returns:
+        [`~cli.switches.Switches`]: those that are left to apply around its calls.
+    """
+    model.to(device, torch.bfloat16 if switches.precision == "bfloat16" else torch.float32)
+    return dataclasses.replace(switches, precision="float32")
 
 
 def _read_model_type(name: str, revision: str | None) -> str:
@@ -147,20 +189,15 @@ def _load_detector(choice: ModelChoice, device: torch.device, switches: Switches
     detector = ZeroShotDetector.from_pretrained(choice.checkpoint, choice.revision)
     facts = {WEIGHTS_KEY: hash_weights(detector.model), "model_type": detector.model.config.model_type}
     facts |= {} if detector.commit is None else {"commit": detector.commit}
-    detector.model.to(device, _choose_dtype(switches))
-    own = dataclasses.replace(switches, precision="float32")
+    own = place_model(detector.model, device, switches)
     return LoadedModel(detector, detector.processor, device, own, facts)
 
 
 def _load_albef(choice: ModelChoice, image_size: int | None, device: str | None, switches: Switches) -> LoadedModel:
-    if choice.score is not None:
-        check_choice("score", choice.score, [ALBEF.score_name])
     name = resolve_checkpoint(choice.checkpoint)
     commit = find_commit(name, find_checkpoint(name, {} if choice.revision is None else {"revision": choice.revision}))
     revision = None if choice.revision is None else commit
-    model, processor = load_checkpoint(choice.checkpoint, image_size, device, revision)
-    if choice.layer is not None:
-        explain_layer(model, choice.layer)
+    model, processor = load_albef(choice, revision, image_size, device, switches)
     facts = {
         WEIGHTS_KEY: hash_checkpoint(choice.checkpoint, revision),
         "model_type": model.config.model_type,
@@ -169,7 +206,6 @@ def _load_albef(choice: ModelChoice, image_size: int | None, device: str | None,
         "method": GRAD_CAM,
         **({} if commit is None else {"commit": commit}),
     }
-    switches.prepare(model)
     return LoadedModel(model, processor, model.device, switches, facts)
 
 
@@ -189,4 +225,13 @@ def check_albef_options(checkpoint: str, image_size: int | None, switches: Switc
             )
 
 
-__all__ = ["LoadedModel", "ModelChoice", "load_model"]
+__all__ = [
+    "LoadedModel",
+    "ModelChoice",
+    "check_albef_options",
+    "load_albef",
+    "load_grounder",
+    "load_model",
+    "place_model",
+    "runs_as_albef",
+]

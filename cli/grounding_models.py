@@ -1,7 +1,6 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
 """The models that `albef-amc ground` runs: ALBEF by its own `ground`, other types by their grounder."""
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,21 @@ from PIL import Image
 
 from albef_amc import AlbefForImageTextMatching, AlbefGroundingOutput, AlbefProcessor
 from albef_amc.checkpoint_files_albef import find_checkpoint, find_commit
-from albef_amc.cli.checkpoint_loading import choose_device, load_checkpoint
-from albef_amc.cli.evaluated_model import check_albef_options
+from albef_amc.cli.checkpoint_loading import choose_device
+from albef_amc.cli.evaluated_model import (
+    ModelChoice,
+    check_albef_options,
+    load_albef,
+    load_grounder,
+    place_model,
+    runs_as_albef,
+)
 from albef_amc.cli.switches import Switches
-from albef_amc.evaluation.checkpoints import is_albef_checkpoint, resolve_checkpoint
-from albef_amc.evaluation.layer_choice import explain_layer
+from albef_amc.evaluation.checkpoints import resolve_checkpoint
 from albef_amc.evaluation.phrase_coverage import classify_word, find_unknown_words
-from albef_amc.grounders import AutoGrounder, Grounder
+from albef_amc.grounders import Grounder
 from albef_amc.grounders.families import ALBEF
 from albef_amc.grounders.methods import GRAD_CAM
-from albef_amc.ranges_albef import check_choice
 from albef_amc.text_processing_albef import clean_caption
 
 
@@ -193,18 +197,11 @@ def load_grounding_model(checkpoint: str, options: ModelOptions) -> GroundingMod
     name = resolve_checkpoint(checkpoint)
     arguments = find_checkpoint(name, {} if options.revision is None else {"revision": options.revision})
     commit = find_commit(name, arguments)
-    if is_albef_checkpoint(checkpoint, options.revision) and options.method in (None, GRAD_CAM):
-        if options.score is not None:
-            check_choice("score", options.score, [ALBEF.score_name])
-        model, processor = load_checkpoint(checkpoint, options.image_size, options.device, options.revision)
-        if options.layer is not None:
-            explain_layer(model, options.layer)
-        options.switches.prepare(model)
+    choice = ModelChoice(checkpoint, options.revision, options.layer, options.score, options.method)
+    if runs_as_albef(choice):
+        model, processor = load_albef(choice, options.revision, options.image_size, options.device, options.switches)
         return AlbefGrounding(checkpoint, commit, model, processor, options.switches)
     check_albef_options(checkpoint, options.image_size, options.switches)
     device = choose_device(options.device)
-    grounder = AutoGrounder.from_pretrained(
-        name, layer=options.layer, method=options.method, revision=options.revision, score=options.score
-    )
-    grounder = grounder.to(device, torch.bfloat16 if options.switches.precision == "bfloat16" else torch.float32)
-    return OtherGrounding(checkpoint, commit, grounder, dataclasses.replace(options.switches, precision="float32"))
+    grounder = load_grounder(choice)
+    return OtherGrounding(checkpoint, commit, grounder, place_model(grounder, device, options.switches))

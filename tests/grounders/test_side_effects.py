@@ -1,5 +1,5 @@
 # Copyright 2026 The albef-amc authors. Licensed under the Apache License, Version 2.0.
-"""Every family in every mode that PyTorch has: the same heatmaps, and nothing is left behind."""
+"""Every family in every mode that PyTorch has: the same heatmaps, and no side effects."""
 
 import contextlib
 import copy

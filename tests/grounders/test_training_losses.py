@@ -95,7 +95,7 @@ def test_equal_texts_are_positives():
 @pytest.mark.parametrize("name", ["blip-itm", "vilt-itm", "bridgetower-itm"])
 @pytest.mark.parametrize("has_false_phrase", [False, True])
 def test_the_matching_loss_is_that_of_pairs_by_hand(name, has_false_phrase):
-    """Of two images with a phrase each, the pairs that do not match are the exchanged ones, twice."""
+    """Of two images with one phrase per image, the pairs that do not match are the exchanged ones, twice."""
     grounder = build_tiny_grounder(name)
     phrases, false_phrase = ["a red dog", "the big cup"], "the small green car on the left"
     batch = grounder.prepare(PHOTOS, [[phrases[0]], [phrases[1]]])
